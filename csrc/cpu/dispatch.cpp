@@ -1,0 +1,234 @@
+// The public functions: chooses an instruction set once, splits rows among threads.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "../ops/jacobians.hpp"
+#include "plan.hpp"
+#include "pool.hpp"
+#include "table.hpp"
+
+namespace sumexp {
+
+namespace {
+
+using cpu::Kernels;
+
+// Best last. `usable` asks the CPU.
+struct Isa {
+  const char* name;
+  const Kernels& (*kernels)();
+  bool (*usable)();
+};
+const Isa kIsas[] = {
+#if defined(SUMEXP_HAVE_SCALAR_FMA)
+    {"scalar",
+     [](void) -> const Kernels& { return __builtin_cpu_supports("fma") ? cpu::kernels_scalar_fma() : cpu::kernels_scalar(); },
+     [] { return true; }},
+#else
+    {"scalar", cpu::kernels_scalar, [] { return true; }},
+#endif
+#if defined(SUMEXP_HAVE_AVX2)
+    {"avx2", cpu::kernels_avx2,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+#endif
+#if defined(SUMEXP_HAVE_AVX512)
+    {"avx512", cpu::kernels_avx512,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     }},
+#endif
+#if defined(SUMEXP_HAVE_NEON)
+    {"neon", cpu::kernels_neon, [] { return true; }},
+#endif
+};
+
+Status fail(Code code, const char* format, const char* given) {
+  Status status;
+  status.code = code;
+  std::snprintf(status.message, sizeof(status.message), format, given);
+  return status;
+}
+
+std::atomic<const Kernels*> g_kernels{nullptr};
+std::atomic<int> g_threads{0};
+
+const char* list_isas(bool usable_only) {
+  static char text[2][64];
+  char* out = text[usable_only];
+  char made[64] = {0};
+  for (const Isa& isa : kIsas) {
+    if (usable_only && !isa.usable()) continue;
+    if (made[0]) std::strcat(made, ",");
+    std::strcat(made, isa.name);
+  }
+  std::memcpy(out, made, sizeof(made));
+  return out;
+}
+
+// SUMEXP_ISA, if it names a usable one; else the best.
+const Kernels* choose() {
+  const char* wanted = std::getenv("SUMEXP_ISA");
+  const Kernels* best = nullptr;
+  for (const Isa& isa : kIsas) {
+    if (!isa.usable()) continue;
+    best = &isa.kernels();
+    if (wanted && std::strcmp(wanted, isa.name) == 0) return best;
+  }
+  return best;
+}
+
+const Kernels& kernels() {
+  const Kernels* current = g_kernels.load(std::memory_order_acquire);
+  if (!current) {
+    current = choose();
+    g_kernels.store(current, std::memory_order_release);
+  }
+  return *current;
+}
+
+// Elements below which a second thread costs more than it brings (waking one: some 10 microseconds).
+constexpr std::int64_t kParallelElements = 1 << 15;
+// Elements of a task: enough to amortise a driver, few enough to balance.
+constexpr std::int64_t kTaskElements = 1 << 16;
+// A row this long is worth splitting when there are not rows enough for the threads.
+constexpr std::int64_t kSplitElements = 1 << 18;
+
+void run_plan(const cpu::Plan& plan) {
+  const Kernels& k = kernels();
+  const int op = static_cast<int>(plan.op), dtype = static_cast<int>(plan.dtype);
+  const auto rows = plan.weighted ? k.weighted_rows[dtype] : k.rows[op][dtype];
+  const int threads = get_num_threads();
+  const std::int64_t elements = plan.rows * plan.n;
+  if (threads < 2 || elements < kParallelElements) return rows(plan, 0, plan.rows, cpu::thread_workspace());
+  if (plan.rows < 2 * threads && plan.n >= kSplitElements)
+    return (plan.weighted ? k.weighted_split[dtype] : k.split[op][dtype])(plan, threads);
+
+  struct Work {
+    const cpu::Plan& plan;
+    decltype(rows) run;
+    std::int64_t step;
+  } work = {plan, rows, 0};
+  std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
+  const std::int64_t fair = (plan.rows + 2 * threads - 1) / (2 * threads);
+  if (step > fair) step = fair;
+  // whole groups of neighbouring rows, so that no cache line is shared
+  work.step = step < 16 ? (plan.columns && plan.rows >= 32 ? 16 : step < 1 ? 1 : step) : step / 16 * 16;
+  cpu::run_parts(
+      (plan.rows + work.step - 1) / work.step, threads,
+      [](void* context, std::int64_t i, cpu::Workspace& workspace) {
+        const Work& work = *static_cast<Work*>(context);
+        const std::int64_t begin = i * work.step, end = begin + work.step;
+        work.run(work.plan, begin, end < work.plan.rows ? end : work.plan.rows, workspace);
+      },
+      &work);
+}
+
+Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
+              double temperature) {
+  Status status;
+  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim) {
+    status.code = Code::invalid_argument;
+    std::snprintf(status.message, sizeof(status.message), "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d",
+                  axis, ndim, kMaxDims);
+    return status;
+  }
+  const int on = axis < 0 ? axis + ndim : axis;
+  std::int64_t in_strides[kMaxDims], out_strides[kMaxDims];
+  std::int64_t item = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2, in_step = item, out_step = item;
+  for (int d = ndim - 1; d >= 0; --d) {
+    in_strides[d] = in_step, in_step *= shape[d];
+    out_strides[d] = out_step, out_step *= op == Op::logsumexp && d == on ? 1 : shape[d];
+  }
+  Call call;
+  call.op = op, call.dtype = dtype, call.ndim = ndim, call.shape = shape;
+  call.axes = std::uint64_t(1) << on;
+  call.in[0] = {const_cast<void*>(x), in_strides};
+  call.out = {out, out_strides};
+  call.temperature = temperature;
+  return run(call);
+}
+
+template <class T>
+void matrix_rows(Matrix which, const T* y, T* out, std::int64_t rows, std::int64_t n) {
+  using namespace sumexp::SUMEXP_NS;
+  for (std::int64_t r = 0; r < rows; ++r, y += n)
+    for (std::int64_t i = 0; i < n; ++i, out += n)
+      for (std::int64_t j = 0; j < n; ++j)
+        out[j] = which == Matrix::log_softmax_jacobian ? log_softmax_jacobian(exp_probability(y[j]), i == j)
+                                                       : softmax_jacobian(y[i], y[j], i == j);
+}
+
+}  // namespace
+
+Status run(const Call& call) noexcept {
+  cpu::Plan plan;
+  const Status status = cpu::make_plan(call, plan);
+  if (!status.ok() || plan.rows == 0) return status;
+  if (plan.n == 0 && !cpu::op_info(plan.op).row_output) return status;
+  try {
+    run_plan(plan);
+  } catch (const std::bad_alloc&) {
+    return fail(Code::out_of_memory, "%s: no memory for scratch space; out may be partly written", cpu::op_info(plan.op).name);
+  }
+  return status;
+}
+
+Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t rows, std::int64_t n) noexcept {
+  if (dtype == DType::f32) {
+    matrix_rows(which, static_cast<const float*>(y), static_cast<float*>(out), rows, n);
+  } else if (dtype == DType::f64) {
+    matrix_rows(which, static_cast<const double*>(y), static_cast<double*>(out), rows, n);
+  } else {
+    return fail(Code::unsupported, "dtype: got %s; accepted are f32 and f64", dtype == DType::f16 ? "f16" : "bf16");
+  }
+  return Status{};
+}
+
+Status softmax(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
+               double temperature) noexcept {
+  return simple(Op::softmax, x, out, dtype, ndim, shape, axis, temperature);
+}
+Status log_softmax(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
+                   double temperature) noexcept {
+  return simple(Op::log_softmax, x, out, dtype, ndim, shape, axis, temperature);
+}
+Status logsumexp(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis) noexcept {
+  return simple(Op::logsumexp, x, out, dtype, ndim, shape, axis, 1.0);
+}
+
+Status set_num_threads(int n) noexcept {
+  if (n < 1) {
+    char given[16];
+    std::snprintf(given, sizeof(given), "%d", n);
+    return fail(Code::invalid_argument, "n: got %s; accepted are integers from 1", given);
+  }
+  g_threads.store(n);
+  return Status{};
+}
+int get_num_threads() noexcept {
+  int n = g_threads.load(std::memory_order_relaxed);
+  if (n == 0) g_threads.store(n = cpu::default_threads());
+  return n;
+}
+
+const char* isa() noexcept { return kernels().isa; }
+const char* compiled_isas() noexcept { return list_isas(false); }
+const char* usable_isas() noexcept { return list_isas(true); }
+Status set_isa(const char* name) noexcept {
+  for (const Isa& isa : kIsas)
+    if (std::strcmp(isa.name, name) == 0 && isa.usable()) {
+      g_kernels.store(&isa.kernels());
+      return Status{};
+    }
+  Status status;
+  status.code = Code::invalid_argument;
+  std::snprintf(status.message, sizeof(status.message), "isa: got '%.40s'; accepted on this machine are %s", name, usable_isas());
+  return status;
+}
+const char* version() noexcept { return SUMEXP_VERSION; }
+
+}  // namespace sumexp

@@ -1,0 +1,112 @@
+// One chunk of logits, contiguous in T, to its state: the kernel under every operation on logits.
+#pragma once
+
+#include "../numerics/state.hpp"
+#include "lanes.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+// A compile-time bool, to pass to a generic lambda.
+template <bool v>
+struct Choice {
+  static constexpr bool value = v;
+};
+
+// The largest element; -inf for none. With a NaN among them, any value but NaN.
+template <class V>
+SUMEXP_FN ElementOf<V> chunk_max(const ElementOf<V>* x, int count) {
+  using T = ElementOf<V>;
+  V best[4] = {V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity)};
+  int i = 0;
+  for (; i + 4 * V::W <= count; i += 4 * V::W)
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) best[u] = larger(V::load(x + i + u * V::W), best[u]);
+  for (; i + V::W <= count; i += V::W) best[0] = larger(V::load(x + i), best[0]);
+  if (i < count) best[1] = larger(V::load_part(x + i, count - i, -Limits<T>::infinity), best[1]);
+  const T m = largest(larger(larger(best[0], best[1]), larger(best[2], best[3])));
+  return m == m ? m : -Limits<T>::infinity;
+}
+
+template <class V>
+SUMEXP_FN bool any_nan(const ElementOf<V>* x, int count) {
+  int found = 0;
+  each_vector<V>(count, [&](int i, auto memory) {
+    found |= ::sumexp::SUMEXP_NS::count(unordered(memory.template load<V>(x + i, ElementOf<V>(0))));
+  });
+  return found != 0;
+}
+
+// The largest element below `limit`; -inf for none.
+template <class V>
+SUMEXP_FN ElementOf<V> chunk_max_below(const ElementOf<V>* x, int count, ElementOf<V> limit) {
+  using T = ElementOf<V>;
+  const V lowest = V(-Limits<T>::infinity), bound = V(limit);
+  V best = lowest;
+  each_vector<V>(count, [&](int i, auto memory) {
+    const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
+    best = larger(pick(at_or_above(v, bound), lowest, v), best);
+  });
+  return largest(best);
+}
+
+// The sum of the chunk's terms relative to `base`: sum of e^x 2^(carry - N). kExclude: elements from `limit`
+// up count in `excluded` instead. kStore: terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored), are
+// written to `terms`, which may be x.
+template <class V, bool kExclude, bool kStore>
+SUMEXP_FN Wide<ElementOf<V>> sum_terms(const ElementOf<V>* x, int count, const Base<ElementOf<V>>& base,
+                                       ElementOf<V> limit, int& excluded, ElementOf<V>* terms) {
+  using T = ElementOf<V>;
+  const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
+  const V anchor = V(base.anchor), bound = V(limit);
+  V sums[2][Geometry<T>::kGroup / V::W];
+  int left_out = 0;
+  const auto sweep = [&](auto anchored) {
+    lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](V* acc, int i, auto memory) {
+      const V raw = memory.template load<V>(x + i, -Limits<T>::infinity);
+      ExpParts<V> e = exp_parts(anchored.value ? raw - anchor : raw, reduce);
+      if constexpr (kExclude) {
+        const auto out = at_or_above(raw, bound);
+        left_out += ::sumexp::SUMEXP_NS::count(out);
+        e.s = clear(out, e.s);
+      }
+      const V rounded = term(e);
+      TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
+      if constexpr (kStore) memory.store(terms + i, rounded);
+    });
+  };
+  if (base.anchor == T(0)) {
+    sweep(Choice<false>{});
+  } else {
+    sweep(Choice<true>{});
+  }
+  excluded = left_out;
+  const Wide<T> sum = fold_group(sums[0], sums[1]);
+  return base.anchor == T(0) ? sum : sum * exp_wide(base.rho);
+}
+
+// kExclude: elements equal to the maximum go to c instead of R.
+template <class V, bool kExclude, bool kStore>
+SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, ElementOf<V>* terms) {
+  using T = ElementOf<V>;
+  ExpState<T> state = ExpState<T>::empty();
+  state.m = chunk_max<V>(x, count);
+  if (!is_finite(state.m)) {
+    if (any_nan<V>(x, count)) state.R = WideOf<T>::constant(Limits<double>::nan());
+    if (kStore) each_vector<V>(count, [&](int i, auto memory) { memory.store(terms + i, V(T(0))); });
+    return state;
+  }
+  const Base<T> base = base_of(state.m);
+  int of_max = 0, others = 0;
+  state.N = base.N;
+  state.R = sum_terms<V, kExclude, kStore>(x, count, base, state.m, of_max, terms);
+  state.c = WideOf<T>::constant(of_max);
+  if (kExclude && needs_second_look(state)) {
+    const T next = chunk_max_below<V>(x, count, state.m);
+    const Base<T> lower = base_of(next);
+    const Wide<T> R = sum_terms<V, true, false>(x, count, lower, state.m, others, nullptr);
+    state.R = WideOf<T>::scaled(R, pow2<double>(exponent_gap(next, lower.N, state.m, base.N)));
+  }
+  return state;
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,277 @@
+// The operations as row kernels: how each reduces one chunk, finishes a row and maps one chunk, over the
+// term functions of ops/. All have the same shape, so that one driver (rows.hpp) serves them:
+//
+//   kInputs     elementwise inputs          kPasses     reductions before the result (softmax_hvp: 2)
+//   kTerms      reduce leaves terms that map wants instead of the input
+//   kRowOutput  one value a row (emit) instead of elements (map)
+//   reduce<pass>(in, count, terms, row) -> State,  finish(pass, state, row),  map / emit
+#pragma once
+
+#include "../ops/log_softmax.hpp"
+#include "../ops/logsumexp.hpp"
+#include "../ops/softmax.hpp"
+#include "exp_chunk.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+struct Params {
+  double temperature = 1.0;
+  double row_input = 0.0;  // logsumexp_vjp: this row's g
+};
+
+// Where a chunk of results goes: past the cache (Streaming) when the plan says so. Loads are unaligned,
+// so only the head of the destination needs care.
+template <class V, class Body>
+SUMEXP_FN void store_chunk(ElementOf<V>* out, int count, bool stream, Body body) {
+  if (!stream) {
+    each_vector<V>(count, [&](int i, auto memory) { memory.store(out + i, body(i, memory)); });
+    return;
+  }
+  constexpr std::uintptr_t bytes = sizeof(V);
+  const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(out) % bytes;
+  int i = past ? static_cast<int>((bytes - past) / sizeof(ElementOf<V>)) : 0;
+  if (i > count || past % sizeof(ElementOf<V>)) i = count;  // too short, or never aligned: plain stores
+  int j = 0;
+  for (; j + V::W <= i; j += V::W) V::store(out + j, body(j, Whole{}));
+  if (j < i) Part{i - j}.store(out + j, body(j, Part{i - j}));
+  for (; i + V::W <= count; i += V::W) V::stream(out + i, body(i, Whole{}));
+  if (i < count) Part{count - i}.store(out + i, body(i, Part{count - i}));
+}
+
+template <class V>
+SUMEXP_FN void fill_chunk(ElementOf<V>* out, int count, ElementOf<V> value) {
+  store_chunk<V>(out, count, false, [&](int, auto) { return V(value); });
+}
+
+template <class V>
+struct SoftmaxKernel {
+  using T = ElementOf<V>;
+  using State = ExpState<T>;
+  using Row = SoftmaxRow<T>;
+  static constexpr int kInputs = 1, kPasses = 1;
+  static constexpr bool kTerms = true, kRowOutput = false;
+
+  template <int>
+  static State reduce(const T* const* in, int count, T* terms, const Row&) {
+    return terms ? exp_chunk<V, false, true>(in[0], count, terms) : exp_chunk<V, false, false>(in[0], count, nullptr);
+  }
+  static T maximum(const State& state) { return state.m; }
+  static void finish(int, const State& state, Row& row, const Params&) { row = softmax_finish(state); }
+
+  template <class Last>
+  static SUMEXP_FN void scale(const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row, Last last) {
+    if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
+    const TermScale<T> k = term_scale(row, chunk_m);
+    const V h = V(k.h), l = V(k.l);
+    if (k.far) {
+      const V before = V(k.before), after = V(k.after);
+      store_chunk<V>(out, count, stream, [&](int i, auto memory) {
+        return last(probability_far(memory.template load<V>(terms + i, T(0)), h, l, before, after));
+      });
+    } else {
+      store_chunk<V>(out, count, stream, [&](int i, auto memory) {
+        return last(probability(memory.template load<V>(terms + i, T(0)), h, l));
+      });
+    }
+  }
+  static void map(const T* const*, const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row, const Params&) {
+    scale(terms, out, count, stream, chunk_m, row, [](V y) { return y; });
+  }
+};
+
+template <class V>
+struct LogSumExpVjpKernel : SoftmaxKernel<V> {
+  using T = ElementOf<V>;
+  static void map(const T* const*, const T* terms, T* out, int count, bool stream, T chunk_m, const SoftmaxRow<T>& row,
+                  const Params& params) {
+    const V g = V(static_cast<T>(params.row_input));
+    SoftmaxKernel<V>::scale(terms, out, count, stream, chunk_m, row, [&](V y) { return quiet(y * g); });
+  }
+};
+
+template <class V>
+struct LogSoftmaxKernel {
+  using T = ElementOf<V>;
+  using State = ExpState<T>;
+  using Row = LogSoftmaxRow<T>;
+  static constexpr int kInputs = 1, kPasses = 1;
+  static constexpr bool kTerms = false, kRowOutput = false;
+
+  template <int>
+  static State reduce(const T* const* in, int count, T*, const Row&) {
+    return exp_chunk<V, true, false>(in[0], count, nullptr);
+  }
+  static T maximum(const State& state) { return state.m; }
+  static void finish(int, const State& state, Row& row, const Params&) { row = log_softmax_finish(state); }
+  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&) {
+    if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
+    const V m = V(row.m), L = V(row.L);
+    store_chunk<V>(out, count, stream, [&](int i, auto memory) {
+      return log_probability(memory.template load<V>(in[0] + i, T(0)), m, L);
+    });
+  }
+};
+
+template <class V>
+struct LogSumExpKernel {
+  using T = ElementOf<V>;
+  using State = ExpState<T>;
+  struct Row {
+    T value;
+  };
+  static constexpr int kInputs = 1, kPasses = 1;
+  static constexpr bool kTerms = false, kRowOutput = true;
+
+  template <int>
+  static State reduce(const T* const* in, int count, T*, const Row&) {
+    return exp_chunk<V, true, false>(in[0], count, nullptr);
+  }
+  static T maximum(const State& state) { return state.m; }
+  static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_finish(state); }
+  static T emit(const Row& row, T*) { return row.value; }
+};
+
+// logsumexp with weights, in[1] = b. Weighted terms are added in the wide type: weights may be of any size
+// and sign, and cancel. `terms` is scratch here.
+template <class V>
+struct WeightedLogSumExpKernel {
+  using T = ElementOf<V>;
+  using State = ExpState<T>;
+  using Row = Signed<T>;
+  static constexpr int kInputs = 2, kPasses = 1;
+  static constexpr bool kTerms = true, kRowOutput = true;
+
+  template <int>
+  static State reduce(const T* const* in, int count, T* terms, const Row&) {
+    const T *x = in[0], *b = in[1];
+    State state = exp_chunk<V, true, true>(x, count, terms);
+    // sums in the order of the geometry, in W: lanes, columns, members
+    using G = Geometry<T>;
+    const auto wide_sum = [&](auto value) {
+      Wide<T> column[G::kLanes];
+      for (int l = 0; l < G::kLanes; ++l) {
+        column[l] = WideOf<T>::constant(0);
+        for (int i = l; i < count; i += G::kLanes) column[l] = column[l] + value(i);
+      }
+      for (int width = G::kLanes / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; ++l) column[l] = column[l] + column[l + width];
+      return column[0];
+    };
+    const T infinity = Limits<T>::infinity;
+    if (state.m == -infinity) return state;
+    state.c = wide_sum([&](int i) { return WideOf<T>::from(x[i] == state.m ? b[i] : T(0)); });
+    if (state.m == infinity) return state;
+    if (is_nan(state.R)) return state;
+    const Base<T> base = base_of(state.m);
+    state.R = wide_sum([&](int i) { return x[i] == state.m ? WideOf<T>::constant(0) : product(terms[i], b[i]); });
+    state.R = state.R * anchor_factor(base);
+    return state;
+  }
+  static double product(float t, float b) { return static_cast<double>(t) * static_cast<double>(b); }
+  static DD<double> product(double t, double b) { return two_product(t, b); }
+  static T maximum(const State& state) { return state.m; }
+  static void finish(int, const State& state, Row& row, const Params&) { row = logsumexp_finish_signed(state); }
+  static T emit(const Row& row, T* sign) {
+    if (sign) *sign = row.sign;
+    return !sign && row.sign < T(0) ? Limits<T>::nan() : row.value;
+  }
+};
+
+// logsumexp JVP: in x, t
+template <class V>
+struct LogSumExpJvpKernel {
+  using T = ElementOf<V>;
+  using State = ExpDotState<T>;
+  struct Row {
+    T value;
+  };
+  static constexpr int kInputs = 2, kPasses = 1;
+  static constexpr bool kTerms = true, kRowOutput = true;
+
+  template <int>
+  static State reduce(const T* const* in, int count, T* terms, const Row&) {
+    State state = {exp_chunk<V, false, true>(in[0], count, terms), WideOf<T>::constant(0)};
+    if (!is_finite(state.sum.m)) return state;
+    V dot[1][Geometry<T>::kGroup / V::W];
+    lane_reduce<V, 1>(count, T(0), dot, [&](V* acc, int i, auto memory) {
+      acc[0] = fma(memory.template load<V>(terms + i, T(0)), memory.template load<V>(in[1] + i, T(0)), acc[0]);
+    });
+    state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
+    return state;
+  }
+  static T maximum(const State& state) { return state.sum.m; }
+  static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_jvp_finish(state); }
+  static T emit(const Row& row, T*) { return row.value; }
+};
+
+// Every op of ops/sums.hpp.
+template <class T, int kSums>
+struct SumsState {
+  Wide<T> sum[kSums];
+
+  static SumsState empty() {
+    SumsState state;
+    for (auto& s : state.sum) s = WideOf<T>::constant(0);
+    return state;
+  }
+};
+template <class T, int kSums>
+SUMEXP_FN SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const SumsState<T, kSums>& b) {
+  SumsState<T, kSums> state;
+  for (int k = 0; k < kSums; ++k) state.sum[k] = a.sum[k] + b.sum[k];
+  return state;
+}
+
+template <class V, class Op>
+struct SumsKernel {
+  using T = ElementOf<V>;
+  using State = SumsState<T, Op::kSums>;
+  struct Row {
+    RowScalars<T> sums;
+    T factor;
+  };
+  static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
+  static constexpr bool kTerms = false, kRowOutput = false;
+
+  static SUMEXP_FN RowScalars<V> broadcast(const RowScalars<T>& from) {
+    RowScalars<V> to;
+    for (int k = 0; k < RowScalars<T>::kMax; ++k) to.h[k] = V(from.h[k]), to.l[k] = V(from.l[k]);
+    return to;
+  }
+  template <class Memory>
+  static SUMEXP_FN void load(V* v, const T* const* in, int i, Memory memory) {
+#pragma GCC unroll 3
+    for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(in[k] + i, T(0));
+  }
+  template <int pass>
+  static State reduce(const T* const* in, int count, T*, const Row& row) {
+    V sums[Op::kSums][Geometry<T>::kGroup / V::W];
+    const RowScalars<V> scalars = broadcast(row.sums);
+    lane_reduce<V, Op::kSums>(count, T(0), sums, [&](V* acc, int i, auto memory) {
+      V v[kInputs];
+      load(v, in, i, memory);
+      Op::template add<pass>(acc, v, scalars);
+    });
+    State state;
+    for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
+    return state;
+  }
+  static T maximum(const State&) { return T(0); }
+  static void finish(int pass, const State& state, Row& row, const Params& params) {
+    for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
+      WideOf<T>::split(state.sum[k], row.sums.h[pass * Op::kSums + k], row.sums.l[pass * Op::kSums + k]);
+    const double t = params.temperature;
+    row.factor = static_cast<T>(1.0 / (Op::kTemperaturePower == 2 ? t * t : t));
+  }
+  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&) {
+    const RowScalars<V> scalars = broadcast(row.sums);
+    const V factor = V(row.factor);
+    store_chunk<V>(out, count, stream, [&](int i, auto memory) {
+      V v[kInputs];
+      load(v, in, i, memory);
+      return quiet(Op::map(v, scalars) * factor);
+    });
+  }
+};
+
+}  // namespace sumexp::SUMEXP_NS

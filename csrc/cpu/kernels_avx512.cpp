@@ -1,0 +1,8 @@
+#define SUMEXP_NS avx512
+#include "simd_avx512.hpp"
+//
+#include "kernels_isa.hpp"
+
+namespace sumexp::cpu {
+const Kernels& kernels_avx512() { return sumexp::avx512::make_kernels("avx512"); }
+}  // namespace sumexp::cpu

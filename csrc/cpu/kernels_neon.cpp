@@ -1,0 +1,8 @@
+#define SUMEXP_NS neon
+#include "simd_neon.hpp"
+//
+#include "kernels_isa.hpp"
+
+namespace sumexp::cpu {
+const Kernels& kernels_neon() { return sumexp::neon::make_kernels("neon"); }
+}  // namespace sumexp::cpu

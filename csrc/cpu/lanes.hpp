@@ -1,0 +1,133 @@
+// Loops over one contiguous chunk, for any vector type V: each_vector (in memory order) and lane_reduce
+// (in the order of numerics/geometry.hpp). A body is called with an index and with how to touch memory
+// there: Whole for a full vector, Part for the last, partial one. One body serves both.
+#pragma once
+
+#include "../numerics/geometry.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+struct Whole {
+  template <class V>
+  SUMEXP_FN V load(const ElementOf<V>* p, ElementOf<V>) const {
+    return V::load(p);
+  }
+  template <class V>
+  SUMEXP_FN void store(ElementOf<V>* p, V x) const {
+    V::store(p, x);
+  }
+};
+struct Part {
+  int n;
+  template <class V>
+  SUMEXP_FN V load(const ElementOf<V>* p, ElementOf<V> fill) const {
+    return V::load_part(p, n, fill);
+  }
+  template <class V>
+  SUMEXP_FN void store(ElementOf<V>* p, V x) const {
+    V::store_part(p, x, n);
+  }
+};
+
+template <class V, class Body>
+SUMEXP_FN void each_vector(std::int64_t count, Body body) {
+  std::int64_t i = 0;
+  for (; i + V::W <= count; i += V::W) body(i, Whole{});
+  if (i < count) body(i, Part{static_cast<int>(count - i)});
+}
+
+// Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector at element
+// i of a chunk of `count` elements into acc[0 .. kSums). acc[0] begins at `start`, which is taken off every
+// lane again. Leaves the one group of lanes in `group`.
+template <class V, int kSums, class Body>
+SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
+  using G = Geometry<ElementOf<V>>;
+  constexpr int kVectors = G::kGroup / V::W;  // vectors in a group
+  V column[G::kColumns][kSums][kVectors];
+  int columns = (count + G::kGroup - 1) / G::kGroup;
+  if (columns > G::kColumns) columns = G::kColumns;
+  for (int k = 0; k < columns; ++k) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kVectors; ++u) {
+      V acc[kSums];
+#pragma GCC unroll 4
+      for (int a = 0; a < kSums; ++a) acc[a] = V(a == 0 ? start : ElementOf<V>(0));
+      int i = k * G::kGroup + u * V::W;
+      for (; i + V::W <= count; i += G::kLanes) body(acc, i, Whole{});
+      if (i < count) body(acc, i, Part{count - i});
+      acc[0] = acc[0] - V(start);
+#pragma GCC unroll 4
+      for (int a = 0; a < kSums; ++a) column[k][a][u] = acc[a];
+    }
+  }
+  for (; columns > 1; columns = (columns + 1) / 2) {
+    for (int k = 0; k < columns / 2; ++k)
+#pragma GCC unroll 4
+      for (int a = 0; a < kSums; ++a)
+#pragma GCC unroll 4
+        for (int u = 0; u < kVectors; ++u)
+          column[k][a][u] = column[2 * k][a][u] + column[2 * k + 1][a][u];
+    if (columns & 1) {
+      for (int a = 0; a < kSums; ++a)
+        for (int u = 0; u < kVectors; ++u) column[columns / 2][a][u] = column[columns - 1][a][u];
+    }
+  }
+#pragma GCC unroll 4
+  for (int a = 0; a < kSums; ++a)
+#pragma GCC unroll 4
+    for (int u = 0; u < kVectors; ++u)
+      group[a][u] = count > 0 ? column[0][a][u] : V(ElementOf<V>(0));
+}
+
+// Step 3: the members of a group, widened, fold by halves.
+template <int h, class D>
+SUMEXP_FN DD<D> slide_down(DD<D> x) {
+  return {slide_down<h>(x.hi), slide_down<h>(x.lo)};
+}
+SUMEXP_FN double first_lane(F64 x) { return lane0(x); }
+SUMEXP_FN DD<double> first_lane(DD<F64> x) { return {lane0(x.hi), lane0(x.lo)}; }
+
+template <int h, class E>
+SUMEXP_FN auto fold_halves(E x) {
+  if constexpr (h == 0) {
+    return first_lane(x);
+  } else {
+    return fold_halves<h / 2>(x + slide_down<h>(x));
+  }
+}
+template <class E, int n>
+SUMEXP_FN auto fold_members(E (&member)[n]) {
+#pragma GCC unroll 4
+  for (int h = n / 2; h > 0; h /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < h; ++i) member[i] = member[i] + member[i + h];
+  return fold_halves<F64::W / 2>(member[0]);
+}
+
+template <int kVectors>
+SUMEXP_FN double fold_group(const F32 (&a)[kVectors], const F32 (&b)[kVectors]) {
+  F64 member[2 * kVectors];
+#pragma GCC unroll 4
+  for (int u = 0; u < kVectors; ++u) {
+    const Twin<F64> w = WideOf<F32>::from(a[u], b[u]);
+    member[2 * u] = w.a, member[2 * u + 1] = w.b;
+  }
+  return fold_members(member);
+}
+template <int kVectors>
+SUMEXP_FN DD<double> fold_group(const F64 (&a)[kVectors], const F64 (&b)[kVectors]) {
+  DD<F64> member[kVectors];
+#pragma GCC unroll 4
+  for (int u = 0; u < kVectors; ++u) member[u] = two_sum(a[u], b[u]);
+  return fold_members(member);
+}
+// a single sum
+template <class V, int kVectors>
+SUMEXP_FN Wide<ElementOf<V>> fold_group(const V (&a)[kVectors]) {
+  V zero[kVectors];
+#pragma GCC unroll 4
+  for (int u = 0; u < kVectors; ++u) zero[u] = V(ElementOf<V>(0));
+  return fold_group(a, zero);
+}
+
+}  // namespace sumexp::SUMEXP_NS

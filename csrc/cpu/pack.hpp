@@ -1,0 +1,139 @@
+// Between a caller's arrays and the kernels, which know only contiguous rows of float or double: packing
+// gathers a piece of some rows (any strides, 16-bit formats, mask, temperature), unpacking scatters results.
+// Pieces are chunk-sized and stay in the cache; no array is ever copied whole.
+#pragma once
+
+#include "../numerics/formats.hpp"
+#include "lanes.hpp"
+#include "plan.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+using cpu::Dim;
+using cpu::Plan;
+
+SUMEXP_FN float widen(f16 h) { return to_float(h); }
+SUMEXP_FN float widen(bf16 h) { return to_float(h); }
+SUMEXP_FN float widen(float x) { return x; }
+SUMEXP_FN double widen(double x) { return x; }
+SUMEXP_FN void narrow(float x, f16& out) { out = to_f16(x); }
+SUMEXP_FN void narrow(float x, bf16& out) { out = to_bf16(x); }
+SUMEXP_FN void narrow(float x, float& out) { out = x; }
+SUMEXP_FN void narrow(double x, double& out) { out = x; }
+
+template <class S>
+SUMEXP_FN S read(const char* p) {
+  S s;
+  memcpy(&s, p, sizeof(S));
+  return s;
+}
+
+// Calls body(offset, stride, i, count) for each straight run of elements [first, first + count) of a row,
+// i counted from `first`; offset and stride are operand k's.
+template <class Body>
+SUMEXP_FN void each_run(const Plan& plan, int k, std::int64_t first, std::int64_t count, Body body) {
+  if (plan.row_dims <= 1) {
+    const std::int64_t stride = plan.row_dims ? plan.row[0].stride[k] : 0;
+    body(first * stride, stride, std::int64_t(0), count);
+    return;
+  }
+  const Dim& inner = plan.row[plan.row_dims - 1];
+  for (std::int64_t i = 0; i < count;) {
+    const std::int64_t element = first + i;
+    std::int64_t rest = element / inner.size, offset = element % inner.size * inner.stride[k];
+    for (int d = plan.row_dims - 2; d >= 0; --d) {
+      offset += rest % plan.row[d].size * plan.row[d].stride[k];
+      rest /= plan.row[d].size;
+    }
+    const std::int64_t left = inner.size - element % inner.size, run = count - i < left ? count - i : left;
+    body(offset, inner.stride[k], i, run);
+    i += run;
+  }
+}
+
+// One row's elements [first, first + count) of operand k to contiguous T.
+template <class V, class S>
+void pack_row(const Plan& plan, int k, const char* row, std::int64_t first, int count, ElementOf<V>* to) {
+  each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+    const char* p = row + offset;
+    std::int64_t j = 0;
+    if (stride == sizeof(S))
+      for (; j + V::W <= run; j += V::W) V::store(to + i + j, V::load(reinterpret_cast<const S*>(p) + j));
+    for (; j < run; ++j) to[i + j] = widen(read<S>(p + j * stride));
+  });
+}
+
+template <class V, class S>
+void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int count, const ElementOf<V>* from) {
+  each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+    char* p = row + offset;
+    std::int64_t j = 0;
+    if (stride == sizeof(S))
+      for (; j + V::W <= run; j += V::W) V::store(reinterpret_cast<S*>(p) + j, V::load(from + i + j));
+    for (; j < run; ++j) {
+      S s;
+      narrow(from[i + j], s);
+      memcpy(p + j * stride, &s, sizeof(S));
+    }
+  });
+}
+
+// Up to V::W rows that lie side by side: element i of row b is at first_row + i*stride + b*sizeof(S). Rows go
+// to to + b*pitch. Squares of W x W are transposed in registers.
+template <class V, class S>
+void pack_columns(const char* first_row, std::int64_t stride, int rows, int count, ElementOf<V>* to, std::int64_t pitch) {
+  int i = 0;
+  if (rows == V::W)
+  for (; i + V::W <= count; i += V::W) {
+    V square[V::W];
+#pragma GCC unroll 16
+    for (int j = 0; j < V::W; ++j) square[j] = V::load(reinterpret_cast<const S*>(first_row + (i + j) * stride));
+    transpose(square);
+#pragma GCC unroll 16
+    for (int b = 0; b < V::W; ++b) V::store(to + b * pitch + i, square[b]);
+  }
+  for (; i < count; ++i)
+    for (int b = 0; b < rows; ++b) to[b * pitch + i] = widen(read<S>(first_row + i * stride + b * sizeof(S)));
+}
+
+template <class V, class S>
+void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, const ElementOf<V>* from,
+                    std::int64_t pitch) {
+  int i = 0;
+  if (rows == V::W)
+  for (; i + V::W <= count; i += V::W) {
+    V square[V::W];
+#pragma GCC unroll 16
+    for (int b = 0; b < V::W; ++b) square[b] = V::load(from + b * pitch + i);
+    transpose(square);
+#pragma GCC unroll 16
+    for (int j = 0; j < V::W; ++j) V::store(reinterpret_cast<S*>(first_row + (i + j) * stride), square[j]);
+  }
+  for (; i < count; ++i)
+    for (int b = 0; b < rows; ++b) {
+      S s;
+      narrow(from[b * pitch + i], s);
+      memcpy(first_row + i * stride + b * sizeof(S), &s, sizeof(S));
+    }
+}
+
+// Left-out elements become -inf, which no result can tell from their absence.
+template <class T>
+void apply_where(const Plan& plan, const char* mask_row, std::int64_t first, int count, T* x) {
+  each_run(plan, cpu::kWhere, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+    for (std::int64_t j = 0; j < run; ++j)
+      if (!mask_row[offset + j * stride]) x[i + j] = -Limits<T>::infinity;
+  });
+}
+
+// x / T, rounded once: softmax(x, temperature=T) has the bytes of softmax(x / T).
+template <class V>
+void apply_temperature(double temperature, int count, ElementOf<V>* x) {
+  using T = ElementOf<V>;
+  const V divisor = V(static_cast<T>(temperature));
+  each_vector<V>(count, [&](int i, auto memory) {
+    memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor);
+  });
+}
+
+}  // namespace sumexp::SUMEXP_NS

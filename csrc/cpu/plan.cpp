@@ -1,0 +1,131 @@
+#include "plan.hpp"
+
+#include <cmath>
+#include <cstdio>
+
+namespace sumexp::cpu {
+
+namespace {
+
+constexpr OpInfo kOps[kOpCount] = {
+    {"softmax", 1, -1, false, true, -1},        {"log_softmax", 1, -1, false, true, -1},
+    {"logsumexp", 1, -1, true, true, 0},        {"softmax_vjp", 2, -1, false, false, 1},
+    {"log_softmax_vjp", 2, -1, false, false, 1}, {"log_softmax_jvp", 2, -1, false, false, 1},
+    {"logsumexp_vjp", 1, 1, false, true, 0},    {"logsumexp_jvp", 2, -1, true, true, 0},
+    {"softmax_hvp", 3, -1, false, false, 2},    {"log_softmax_hvp", 3, -1, false, false, 2},
+};
+
+// A result larger than this no longer stays in the cache: write around it.
+constexpr std::int64_t kStreamBytes = std::int64_t(24) << 20;
+
+template <class... Args>
+Status fail(Code code, const char* format, Args... args) {
+  Status status;
+  status.code = code;
+  std::snprintf(status.message, sizeof(status.message), format, args...);
+  return status;
+}
+
+std::int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
+bool has_length_one_on_rows(const OpInfo& info, int operand) {
+  if (operand == kOut || operand == kSign) return info.row_output;
+  return operand == info.row_input;
+}
+
+// Merges neighbours that every operand walks through as if they were one dimension.
+int coalesce(Dim* dims, int count) {
+  int kept = 0;
+  for (int d = 0; d < count; ++d) {
+    if (dims[d].size == 1) continue;
+    bool joined = kept > 0;
+    for (int k = 0; joined && k < kOperands; ++k)
+      joined = dims[kept - 1].stride[k] == dims[d].stride[k] * dims[d].size;
+    if (joined) {
+      const std::int64_t size = dims[kept - 1].size * dims[d].size;
+      dims[kept - 1] = dims[d];
+      dims[kept - 1].size = size;
+    } else {
+      dims[kept++] = dims[d];
+    }
+  }
+  return kept;
+}
+
+}  // namespace
+
+const OpInfo& op_info(Op op) { return kOps[static_cast<int>(op)]; }
+
+Offsets Plan::row_offsets(std::int64_t r) const {
+  Offsets offsets = {};
+  for (int d = batch_dims - 1; d >= 0; --d) {
+    const std::int64_t i = d > 0 ? r % batch[d].size : r;
+    if (d > 0) r /= batch[d].size;
+    for (int k = 0; k < kOperands; ++k) offsets.at[k] += i * batch[d].stride[k];
+  }
+  return offsets;
+}
+
+Status make_plan(const Call& call, Plan& plan) {
+  const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
+  if (op < 0 || op >= kOpCount) return fail(Code::invalid_argument, "op: got code %d; accepted are 0 to %d", op, kOpCount - 1);
+  if (dtype < 0 || dtype > 3) return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
+  if (call.ndim < 0 || call.ndim > kMaxDims)
+    return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", call.ndim, kMaxDims);
+  if (call.ndim < 64 && (call.axes >> call.ndim) != 0)
+    return fail(Code::invalid_argument, "axes: a bit is set at or above ndim = %d", call.ndim);
+  if (!(call.temperature > 0.0) || !std::isfinite(call.temperature))
+    return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
+  const OpInfo& info = op_info(call.op);
+  if (info.temperature == 0 && call.temperature != 1.0)
+    return fail(Code::invalid_argument, "temperature: got %g; %s takes none (1)", call.temperature, info.name);
+  if (call.where.data && (!info.logits || call.op == Op::logsumexp_vjp || call.op == Op::logsumexp_jvp))
+    return fail(Code::invalid_argument, "where: %s takes no mask", info.name);
+
+  plan.op = call.op;
+  plan.dtype = call.dtype;
+  plan.temperature = call.temperature;
+  plan.weighted = call.op == Op::logsumexp && call.in[1].data;
+  const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.sign};
+  const int inputs = plan.weighted ? 2 : info.inputs + (info.row_input >= 0 ? 1 : 0);
+
+  plan.rows = plan.n = 1;
+  plan.batch_dims = plan.row_dims = 0;
+  for (int d = 0; d < call.ndim; ++d) {
+    const std::int64_t size = call.shape[d];
+    if (size < 0) return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d, static_cast<long long>(size));
+    const bool on_row = (call.axes >> d) & 1;
+    Dim& dim = on_row ? plan.row[plan.row_dims++] : plan.batch[plan.batch_dims++];
+    dim.size = size;
+    (on_row ? plan.n : plan.rows) *= size;
+    for (int k = 0; k < kOperands; ++k) {
+      const bool skip = !views[k]->data || (on_row && has_length_one_on_rows(info, k));
+      dim.stride[k] = skip ? 0 : views[k]->strides[d];
+    }
+  }
+  for (int k = 0; k < kOperands; ++k) plan.data[k] = views[k]->data;
+  const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
+  if (!empty) {
+    for (int k = 0; k < inputs && plan.n > 0; ++k)
+      if (!plan.data[k]) return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
+    if (!plan.data[kOut]) return fail(Code::invalid_argument, "out: missing");
+  }
+
+  plan.batch_dims = coalesce(plan.batch, plan.batch_dims);
+  plan.row_dims = coalesce(plan.row, plan.row_dims);
+  const std::int64_t item = item_size(call.dtype);
+  const auto elementwise = [&](int k) { return plan.data[k] && k != kWhere && !has_length_one_on_rows(info, k); };
+  plan.direct = plan.row_dims <= 1 && item >= 4 && !plan.data[kWhere] && !plan.weighted &&
+                !(info.temperature == -1 && call.temperature != 1.0);
+  plan.columns = plan.batch_dims > 0 && plan.row_dims == 1;
+  for (int k = 0; k < kOperands; ++k) {
+    if (!elementwise(k)) continue;
+    if (plan.row_dims == 1 && plan.row[0].stride[k] != item) plan.direct = false;
+    if (plan.columns && plan.batch[plan.batch_dims - 1].stride[k] != item) plan.columns = false;
+  }
+  if (plan.direct) plan.columns = false;
+  plan.stream = !info.row_output && plan.rows * plan.n * item >= kStreamBytes;
+  return Status{};
+}
+
+}  // namespace sumexp::cpu

@@ -1,0 +1,131 @@
+#include "pool.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace sumexp::cpu {
+
+namespace {
+
+class Pool {
+ public:
+  void run(std::int64_t tasks, int threads, Task task, void* context) {
+    std::unique_lock<std::mutex> caller(caller_mutex_, std::try_to_lock);
+    if (!caller.owns_lock() || threads < 2) {
+      for (std::int64_t i = 0; i < tasks; ++i) task(context, i);
+      return;
+    }
+    start_workers(threads - 1);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      task_ = task, context_ = context, tasks_ = tasks;
+      failed_.store(false, std::memory_order_relaxed);
+      next_.store(0, std::memory_order_relaxed);
+      wanted_ = threads - 1;
+      ++round_;
+    }
+    wake_.notify_all();
+    take_tasks(task, context, tasks);
+    std::unique_lock<std::mutex> lock(mutex_);
+    wanted_ = 0;  // a worker that has not started on this round need not
+    done_.wait(lock, [&] { return active_ == 0; });
+    lock.unlock();
+    if (failed_.load()) throw std::bad_alloc();
+  }
+
+ private:
+  void take_tasks(Task task, void* context, std::int64_t tasks) noexcept {
+    try {
+      for (std::int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(context, i);
+    } catch (...) {
+      failed_.store(true);
+    }
+  }
+
+  void start_workers(int count) {
+    while (static_cast<int>(workers_.size()) < count) {
+      try {
+        workers_.emplace_back([this] { work(); });
+        workers_.back().detach();
+      } catch (...) {
+        return;  // fewer threads, same result
+      }
+    }
+  }
+
+  void work() {
+    std::uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return round_ != seen && wanted_ > 0; });
+      seen = round_;
+      --wanted_, ++active_;
+      const Task task = task_;
+      void* context = context_;
+      const std::int64_t tasks = tasks_;
+      lock.unlock();
+      take_tasks(task, context, tasks);
+      lock.lock();
+      if (--active_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex caller_mutex_, mutex_;
+  std::condition_variable wake_, done_;
+  std::vector<std::thread> workers_;
+  Task task_ = nullptr;
+  void* context_ = nullptr;
+  std::int64_t tasks_ = 0;
+  std::atomic<std::int64_t> next_{0};
+  std::atomic<bool> failed_{false};
+  int wanted_ = 0, active_ = 0;
+  std::uint64_t round_ = 0;
+};
+
+// Deliberately leaked: workers may outlive static destruction, and a forked child must not touch the
+// parent's mutexes, so it drops this pointer and makes a new pool.
+std::atomic<Pool*> g_pool{nullptr};
+
+Pool& pool() {
+  Pool* current = g_pool.load(std::memory_order_acquire);
+  if (current) return *current;
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr); });
+  (void)registered;
+  Pool* fresh = new Pool;
+  if (g_pool.compare_exchange_strong(current, fresh)) return *fresh;
+  delete fresh;
+  return *current;
+}
+
+}  // namespace
+
+void parallel_for(std::int64_t tasks, int threads, Task task, void* context) {
+  if (threads < 2 || tasks < 2) {
+    for (std::int64_t i = 0; i < tasks; ++i) task(context, i);
+    return;
+  }
+  pool().run(tasks, threads < tasks ? threads : static_cast<int>(tasks), task, context);
+}
+
+int default_threads() {
+  if (const char* text = std::getenv("SUMEXP_NUM_THREADS")) {
+    const int n = std::atoi(text);
+    if (n >= 1) return n;
+  }
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+#endif
+  const unsigned n = std::thread::hardware_concurrency();
+  return n ? static_cast<int>(n) : 1;
+}
+
+}  // namespace sumexp::cpu

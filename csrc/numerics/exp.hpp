@@ -1,0 +1,157 @@
+// exp(x) in parts: e^x = (1 + r + u) * 2^n.
+//
+// x itself is reduced, never x - max, so that no rounding of a difference enters the exponent:
+//   n = rint(x log2 e)
+//   r = x - n ln2_hi             exact
+//   u = r'^2 q(r') - n ln2_lo    r' = r - n ln2_lo; at most 0.066 in magnitude, so that its rounding is small
+// The shift by the row's maximum happens in n, where it is exact: a kernel receives s = 2^(n - N + carry),
+// N = rint(max * log2 e), and a term of its sum is (1 + r + u) s. Kept in parts, a term can be added to a sum
+// without ever being rounded to one T (accumulate, below).
+//
+// Contract of exp_parts
+//   range     any x; below `floor` (and for -inf) s = +0 exactly; NaN gives r = NaN
+//   error     |(1 + r + u) 2^n / e^x - 1| <= 0.12 * 2^-24 (float), 2^-53 (double); the sum rounded to T,
+//             term(parts), 1.15 * 2^-24
+//   source    minimax coefficients by generate_constants.py
+#pragma once
+
+#include "constants.hpp"
+#include "geometry.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+  static constexpr float magic = 12582912.0f;      // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr int bias = 127;
+  static constexpr int carry = 72;                 // terms are kept times 2^carry: none is subnormal
+  static constexpr float direct = 65536.0f;        // |max| below: x is reduced itself
+  static constexpr float isolated = 0x1p32f;       // |max| from here: neighbours are > 2^7 apart
+  static constexpr float nearest_factor = 0x1p-118f;
+};
+template <>
+struct Format<double> {
+  static constexpr double magic = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int bias = 1023;
+  static constexpr int carry = 300;
+  static constexpr double direct = 0x1p40;
+  static constexpr double isolated = 0x1p62;
+  static constexpr double nearest_factor = 0x1p-960;
+};
+
+// table[i] + x * (table[i + 1] + x * ...), FMA only
+template <int i, int count, class V, class T>
+SUMEXP_FN V horner(const T (&table)[count], V x) {
+  if constexpr (i == count - 1) {
+    return V(table[i]);
+  } else {
+    return fma(horner<i + 1>(table, x), x, V(table[i]));
+  }
+}
+
+// e^r - 1 for a reduced r
+template <class V>
+SUMEXP_FN V expm1_reduced(V r) {
+  using C = ExpConstants<ElementOf<V>>;
+  return fma(r * r, horner<0>(C::q, r), r);
+}
+
+template <class V>
+struct ExpParts {
+  V r, u;  // e^x = (1 + r + u) * 2^n
+  V s;     // 2^(n - N + carry), or +0
+};
+
+// How the elements of one chunk are reduced: everything follows from the chunk's maximum.
+template <class V>
+struct Reduction {
+  V shift;  // magic + carry + bias - N
+  V floor;  // elements below count as exp = 0
+};
+
+template <class V>
+SUMEXP_FN ExpParts<V> exp_parts(V x, const Reduction<V>& to) {
+  using T = ElementOf<V>;
+  using C = ExpConstants<T>;
+  x = at_least(to.floor, x);
+  const V t = fma(x, V(C::log2e), to.shift);
+  const V n = t - to.shift;  // exact: an integer below 2^22 (2^51)
+  const V r = fma(n, V(-C::ln2_hi), x);
+  const V reduced = fma(n, V(-C::ln2_lo), r);
+  const V u = fma(n, V(-C::ln2_lo), (reduced * reduced) * horner<0>(C::q, reduced));
+  return {r, u, pow2_field(t)};
+}
+
+// The term rounded to T.
+template <class V>
+SUMEXP_FN V term(const ExpParts<V>& e) {
+  return fma(e.r + e.u, e.s, e.s);
+}
+
+// A running sum of terms as hi + lo. hi starts at kStart, so large that adding a term rounds it to a grid on
+// which all sums of a chunk are exact (also across lanes, once kStart is taken off); what the grid cuts off,
+// s - d + (r + u) s with d the part that went into hi, is below 2^-15 of the largest term and goes to lo.
+template <class V>
+struct TermSum {
+  using T = ElementOf<V>;
+  static constexpr T kStart = sizeof(T) == 4 ? T(0x1.8p81) : T(0x1.8p308);  // 1.5 * 2^(carry + 9), 2^(carry + 8)
+
+  static SUMEXP_FN void accumulate(V& hi, V& lo, const ExpParts<V>& e, V rounded) {
+    const V next = hi + rounded;
+    const V d = next - hi;
+    lo = lo + fma(e.u, e.s, fma(e.r, e.s, e.s - d));  // e.s - d is exact
+    hi = next;
+  }
+};
+
+// rint(m * log2 e), rounded as exp_parts rounds; |m| < Format::direct
+template <class V>
+SUMEXP_FN V exponent_of(V m) {
+  using T = ElementOf<V>;
+  return fma(m, V(ExpConstants<T>::log2e), V(Format<T>::magic)) - V(Format<T>::magic);
+}
+
+// The Reduction for terms relative to 2^N.
+template <class V>
+SUMEXP_FN Reduction<V> reduction_to(V N) {
+  using T = ElementOf<V>;
+  constexpr T lift = Format<T>::carry + Format<T>::bias;
+  return {(V(Format<T>::magic) + V(lift)) - N, (N - V(lift)) * V(ExpConstants<T>::ln2_hi)};
+}
+
+// e^rho in the wide type, |rho| < 0.36. Relative error 2^-52.4 (double), 2^-57 (pair).
+SUMEXP_FN double exp_wide(double rho) { return 1.0 + expm1_reduced(rho); }
+template <class D>
+SUMEXP_FN Twin<D> exp_wide(Twin<D> rho) {
+  return {D(1.0) + expm1_reduced(rho.a), D(1.0) + expm1_reduced(rho.b)};
+}
+template <class D>
+SUMEXP_FN DD<D> exp_wide(DD<D> rho) {
+  const D r = rho.hi, q = horner<0>(ExpConstants<double>::q, r);
+  const DD<D> sum = fast_two_sum(D(1.0), r);
+  return fast_two_sum(sum.hi, sum.lo + fma(r * r, q, fma(rho.lo, r, rho.lo)));
+}
+
+// rho = m - N ln 2 in the wide type, for |N| < 2^33 (float) and 2^41 (double).
+SUMEXP_FN double remainder_wide(double m, double N) {
+  using C = ExpConstants<double>;
+  return fma(N, -C::ln2_lo, fma(N, -C::ln2_hi, m));
+}
+template <class D>
+SUMEXP_FN Twin<D> remainder_wide(Twin<D> m, Twin<D> N) {
+  using C = ExpConstants<double>;
+  return {fma(N.a, D(-C::ln2_lo), fma(N.a, D(-C::ln2_hi), m.a)),
+          fma(N.b, D(-C::ln2_lo), fma(N.b, D(-C::ln2_hi), m.b))};
+}
+template <class D>
+SUMEXP_FN DD<D> remainder_wide(DD<D> m, DD<D> N) {
+  using C = ExpConstants<double>;
+  const DD<D> low = two_product(N.hi, D(-C::ln2_lo));
+  const DD<D> rho = two_sum(fma(N.hi, D(-C::ln2_hi), m.hi), low.hi);
+  return fast_two_sum(rho.hi, rho.lo + low.lo);
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,31 @@
+// The one place that knows which compiler reads these headers.
+//
+// Every header below numerics/ and ops/ is compiled several times with different machine flags: once
+// per instruction set and once by nvcc. All of it therefore lives in a namespace of that compilation,
+// SUMEXP_NS, so that the linker can never pick an inline function compiled for another machine.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef SUMEXP_NS
+#define SUMEXP_NS base
+#endif
+
+#if defined(__CUDACC__)
+#define SUMEXP_FN __host__ __device__ __forceinline__
+#else
+#define SUMEXP_FN inline __attribute__((always_inline))
+#endif
+
+namespace sumexp::SUMEXP_NS {
+
+template <class To, class From>
+SUMEXP_FN To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,75 @@
+// log_softmax and its derivatives. With y = log_softmax(x / T), s = e^y:
+//
+//   forward    y_i = (x_i - m) - L,  L = log(S) - m = log1p((c - 1) + R / e^m)
+//   VJP        dx = (g - s sum(g)) / T                   (Jacobian I - 1 s^T: not symmetric,
+//   JVP        dy = (t - <s, t>) / T                      so that the two differ)
+//   HVP        d/dx <g, y> along v:  -s (v - <s, v>) sum(g) / T^2
+//
+// Forward in T: x - m is within half an ulp of itself, L and the last subtraction likewise, and two of the
+// three cannot both be as large as y: 1.25 ulp and what L carries. At the winner x - m = 0 and y = -L.
+#pragma once
+
+#include "../numerics/state.hpp"
+#include "sums.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+template <class T>
+struct LogSoftmaxRow {
+  T m, L;
+  bool nan;  // as SoftmaxRow
+};
+
+template <class T>
+SUMEXP_FN LogSoftmaxRow<T> log_softmax_finish(const ExpState<T>& row) {
+  if (is_nan(row.R) || !is_finite(row.m)) return {T(0), T(0), true};
+  return {row.m, static_cast<T>(head(log_over_max(row))), false};
+}
+
+template <class V>
+SUMEXP_FN V log_probability(V x, V m, V L) {
+  return (x - m) - L;
+}
+
+// in: g, y
+struct LogSoftmaxVjp : SumsOp {
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 1, kTemperaturePower = 1;
+  template <int pass, class V>
+  static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
+    acc[0] = acc[0] + in[0];
+  }
+  template <class V>
+  static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
+    return in[0] - row.times(0, exp_probability(in[1]));
+  }
+};
+
+// in: t, y
+struct LogSoftmaxJvp : SumsOp {
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 1, kTemperaturePower = 1;
+  template <int pass, class V>
+  static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
+    acc[0] = fma(exp_probability(in[1]), in[0], acc[0]);
+  }
+  template <class V>
+  static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
+    return row.minus(0, in[0]);
+  }
+};
+
+// in: g, v, y
+struct LogSoftmaxHvp : SumsOp {
+  static constexpr int kInputs = 3, kPasses = 1, kSums = 2, kTemperaturePower = 2;
+  template <int pass, class V>
+  static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
+    acc[0] = acc[0] + in[0];
+    acc[1] = fma(exp_probability(in[2]), in[1], acc[1]);
+  }
+  template <class V>
+  static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
+    const V s = exp_probability(in[2]);
+    return V(ElementOf<V>(0)) - row.times(0, s * row.minus(1, in[1]));
+  }
+};
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,74 @@
+// logsumexp and its derivatives. With s = softmax(x):
+//
+//   forward    l = m + log1p((c - 1) + R / e^m)
+//   weighted   l = log |sum_j b_j e^(x_j)|, with its sign: c is the sum of the weights of the maxima, R that
+//              of the other weighted terms
+//   VJP        dx = g s            (g one number a row)
+//   JVP        dl = <s, t>
+// The Hessian is the Jacobian of softmax (jacobians.hpp).
+#pragma once
+
+#include "softmax.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+SUMEXP_FN float plus_narrow(float m, double L) { return static_cast<float>(static_cast<double>(m) + L); }
+SUMEXP_FN double plus_narrow(double m, DD<double> L) {
+  const DD<double> sum = two_sum(m, L.hi);
+  return sum.hi + (sum.lo + L.lo);
+}
+
+template <class T>
+SUMEXP_FN T logsumexp_finish(const ExpState<T>& row) {
+  if (is_nan(row.R)) return Limits<T>::nan();
+  if (!is_finite(row.m)) return row.m;
+  return plus_narrow(row.m, log_over_max(row));
+}
+
+// The weighted sum over its maximum term, c + R / e^m, may have any sign; log|.| of it is log1p near 1.
+template <class T>
+struct Signed {
+  T value, sign;
+};
+template <class T>
+SUMEXP_FN Signed<T> logsumexp_finish_signed(const ExpState<T>& row) {
+  using O = WideOf<T>;
+  if (is_nan(row.R) || is_nan(row.c)) return {Limits<T>::nan(), Limits<T>::nan()};
+  if (!is_finite(row.m)) {
+    const double c = head(row.c);  // +inf: the sign of its weights; -inf: an empty sum
+    return row.m > T(0) ? Signed<T>{row.m, T(c > 0 ? 1 : c < 0 ? -1 : 0)} : Signed<T>{row.m, T(0)};
+  }
+  const Wide<T> others = O::scaled(row.R / exp_wide(base_of(row.m).rho), kCarryDown<T>);
+  const double sum = head(row.c + others);
+  if (sum == 0.0) return {-Limits<T>::infinity, T(0)};
+  const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
+  const Wide<T> u = (flip * row.c + O::constant(-1)) + flip * others;
+  return {plus_narrow(row.m, log1p_wide(u)), T(head(flip))};
+}
+
+// The state of the JVP: the sum and the weighted sum, relative to the same power of two.
+template <class T>
+struct ExpDotState {
+  ExpState<T> sum;
+  Wide<T> dot;
+
+  SUMEXP_FN static ExpDotState empty() { return {ExpState<T>::empty(), WideOf<T>::constant(0)}; }
+};
+
+template <class T>
+SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b) {
+  const bool a_upper = a.sum.m >= b.sum.m;
+  const ExpDotState<T>& upper = a_upper ? a : b;
+  const ExpDotState<T>& lower = a_upper ? b : a;
+  const double factor = pow2<double>(exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N));
+  return {merge(a.sum, b.sum), upper.dot + WideOf<T>::scaled(lower.dot, factor)};
+}
+
+template <class T>
+SUMEXP_FN T logsumexp_jvp_finish(const ExpDotState<T>& row) {
+  const Wide<T> S = total(row.sum);
+  if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return Limits<T>::nan();
+  return static_cast<T>(head(row.dot / S));
+}
+
+}  // namespace sumexp::SUMEXP_NS
