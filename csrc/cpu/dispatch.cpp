@@ -53,7 +53,8 @@ Status fail(Code code, const char* format, const char* given) {
   return status;
 }
 
-std::atomic<const Kernels*> g_kernels{nullptr};
+// The chosen row of kIsas.
+std::atomic<const Isa*> g_isa{nullptr};
 std::atomic<int> g_threads{0};
 
 const char* list_isas(bool usable_only) {
@@ -70,23 +71,20 @@ const char* list_isas(bool usable_only) {
 }
 
 // SUMEXP_ISA, if it names a usable one; else the best.
-const Kernels* choose() {
+const Isa* choose() {
   const char* wanted = std::getenv("SUMEXP_ISA");
-  const Kernels* best = nullptr;
+  const Isa* best = nullptr;
   for (const Isa& isa : kIsas) {
     if (!isa.usable()) continue;
-    best = &isa.kernels();
+    best = &isa;
     if (wanted && std::strcmp(wanted, isa.name) == 0) return best;
   }
   return best;
 }
 
-const Kernels& kernels() {
-  const Kernels* current = g_kernels.load(std::memory_order_acquire);
-  if (!current) {
-    current = choose();
-    g_kernels.store(current, std::memory_order_release);
-  }
+const Isa& current_isa() {
+  const Isa* current = g_isa.load(std::memory_order_acquire);
+  if (!current) g_isa.store(current = choose(), std::memory_order_release);
   return *current;
 }
 
@@ -98,20 +96,20 @@ constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kSplitElements = 1 << 18;
 
 void run_plan(const cpu::Plan& plan) {
-  const Kernels& k = kernels();
+  const Kernels& table = current_isa().kernels();
   const int op = static_cast<int>(plan.op), dtype = static_cast<int>(plan.dtype);
-  const auto rows = plan.weighted ? k.weighted_rows[dtype] : k.rows[op][dtype];
+  const cpu::OpKernels& kernels = plan.weighted ? table.weighted[dtype] : table.ops[op][dtype];
   const int threads = get_num_threads();
   const std::int64_t elements = plan.rows * plan.n;
-  if (threads < 2 || elements < kParallelElements) return rows(plan, 0, plan.rows, cpu::thread_workspace());
+  if (threads < 2 || elements < kParallelElements) return kernels.rows(plan, 0, plan.rows, cpu::thread_workspace());
   if (plan.rows < 2 * threads && plan.n >= kSplitElements)
-    return (plan.weighted ? k.weighted_split[dtype] : k.split[op][dtype])(plan, threads);
+    return kernels.split(plan, threads);
 
   struct Work {
     const cpu::Plan& plan;
-    decltype(rows) run;
+    decltype(kernels.rows) run;
     std::int64_t step;
-  } work = {plan, rows, 0};
+  } work = {plan, kernels.rows, 0};
   std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
   const std::int64_t fair = (plan.rows + 2 * threads - 1) / (2 * threads);
   if (step > fair) step = fair;
@@ -215,13 +213,13 @@ int get_num_threads() noexcept {
   return n;
 }
 
-const char* isa() noexcept { return kernels().isa; }
+const char* isa() noexcept { return current_isa().name; }
 const char* compiled_isas() noexcept { return list_isas(false); }
 const char* usable_isas() noexcept { return list_isas(true); }
 Status set_isa(const char* name) noexcept {
   for (const Isa& isa : kIsas)
     if (std::strcmp(isa.name, name) == 0 && isa.usable()) {
-      g_kernels.store(&isa.kernels());
+      g_isa.store(&isa);
       return Status{};
     }
   Status status;

@@ -104,7 +104,7 @@ SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, Ele
     const T next = chunk_max_below<V>(x, count, state.m);
     const Base<T> lower = base_of(next);
     const Wide<T> R = sum_terms<V, true, false>(x, count, lower, state.m, others, nullptr);
-    state.R = WideOf<T>::scaled(R, pow2<double>(exponent_gap(next, lower.N, state.m, base.N)));
+    state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
   }
   return state;
 }

@@ -4,5 +4,5 @@
 #include "kernels_isa.hpp"
 
 namespace sumexp::cpu {
-const Kernels& kernels_avx2() { return sumexp::avx2::make_kernels("avx2"); }
+const Kernels& kernels_avx2() { return sumexp::avx2::kKernels; }
 }  // namespace sumexp::cpu

@@ -4,5 +4,5 @@
 #include "kernels_isa.hpp"
 
 namespace sumexp::cpu {
-const Kernels& kernels_avx512() { return sumexp::avx512::make_kernels("avx512"); }
+const Kernels& kernels_avx512() { return sumexp::avx512::kKernels; }
 }  // namespace sumexp::cpu

@@ -2,34 +2,40 @@
 // Included after the simd_<isa>.hpp that defines F32 and F64.
 #pragma once
 
-#include "rows.hpp"
 #include "table.hpp"
+#include "tiles.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-template <class V> using SoftmaxVjpKernel = SumsKernel<V, SoftmaxVjp>;
-template <class V> using SoftmaxHvpKernel = SumsKernel<V, SoftmaxHvp>;
-template <class V> using LogSoftmaxVjpKernel = SumsKernel<V, LogSoftmaxVjp>;
-template <class V> using LogSoftmaxJvpKernel = SumsKernel<V, LogSoftmaxJvp>;
-template <class V> using LogSoftmaxHvpKernel = SumsKernel<V, LogSoftmaxHvp>;
+// An op is a row kernel and, if short rows deserve one, a tile kernel.
+template <class V, class S, class Kernel, class Tile>
+inline constexpr cpu::OpKernels kWithTile = {run_short_or_long<V, S, Kernel, Tile>, run_split<V, S, Kernel>};
+template <class V, class S, class Kernel>
+inline constexpr cpu::OpKernels kRowsOnly = {run_rows<V, S, Kernel>, run_split<V, S, Kernel>};
 
-#define SUMEXP_DTYPES(run, Kernel) \
-  { run<F32, f16, Kernel<F32>>, run<F32, bf16, Kernel<F32>>, run<F32, float, Kernel<F32>>, run<F64, double, Kernel<F64>> }
-
-#define SUMEXP_OPS(run)                                                                          \
-  {                                                                                              \
-    SUMEXP_DTYPES(run, SoftmaxKernel), SUMEXP_DTYPES(run, LogSoftmaxKernel),                     \
-    SUMEXP_DTYPES(run, LogSumExpKernel), SUMEXP_DTYPES(run, SoftmaxVjpKernel),                   \
-    SUMEXP_DTYPES(run, LogSoftmaxVjpKernel), SUMEXP_DTYPES(run, LogSoftmaxJvpKernel),            \
-    SUMEXP_DTYPES(run, LogSumExpVjpKernel), SUMEXP_DTYPES(run, LogSumExpJvpKernel),              \
-    SUMEXP_DTYPES(run, SoftmaxHvpKernel), SUMEXP_DTYPES(run, LogSoftmaxHvpKernel)                \
+#define SUMEXP_DTYPES(Kernel, Tile)                                                          \
+  {                                                                                          \
+    kWithTile<F32, f16, Kernel<F32>, Tile<F32>>, kWithTile<F32, bf16, Kernel<F32>, Tile<F32>>, \
+        kWithTile<F32, float, Kernel<F32>, Tile<F32>>, kWithTile<F64, double, Kernel<F64>, Tile<F64>> \
+  }
+#define SUMEXP_DTYPES_ROWS(Kernel)                                                                 \
+  {                                                                                                \
+    kRowsOnly<F32, f16, Kernel<F32>>, kRowsOnly<F32, bf16, Kernel<F32>>, kRowsOnly<F32, float, Kernel<F32>>, \
+        kRowsOnly<F64, double, Kernel<F64>>                                                        \
+  }
+#define SUMEXP_DTYPES_SUMS(Op)                                                                      \
+  {                                                                                                 \
+    kWithTile<F32, f16, SumsKernel<F32, Op>, SumsTile<F32, Op>>,                                    \
+        kWithTile<F32, bf16, SumsKernel<F32, Op>, SumsTile<F32, Op>>,                               \
+        kWithTile<F32, float, SumsKernel<F32, Op>, SumsTile<F32, Op>>,                              \
+        kWithTile<F64, double, SumsKernel<F64, Op>, SumsTile<F64, Op>>                              \
   }
 
-inline const cpu::Kernels& make_kernels(const char* isa) {
-  static const cpu::Kernels kernels = {isa, SUMEXP_OPS(run_rows), SUMEXP_OPS(run_split),
-                                       SUMEXP_DTYPES(run_rows, WeightedLogSumExpKernel),
-                                       SUMEXP_DTYPES(run_split, WeightedLogSumExpKernel)};
-  return kernels;
-}
+inline constexpr cpu::Kernels kKernels = {
+    {SUMEXP_DTYPES(SoftmaxKernel, SoftmaxTile), SUMEXP_DTYPES(LogSoftmaxKernel, LogSoftmaxTile),
+     SUMEXP_DTYPES(LogSumExpKernel, LogSumExpTile), SUMEXP_DTYPES_SUMS(SoftmaxVjp), SUMEXP_DTYPES_SUMS(LogSoftmaxVjp),
+     SUMEXP_DTYPES_SUMS(LogSoftmaxJvp), SUMEXP_DTYPES(LogSumExpVjpKernel, LogSumExpVjpTile),
+     SUMEXP_DTYPES_ROWS(LogSumExpJvpKernel), SUMEXP_DTYPES_SUMS(SoftmaxHvp), SUMEXP_DTYPES_SUMS(LogSoftmaxHvp)},
+    SUMEXP_DTYPES_ROWS(WeightedLogSumExpKernel)};
 
 }  // namespace sumexp::SUMEXP_NS

@@ -4,5 +4,5 @@
 #include "kernels_isa.hpp"
 
 namespace sumexp::cpu {
-const Kernels& kernels_neon() { return sumexp::neon::make_kernels("neon"); }
+const Kernels& kernels_neon() { return sumexp::neon::kKernels; }
 }  // namespace sumexp::cpu

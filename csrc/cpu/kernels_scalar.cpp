@@ -4,5 +4,5 @@
 #include "kernels_isa.hpp"
 
 namespace sumexp::cpu {
-const Kernels& kernels_scalar() { return sumexp::scalar::make_kernels("scalar"); }
+const Kernels& kernels_scalar() { return sumexp::scalar::kKernels; }
 }  // namespace sumexp::cpu

@@ -4,5 +4,5 @@
 #include "kernels_isa.hpp"
 
 namespace sumexp::cpu {
-const Kernels& kernels_scalar_fma() { return sumexp::scalar_fma::make_kernels("scalar"); }
+const Kernels& kernels_scalar_fma() { return sumexp::scalar_fma::kKernels; }
 }  // namespace sumexp::cpu

@@ -100,6 +100,7 @@ SUMEXP_FN Mask32 equal(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_O
 SUMEXP_FN Mask32 unordered(F32 a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
 SUMEXP_FN Mask32 at_or_above(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
 SUMEXP_FN F32 clear(Mask32 m, F32 x) { return _mm256_andnot_ps(m.v, x.v); }
+SUMEXP_FN F32 pick(Mask32 m, F32 a, F32 b) { return _mm256_blendv_ps(b.v, a.v, m.v); }
 SUMEXP_FN F32 quiet(F32 x) {
   return _mm256_blendv_ps(x.v, _mm256_set1_ps(Limits<float>::nan()), unordered(x).v);
 }

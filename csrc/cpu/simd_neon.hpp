@@ -87,6 +87,7 @@ SUMEXP_FN uint32x4_t equal(F32 a, F32 b) { return vceqq_f32(a.v, b.v); }
 SUMEXP_FN uint32x4_t unordered(F32 a) { return vmvnq_u32(vceqq_f32(a.v, a.v)); }
 SUMEXP_FN uint32x4_t at_or_above(F32 a, F32 b) { return vcgeq_f32(a.v, b.v); }
 SUMEXP_FN F32 clear(uint32x4_t m, F32 x) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x.v), m)); }
+SUMEXP_FN F32 pick(uint32x4_t m, F32 a, F32 b) { return vbslq_f32(m, a.v, b.v); }
 SUMEXP_FN F32 quiet(F32 x) { return vbslq_f32(vceqq_f32(x.v, x.v), x.v, vdupq_n_f32(Limits<float>::nan())); }
 SUMEXP_FN int count(uint32x4_t m) { return static_cast<int>(vaddvq_u32(vshrq_n_u32(m, 31))); }
 SUMEXP_FN float largest(F32 x) {

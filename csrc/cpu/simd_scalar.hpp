@@ -166,7 +166,7 @@ struct WideOf<F32> {
   static SUMEXP_FN F32 narrow(const W& w) {
     F32 v;
     for (int i = 0; i < F64::W; ++i)
-      v.v[i] = static_cast<float>(w.a.v[i]), v.v[F64::W + i] = static_cast<float>(w.b.v[i]);
+      v.v[i] = rounded(w.a.v[i]), v.v[F64::W + i] = rounded(w.b.v[i]);
     return v;
   }
   static SUMEXP_FN void split(const W& w, F32& h, F32& l) {

@@ -6,15 +6,14 @@
 
 namespace sumexp::cpu {
 
+struct OpKernels {
+  void (*rows)(const Plan&, std::int64_t begin, std::int64_t end, Workspace&);  // rows [begin, end)
+  void (*split)(const Plan&, int threads);                                      // every row over the threads
+};
+
 struct Kernels {
-  const char* isa;
-  // rows [begin, end), one after the other
-  void (*rows[kOpCount][4])(const Plan&, std::int64_t begin, std::int64_t end, Workspace&);
-  // every row split over `threads` threads
-  void (*split[kOpCount][4])(const Plan&, int threads);
-  // logsumexp with weights
-  void (*weighted_rows[4])(const Plan&, std::int64_t begin, std::int64_t end, Workspace&);
-  void (*weighted_split[4])(const Plan&, int threads);
+  OpKernels ops[kOpCount][4];  // op x dtype
+  OpKernels weighted[4];       // logsumexp with b
 };
 
 const Kernels& kernels_scalar();

@@ -75,6 +75,14 @@ inline constexpr double kCarryUp = sizeof(T) == 4 ? 0x1p72 : 0x1p300;
 template <class T>
 inline constexpr double kCarryDown = sizeof(T) == 4 ? 0x1p-72 : 0x1p-300;
 
+// w 2^gap, in two steps so that no factor underflows where the product does not.
+template <class T>
+SUMEXP_FN Wide<T> shifted(Wide<T> w, std::int64_t gap) {
+  gap = gap < -2040 ? -2040 : gap;
+  const std::int64_t half = gap / 2;
+  return WideOf<T>::scaled(WideOf<T>::scaled(w, pow2<double>(half)), pow2<double>(gap - half));
+}
+
 // S 2^(carry - N): all terms, the maximum included
 template <class T>
 SUMEXP_FN Wide<T> total(const ExpState<T>& a) {
@@ -96,16 +104,20 @@ SUMEXP_FN ExpState<T> merge(const ExpState<T>& a, const ExpState<T>& b) {
   const ExpState<T>& upper = a_upper ? a : b;
   const ExpState<T>& lower = a_upper ? b : a;
   if (a.m == b.m) return {a.m, a.N, a.c + b.c, a.R + b.R};
-  const double factor = pow2<double>(exponent_gap(lower.m, lower.N, upper.m, upper.N));
-  return {upper.m, upper.N, upper.c, upper.R + WideOf<T>::scaled(total(lower), factor)};
+  const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
+  return {upper.m, upper.N, upper.c, upper.R + shifted<T>(total(lower), gap)};
 }
 
-// log(S) - m = log1p((c - 1) + R 2^-carry / e^rho), for a finite m
+// log(S) - m = log1p((c - 1) + R 2^-carry / e^rho), for a finite m; V a T or a vector of rows
+template <class V>
+SUMEXP_FN Wide<V> log_over_max(Wide<V> c, Wide<V> R, Wide<V> rho) {
+  using O = WideOf<V>;
+  const Wide<V> others = O::scaled(R / exp_wide(rho), kCarryDown<ElementOf<V>>);
+  return log1p_wide((c + O::constant(-1)) + others);
+}
 template <class T>
 SUMEXP_FN Wide<T> log_over_max(const ExpState<T>& a) {
-  using O = WideOf<T>;
-  const Wide<T> others = O::scaled(a.R / exp_wide(base_of(a.m).rho), kCarryDown<T>);
-  return log1p_wide((a.c + O::constant(-1)) + others);
+  return log_over_max<T>(a.c, a.R, base_of(a.m).rho);
 }
 
 }  // namespace sumexp::SUMEXP_NS

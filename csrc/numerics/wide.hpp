@@ -65,6 +65,16 @@ SUMEXP_FN Twin<D> operator/(Twin<D> x, Twin<D> y) {
   return {x.a / y.a, x.b / y.b};
 }
 
+// w rounded to float. GCC 12 vectorises two neighbouring float(w) and then takes double(float(w)) for w, so
+// that w - double(float(w)) becomes 0: the barrier keeps the rounded value opaque.
+SUMEXP_FN float rounded(double w) {
+  float h = static_cast<float>(w);
+#if defined(__GNUC__) && !defined(__CUDA_ARCH__)
+  asm volatile("" : "+m"(h));
+#endif
+  return h;
+}
+
 // WideOf<V>: the wide type of V, with
 //   from(v)              exact
 //   from(a, b)           a + b
@@ -82,7 +92,7 @@ struct WideOf<float> {
   SUMEXP_FN static W constant(double d) { return d; }
   SUMEXP_FN static W scaled(W w, double d) { return w * d; }
   SUMEXP_FN static void split(W w, float& h, float& l) {
-    h = static_cast<float>(w);
+    h = rounded(w);
     l = static_cast<float>(w - static_cast<double>(h));
   }
 };

@@ -60,8 +60,8 @@ SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b)
   const bool a_upper = a.sum.m >= b.sum.m;
   const ExpDotState<T>& upper = a_upper ? a : b;
   const ExpDotState<T>& lower = a_upper ? b : a;
-  const double factor = pow2<double>(exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N));
-  return {merge(a.sum, b.sum), upper.dot + WideOf<T>::scaled(lower.dot, factor)};
+  const std::int64_t gap = exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N);
+  return {merge(a.sum, b.sum), upper.dot + shifted<T>(lower.dot, gap)};
 }
 
 template <class T>
