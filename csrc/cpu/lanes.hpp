@@ -39,44 +39,57 @@ SUMEXP_FN void each_vector(std::int64_t count, Body body) {
 // Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector at element
 // i of a chunk of `count` elements into acc[0 .. kSums). acc[0] begins at `start`, which is taken off every
 // lane again. Leaves the one group of lanes in `group`.
+//
+// Vectors of a lane row go two by two, which keeps two chains of additions in flight.
 template <class V, int kSums, class Body>
-SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
-  using G = Geometry<ElementOf<V>>;
+SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W],
+                           Body body) {
+  using T = ElementOf<V>;
+  using G = Geometry<T>;
   constexpr int kVectors = G::kGroup / V::W;  // vectors in a group
-  V column[G::kColumns][kSums][kVectors];
+  constexpr int kSlots = G::kLanes / V::W;    // vectors in a lane row
+  V column[kSlots][kSums];                    // slot k * kVectors + u: vector u of column k
   int columns = (count + G::kGroup - 1) / G::kGroup;
   if (columns > G::kColumns) columns = G::kColumns;
-  for (int k = 0; k < columns; ++k) {
+  for (int slot = 0; slot < columns * kVectors; slot += 2) {
+    V acc[2][kSums];
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; ++b)
 #pragma GCC unroll 4
-    for (int u = 0; u < kVectors; ++u) {
-      V acc[kSums];
+      for (int a = 0; a < kSums; ++a) acc[b][a] = V(a == 0 ? start : T(0));
+    int i = slot * V::W;
+    for (; i + 2 * V::W <= count; i += G::kLanes) {
+      body(acc[0], i, Whole{});
+      body(acc[1], i + V::W, Whole{});
+    }
+    if (i + V::W <= count) {
+      body(acc[0], i, Whole{});
+      if (i + V::W < count) body(acc[1], i + V::W, Part{count - i - V::W});
+    } else if (i < count) {
+      body(acc[0], i, Part{count - i});
+    }
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; ++b) {
+      acc[b][0] = acc[b][0] - V(start);
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) acc[a] = V(a == 0 ? start : ElementOf<V>(0));
-      int i = k * G::kGroup + u * V::W;
-      for (; i + V::W <= count; i += G::kLanes) body(acc, i, Whole{});
-      if (i < count) body(acc, i, Part{count - i});
-      acc[0] = acc[0] - V(start);
-#pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) column[k][a][u] = acc[a];
+      for (int a = 0; a < kSums; ++a) column[slot + b][a] = acc[b][a];
     }
   }
   for (; columns > 1; columns = (columns + 1) / 2) {
     for (int k = 0; k < columns / 2; ++k)
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a)
+      for (int u = 0; u < kVectors; ++u)
 #pragma GCC unroll 4
-        for (int u = 0; u < kVectors; ++u)
-          column[k][a][u] = column[2 * k][a][u] + column[2 * k + 1][a][u];
-    if (columns & 1) {
-      for (int a = 0; a < kSums; ++a)
-        for (int u = 0; u < kVectors; ++u) column[columns / 2][a][u] = column[columns - 1][a][u];
-    }
+        for (int a = 0; a < kSums; ++a)
+          column[k * kVectors + u][a] = column[2 * k * kVectors + u][a] + column[(2 * k + 1) * kVectors + u][a];
+    if (columns & 1)
+      for (int u = 0; u < kVectors; ++u)
+        for (int a = 0; a < kSums; ++a) column[columns / 2 * kVectors + u][a] = column[(columns - 1) * kVectors + u][a];
   }
 #pragma GCC unroll 4
   for (int a = 0; a < kSums; ++a)
 #pragma GCC unroll 4
-    for (int u = 0; u < kVectors; ++u)
-      group[a][u] = count > 0 ? column[0][a][u] : V(ElementOf<V>(0));
+    for (int u = 0; u < kVectors; ++u) group[a][u] = count > 0 ? column[u][a] : V(T(0));
 }
 
 // Step 3: the members of a group, widened, fold by halves.
