@@ -84,12 +84,12 @@ SUMEXP_FN Wide<ElementOf<V>> sum_terms(const ElementOf<V>* x, int count, const B
   return base.anchor == T(0) ? sum : sum * exp_wide(base.rho);
 }
 
-// kExclude: elements equal to the maximum go to c instead of R.
+// The state of a chunk whose maximum is m. kExclude: elements equal to the maximum go to c instead of R.
 template <class V, bool kExclude, bool kStore>
-SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, ElementOf<V>* terms) {
+SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, ElementOf<V> m, ElementOf<V>* terms) {
   using T = ElementOf<V>;
   ExpState<T> state = ExpState<T>::empty();
-  state.m = chunk_max<V>(x, count);
+  state.m = m;
   if (!is_finite(state.m)) {
     if (any_nan<V>(x, count)) state.R = WideOf<T>::constant(Limits<double>::nan());
     if (kStore) each_vector<V>(count, [&](int i, auto memory) { memory.store(terms + i, V(T(0))); });

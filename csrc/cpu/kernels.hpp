@@ -4,7 +4,9 @@
 //   kInputs     elementwise inputs          kPasses     reductions before the result (softmax_hvp: 2)
 //   kTerms      reduce leaves terms that map wants instead of the input
 //   kRowOutput  one value a row (emit) instead of elements (map)
-//   reduce<pass>(in, count, terms, row) -> State,  finish(pass, state, row),  map / emit
+//   peak(in, count) -> T      the chunk's maximum, where one is needed; a stage of its own, so that the driver
+//                             can run it for several rows and let their latencies overlap
+//   reduce<pass>(in, count, peak, terms, row) -> State,  finish(pass, state, row),  map / emit
 #pragma once
 
 #include "../ops/log_softmax.hpp"
@@ -44,7 +46,12 @@ SUMEXP_FN void fill_chunk(ElementOf<V>* out, int count, ElementOf<V> value) {
 }
 
 template <class V>
-struct SoftmaxKernel {
+struct LogitsKernel {
+  static ElementOf<V> peak(const ElementOf<V>* const* in, int count) { return chunk_max<V>(in[0], count); }
+};
+
+template <class V>
+struct SoftmaxKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
   using Row = SoftmaxRow<T>;
@@ -52,10 +59,10 @@ struct SoftmaxKernel {
   static constexpr bool kTerms = true, kRowOutput = false;
 
   template <int>
-  static State reduce(const T* const* in, int count, T* terms, const Row&) {
-    return terms ? exp_chunk<V, false, true>(in[0], count, terms) : exp_chunk<V, false, false>(in[0], count, nullptr);
+  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&) {
+    return terms ? exp_chunk<V, false, true>(in[0], count, peak, terms)
+                 : exp_chunk<V, false, false>(in[0], count, peak, nullptr);
   }
-  static T maximum(const State& state) { return state.m; }
   static void finish(int, const State& state, Row& row, const Params&) { row = softmax_finish(state); }
 
   template <class Last>
@@ -90,7 +97,7 @@ struct LogSumExpVjpKernel : SoftmaxKernel<V> {
 };
 
 template <class V>
-struct LogSoftmaxKernel {
+struct LogSoftmaxKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
   using Row = LogSoftmaxRow<T>;
@@ -98,10 +105,9 @@ struct LogSoftmaxKernel {
   static constexpr bool kTerms = false, kRowOutput = false;
 
   template <int>
-  static State reduce(const T* const* in, int count, T*, const Row&) {
-    return exp_chunk<V, true, false>(in[0], count, nullptr);
+  static State reduce(const T* const* in, int count, T peak, T*, const Row&) {
+    return exp_chunk<V, true, false>(in[0], count, peak, nullptr);
   }
-  static T maximum(const State& state) { return state.m; }
   static void finish(int, const State& state, Row& row, const Params&) { row = log_softmax_finish(state); }
   static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&) {
     if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
@@ -113,7 +119,7 @@ struct LogSoftmaxKernel {
 };
 
 template <class V>
-struct LogSumExpKernel {
+struct LogSumExpKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
   struct Row {
@@ -123,10 +129,9 @@ struct LogSumExpKernel {
   static constexpr bool kTerms = false, kRowOutput = true;
 
   template <int>
-  static State reduce(const T* const* in, int count, T*, const Row&) {
-    return exp_chunk<V, true, false>(in[0], count, nullptr);
+  static State reduce(const T* const* in, int count, T peak, T*, const Row&) {
+    return exp_chunk<V, true, false>(in[0], count, peak, nullptr);
   }
-  static T maximum(const State& state) { return state.m; }
   static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_finish(state); }
   static T emit(const Row& row, T*) { return row.value; }
 };
@@ -134,7 +139,7 @@ struct LogSumExpKernel {
 // logsumexp with weights, in[1] = b. Weighted terms are added in the wide type: weights may be of any size
 // and sign, and cancel. `terms` is scratch here.
 template <class V>
-struct WeightedLogSumExpKernel {
+struct WeightedLogSumExpKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
   using Row = Signed<T>;
@@ -142,9 +147,9 @@ struct WeightedLogSumExpKernel {
   static constexpr bool kTerms = true, kRowOutput = true;
 
   template <int>
-  static State reduce(const T* const* in, int count, T* terms, const Row&) {
+  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&) {
     const T *x = in[0], *b = in[1];
-    State state = exp_chunk<V, true, true>(x, count, terms);
+    State state = exp_chunk<V, true, true>(x, count, peak, terms);
     // sums in the order of the geometry, in W: lanes, columns, members
     using G = Geometry<T>;
     const auto wide_sum = [&](auto value) {
@@ -169,7 +174,6 @@ struct WeightedLogSumExpKernel {
   }
   static double product(float t, float b) { return static_cast<double>(t) * static_cast<double>(b); }
   static DD<double> product(double t, double b) { return two_product(t, b); }
-  static T maximum(const State& state) { return state.m; }
   static void finish(int, const State& state, Row& row, const Params&) { row = logsumexp_finish_signed(state); }
   static T emit(const Row& row, T* sign) {
     if (sign) *sign = row.sign;
@@ -179,7 +183,7 @@ struct WeightedLogSumExpKernel {
 
 // logsumexp JVP: in x, t
 template <class V>
-struct LogSumExpJvpKernel {
+struct LogSumExpJvpKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpDotState<T>;
   struct Row {
@@ -189,8 +193,8 @@ struct LogSumExpJvpKernel {
   static constexpr bool kTerms = true, kRowOutput = true;
 
   template <int>
-  static State reduce(const T* const* in, int count, T* terms, const Row&) {
-    State state = {exp_chunk<V, false, true>(in[0], count, terms), WideOf<T>::constant(0)};
+  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&) {
+    State state = {exp_chunk<V, false, true>(in[0], count, peak, terms), WideOf<T>::constant(0)};
     if (!is_finite(state.sum.m)) return state;
     V dot[1][Geometry<T>::kGroup / V::W];
     lane_reduce<V, 1>(count, T(0), dot, [&](V* acc, int i, auto memory) {
@@ -199,7 +203,6 @@ struct LogSumExpJvpKernel {
     state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
     return state;
   }
-  static T maximum(const State& state) { return state.sum.m; }
   static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_jvp_finish(state); }
   static T emit(const Row& row, T*) { return row.value; }
 };
@@ -233,6 +236,7 @@ struct SumsKernel {
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
   static constexpr bool kTerms = false, kRowOutput = false;
 
+  static T peak(const T* const*, int) { return T(0); }
   static SUMEXP_FN RowScalars<V> broadcast(const RowScalars<T>& from) {
     RowScalars<V> to;
     for (int k = 0; k < RowScalars<T>::kMax; ++k) to.h[k] = V(from.h[k]), to.l[k] = V(from.l[k]);
@@ -244,7 +248,7 @@ struct SumsKernel {
     for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(in[k] + i, T(0));
   }
   template <int pass>
-  static State reduce(const T* const* in, int count, T*, const Row& row) {
+  static State reduce(const T* const* in, int count, T, T*, const Row& row) {
     V sums[Op::kSums][Geometry<T>::kGroup / V::W];
     const RowScalars<V> scalars = broadcast(row.sums);
     lane_reduce<V, Op::kSums>(count, T(0), sums, [&](V* acc, int i, auto memory) {
@@ -256,7 +260,6 @@ struct SumsKernel {
     for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
     return state;
   }
-  static T maximum(const State&) { return T(0); }
   static void finish(int pass, const State& state, Row& row, const Params& params) {
     for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
       WideOf<T>::split(state.sum[k], row.sums.h[pass * Op::kSums + k], row.sums.l[pass * Op::kSums + k]);

@@ -1,6 +1,7 @@
 // The row driver: carries any kernel of kernels.hpp over the rows of a plan.
 //
-// A block is one row, or V::W rows that lie side by side (plan.columns). Direct rows are read where they
+// A block is V::W rows that lie side by side (plan.columns), a few rows of one chunk each, taken through every
+// stage together so that the latencies of one hide behind the others, or one long row. Direct rows are read where they
 // are; others are packed, whole blocks at once when they fit in the cache (resident), else chunk by chunk,
 // once for each pass. Softmax's terms wait for the row's sum in the result itself, in the packed copy, or,
 // when the result goes around the cache, in scratch; where there is no such place they are computed again:
@@ -30,13 +31,15 @@ class RowDriver {
   using Row = typename Kernel::Row;
   static constexpr int kChunk = Geometry<T>::kChunk;
   static constexpr int kInputs = Kernel::kInputs;
+  static constexpr int kTogether = 4;
+  static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
   static constexpr std::int64_t kResidentBytes = 512 << 10;  // half of a 1 MB L2
 
  public:
   RowDriver(const Plan& plan, Workspace& workspace) : plan_(plan) {
     params_.temperature = plan.temperature;
-    width_ = plan.columns ? V::W : 1;
     chunks_ = chunk_count<T>(plan.n);
+    width_ = plan.columns ? V::W : chunks_ == 1 ? kTogether : 1;
     resident_ = !plan.direct && plan.n * width_ * kInputs * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
     const bool scratch_row = plan.direct && Kernel::kTerms && plan.stream &&
                              plan.n * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
@@ -45,7 +48,7 @@ class RowDriver {
     pitch_ = (resident_ || scratch_row ? chunks_ : 1) * kChunk + 64 / sizeof(T);
     workspace.reset();
     for (int k = 0; k < kInputs; ++k) packed_[k] = plan.direct ? nullptr : take<T>(workspace, width_ * pitch_);
-    scratch_ = take<T>(workspace, scratch_row ? pitch_ : kChunk);
+    scratch_ = take<T>(workspace, scratch_row ? width_ * pitch_ : kChunk);
     maxima_ = take<T>(workspace, keep_terms_ ? width_ * chunks_ : 1);
     trees_ = take<MergeTree<State>>(workspace, width_);
   }
@@ -53,12 +56,12 @@ class RowDriver {
   // Rows [begin, end), one after the other.
   void run(std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
-      const std::int64_t side_by_side = plan_.columns ? plan_.batch[plan_.batch_dims - 1].size : 1;
-      const std::int64_t left = side_by_side - r % side_by_side;
-      const int rows = static_cast<int>(end - r < left ? end - r : left);
-      const int width = plan_.columns ? (rows < V::W ? rows : V::W) : 1;
-      block(r, width, plan_.columns);
-      r += width;
+      const std::int64_t inner = plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1].size : 1;
+      const std::int64_t left = inner - r % inner;
+      std::int64_t rows = end - r < left ? end - r : left;
+      if (rows > width_) rows = width_;
+      block(r, static_cast<int>(rows), plan_.columns);
+      r += rows;
     }
   }
 
@@ -67,8 +70,8 @@ class RowDriver {
   State reduce_part(std::int64_t r, std::int64_t c0, std::int64_t c1, const Row& row) {
     begin_block(r, 1, false);
     trees_[0].clear();
-    for (std::int64_t c = c0; c < c1 - 1; ++c) trees_[0].push(reduce_chunk<pass>(c, 0, row, false));
-    return trees_[0].finish(reduce_chunk<pass>(c1 - 1, 0, row, false));
+    for (std::int64_t c = c0; c < c1 - 1; ++c) trees_[0].push(reduce_chunk<pass>(c, 0, peak(c, 0), row, false));
+    return trees_[0].finish(reduce_chunk<pass>(c1 - 1, 0, peak(c1 - 1, 0), row, false));
   }
   void map_part(std::int64_t r, std::int64_t c0, std::int64_t c1, const Row& row) {
     begin_block(r, 1, false);
@@ -87,7 +90,7 @@ class RowDriver {
     offsets_ = plan_.row_offsets(r);
     packed_through_ = -1;
   }
-  // Rows of a block lie one item apart in every operand but row inputs and outputs, which have strides.
+  // The rows of a block differ in the innermost batch dimension alone.
   char* address(int k, int b) const {
     const std::int64_t step = b ? plan_.batch[plan_.batch_dims - 1].stride[k] : 0;
     return static_cast<char*>(plan_.data[k]) + offsets_.at[k] + b * step;
@@ -109,7 +112,7 @@ class RowDriver {
         const std::int64_t stride = plan_.row[0].stride[k];
         pack_columns<V, S>(address(k, 0) + first * stride, stride, rows_, count, to, pitch_);
       } else {
-        pack_row<V, S>(plan_, k, address(k, 0), first, count, to);
+        for (int b = 0; b < rows_; ++b) pack_row<V, S>(plan_, k, address(k, b), first, count, to + b * pitch_);
       }
     }
     for (int b = 0; b < rows_; ++b) {
@@ -133,17 +136,22 @@ class RowDriver {
   T* terms(std::int64_t c, int b) const {
     if (Kernel::kRowOutput) return scratch_;
     if (in_out_) return reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk;
-    if (plan_.direct) return scratch_ + (keep_terms_ ? c * kChunk : 0);
+    if (plan_.direct) return scratch_ + (keep_terms_ ? b * pitch_ + c * kChunk : 0);
     return packed_[0] + b * pitch_ + place(c);
   }
 
-  template <int pass>
-  State reduce_chunk(std::int64_t c, int b, const Row& row, bool keep) {
+  T peak(std::int64_t c, int b) {
     if (b == 0) pack(c);
     const T* in[kInputs];
     inputs(c, b, in);
+    return Kernel::peak(in, count_of(c));
+  }
+  template <int pass>
+  State reduce_chunk(std::int64_t c, int b, T peak, const Row& row, bool keep) const {
+    const T* in[kInputs];
+    inputs(c, b, in);
     const bool wants_terms = Kernel::kTerms && (keep || Kernel::kRowOutput);
-    return Kernel::template reduce<pass>(in, count_of(c), wants_terms ? terms(c, b) : nullptr, row);
+    return Kernel::template reduce<pass>(in, count_of(c), peak, wants_terms ? terms(c, b) : nullptr, row);
   }
 
   void map_chunk(std::int64_t c, int b, const Row& row, bool kept) {
@@ -154,13 +162,13 @@ class RowDriver {
       inputs(c, b, in);
       T* waiting = Kernel::kTerms ? terms(c, b) : nullptr;
       T maximum = T(0);
-      if (Kernel::kTerms)
-        maximum = kept ? maxima_[b * chunks_ + c] : Kernel::maximum(Kernel::template reduce<0>(in, count, waiting, row));
+      if (Kernel::kTerms) maximum = kept ? maxima_[b * chunks_ + c] : Kernel::peak(in, count);
+      if (Kernel::kTerms && !kept) Kernel::template reduce<0>(in, count, maximum, waiting, row);
       T* out = plan_.direct ? reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk : packed_[0] + b * pitch_ + place(c);
       Kernel::map(in, waiting, out, count, plan_.direct && plan_.stream, maximum, row, params_);
       if (plan_.direct) return;
       if (!transposed_) {
-        unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, 0), c * kChunk, count, out);
+        unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count, out);
       } else if (b == rows_ - 1) {
         const std::int64_t stride = plan_.row[0].stride[cpu::kOut];
         unpack_columns<V, S>(address(cpu::kOut, 0) + c * kChunk * stride, stride, rows_, count, packed_[0] + place(c),
@@ -187,23 +195,27 @@ class RowDriver {
 
   template <int pass>
   void reduce_block(Row* row) {
-    State state[V::W];
+    State state[kWidest];
     for (int b = 0; b < rows_; ++b) {
       state[b] = State::empty();
       trees_[b].clear();
     }
-    for (std::int64_t c = 0; c < chunks_; ++c)
+    for (std::int64_t c = 0; c < chunks_; ++c) {
+      T peaks[kWidest];
+      for (int b = 0; b < rows_; ++b) peaks[b] = peak(c, b);
       for (int b = 0; b < rows_; ++b) {
-        state[b] = reduce_chunk<pass>(c, b, row[b], keep_terms_);
-        if (keep_terms_) maxima_[b * chunks_ + c] = Kernel::maximum(state[b]);
+        state[b] = reduce_chunk<pass>(c, b, peaks[b], row[b], keep_terms_);
+        if (keep_terms_) maxima_[b * chunks_ + c] = peaks[b];
         if (c < chunks_ - 1) trees_[b].push(state[b]);
       }
+    }
     for (int b = 0; b < rows_; ++b) Kernel::finish(pass, trees_[b].finish(state[b]), row[b], params_);
   }
 
   void block(std::int64_t r, int rows, bool transposed) {
     begin_block(r, rows, transposed);
-    Row row[V::W] = {};
+    Row row[kWidest];
+    for (int b = 0; b < rows; ++b) row[b] = Row{};
     reduce_block<0>(row);
     if constexpr (Kernel::kPasses > 1) reduce_block<1>(row);
     if constexpr (Kernel::kRowOutput) {

@@ -22,14 +22,14 @@ struct F32 {
   static SUMEXP_FN F32 load(const float* p) { return vld1q_f32(p); }
   static SUMEXP_FN F32 load_part(const float* p, int n, float fill) {
     float part[W] = {fill, fill, fill, fill};
-    for (int i = 0; i < n; ++i) part[i] = p[i];
+    for (int i = 0; i < n; ++i) memcpy(part + i, p + i, sizeof(T));
     return vld1q_f32(part);
   }
   static SUMEXP_FN void store(float* p, F32 x) { vst1q_f32(p, x.v); }
   static SUMEXP_FN void store_part(float* p, F32 x, int n) {
     float part[W];
     vst1q_f32(part, x.v);
-    for (int i = 0; i < n; ++i) p[i] = part[i];
+    for (int i = 0; i < n; ++i) memcpy(p + i, part + i, sizeof(T));
   }
   static SUMEXP_FN void stream(float* p, F32 x) { vst1q_f32(p, x.v); }
 
@@ -63,14 +63,14 @@ struct F64 {
   static SUMEXP_FN F64 load(const double* p) { return vld1q_f64(p); }
   static SUMEXP_FN F64 load_part(const double* p, int n, double fill) {
     double part[W] = {fill, fill};
-    for (int i = 0; i < n; ++i) part[i] = p[i];
+    for (int i = 0; i < n; ++i) memcpy(part + i, p + i, sizeof(T));
     return vld1q_f64(part);
   }
   static SUMEXP_FN void store(double* p, F64 x) { vst1q_f64(p, x.v); }
   static SUMEXP_FN void store_part(double* p, F64 x, int n) {
     double part[W];
     vst1q_f64(part, x.v);
-    for (int i = 0; i < n; ++i) p[i] = part[i];
+    for (int i = 0; i < n; ++i) memcpy(p + i, part + i, sizeof(T));
   }
   static SUMEXP_FN void stream(double* p, F64 x) { vst1q_f64(p, x.v); }
 };

@@ -15,10 +15,24 @@ SUMEXP_FN float element(float x) { return x; }
 SUMEXP_FN double element(double x) { return x; }
 SUMEXP_FN float element(f16 h) { return to_float(h); }
 SUMEXP_FN float element(bf16 h) { return to_float(h); }
-SUMEXP_FN void put(float* p, float x) { *p = x; }
-SUMEXP_FN void put(double* p, double x) { *p = x; }
-SUMEXP_FN void put(f16* p, float x) { *p = to_f16(x); }
-SUMEXP_FN void put(bf16* p, float x) { *p = to_bf16(x); }
+SUMEXP_FN void convert(float x, float& to) { to = x; }
+SUMEXP_FN void convert(double x, double& to) { to = x; }
+SUMEXP_FN void convert(float x, f16& to) { to = to_f16(x); }
+SUMEXP_FN void convert(float x, bf16& to) { to = to_bf16(x); }
+
+// Arrays may lie at any address, also between the multiples of their element.
+template <class S>
+SUMEXP_FN auto get(const S* p) {
+  S stored;
+  memcpy(&stored, p, sizeof(S));
+  return element(stored);
+}
+template <class S, class T>
+SUMEXP_FN void put(S* p, T x) {
+  S stored;
+  convert(x, stored);
+  memcpy(p, &stored, sizeof(S));
+}
 
 template <class T_, int W_>
 struct Vector {
@@ -36,12 +50,12 @@ struct Vector {
   template <class S>  // S: T or a 16-bit format
   static SUMEXP_FN Vector load(const S* p) {
     Vector x;
-    for (int i = 0; i < W; ++i) x.v[i] = element(p[i]);
+    for (int i = 0; i < W; ++i) x.v[i] = get(p + i);
     return x;
   }
   static SUMEXP_FN Vector load_part(const T* p, int n, T fill) {
     Vector x(fill);
-    for (int i = 0; i < n; ++i) x.v[i] = p[i];
+    for (int i = 0; i < n; ++i) x.v[i] = get(p + i);
     return x;
   }
   template <class S>
@@ -49,7 +63,7 @@ struct Vector {
     for (int i = 0; i < W; ++i) put(p + i, x.v[i]);
   }
   static SUMEXP_FN void store_part(T* p, const Vector& x, int n) {
-    for (int i = 0; i < n; ++i) p[i] = x.v[i];
+    for (int i = 0; i < n; ++i) put(p + i, x.v[i]);
   }
   static SUMEXP_FN void stream(T* p, const Vector& x) { store(p, x); }
 };

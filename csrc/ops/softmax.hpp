@@ -43,9 +43,14 @@ template <class T>
 SUMEXP_FN TermScale<T> term_scale(const SoftmaxRow<T>& row, T chunk_m) {
   using O = WideOf<T>;
   if (!is_finite(chunk_m)) return {T(0), T(0), false, T(1), T(1)};
+  TermScale<T> scale;
+  if (chunk_m == row.m && chunk_m < Format<T>::direct && chunk_m > -Format<T>::direct) {  // the usual case, shorter
+    O::split(row.inverse, scale.h, scale.l);
+    const T step = static_cast<T>(kCarryDown<T>);
+    return {scale.h * step, scale.l * step, false, T(1), T(1)};
+  }
   const Base<T> base = base_of(chunk_m);
   const std::int64_t gap = exponent_gap(chunk_m, base.N, row.m, row.N);
-  TermScale<T> scale;
   O::split(row.inverse * anchor_factor(base), scale.h, scale.l);
   const T step = pow2<T>(gap - Format<T>::carry);
   scale.far = !(scale.h * step >= Format<T>::nearest_factor);
