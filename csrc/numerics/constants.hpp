@@ -13,12 +13,15 @@ struct ExpConstants<float> {
   static constexpr float ln2_hi = 0xb17218p-24f;  // 0.69314718246459960938
   static constexpr float ln2_lo = -0x82e308p-52f;  // -1.9046542121259335545e-9
   static constexpr float log2e = 0xb8aa3bp-23f;  // 1.4426950216293334961
-  static constexpr float q[5] = {
+  struct Q {
+    static constexpr int size = 5;
+    static constexpr float value[5] = {
       0xfffffep-25f /* 0.49999994039535522 */,
       0xaaaa45p-26f /* 0.16666515171527863 */,
       0xaaac28p-28f /* 0.041668087244033813 */,
       0x891f61p-30f /* 0.0083692977204918861 */,
       0xb5618dp-33f /* 0.001383827649988234 */};
+  };
 };
 
 // largest relative error 2^-57.894
@@ -27,7 +30,9 @@ struct ExpConstants<double> {
   static constexpr double ln2_hi = 0x162e42fefa39efp-53;  // 0.69314718055994528623
   static constexpr double ln2_lo = 0x1abc9e3b39803fp-108;  // 2.3190468138462995584e-17
   static constexpr double log2e = 0x171547652b82fep-52;  // 1.442695040888963387
-  static constexpr double q[10] = {
+  struct Q {
+    static constexpr int size = 10;
+    static constexpr double value[10] = {
       0x1000000000000ap-53 /* 0.50000000000000111 */,
       0x15555555555501p-55 /* 0.16666666666666433 */,
       0x155555555505fap-57 /* 0.041666666666525701 */,
@@ -38,21 +43,27 @@ struct ExpConstants<double> {
       0x171defbb3360ccp-71 /* 2.7557539056082856e-6 */,
       0x128aeeb4f5f985p-74 /* 2.7630783435558347e-7 */,
       0x1adcb60f9e4395p-78 /* 2.5017329520106086e-8 */};
+  };
 };
 
 // log(1 + f) = 2 s + s^3 w(s^2), s = f / (2 + f), 1 + f in [sqrt(1/2), sqrt(2)].
-// `narrow` serves f32 results, `full` f64 results carried in two doubles.
+// `Narrow` serves f32 results, `Full` f64 results carried in two doubles.
 struct LogConstants {
   // largest relative error 2^-52.233
-  static constexpr double narrow[6] = {
+  struct Narrow {
+    static constexpr int size = 6;
+    static constexpr double value[6] = {
       0x15555555553960p-53 /* 0.66666666666587204 */,
       0x1999999a294bc1p-54 /* 0.40000000052276269 */,
       0x124924176d6670p-54 /* 0.28571417129351229 */,
       0x1c722789a1e452p-55 /* 0.22223371715861845 */,
       0x1732c13d3cc788p-55 /* 0.18123641481502895 */,
       0x1587860c2f9f45p-55 /* 0.16819835276623443 */};
+  };
   // largest relative error 2^-60.69
-  static constexpr double full[10] = {
+  struct Full {
+    static constexpr int size = 10;
+    static constexpr double value[10] = {
       0x15555555555555p-53 /* 0.66666666666666663 */,
       0x1999999999999ap-54 /* 0.40000000000000002 */,
       0x12492492492451p-54 /* 0.28571428571428209 */,
@@ -63,6 +74,7 @@ struct LogConstants {
       0x1e20f6d7e898fep-56 /* 0.11769049426274944 */,
       0x1aaaf52de4924ep-56 /* 0.10417110796385851 */,
       0x1c4aae4809981bp-56 /* 0.1105145383713481 */};
+  };
   static constexpr double ln2_hi = 0x162e42fefa3800p-53;  // 42 bits of ln 2
   static constexpr double ln2_lo = 0x1ef35793c76730p-97;  // 5.4979230187083711552e-14
   static constexpr double ln2_tail = 0x1f97b57a079a19p-155;  // 1.9470450923807499075e-31

@@ -43,16 +43,18 @@ struct Format<double> {
   static constexpr double nearest_factor = 0x1p-960;
 };
 
-// The polynomial with coefficients table[i], table[i + 1], ... at x, FMA only: Horner's rule in x^2 over
-// pairs table[i] + table[i + 1] x. As many operations as Horner's own, half the latency.
-template <int i, int count, class V, class T>
-SUMEXP_FN V polynomial(const T (&table)[count], V x, V x2) {
-  if constexpr (i == count - 1) {
-    return V(table[i]);
+// The polynomial with coefficients Table::value[i], ... at x, FMA only: Horner's rule in x^2 over
+// pairs value[i] + value[i + 1] x. As many operations as Horner's own, half the latency.
+template <class Table, int i = 0, class V>
+SUMEXP_FN V polynomial(V x, V x2) {
+  constexpr auto even = Table::value[i];  // literals: device code may not name the array itself
+  if constexpr (i == Table::size - 1) {
+    return V(even);
   } else {
-    const V pair = fma(x, V(table[i + 1]), V(table[i]));
-    if constexpr (i == count - 2) return pair;
-    else return fma(polynomial<i + 2>(table, x, x2), x2, pair);
+    constexpr auto odd = Table::value[i + 1];
+    const V pair = fma(x, V(odd), V(even));
+    if constexpr (i == Table::size - 2) return pair;
+    else return fma(polynomial<Table, i + 2>(x, x2), x2, pair);
   }
 }
 
@@ -61,7 +63,7 @@ template <class V>
 SUMEXP_FN V expm1_reduced(V r) {
   using C = ExpConstants<ElementOf<V>>;
   const V r2 = r * r;
-  return fma(r2, polynomial<0>(C::q, r, r2), r);
+  return fma(r2, polynomial<typename C::Q>(r, r2), r);
 }
 
 template <class V>
@@ -87,7 +89,7 @@ SUMEXP_FN ExpParts<V> exp_parts(V x, const Reduction<V>& to) {
   const V r = fma(n, V(-C::ln2_hi), x);
   const V c = n * V(-C::ln2_lo);
   const V reduced = r + c, square = reduced * reduced;
-  const V u = fma(square, polynomial<0>(C::q, reduced, square), c);
+  const V u = fma(square, polynomial<typename C::Q>(reduced, square), c);
   return {r, u, pow2_field(t)};
 }
 
@@ -136,7 +138,7 @@ SUMEXP_FN Twin<D> exp_wide(Twin<D> rho) {
 }
 template <class D>
 SUMEXP_FN DD<D> exp_wide(DD<D> rho) {
-  const D r = rho.hi, r2 = r * r, q = polynomial<0>(ExpConstants<double>::q, r, r2);
+  const D r = rho.hi, r2 = r * r, q = polynomial<ExpConstants<double>::Q>(r, r2);
   const DD<D> sum = fast_two_sum(D(1.0), r);
   return fast_two_sum(sum.hi, sum.lo + fma(r2, q, fma(rho.lo, r, rho.lo)));
 }

@@ -94,9 +94,11 @@ def literal(x, bits, suffix):
 
 
 def emit(name, values, ctype):
+    """A table as a type, so that device code can take its entries as literals."""
     bits, suffix = FORMATS[ctype]
     body = ",\n      ".join(f"{literal(v, bits, suffix)} /* {mp.nstr(v, 17)} */" for v in values)
-    print(f"  static constexpr {ctype} {name}[{len(values)}] = {{\n      {body}}};")
+    print(f"  struct {name} {{\n    static constexpr int size = {len(values)};")
+    print(f"    static constexpr {ctype} value[{len(values)}] = {{\n      {body}}};\n  }};")
 
 
 def scalar(name, value, ctype):
@@ -120,13 +122,13 @@ def main():
         hi = scalar("ln2_hi", mp.log(2), ctype)
         scalar("ln2_lo", mp.log(2) - hi, ctype)
         scalar("log2e", 1 / mp.log(2), ctype)
-        emit("q", q, ctype)
+        emit("Q", q, ctype)
         print("};\n")
     print("// log(1 + f) = 2 s + s^3 w(s^2), s = f / (2 + f), 1 + f in [sqrt(1/2), sqrt(2)].")
-    print("// `narrow` serves f32 results, `full` f64 results carried in two doubles.")
+    print("// `Narrow` serves f32 results, `Full` f64 results carried in two doubles.")
     print("struct LogConstants {")
     top = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * (1 + mp.mpf(10) ** -9)
-    for name, degree in (("narrow", 5), ("full", 9)):
+    for name, degree in (("Narrow", 5), ("Full", 9)):
         w, error = fit(log_w, lambda u: u / 2, degree, mp.mpf(0), top, 53)
         print(f"  // largest relative error 2^{mp.nstr(mp.log(error, 2), 5)}")
         emit(name, w, "double")

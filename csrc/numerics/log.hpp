@@ -20,7 +20,7 @@ SUMEXP_FN D log1p_narrow(D u) {
   const D m = exponent_split(D(1.0) + u, k);
   const D f = pick(equal(k, D(0.0)), u, m - D(1.0));
   const D s = f / (D(2.0) + f), s2 = s * s;
-  const D tail = fma(s * s2, polynomial<0>(C::narrow, s2, s2 * s2), k * D(C::ln2_lo));
+  const D tail = fma(s * s2, polynomial<C::Narrow>(s2, s2 * s2), k * D(C::ln2_lo));
   return fma(k, D(C::ln2_hi), fma(D(2.0), s, tail));
 }
 SUMEXP_FN double log1p_wide(double u) { return log1p_narrow(u); }
@@ -42,7 +42,7 @@ SUMEXP_FN DD<D> log1p_wide(DD<D> u) {
   const DD<D> f = {pick(whole, u.hi, scaled.hi), pick(whole, u.lo, scaled.lo)};
   const DD<D> s = f / (DD<D>{D(2.0), D(0.0)} + f);
   const D s2 = s.hi * s.hi;
-  const D tail = fma(s.hi * s2, polynomial<0>(C::full, s2, s2 * s2), k * D(C::ln2_lo));
+  const D tail = fma(s.hi * s2, polynomial<C::Full>(s2, s2 * s2), k * D(C::ln2_lo));
   const DD<D> head = two_sum(k * D(C::ln2_hi), D(2.0) * s.hi);
   return fast_two_sum(head.hi, head.lo + fma(D(2.0), s.lo, tail));
 }

@@ -98,11 +98,16 @@ SUMEXP_FN bool needs_second_look(const ExpState<T>& chunk) {
   return head(chunk.R) > 0.0 && head(chunk.R) < kCarryUp<T> * 0x1p-8;
 }
 
+// a or b, member by member: a GPU keeps states in registers, which have no address to choose.
+template <class T>
+SUMEXP_FN ExpState<T> pick(bool mask, const ExpState<T>& a, const ExpState<T>& b) {
+  return {mask ? a.m : b.m, mask ? a.N : b.N, pick(mask, a.c, b.c), pick(mask, a.R, b.R)};
+}
+
 template <class T>
 SUMEXP_FN ExpState<T> merge(const ExpState<T>& a, const ExpState<T>& b) {
   const bool a_upper = a.m >= b.m;
-  const ExpState<T>& upper = a_upper ? a : b;
-  const ExpState<T>& lower = a_upper ? b : a;
+  const ExpState<T> upper = pick(a_upper, a, b), lower = pick(a_upper, b, a);
   if (a.m == b.m) return {a.m, a.N, a.c + b.c, a.R + b.R};
   const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
   return {upper.m, upper.N, upper.c, upper.R + shifted<T>(total(lower), gap)};

@@ -58,10 +58,9 @@ struct ExpDotState {
 template <class T>
 SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b) {
   const bool a_upper = a.sum.m >= b.sum.m;
-  const ExpDotState<T>& upper = a_upper ? a : b;
-  const ExpDotState<T>& lower = a_upper ? b : a;
-  const std::int64_t gap = exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N);
-  return {merge(a.sum, b.sum), upper.dot + shifted<T>(lower.dot, gap)};
+  const ExpState<T> upper = pick(a_upper, a.sum, b.sum), lower = pick(a_upper, b.sum, a.sum);
+  const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
+  return {merge(a.sum, b.sum), pick(a_upper, a.dot, b.dot) + shifted<T>(pick(a_upper, b.dot, a.dot), gap)};
 }
 
 template <class T>
