@@ -2,7 +2,7 @@
 // follows its own row through the very same definition. With at most one lane row (n <= kLanes) every lane
 // of the geometry holds one element, and the sum is the fold alone.
 //
-// A kernel returns false, having written nothing, when a row of the tile is special (a maximum that is not
+// `run` is one function for all storage types of V. A kernel returns false, having written nothing, when a row of the tile is special (a maximum that is not
 // finite or needs an anchor, a NaN); the row driver then takes these rows.
 #pragma once
 
@@ -158,14 +158,14 @@ struct SoftmaxTile {
     for (int j = 0; j < n; ++j) out[j] = last(probability(x[j], h, l));
     return true;
   }
-  static SUMEXP_FN bool run(V* const* in, int n, V* out, const TileParams<V>&) {
+  static bool run(V* const* in, int n, V* out, const TileParams<V>&) {
     return apply(in[0], n, out, [](V y) { return y; });
   }
 };
 
 template <class V>
 struct LogSumExpVjpTile : SoftmaxTile<V> {
-  static SUMEXP_FN bool run(V* const* in, int n, V* out, const TileParams<V>& params) {
+  static bool run(V* const* in, int n, V* out, const TileParams<V>& params) {
     return SoftmaxTile<V>::apply(in[0], n, out, [&](V y) { return quiet(y * params.row_input); });
   }
 };
@@ -180,7 +180,7 @@ template <class V>
 struct LogSoftmaxTile {
   static constexpr int kInputs = 1;
   static constexpr bool kRowOutput = false;
-  static SUMEXP_FN bool run(V* const* in, int n, V* out, const TileParams<V>&) {
+  static bool run(V* const* in, int n, V* out, const TileParams<V>&) {
     TileState<V> state;
     if (!tile_state<V, true, false>(in[0], n, state)) return false;
     const V L = tile_head(tile_log_over_max(state));
@@ -199,7 +199,7 @@ template <class V>
 struct LogSumExpTile {
   static constexpr int kInputs = 1;
   static constexpr bool kRowOutput = true;
-  static SUMEXP_FN bool run(V* const* in, int n, V* out, const TileParams<V>&) {
+  static bool run(V* const* in, int n, V* out, const TileParams<V>&) {
     TileState<V> state;
     if (!tile_state<V, true, false>(in[0], n, state)) return false;
     out[0] = plus_narrow(state.m, tile_log_over_max(state));
@@ -231,7 +231,7 @@ struct SumsTile {
     for (int a = 0; a < Op::kSums && pass * Op::kSums + a < RowScalars<V>::kMax; ++a)
       WideOf<V>::split(tile_fold_members(n, member[a]), row.h[pass * Op::kSums + a], row.l[pass * Op::kSums + a]);
   }
-  static SUMEXP_FN bool run(V* const* in, int n, V* out, const TileParams<V>& params) {
+  static bool run(V* const* in, int n, V* out, const TileParams<V>& params) {
     RowScalars<V> row;
     reduce<0>(in, n, row);
     if constexpr (Op::kPasses > 1) reduce<1>(in, n, row);
