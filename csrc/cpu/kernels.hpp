@@ -76,8 +76,9 @@ struct SoftmaxKernel : LogitsKernel<V> {
         return last(probability_far(memory.template load<V>(terms + i, T(0)), h, l, before, after));
       });
     } else {
+      const V top_term = V(k.top_term), top = V(k.top);
       store_chunk<V>(out, count, stream, [&](int i, auto memory) {
-        return last(probability(memory.template load<V>(terms + i, T(0)), h, l));
+        return last(probability(memory.template load<V>(terms + i, T(0)), h, l, top_term, top));
       });
     }
   }

@@ -1,4 +1,4 @@
-// The vocabulary for AVX-512 (F, BW, DQ, VL). See csrc/cpu/README in csrc/README.md for what each word means.
+// The vocabulary for AVX-512 (F, BW, DQ, VL); csrc/README.md lists its words.
 #pragma once
 
 #include <immintrin.h>

@@ -151,11 +151,15 @@ struct SoftmaxTile {
   static SUMEXP_FN bool apply(V* x, int n, V* out, Last last) {
     TileState<V> state;
     if (!tile_state<V, false, true>(x, n, state)) return false;
+    using O = WideOf<V>;
+    const Wide<V> inverse = O::constant(kCarryUp<T>) / state.R;
     V h, l;
-    WideOf<V>::split(WideOf<V>::constant(kCarryUp<T>) / state.R, h, l);
+    O::split(inverse, h, l);
     const V step = V(static_cast<T>(kCarryDown<T>));
     h = h * step, l = l * step;
-    for (int j = 0; j < n; ++j) out[j] = last(probability(x[j], h, l));
+    const V top = tile_head(inverse * exp_wide(remainder_wide(O::from(state.m), O::from(state.N))));
+    const V top_term = term(exp_parts(state.m, reduction_to(state.N)));
+    for (int j = 0; j < n; ++j) out[j] = last(probability(x[j], h, l, top_term, top));
     return true;
   }
   static bool run(V* const* in, int n, V* out, const TileParams<V>&) {

@@ -35,8 +35,10 @@ SUMEXP_FN Signed<T> logsumexp_finish_signed(const ExpState<T>& row) {
   using O = WideOf<T>;
   if (is_nan(row.R) || is_nan(row.c)) return {Limits<T>::nan(), Limits<T>::nan()};
   if (!is_finite(row.m)) {
-    const double c = head(row.c);  // +inf: the sign of its weights; -inf: an empty sum
-    return row.m > T(0) ? Signed<T>{row.m, T(c > 0 ? 1 : c < 0 ? -1 : 0)} : Signed<T>{row.m, T(0)};
+    if (row.m < T(0)) return {row.m, T(0)};  // an empty sum
+    const double c = head(row.c);            // +inf, with the sign of its weights; inf - inf when they cancel
+    if (c == 0.0) return {Limits<T>::nan(), Limits<T>::nan()};
+    return {row.m, T(c > 0.0 ? 1 : -1)};
   }
   const Wide<T> others = O::scaled(row.R / exp_wide(base_of(row.m).rho), kCarryDown<T>);
   const double sum = head(row.c + others);
