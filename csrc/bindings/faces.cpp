@@ -1,0 +1,355 @@
+// The public functions for NumPy arrays: softmax, log_softmax, logsumexp and their derivatives.
+//
+// They are plain CPython vectorcall functions, because on a row of 16 numbers the call is the cost:
+// arguments are compared by pointer, nothing is allocated but the result. Only exact ndarrays of the
+// four dtypes in native byte order are handled here. Everything else (torch tensors, lists, integers,
+// swapped bytes, DLPack) goes to sumexp._arrays.call, which makes such arrays and calls again.
+#include "faces.hpp"
+
+#include "docs.hpp"
+
+namespace sumexp::python {
+
+namespace {
+
+enum Slot { kArray0, kArray1, kArray2, kAxis, kTemperature, kB, kKeepdims, kReturnSign, kWhere, kOut, kSlots };
+
+struct Face {
+  const char* name;
+  const char* doc;
+  Op op;
+  const char* arrays[kMaxInputs];  // positional array arguments; the last one gives the shape
+  bool axis_none;                  // the default axis is None, not -1
+  Slot keywords[6];                // after axis, keyword-only; ends at the first kArray0
+};
+
+// The order of the keyword-only arguments is that of the signature in docs.hpp.
+constexpr Face kFaces[] = {
+    {"softmax", docs::softmax, Op::softmax, {"x"}, false, {kTemperature, kWhere, kOut}},
+    {"log_softmax", docs::log_softmax, Op::log_softmax, {"x"}, false, {kTemperature, kWhere, kOut}},
+    {"logsumexp", docs::logsumexp, Op::logsumexp, {"x"}, true, {kB, kKeepdims, kReturnSign, kWhere, kOut}},
+    {"softmax_vjp", docs::softmax_vjp, Op::softmax_vjp, {"g", "y"}, false, {kTemperature, kOut}},
+    {"softmax_jvp", docs::softmax_jvp, Op::softmax_vjp, {"t", "y"}, false, {kTemperature, kOut}},
+    {"log_softmax_vjp", docs::log_softmax_vjp, Op::log_softmax_vjp, {"g", "y"}, false, {kTemperature, kOut}},
+    {"log_softmax_jvp", docs::log_softmax_jvp, Op::log_softmax_jvp, {"t", "y"}, false, {kTemperature, kOut}},
+    {"logsumexp_vjp", docs::logsumexp_vjp, Op::logsumexp_vjp, {"g", "x"}, true, {kKeepdims, kOut}},
+    {"logsumexp_jvp", docs::logsumexp_jvp, Op::logsumexp_jvp, {"t", "x"}, true, {kKeepdims, kOut}},
+    {"softmax_hvp", docs::softmax_hvp, Op::softmax_hvp, {"g", "v", "y"}, false, {kTemperature, kOut}},
+    {"log_softmax_hvp", docs::log_softmax_hvp, Op::log_softmax_hvp, {"g", "v", "y"}, false, {kTemperature, kOut}},
+};
+constexpr int kFaceCount = static_cast<int>(std::size(kFaces));
+
+constexpr int array_count(const Face& face) {
+  int n = 0;
+  while (n < kMaxInputs && face.arrays[n]) ++n;
+  return n;
+}
+
+const char* slot_name(const Face& face, int slot) {
+  constexpr const char* names[] = {"", "", "", "axis", "temperature", "b", "keepdims", "return_sign", "where", "out"};
+  return slot < kAxis ? face.arrays[slot] : names[slot];
+}
+
+// -- arguments -------------------------------------------------------------------------------------------
+
+struct Keyword {
+  PyObject* name = nullptr;  // interned, so that a call's keywords match by pointer
+  int slot = 0;
+};
+Keyword keywords[kFaceCount][kSlots + 1];  // filled at import; ends with a null name
+
+using Arguments = PyObject* [kSlots];  // borrowed; null where not given
+
+int find_keyword(const Keyword* table, PyObject* name) {
+  for (const Keyword* k = table; k->name; ++k)
+    if (k->name == name) return k->slot;
+  for (const Keyword* k = table; k->name; ++k)
+    if (PyUnicode_Compare(k->name, name) == 0) return k->slot;
+  return -1;
+}
+
+bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames,
+           Arguments& out) {
+  const int arrays = array_count(face);
+  if (nargs > arrays + 1) {
+    PyErr_Format(PyExc_TypeError, "%s() takes from %d to %d positional arguments but %zd were given", face.name,
+                 arrays, arrays + 1, nargs);
+    return false;
+  }
+  for (Py_ssize_t k = 0; k < nargs; ++k) out[k < arrays ? k : Py_ssize_t{kAxis}] = args[k];
+  const Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+  for (Py_ssize_t k = 0; k < named; ++k) {
+    PyObject* name = PyTuple_GET_ITEM(kwnames, k);
+    const int slot = find_keyword(table, name);
+    if (slot < 0 || out[slot]) {
+      PyErr_Format(PyExc_TypeError,
+                   slot < 0 ? "%s() got an unexpected keyword argument '%U'"
+                            : "%s() got multiple values for argument '%U'",
+                   face.name, name);
+      return false;
+    }
+    out[slot] = args[nargs + k];
+  }
+  for (int k = 0; k < arrays; ++k)
+    if (!out[k]) {
+      PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s' (pos %d)", face.name, face.arrays[k],
+                   k + 1);
+      return false;
+    }
+  for (int slot : {kB, kWhere, kOut})
+    if (out[slot] == Py_None) out[slot] = nullptr;
+  return true;
+}
+
+bool parse_temperature(const Face& face, PyObject* given, double* value) {
+  *value = PyFloat_AsDouble(given);
+  if (*value == -1.0 && PyErr_Occurred()) {
+    PyErr_Format(PyExc_TypeError, "%s: temperature is %R, accepted: a float > 0", face.name, given);
+    return false;
+  }
+  if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
+  PyErr_Format(PyExc_ValueError, "%s: temperature is %R, accepted: a finite number > 0", face.name, given);
+  return false;
+}
+
+bool parse_flag(PyObject* given, bool* value) {
+  const int truth = given ? PyObject_IsTrue(given) : 0;
+  *value = truth > 0;
+  return truth >= 0;
+}
+
+// The one dtype of all the call's arrays, or -1 when any of them is not a plain array of the kernels'.
+int plain_dtype(const Arguments& a, int arrays) {
+  int code = -1;
+  for (int slot : {0, 1, 2, static_cast<int>(kB)}) {
+    if ((slot < kAxis && slot >= arrays) || !a[slot]) continue;
+    if (!is_ndarray(a[slot]) || !(as_array(a[slot])->flags & kAligned)) return -1;
+    const int this_code = dtype_code(as_array(a[slot]));
+    if (this_code < 0 || (code >= 0 && this_code != code)) return -1;
+    code = this_code;
+  }
+  const bool mask_fits = !a[kWhere] || (is_ndarray(a[kWhere]) && descr(as_array(a[kWhere]))->type_num == kBoolNum);
+  return mask_fits && (!a[kOut] || is_ndarray(a[kOut])) ? code : -1;
+}
+
+PyObject* call_slow_path(const Face& face, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+  try {
+    py::tuple positional(nargs);
+    for (Py_ssize_t k = 0; k < nargs; ++k) positional[k] = py::handle(args[k]);
+    py::dict named;
+    for (Py_ssize_t k = 0; kwnames && k < PyTuple_GET_SIZE(kwnames); ++k)
+      named[py::handle(PyTuple_GET_ITEM(kwnames, k))] = py::handle(args[nargs + k]);
+    const auto call = py::reinterpret_steal<py::object>(slow_path("call"));
+    if (!call) return nullptr;
+    return call(face.name, positional, named).release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return nullptr;
+  }
+}
+
+// -- shapes and results ------------------------------------------------------------------------------------
+
+bool shape_error(const Face& face, const char* argument, const Shape& given, const Shape& accepted,
+                 const char* why) {
+  const auto g = py::reinterpret_steal<py::object>(shape_tuple(given));
+  const auto a = py::reinterpret_steal<py::object>(shape_tuple(accepted));
+  if (g && a)
+    PyErr_Format(PyExc_ValueError, "%s: %s has shape %R, accepted: %R, %s", face.name, argument, g.ptr(), a.ptr(),
+                 why);
+  return false;
+}
+
+PyObject* new_array(const Shape& shape, PyObject* descriptor) {
+  Py_INCREF(descriptor);  // stolen below
+  Py_intptr_t dims[kMaxDims];
+  for (int d = 0; d < shape.ndim; ++d) dims[d] = shape.dims[d];
+  return numpy.new_from_descr(numpy.array_type, descriptor, shape.ndim, dims, nullptr, nullptr, 0, nullptr);
+}
+
+bool check_out(const Face& face, const Array* out, const Array* like, const Shape& shape) {
+  const Shape given = shape_of(out);
+  if (dtype_code(out) != dtype_code(like)) {
+    PyErr_Format(PyExc_TypeError, "%s: out has dtype %S, accepted: %S, the dtype of the result", face.name,
+                 out->descr, like->descr);
+  } else if (!(given == shape)) {
+    return shape_error(face, "out", given, shape, "the shape of the result");
+  } else if (!(out->flags & kWriteable) || !(out->flags & kAligned)) {
+    PyErr_Format(PyExc_ValueError, "%s: out is %s, accepted: a writeable, aligned array", face.name,
+                 out->flags & kWriteable ? "not aligned" : "read-only");
+  } else {
+    return true;
+  }
+  return false;
+}
+
+// Bounds that meet need not mean shared memory (the odd and even columns of one array): ask NumPy then.
+bool check_disjoint(const Face& face, const char* argument, PyObject* out, PyObject* input) {
+  const auto helper = py::reinterpret_steal<py::object>(slow_path("shares_memory"));
+  if (!helper) return false;
+  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallFunctionObjArgs(helper.ptr(), out, input, nullptr));
+  if (!answer) return false;
+  if (answer.ptr() == Py_False) return true;
+  PyErr_Format(PyExc_ValueError,
+               "%s: out overlaps %s, accepted: memory of its own, or exactly an input of the result's shape",
+               face.name, argument);
+  return false;
+}
+
+// -- the call ------------------------------------------------------------------------------------------------
+
+// Any of the functions, on plain arrays of one dtype `code`.
+PyObject* call_plain(const Face& face, const Arguments& a, int code) {
+  const int arrays = array_count(face), item = item_size(code);
+  const Array* main = as_array(a[arrays - 1]);
+  Call call;
+  call.op = face.op;
+  call.dtype = static_cast<DType>(code);
+
+  // The shape of the call: that of the main array, broadcast against the weights.
+  Shape full = shape_of(main);
+  if (a[kB]) {
+    const Shape x = full, b = shape_of(as_array(a[kB]));
+    if (!broadcast_shapes(x, b, &full)) return shape_error(face, "b", b, x, "broadcast with it"), nullptr;
+  }
+  call.ndim = full.ndim;
+  call.shape = full.dims;
+  const bool axis_is_none = a[kAxis] ? a[kAxis] == Py_None : face.axis_none;
+  if (!a[kAxis] && !axis_is_none)
+    call.axes = full.ndim ? std::uint64_t{1} << (full.ndim - 1) : 0;
+  else if (!parse_axes(face.name, axis_is_none ? Py_None : a[kAxis], full.ndim, &call.axes))
+    return nullptr;
+  bool keepdims, return_sign;
+  if (!parse_flag(a[kKeepdims], &keepdims) || !parse_flag(a[kReturnSign], &return_sign)) return nullptr;
+  if (a[kTemperature] && !parse_temperature(face, a[kTemperature], &call.temperature)) return nullptr;
+
+  // Inputs. The two derivatives of logsumexp list x first in the operation table.
+  Operand in[kMaxInputs], mask, out, sign;
+  PyObject* source[kMaxInputs] = {};
+  const bool x_first = face.op == Op::logsumexp_vjp || face.op == Op::logsumexp_jvp;
+  const int inputs = arrays + (a[kB] ? 1 : 0);
+  for (int k = 0; k < inputs; ++k) {
+    const int slot = k >= arrays ? static_cast<int>(kB) : x_first ? 1 - k : k;
+    const Array* array = as_array(a[slot]);
+    source[k] = a[slot];
+    if (input_is_row(face.op, k)) {
+      const Shape row = row_shape(full, call.axes, keepdims), given = shape_of(array);
+      if (!(given == row))
+        return shape_error(face, face.arrays[slot], given, row, "the shape of the result of logsumexp"), nullptr;
+      spread_row(array, keepdims, full, call.axes, &in[k]);
+    } else {
+      if (slot < arrays - 1 && !(shape_of(array) == full))
+        return shape_error(face, face.arrays[slot], shape_of(array), full, "the shape of the last array"), nullptr;
+      broadcast(array, full, &in[k]);
+    }
+    call.in[k] = in[k].view();
+  }
+  if (a[kWhere]) {
+    if (!broadcast(as_array(a[kWhere]), full, &mask))
+      return shape_error(face, "where", shape_of(as_array(a[kWhere])), full, "or what broadcasts to it"), nullptr;
+    call.where = mask.view();
+  }
+
+  // The result: checked before anything is written, or new and laid out like the main array.
+  const bool is_row = out_is_row(face.op);
+  const Shape result_shape = is_row ? row_shape(full, call.axes, keepdims) : full;
+  py::object result, signs;
+  if (a[kOut]) {
+    if (!check_out(face, as_array(a[kOut]), main, result_shape)) return nullptr;
+    result = py::reinterpret_borrow<py::object>(a[kOut]);
+  } else if (is_row || (main->flags & kCContiguous)) {
+    result = py::reinterpret_steal<py::object>(new_array(result_shape, main->descr));
+  } else {
+    result = py::reinterpret_steal<py::object>(numpy.new_like(a[arrays - 1], /*order K*/ 2, nullptr, 0));
+  }
+  if (!result) return nullptr;
+  const auto lay_out = [&](PyObject* array, Operand* operand) {
+    if (is_row) spread_row(as_array(array), keepdims, full, call.axes, operand);
+    else broadcast(as_array(array), full, operand);
+  };
+  lay_out(result.ptr(), &out);
+  call.out = out.view();
+
+  if (a[kOut]) {
+    const Shape out_extent = is_row ? row_shape(full, call.axes, true) : full;
+    if (overlaps_itself(out, item, out_extent)) {
+      PyErr_Format(PyExc_ValueError, "%s: out has elements that share memory, accepted: distinct elements", face.name);
+      return nullptr;
+    }
+    for (int k = 0; k <= inputs; ++k) {  // the last turn is the mask's
+      const bool is_mask = k == inputs;
+      if (is_mask && !a[kWhere]) continue;
+      const Operand& input = is_mask ? mask : in[k];
+      if (!is_mask && !is_row && !input_is_row(face.op, k) && same_elements(input, out, full)) continue;
+      if (!bounds_meet(out, item, input, is_mask ? 1 : item, out_extent, full)) continue;
+      const char* name = is_mask ? "where" : k >= arrays ? "b" : face.arrays[x_first ? 1 - k : k];
+      if (!check_disjoint(face, name, a[kOut], is_mask ? a[kWhere] : source[k])) return nullptr;
+    }
+  }
+  if (return_sign && a[kB]) {
+    signs = py::reinterpret_steal<py::object>(new_array(result_shape, main->descr));
+    if (!signs) return nullptr;
+    lay_out(signs.ptr(), &sign);
+    call.sign = sign.view();
+  }
+
+  if (!run_call(call, full.size(), face.name)) return nullptr;
+  if (return_sign && !a[kB]) {  // a plain sum of exponentials is positive, or 0, or NaN
+    const auto helper = py::reinterpret_steal<py::object>(slow_path("signs"));
+    if (helper) signs = py::reinterpret_steal<py::object>(PyObject_CallOneArg(helper.ptr(), result.ptr()));
+    if (!signs) return nullptr;
+  }
+  PyObject* value = a[kOut] ? result.release().ptr() : numpy.unwrap_0d(result.release().ptr());
+  if (!return_sign || !value) return value;
+  PyObject* sign_value = numpy.unwrap_0d(signs.release().ptr());
+  if (!sign_value) return Py_DECREF(value), nullptr;
+  return Py_BuildValue("(NN)", value, sign_value);
+}
+
+template <int I>
+PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+  constexpr const Face& face = kFaces[I];
+  Arguments a = {};
+  if (!parse(face, keywords[I], args, nargs, kwnames, a)) return nullptr;
+  const int code = plain_dtype(a, array_count(face));
+  return code < 0 ? call_slow_path(face, args, nargs, kwnames) : call_plain(face, a, code);
+}
+
+template <int... I>
+void add_all(py::module_& module, std::integer_sequence<int, I...>) {
+  // CPython keeps pointers to these for the life of the process.
+  static PyMethodDef methods[] = {
+      {kFaces[I].name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<I>)),
+       METH_FASTCALL | METH_KEYWORDS, kFaces[I].doc}...};
+  const py::str home("sumexp");  // the public module, for __module__ and pickle
+  for (PyMethodDef& method : methods) {
+    const auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&method, nullptr, home.ptr()));
+    if (!function) throw py::error_already_set();
+    module.add_object(method.ml_name, function);
+  }
+}
+
+}  // namespace
+
+PyObject* slow_path(const char* helper) {
+  PyObject* module = PyImport_ImportModule("sumexp._arrays");
+  PyObject* function = module ? PyObject_GetAttrString(module, helper) : nullptr;
+  Py_XDECREF(module);
+  return function;
+}
+
+void add_faces(py::module_& module) {
+  for (int f = 0; f < kFaceCount; ++f) {
+    int n = 0;
+    const auto add = [&](int slot) {
+      keywords[f][n++] = {PyUnicode_InternFromString(slot_name(kFaces[f], slot)), slot};
+    };
+    for (int k = 0; k < array_count(kFaces[f]); ++k) add(k);
+    add(kAxis);
+    for (Slot slot : kFaces[f].keywords)
+      if (slot != kArray0) add(slot);
+  }
+  add_all(module, std::make_integer_sequence<int, kFaceCount>{});
+}
+
+}  // namespace sumexp::python

@@ -1,0 +1,16 @@
+// What the Python-visible parts of the module offer to module.cpp.
+#pragma once
+
+#include "operands.hpp"
+
+namespace sumexp::python {
+
+extern PyObject* axis_error;  // operands.cpp
+
+void add_faces(py::module_& module);    // faces.cpp: softmax ... log_softmax_hvp
+void add_tensors(py::module_& module);  // tensors.cpp: run_raw, run_tensors
+
+// A helper of sumexp._arrays, the Python side of the slow path; imported on first use. New reference.
+PyObject* slow_path(const char* helper);
+
+}  // namespace sumexp::python

@@ -1,0 +1,73 @@
+// The extension module sumexp._core: the public functions, and what surrounds them.
+#include "faces.hpp"
+
+#include <string>
+
+namespace sumexp::python {
+namespace {
+
+void raise(const Status& status) {
+  if (!status.ok()) throw py::value_error(status.message);
+}
+
+// y: C-contiguous (..., K); returns (..., K, K). sumexp._arrays prepares y and documents the three.
+py::object matrix_of(int which, const py::array& y) {
+  const Array* in = as_array(y.ptr());
+  const int code = dtype_code(in);
+  if (code < 0 || in->nd < 1 || !(in->flags & kCContiguous))
+    throw py::type_error("y must be a C-contiguous array of a floating dtype with at least one dimension");
+  std::vector<py::ssize_t> shape(in->dimensions, in->dimensions + in->nd);
+  const py::ssize_t k = shape.back();
+  shape.push_back(k);
+  py::array out(y.dtype(), shape);
+  const py::ssize_t rows = k ? y.size() / k : 0;
+  Status status;
+  {
+    const py::gil_scoped_release release;
+    status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out.ptr())->data, rows, k);
+  }
+  raise(status);
+  return std::move(out);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = version();
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "gcc " __VERSION__;
+#else
+  info["compiler"] = "unknown";
+#endif
+  info["build_type"] = SUMEXP_BUILD_TYPE;
+  info["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR);
+  info["isa"] = isa();
+  info["compiled_isas"] = compiled_isas();
+  info["usable_isas"] = usable_isas();
+  info["cuda"] = false;
+  info["num_threads"] = get_num_threads();
+  return info;
+}
+
+}  // namespace
+}  // namespace sumexp::python
+
+// Looked for by name: how threadpoolctl tells this module from the others called _core.
+extern "C" SUMEXP_API int sumexp_core_num_threads() { return sumexp::get_num_threads(); }
+
+// NumPy refuses to be loaded into a second interpreter, so this module does too, in so many words.
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(), pybind11::multiple_interpreters::not_supported()) {
+  using namespace sumexp::python;
+  numpy.load();
+  axis_error = py::object(py::module_::import("numpy.exceptions").attr("AxisError")).release().ptr();
+  m.attr("__version__") = sumexp::version();
+  add_faces(m);
+  add_tensors(m);
+  m.def("matrix", &matrix_of, py::arg("which"), py::arg("y"));
+  m.def("build_info", &build_info);
+  m.def("get_num_threads", &sumexp::get_num_threads);
+  m.def("set_num_threads", [](int n) { raise(sumexp::set_num_threads(n)); }, py::arg("n"));
+  m.def("get_isa", [] { return std::string(sumexp::isa()); });
+  m.def("set_isa", [](const std::string& name) { raise(sumexp::set_isa(name.c_str())); }, py::arg("name"));
+}

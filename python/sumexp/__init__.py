@@ -1,0 +1,52 @@
+"""sumexp: softmax, log_softmax, logsumexp and their derivatives, at memory speed, within 2 ulp, and with the
+same bits on every CPU, thread count and batch size.
+
+    import sumexp as se
+    p = se.softmax(x)                      # NumPy arrays, torch tensors, anything with DLPack
+    l = se.logsumexp(x, axis=0)
+    dx = se.log_softmax_vjp(g, se.log_softmax(x))
+
+sumexp.special has scipy.special's signatures; sumexp.torch has torch.nn.functional's.
+"""
+
+from . import _config, special
+from ._arrays import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
+from ._config import get_num_threads, set_num_threads, show_config
+from ._core import (
+    __version__,
+    log_softmax,
+    log_softmax_hvp,
+    log_softmax_jvp,
+    log_softmax_vjp,
+    logsumexp,
+    logsumexp_jvp,
+    logsumexp_vjp,
+    softmax,
+    softmax_hvp,
+    softmax_jvp,
+    softmax_vjp,
+)
+
+__all__ = [
+    "__version__",
+    "get_num_threads",
+    "log_softmax",
+    "log_softmax_hvp",
+    "log_softmax_jacobian",
+    "log_softmax_jvp",
+    "log_softmax_vjp",
+    "logsumexp",
+    "logsumexp_hessian",
+    "logsumexp_jvp",
+    "logsumexp_vjp",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "softmax_hvp",
+    "softmax_jacobian",
+    "softmax_jvp",
+    "softmax_vjp",
+    "special",
+]
+
+_config.register_threadpoolctl()

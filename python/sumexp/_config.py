@@ -1,0 +1,90 @@
+"""What was built and what was chosen: show_config, and the number of threads."""
+
+import operator
+import os
+import platform
+import sys
+
+import numpy as np
+
+from . import _core
+
+
+def get_num_threads():
+    """The number of threads a call may use: set_num_threads, else SUMEXP_NUM_THREADS, else the usable CPUs."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(n):
+    """Sets the number of threads a call may use, n >= 1, for the whole process. Results do not depend on it."""
+    try:
+        count = operator.index(n)
+    except TypeError:
+        raise TypeError(f"set_num_threads: n is {n!r}, accepted: an int >= 1") from None
+    if not 1 <= count < 2**31:
+        raise ValueError(f"set_num_threads: n is {n!r}, accepted: an int >= 1")
+    _core.set_num_threads(count)
+
+
+def show_config(mode="stdout"):
+    """Prints what was built and what was chosen at run time; with mode="dicts" returns it instead."""
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"show_config: mode is {mode!r}, accepted: 'stdout', 'dicts'")
+    core = _core.build_info()
+    config = {
+        "sumexp": {"version": core["version"], "location": os.path.dirname(__file__)},
+        "build": {
+            "compiler": core["compiler"],
+            "build type": core["build_type"],
+            "pybind11": core["pybind11"],
+            "instruction sets": core["compiled_isas"],
+            "cuda": core["cuda"],
+        },
+        "run time": {
+            "instruction set": core["isa"],
+            "usable here": core["usable_isas"],
+            "threads": core["num_threads"],
+            "SUMEXP_ISA": os.environ.get("SUMEXP_ISA"),
+            "SUMEXP_NUM_THREADS": os.environ.get("SUMEXP_NUM_THREADS"),
+        },
+        "around it": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": getattr(sys.modules.get("torch"), "__version__", "not imported"),
+            "machine": f"{platform.system()} {platform.machine()}",
+        },
+    }
+    if mode == "dicts":
+        return config
+    for section, entries in config.items():
+        print(section)
+        for key, value in entries.items():
+            print(f"  {key:<20} {'not set' if value is None else value}")
+
+
+def register_threadpoolctl():
+    """Makes threadpoolctl's limits and listings include this library's threads, where it is installed."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+
+    class SumexpController(threadpoolctl.LibController):
+        user_api = "sumexp"
+        internal_api = "sumexp"
+        filename_prefixes = ("_core",)
+        check_symbols = ("sumexp_core_num_threads",)
+
+        def get_num_threads(self):
+            return _core.get_num_threads()
+
+        def set_num_threads(self, num_threads):
+            _core.set_num_threads(num_threads)
+
+        def get_version(self):
+            return _core.__version__
+
+        def set_additional_attributes(self):
+            self.instruction_set = _core.get_isa()
+
+    threadpoolctl.register(SumexpController)

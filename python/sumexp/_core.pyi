@@ -1,0 +1,139 @@
+"""Types of the extension module. The public functions take any array and return what they took: a NumPy
+array for NumPy arrays and array-likes, a torch tensor for torch tensors, and so on; hence Any."""
+
+from typing import Any, SupportsFloat, SupportsIndex, TypeAlias
+
+from numpy.typing import ArrayLike
+
+_Array: TypeAlias = ArrayLike | Any
+_Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
+
+__version__: str
+
+def softmax(
+    x: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    where: ArrayLike | None = None,
+    out: _Array | None = None,
+) -> Any: ...
+def log_softmax(
+    x: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    where: ArrayLike | None = None,
+    out: _Array | None = None,
+) -> Any: ...
+def logsumexp(
+    x: _Array,
+    axis: _Axis = None,
+    *,
+    b: _Array | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: ArrayLike | None = None,
+    out: _Array | None = None,
+) -> Any: ...
+def softmax_vjp(
+    g: _Array,
+    y: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: _Array | None = None,
+) -> Any: ...
+def softmax_jvp(
+    t: _Array,
+    y: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: _Array | None = None,
+) -> Any: ...
+def log_softmax_vjp(
+    g: _Array,
+    y: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: _Array | None = None,
+) -> Any: ...
+def log_softmax_jvp(
+    t: _Array,
+    y: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: _Array | None = None,
+) -> Any: ...
+def logsumexp_vjp(
+    g: _Array,
+    x: _Array,
+    axis: _Axis = None,
+    *,
+    keepdims: bool = False,
+    out: _Array | None = None,
+) -> Any: ...
+def logsumexp_jvp(
+    t: _Array,
+    x: _Array,
+    axis: _Axis = None,
+    *,
+    keepdims: bool = False,
+    out: _Array | None = None,
+) -> Any: ...
+def softmax_hvp(
+    g: _Array,
+    v: _Array,
+    y: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: _Array | None = None,
+) -> Any: ...
+def log_softmax_hvp(
+    g: _Array,
+    v: _Array,
+    y: _Array,
+    axis: _Axis = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: _Array | None = None,
+) -> Any: ...
+
+# -- not public ----------------------------------------------------------------------------------------------
+
+def run_tensors(
+    op: int,
+    inputs: tuple[Any, ...],
+    out: Any,
+    dim: _Axis,
+    temperature: float = 1.0,
+    where: Any | None = None,
+    sign: Any | None = None,
+    /,
+) -> None: ...
+def run_raw(
+    op: int,
+    dtype: int,
+    shape: tuple[int, ...],
+    axes: int,
+    in_ptrs: tuple[int, ...],
+    in_strides: tuple[tuple[int, ...], ...],
+    out_ptr: int,
+    out_strides: tuple[int, ...],
+    temperature: float = 1.0,
+    where_ptr: int = 0,
+    where_strides: tuple[int, ...] = (),
+    sign_ptr: int = 0,
+    sign_strides: tuple[int, ...] = (),
+    /,
+) -> None: ...
+def matrix(which: SupportsIndex, y: Any) -> Any: ...
+def build_info() -> dict[str, Any]: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: SupportsIndex) -> None: ...
+def get_isa() -> str: ...
+def set_isa(name: str) -> None: ...

@@ -1,0 +1,15 @@
+"""sumexp for torch: softmax, log_softmax and logsumexp under torch.nn.functional's names and signatures.
+
+    import sumexp.torch as st
+    p = st.softmax(x, dim=-1)              # autograd, forward mode, torch.func, vmap, compile, export
+    layer = st.nn.Softmax(dim=-1)
+
+CPU tensors of float16, bfloat16, float32 and float64 are computed by this library, everything else (other
+devices, tensor subclasses, sparse layouts, complex numbers) by torch's own functions.
+"""
+
+from . import nn
+from ._dispatch import dispatch as _dispatch
+from ._front import log_softmax, logsumexp, softmax
+
+__all__ = ["log_softmax", "logsumexp", "nn", "softmax"]

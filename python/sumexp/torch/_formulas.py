@@ -1,0 +1,52 @@
+"""The derivative operations written out in torch's own: for tensors and transforms the kernels do not serve.
+
+Tensors and names as in csrc/include/sumexp/sumexp.hpp.
+"""
+
+import torch
+
+
+def total(t, dims):
+    """The sum over dims, keeping them; torch takes an empty list for all dimensions, here it is none."""
+    return t.sum(dims, keepdim=True) if dims else t
+
+
+def softmax(x, dims, T=1.0):
+    return log_softmax(x, dims, T).exp() if len(dims) != 1 else torch.softmax(x if T == 1 else x / T, dims[0])
+
+
+def log_softmax(x, dims, T=1.0):
+    x = x if T == 1 else x / T
+    if len(dims) == 1:
+        return torch.log_softmax(x, dims[0])
+    return x - (torch.logsumexp(x, dims, keepdim=True) if dims else x)
+
+
+def softmax_vjp(g, y, dims, T=1.0):
+    return y * (g - total(y * g, dims)) / T
+
+
+def log_softmax_vjp(g, y, dims, T=1.0):
+    return (g - y.exp() * total(g, dims)) / T
+
+
+def log_softmax_jvp(t, y, dims, T=1.0):
+    return (t - total(y.exp() * t, dims)) / T
+
+
+def logsumexp_vjp(x, g, dims, T=1.0):
+    return g * softmax(x, dims)
+
+
+def logsumexp_jvp(x, t, dims, T=1.0):
+    return total(softmax(x, dims) * t, dims)
+
+
+def softmax_hvp(g, v, y, dims, T=1.0):
+    gs, vs = total(y * g, dims), total(y * v, dims)
+    return y * ((v - vs) * (g - gs) - (total(y * g * v, dims) - gs * vs)) / T**2
+
+
+def log_softmax_hvp(g, v, y, dims, T=1.0):
+    s = y.exp()
+    return -total(g, dims) * s * (v - total(s * v, dims)) / T**2

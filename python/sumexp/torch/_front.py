@@ -1,0 +1,136 @@
+"""The front door: softmax, log_softmax and logsumexp of any tensor, under any transform.
+
+torch has no single way to register an operation that serves every transform: a registered operation has no
+forward-mode derivative (torch.func.jvp would see zero tangents), and an autograd.Function with one breaks
+torch.compile. So each call takes the way that is right for its situation, the first of:
+
+1. a tensor that the kernels do not take (another device, a tensor subclass, a sparse layout, integers):
+   torch's own function;
+2. compiling or exporting: the registered operation; inside a functorch transform torch's own function;
+3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one;
+4. a functorch transform is active: a Function of the kind functorch takes;
+5. a gradient or a tangent is recorded: a Function of the fast kind;
+6. otherwise: the kernel.
+"""
+
+import torch
+from torch.compiler import is_compiling
+
+from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
+from ._kernels import DTYPES, PLAIN_TYPES, is_traced, run
+from ._private import FakeTensor, FunctionalTensor, forward_ad, functorch_active
+
+_STAND_INS = (FakeTensor, FunctionalTensor)
+_F = torch.nn.functional
+
+
+def is_ours(x):
+    """Whether the kernels take such a tensor."""
+    kind = type(x)
+    return (
+        (kind in PLAIN_TYPES or kind in _STAND_INS)
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and x.layout is torch.strided
+        and not x.is_nested
+    )
+
+
+def dims_of(dim, ndim):
+    """dim, an int or a sequence of them, as a tuple of dimensions counted from 0."""
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
+    for d in dims:
+        if not least <= d <= most:
+            raise IndexError(f"Dimension out of range (expected to be in range of [{least}, {most}], but got {d})")
+    if ndim == 0:
+        return ()
+    dims = tuple(d % ndim for d in dims)
+    if len(set(dims)) < len(dims):
+        raise RuntimeError(f"dim {dim} names a dimension twice")
+    return dims
+
+
+def way(x):
+    """Which of the ways 2 to 6 above a call takes."""
+    if is_compiling():
+        return "torch" if functorch_active() else "op"
+    if functorch_active():
+        return "functorch"
+    if type(x) not in PLAIN_TYPES or is_traced():
+        return "op"
+    if (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0:
+        return "function"
+    return "kernel"
+
+
+def soft(name, x, dims, T=1.0):
+    """softmax or log_softmax over a tuple of dimensions."""
+    taken = way(x)
+    if taken == "torch":
+        return getattr(_formulas, name)(x, dims, T)
+    if taken == "op":
+        return getattr(torch.ops.sumexp, name)(x, dims, T)
+    x = x.resolve_neg()
+    if taken == "functorch":
+        return _functions.SoftmaxFunctorch.apply(x, name, dims, T)[0]
+    if taken == "function":
+        return _functions.apply_softmax(x, name, dims, T)[0]
+    return run(name, (x,), dims, T)
+
+
+def summed(x, dims, keepdim):
+    """logsumexp over a tuple of dimensions."""
+    taken = way(x)
+    if taken == "torch":
+        return torch.logsumexp(x, dims, keepdim)
+    if taken == "op":
+        return torch.ops.sumexp.logsumexp(x, dims, keepdim)
+    x = x.resolve_neg()
+    if taken == "functorch":
+        return _functions.LogSumExpFunctorch.apply(x, dims, keepdim)
+    if taken == "function":
+        return _functions.apply_logsumexp(x, dims, keepdim)
+    return run("logsumexp", (x,), dims, 1.0, keepdim)
+
+
+# -- the public functions -----------------------------------------------------------------------------------
+
+
+def softmax(input, dim=None, _stacklevel=3, dtype=None, *, temperature=1.0):
+    """torch.nn.functional.softmax, with softmax(input / temperature) as an extra."""
+    return _softmax_like("softmax", input, dim, _stacklevel, dtype, temperature)
+
+
+def log_softmax(input, dim=None, _stacklevel=3, dtype=None, *, temperature=1.0):
+    """torch.nn.functional.log_softmax, with log_softmax(input / temperature) as an extra."""
+    return _softmax_like("log_softmax", input, dim, _stacklevel, dtype, temperature)
+
+
+def _softmax_like(name, x, dim, stacklevel, dtype, T):
+    T = check_temperature(name, T)
+    if not is_ours(x) or (dtype is not None and dtype not in DTYPES):
+        x = x if T == 1 else x / T
+        return getattr(_F, name)(x, dim, stacklevel + 2, dtype)
+    if dim is None:
+        dim = _F._get_softmax_dim(name, x.dim(), stacklevel + 1)
+    if dtype is not None and dtype != x.dtype:
+        x = x.to(dtype)
+    return soft(name, x, dims_of(dim, x.dim()), T)
+
+
+def logsumexp(input, dim, keepdim=False):
+    """torch.logsumexp: dim is an int or a tuple of ints."""
+    if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
+        input = input.to(torch.get_default_dtype())  # as torch does
+    if not is_ours(input):
+        return torch.logsumexp(input, dim, keepdim)
+    return summed(input, dims_of(dim, input.dim()), keepdim)
+
+
+def check_temperature(name, T):
+    if isinstance(T, torch.Tensor):
+        raise TypeError(f"{name}: temperature is a tensor, accepted: a number; divide the input to differentiate in it")
+    if not 0 < T < float("inf"):
+        raise ValueError(f"{name}: temperature is {T}, accepted: a finite number > 0")
+    return T

@@ -1,0 +1,71 @@
+"""Plain tensors in, plain tensors out: allocates a result and runs one of the library's kernels.
+
+Tensors are called as in csrc/include/sumexp/sumexp.hpp: "full" ones have the shape of x, "row" ones have
+length 1 along every reduced dimension. `dims` is a tuple of dimensions; an empty one makes every element a
+row of its own, which is also what a 0-d tensor is.
+"""
+
+import torch
+
+from .. import _core
+from ._private import (
+    dispatch_mode_count,
+    function_mode_count,
+    is_legacy_batched,
+    functorch_active,
+    tracing_state,
+)
+
+CODES = {
+    "softmax": 0,
+    "log_softmax": 1,
+    "logsumexp": 2,
+    "softmax_vjp": 3,
+    "log_softmax_vjp": 4,
+    "log_softmax_jvp": 5,
+    "logsumexp_vjp": 6,
+    "logsumexp_jvp": 7,
+    "softmax_hvp": 8,
+    "log_softmax_hvp": 9,
+}
+ROW_RESULT = {"logsumexp", "logsumexp_jvp"}
+DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+
+_run = _core.run_tensors
+_empty_like = torch.empty_like
+
+
+def row_shape(shape, dims, keepdim=True):
+    """The shape of one result per row."""
+    dims = {d % len(shape) for d in dims} if shape else set()
+    if keepdim:
+        return [1 if d in dims else n for d, n in enumerate(shape)]
+    return [n for d, n in enumerate(shape) if d not in dims]
+
+
+def run(name, tensors, dims, temperature=1.0, keepdim=True):
+    """Runs an operation on tensors whose memory is what it seems: CPU, one of DTYPES, no lazy negation."""
+    first = tensors[0]
+    if name in ROW_RESULT:
+        out = first.new_empty(row_shape(first.shape, dims, keepdim))
+    elif first.is_contiguous():
+        out = _empty_like(first)
+    else:  # the result is contiguous whatever the input's strides are, as torch.softmax's is
+        out = _empty_like(first, memory_format=torch.contiguous_format)
+    _run(CODES[name], tensors, out, dims, temperature)
+    return out
+
+
+def is_traced():
+    """Whether operations are being recorded or watched, so that they have to go through torch's dispatcher."""
+    return dispatch_mode_count() or function_mode_count() or tracing_state() is not None
+
+
+def direct(name, tensors, dims, temperature=1.0, keepdim=True):
+    """Runs an operation below autograd: the kernel, or the registered operation where something watches."""
+    plain = all(type(t) in PLAIN_TYPES and not t.is_neg() and not is_legacy_batched(t) for t in tensors)
+    if plain and not is_traced() and not functorch_active():
+        return run(name, tensors, dims, temperature, keepdim)
+    extra = () if name in ("logsumexp_vjp", "logsumexp_jvp") else (keepdim if name == "logsumexp" else temperature,)
+    return getattr(torch.ops.sumexp, name)(*tensors, dims, *extra)

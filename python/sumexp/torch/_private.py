@@ -1,0 +1,63 @@
+"""Every private name of torch that sumexp.torch uses, in one place.
+
+Private names can go away with any release of torch. They are looked up here, once, and a missing one is an
+ImportError that says which; tests/python/test_torch_private.py checks each name and what it is relied on for.
+"""
+
+import importlib
+
+import torch
+from torch.autograd import forward_ad  # noqa: F401
+
+# our name -> (module, path in it)
+NAMES = {
+    # Whether a functorch transform (grad, vjp, jvp, vmap, functionalize) is being carried out. torch.compile
+    # knows the answer of this function while it traces; of the others that tell it does not.
+    "functorch_active": ("torch._C", "_are_functorch_transforms_active"),
+    # Whether a tensor belongs to the older vmap that autograd uses for is_grads_batched and gradcheck.
+    "is_legacy_batched": ("torch._C", "_functorch.is_legacy_batchedtensor"),
+    # How many __torch_dispatch__ and __torch_function__ modes are active: fake tensors, make_fx, counters, ...
+    "dispatch_mode_count": ("torch._C", "_len_torch_dispatch_stack"),
+    "function_mode_count": ("torch._C", "_len_torch_function_stack"),
+    # torch.jit.trace's state, or None.
+    "tracing_state": ("torch._C", "_get_tracing_state"),
+    # torch.autograd.Function.apply without its Python wrapper, which looks for functorch transforms again.
+    "FunctionBase": ("torch._C", "_FunctionBase"),
+    # The level of forward-mode AD, -1 outside of dual_level(): an attribute that changes, so read it through
+    # the module, forward_ad.
+    "forward_level": ("torch.autograd.forward_ad", "_current_level"),
+    # A context manager that turns forward-mode AD on or off; used through the module as well.
+    "set_forward_mode": ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
+    # What register_autograd registers, so that it can be wrapped.
+    "make_autograd_impl": ("torch._library.autograd", "make_autograd_impl"),
+    "AutogradInfo": ("torch._library.autograd", "Info"),
+    # Tensor subclasses that stand for plain tensors while a program is traced.
+    "FakeTensor": ("torch._subclasses.fake_tensor", "FakeTensor"),
+    "FunctionalTensor": ("torch._subclasses.functional_tensor", "FunctionalTensor"),
+}
+
+
+def find(module, path):
+    value = importlib.import_module(module)
+    for part in filter(None, path.split(".")):
+        value = getattr(value, part)
+    return value
+
+
+def _load():
+    for name, (module, path) in NAMES.items():
+        try:
+            globals()[name] = find(module, path)
+        except (ImportError, AttributeError) as error:
+            raise ImportError(
+                f"sumexp.torch uses {module}.{path}, which torch {torch.__version__} does not have; "
+                "it was written for torch 2.13"
+            ) from error
+
+
+_load()
+
+
+def function_apply(function):
+    """function.apply for an autograd.Function, to be called only where no functorch transform is active."""
+    return super(torch.autograd.Function, function).apply

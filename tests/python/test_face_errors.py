@@ -1,0 +1,125 @@
+"""Wrong arguments: the error names the argument, what was given and what is accepted, and nothing is written."""
+
+import numpy as np
+import pytest
+
+import sumexp as se
+from sumexp import special
+
+X = np.linspace(0, 1, 12).reshape(3, 4)
+
+
+def check_untouched(error, pattern, out, call):
+    before = out.copy()
+    with pytest.raises(error, match=pattern):
+        call(out)
+    np.testing.assert_array_equal(out, before)
+
+
+@pytest.mark.parametrize("value, dtype", [
+    (np.ones(3, np.complex128), "complex128"),
+    (np.ones(3, np.longdouble), "longdouble|float128"),
+    (np.array([1, None]), "object"),
+    (["a"], "<U1"),
+    (None, "object"),
+    (np.array(["2020"], "M8[D]"), "datetime64"),
+])
+def test_dtype(value, dtype):
+    with pytest.raises(TypeError, match=rf"softmax: x has dtype ({dtype}).*accepted: float16, bfloat16, float32"):
+        se.softmax(value)
+    with pytest.raises(TypeError, match=rf"softmax_vjp: g has dtype ({dtype})"):
+        se.softmax_vjp(value, np.ones(3))
+    with pytest.raises(TypeError, match=rf"softmax_jacobian: y has dtype ({dtype})"):
+        se.softmax_jacobian(value)
+
+
+def test_masked_arrays():
+    masked = np.ma.array([1.0, 2.0], mask=[0, 1])
+    with pytest.raises(TypeError, match="x is a masked array, accepted: its data, with where=~mask"):
+        se.softmax(masked)
+    with pytest.raises(TypeError, match="out is a MaskedArray"):
+        se.softmax(np.ones(2), out=masked)
+
+
+@pytest.mark.parametrize("axis, error, pattern", [
+    (2, np.exceptions.AxisError, "softmax: axis 2 is out of bounds for array of dimension 2"),
+    (-3, ValueError, "axis -3 is out of bounds"),
+    ((0, 0), ValueError, "duplicate value in axis"),
+    ((1, -1), ValueError, "duplicate value in axis"),
+    (1.0, TypeError, r"axis is 1.0, accepted: an int, a tuple of ints or None"),
+    ([0], TypeError, r"axis is \[0\], accepted"),
+    ("last", TypeError, "axis is 'last', accepted"),
+])
+def test_axis(axis, error, pattern):
+    check_untouched(error, pattern, np.zeros((3, 4)), lambda out: se.softmax(X, axis, out=out))
+
+
+@pytest.mark.parametrize("temperature, error", [(0, ValueError), (-1.0, ValueError), (np.inf, ValueError),
+                                                (np.nan, ValueError), ("warm", TypeError), (None, TypeError)])
+def test_temperature(temperature, error):
+    check_untouched(error, "softmax: temperature is .*, accepted: ", np.zeros((3, 4)),
+                    lambda out: se.softmax(X, temperature=temperature, out=out))
+
+
+def test_out():
+    def call(out):
+        return se.softmax(X, out=out)
+
+    check_untouched(TypeError, "softmax: out has dtype float32, accepted: float64", np.zeros((3, 4), np.float32), call)
+    check_untouched(TypeError, "softmax: out has dtype >f8", np.zeros((3, 4), ">f8"), call)
+    check_untouched(ValueError, r"softmax: out has shape \(4, 3\), accepted: \(3, 4\)", np.zeros((4, 3)), call)
+    check_untouched(ValueError, r"logsumexp: out has shape \(3, 1\), accepted: \(3,\)", np.zeros((3, 1)),
+                    lambda out: se.logsumexp(X, 1, out=out))
+    frozen = np.zeros((3, 4))
+    frozen.flags.writeable = False
+    check_untouched(ValueError, "out is read-only, accepted: a writeable, aligned array", frozen, call)
+    odd = np.zeros(97, np.uint8)[1:].view(np.float64).reshape(3, 4)
+    check_untouched(ValueError, "out is not aligned", odd, call)
+    with pytest.raises(TypeError, match="softmax: out is a list, accepted: an array"):
+        se.softmax(X, out=[0.0])
+    folded = np.lib.stride_tricks.as_strided(np.zeros(8), (3, 4), (8, 8))
+    check_untouched(ValueError, "out has elements that share memory", folded, call)
+
+
+def test_overlap():
+    buffer = np.linspace(0, 1, 20)
+    for shift in (1, 2, 4):
+        check_untouched(ValueError, "softmax: out overlaps x", buffer,
+                        lambda b: se.softmax(b[:12], out=b[shift:shift + 12]))
+    square = np.linspace(0, 1, 16).reshape(4, 4)
+    check_untouched(ValueError, "out overlaps x", square, lambda s: se.softmax(s, out=s.T))
+    check_untouched(ValueError, "out overlaps x", square, lambda s: se.softmax(s, out=s[::-1]))
+    check_untouched(ValueError, "out overlaps g", buffer, lambda b: se.softmax_vjp(b[:12], b[:12].copy(), out=b[1:13]))
+    check_untouched(ValueError, "logsumexp: out overlaps x", square, lambda s: se.logsumexp(s, 1, out=s[:, 0]))
+    check_untouched(ValueError, "logsumexp: out overlaps b", square,
+                    lambda s: se.logsumexp(np.ones((4, 4)), 1, b=s, out=s[:, 0]))
+    mask = np.zeros(96, np.bool_)
+    check_untouched(ValueError, "softmax: out overlaps where", mask,
+                    lambda m: se.softmax(np.ones(12), where=m[:12], out=m.view(np.float64)))
+
+
+@pytest.mark.parametrize("call, error, pattern", [
+    (lambda: se.softmax_vjp(np.ones(4), X), ValueError, r"softmax_vjp: g has shape \(4,\), accepted: \(3, 4\)"),
+    (lambda: se.softmax_hvp(X, np.ones((3, 1)), X), ValueError, r"softmax_hvp: v has shape \(3, 1\)"),
+    (lambda: se.logsumexp_vjp(np.ones(4), X, 1), ValueError, r"logsumexp_vjp: g has shape \(4,\), accepted: \(3,\)"),
+    (lambda: se.logsumexp_vjp(np.ones(3), X, 1, keepdims=True), ValueError, r"accepted: \(3, 1\)"),
+    (lambda: se.logsumexp_jvp(np.ones(4), X, 1), ValueError, r"logsumexp_jvp: t has shape \(4,\)"),
+    (lambda: se.softmax(X, where=np.ones((2, 4), bool)), ValueError, r"softmax: where has shape \(2, 4\), accepted"),
+    (lambda: se.softmax(X[0], where=np.ones((3, 4), bool)), ValueError, r"where has shape \(3, 4\)"),
+    (lambda: se.softmax(X, where=np.ones((3, 4), int)), TypeError, r"softmax: where has dtype int64, accepted: bool"),
+    (lambda: se.logsumexp(X, b=np.ones(3)), ValueError, r"logsumexp: b has shape \(3,\)"),
+    (lambda: se.softmax_jacobian(1.0), ValueError, r"softmax_jacobian: y has shape \(\)"),
+    (lambda: se.set_num_threads(0), ValueError, r"set_num_threads: n is 0, accepted: an int >= 1"),
+    (lambda: se.set_num_threads(1.5), TypeError, r"set_num_threads: n is 1.5"),
+    (lambda: se.show_config("json"), ValueError, r"show_config: mode is 'json'"),
+    (lambda: se.softmax(), TypeError, r"softmax\(\) missing required argument 'x' \(pos 1\)"),
+    (lambda: se.softmax(X, -1, 1.0), TypeError, r"softmax\(\) takes from 1 to 2 positional arguments but 3"),
+    (lambda: se.softmax(X, x=X), TypeError, r"softmax\(\) got multiple values for argument 'x'"),
+    (lambda: se.softmax(X, dim=1), TypeError, r"softmax\(\) got an unexpected keyword argument 'dim'"),
+    (lambda: se.softmax_vjp(g=X), TypeError, r"softmax_vjp\(\) missing required argument 'y' \(pos 2\)"),
+    (lambda: special.softmax(X, axis=5), ValueError, "axis 5 is out of bounds"),
+    (lambda: special.logsumexp(["a"]), TypeError, "dtype|DType"),
+])
+def test_message(call, error, pattern):
+    with pytest.raises(error, match=pattern):
+        call()

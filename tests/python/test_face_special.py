@@ -1,0 +1,178 @@
+"""sumexp.special against scipy.special itself: values, dtypes, shapes, kinds of result, errors."""
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+from scipy import special as scipy_special
+
+import face_reference as reference
+from sumexp import special
+
+INF, NAN = np.inf, np.nan
+RNG = np.random.default_rng(0)
+
+
+def both(name, *args, **kwargs):
+    """(ours, SciPy's), each a result or the type of the exception."""
+    answers = []
+    for module in (special, scipy_special):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if module is special else "ignore")
+            try:
+                answers.append(getattr(module, name)(*args, **kwargs))
+            except Exception as error:
+                if isinstance(error, Warning):
+                    raise
+                answers.append(type(error))
+    return answers
+
+
+def assert_same(ours, theirs, rtol=None):
+    if isinstance(theirs, type):
+        assert isinstance(ours, type) and issubclass(ours, (ValueError, TypeError)), (ours, theirs)
+        return
+    if isinstance(theirs, tuple):
+        assert isinstance(ours, tuple) and len(ours) == len(theirs)
+        for a, b in zip(ours, theirs):
+            assert_same(a, b, rtol)
+        return
+    assert type(ours) is type(theirs) and ours.dtype == theirs.dtype and ours.shape == theirs.shape
+    if rtol is None:
+        rtol = 300 * np.finfo(theirs.dtype).eps  # SciPy's own error, on logits of these sizes
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_signature(name):
+    assert inspect.signature(getattr(special, name)) == inspect.signature(getattr(scipy_special, name))
+
+
+ARRAYS = {
+    "f64": RNG.normal(0, 3, (3, 4, 5)),
+    "f32": RNG.normal(0, 3, (3, 4, 5)).astype(np.float32),
+    "f16": RNG.normal(0, 3, (3, 4, 5)).astype(np.float16),
+    "longdouble": RNG.normal(0, 3, (3, 4, 5)).astype(np.longdouble),
+    "complex128": RNG.normal(0, 3, (3, 4, 5)) + 1j * RNG.normal(0, 3, (3, 4, 5)),
+    "complex64": (RNG.normal(0, 3, (3, 4, 5)) + 1j * RNG.normal(0, 3, (3, 4, 5))).astype(np.complex64),
+    "i1": RNG.integers(-9, 9, (3, 4, 5), dtype=np.int8),
+    "i2": RNG.integers(-9, 9, (3, 4, 5), dtype=np.int16),
+    "i4": RNG.integers(-9, 9, (3, 4, 5), dtype=np.int32),
+    "i8": RNG.integers(-9, 9, (3, 4, 5)),
+    ">f4": RNG.normal(0, 3, (3, 4, 5)).astype(">f4"),
+    "strided": RNG.normal(0, 3, (3, 8, 10))[:, ::-2, ::2],
+    "transposed": RNG.normal(0, 3, (5, 4, 3)).T,
+}
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1, (0, 1), (2, 0), (), 3, (0, 0), 1.0, [0]])
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_axes_and_dtypes(name, kind, axis):
+    x = ARRAYS[kind]
+    ours, theirs = both(name, x, axis)
+    if kind == ">f4" and not isinstance(theirs, type):
+        theirs = theirs.astype(theirs.dtype.newbyteorder("="))[()]
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("return_sign", [False, True])
+@pytest.mark.parametrize("b", [None, 2, -1.5, "full", "row", "up", "int", "complex"])
+@pytest.mark.parametrize("kind", ["f64", "f32", "i8", "complex128", "longdouble"])
+def test_logsumexp_arguments(kind, b, return_sign, keepdims):
+    a = ARRAYS[kind]
+    b = {"full": RNG.normal(size=(3, 4, 5)), "row": RNG.normal(size=5), "up": RNG.normal(size=(2, 1, 1, 5)),
+         "int": RNG.integers(-2, 3, (4, 1)), "complex": RNG.normal(size=5) + 1j}.get(b, b)
+    for axis in (None, -1, (0, 1)):
+        ours, theirs = both("logsumexp", a, axis, b, keepdims, return_sign)
+        # Sums of mixed signs cancel, and then neither library's relative error means much.
+        assert_same(ours, theirs, rtol=2e-4 if kind in ("f32",) else 1e-8)
+
+
+SPECIAL_ROWS = [
+    [0.0], [-INF], [INF], [NAN], [-INF, -INF], [INF, 1], [INF, INF], [1, NAN], [-INF, 3], [1000, 1000], [-1e4, -1e4],
+    [1e300, 1], [-0.0, -0.0], [INF, -INF], [NAN, INF],
+]
+WEIGHTS = [None, [1, 1], [1, 0], [0, 1], [0, 0], [-1, 1], [1, -1], [-1, -1], [INF, 1], [NAN, 1], [-INF, 1]]
+
+
+@pytest.mark.parametrize("row", SPECIAL_ROWS)
+@pytest.mark.parametrize("b", WEIGHTS)
+@pytest.mark.parametrize("return_sign", [False, True])
+def test_logsumexp_specials(row, b, return_sign):
+    b = None if b is None else np.array(b[:len(row)], np.float64)
+    ours, theirs = both("logsumexp", np.array(row, np.float64), None, b, False, return_sign)
+    if not np.isfinite(theirs[0] if return_sign else theirs) and (b is None or np.isfinite(b).all()):
+        # SciPy takes these from the unscaled sum, where 0 * inf, inf - inf and underflow may spoil them.
+        lse, sign = reference.logsumexp(row, None, b)
+        theirs = (lse[()], sign[()]) if return_sign else lse[()] if not sign < 0 else np.float64(NAN)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("row", SPECIAL_ROWS)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_specials(name, row):
+    ours, theirs = both(name, np.array(row, np.float64))
+    if name == "log_softmax" and (np.inf in row or set(row) == {-INF}):
+        # SciPy's log_softmax shifts by 0 there and returns a mixture; ours is NaN, as softmax is in both.
+        assert np.isnan(ours).all()
+    else:
+        assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("value", [3, 3.0, True, np.float32(2), np.int64(7), 2j, np.array(4.0), [1, 2], [[1.5], [2]], (1, 2.0)])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_scalars_and_sequences(name, value):
+    for axis in (None, -1):
+        ours, theirs = both(name, value, axis)
+        if theirs is TypeError and value is True:
+            assert ours == pytest.approx(1 if name == "softmax" else 0)  # NumPy cannot subtract bools, SciPy's formula does
+        else:
+            assert_same(ours, theirs)
+    if name == "logsumexp":
+        for kwargs in ({"keepdims": True}, {"return_sign": True}, {"axis": ()}):
+            assert_same(*both(name, value, **kwargs))
+
+
+@pytest.mark.parametrize("shape, axis", [((0,), None), ((0, 3), 0), ((0, 3), 1), ((3, 0), 1), ((2, 0, 3), (0, 2))])
+@pytest.mark.parametrize("return_sign", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+def test_logsumexp_of_empty_arrays(shape, axis, return_sign, dtype):
+    for keepdims in (False, True):
+        ours, theirs = both("logsumexp", np.empty(shape, dtype), axis, keepdims=keepdims, return_sign=return_sign)
+        if isinstance(theirs, type) or (return_sign and dtype == np.complex128):
+            # SciPy indexes a shape by a tuple of axes there and fails; or has a NaN sign, and a complex log
+            assert np.isneginf((ours[0] if return_sign else ours).real).all()
+        else:
+            assert_same(ours, theirs)
+
+
+def test_softmax_of_empty_arrays():
+    assert special.softmax([]).shape == (0,)
+    assert special.log_softmax(np.empty((3, 0)), axis=1).shape == (3, 0)
+    assert special.softmax(np.empty((0, 3)), axis=1).shape == (0, 3)
+
+
+@pytest.mark.parametrize("z", [[2, 1j], [-1, 1j * np.pi], [1 + 1j, 1 + 1j + 1j * np.pi], [800j, 900j], [1000 + 1j, 2],
+                               [-INF, 1j], [INF, 1j], [NAN, 1j], [0, -50 + 0j], [3 + 3.5j]])
+@pytest.mark.parametrize("return_sign", [False, True])
+def test_complex(z, return_sign):
+    z = np.array(z, np.complex128)
+    ours, theirs = both("logsumexp", z, return_sign=return_sign)
+    if NAN in z.real or np.isinf(z.real).any():
+        ours, theirs = np.abs(np.atleast_1d(ours)[0]), np.abs(np.atleast_1d(theirs)[0])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_integers_do_not_wrap_around():
+    x = np.array([0, 200, 255], np.uint8)
+    np.testing.assert_allclose(special.softmax(x), special.softmax(x.astype(float)), rtol=1e-3, atol=1e-3)
+    assert special.log_softmax(np.array([-128, 127], np.int8))[0] == -255
+
+
+def test_more_accurate_than_the_formula():
+    assert special.logsumexp([0.0, -50.0]) == pytest.approx(np.exp(-50), rel=1e-15)
+    assert special.log_softmax([0.0, -50.0])[0] == pytest.approx(-np.exp(-50), rel=1e-15)
+    assert special.logsumexp(np.array([0, -50 + 0j])).real == pytest.approx(np.exp(-50), rel=1e-15)

@@ -1,0 +1,76 @@
+"""The hand-written stubs say what the runtime has: the same names, the same parameters, kinds and defaults."""
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+import sumexp
+from sumexp import _core, special
+
+PACKAGE = Path(sumexp.__file__).parent
+MODULES = {"__init__": sumexp, "_core": _core, "special": special}
+
+
+def stub_functions(name):
+    """The last definition (of overloads: the general one) of each function in <name>.pyi."""
+    tree = ast.parse((PACKAGE / f"{name}.pyi").read_text())
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def stub_parameters(node):
+    a = node.args
+    kinds = [(a.posonlyargs, inspect.Parameter.POSITIONAL_ONLY), (a.args, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    positional = [(arg, kind) for args, kind in kinds for arg in args]
+    defaults = [None] * (len(positional) - len(a.defaults)) + a.defaults
+    parameters = [(arg.arg, kind, default) for (arg, kind), default in zip(positional, defaults)]
+    parameters += [(arg.arg, inspect.Parameter.KEYWORD_ONLY, d) for arg, d in zip(a.kwonlyargs, a.kw_defaults)]
+    empty = inspect.Parameter.empty
+    return [(n, kind, empty if d is None else ast.literal_eval(d)) for n, kind, d in parameters]
+
+
+CASES = [(module, function) for module in MODULES for function in stub_functions(module)]
+PYBIND11 = {"matrix", "build_info", "get_num_threads", "set_num_threads", "get_isa", "set_isa"}  # no signature there
+
+
+@pytest.mark.parametrize("module, function", CASES)
+def test_signature(module, function):
+    runtime = getattr(MODULES[module], function)
+    if module == "_core" and function in PYBIND11:
+        return
+    node = [n for n in ast.parse((PACKAGE / f"{module}.pyi").read_text()).body
+            if isinstance(n, ast.FunctionDef) and n.name == function]
+    actual = [(p.name, p.kind, p.default) for p in inspect.signature(runtime).parameters.values()]
+    names = [name for name, _, _ in actual]
+    for overload in node:  # every overload takes the same names in the same order
+        assert [name for name, _, _ in stub_parameters(overload)] == names
+    if len(node) == 1 or function == "logsumexp":
+        assert stub_parameters(node[-1]) == actual
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names(module):
+    runtime = MODULES[module]
+    tree = ast.parse((PACKAGE / f"{module}.pyi").read_text())
+    stub = set(stub_functions(module))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            stub |= {alias.asname for alias in node.names if alias.asname}
+        if isinstance(node, ast.AnnAssign) and not node.target.id.startswith("_Ar") and node.target.id != "_Axis":
+            stub.add(node.target.id)
+    public = set(getattr(runtime, "__all__", None) or
+                 [n for n in dir(runtime) if not n.startswith("_") or n == "__version__"])
+    assert stub == public
+
+
+def test_typed_marker():
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_public_functions_look_like_sumexp():
+    for name in sumexp.__all__:
+        value = getattr(sumexp, name)
+        if callable(value):
+            assert value.__doc__ and value.__name__ == name
+    assert sumexp.softmax.__module__ == "sumexp"

@@ -1,0 +1,101 @@
+"""The raw entries for tensor libraries: run_tensors by DLPack's C exchange table, run_raw by addresses."""
+
+import numpy as np
+import pytest
+
+import sumexp as se
+from sumexp import _core
+
+torch = pytest.importorskip("torch")
+
+SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, LOGSUMEXP_VJP, LOGSUMEXP_JVP = 0, 1, 2, 3, 6, 7
+F32, F64 = 2, 3
+X = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+
+
+def same(tensor, array):
+    assert tensor.numpy().tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+@pytest.mark.parametrize("layout", [lambda x: x, lambda x: x.mT, lambda x: x[:, ::2], lambda x: x[1:], lambda x: x[0, 0]])
+@pytest.mark.parametrize("dim", [-1, 0, (0, -1), None])
+def test_run_tensors(layout, dim):
+    x = layout(X)
+    if isinstance(dim, tuple) and x.ndim == 1:
+        return
+    out = torch.empty(x.shape)
+    _core.run_tensors(SOFTMAX, (x,), out, dim)
+    same(out, se.softmax(x.numpy(), dim))
+    _core.run_tensors(SOFTMAX, (x,), out, dim, 2.0)
+    same(out, se.softmax(x.numpy(), dim, temperature=2.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtypes(dtype):
+    x = X.to(dtype)
+    out = torch.empty_like(x)
+    _core.run_tensors(LOG_SOFTMAX, (x,), out, 1)
+    torch.testing.assert_close(out, torch.log_softmax(x, 1))
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_rows(keepdims):
+    want = se.logsumexp(X.numpy(), 1, keepdims=keepdims)
+    out = torch.empty(want.shape)
+    _core.run_tensors(LOGSUMEXP, (X,), out, 1)
+    same(out, want)
+    g, dx = torch.randn(want.shape), torch.empty_like(X)
+    _core.run_tensors(LOGSUMEXP_VJP, (X, g), dx, 1)
+    same(dx, se.logsumexp_vjp(g.numpy(), X.numpy(), 1, keepdims=keepdims))
+    _core.run_tensors(LOGSUMEXP_JVP, (X, X), out, 1)
+    same(out, se.logsumexp_jvp(X.numpy(), X.numpy(), 1, keepdims=keepdims))
+
+
+def test_weights_sign_and_mask():
+    b, mask = torch.randn(5).expand(3, 4, 5), torch.rand(3, 4, 5) < 0.5
+    out, sign = torch.empty(3, 4), torch.empty(3, 4)
+    _core.run_tensors(LOGSUMEXP, (X, b), out, -1, 1.0, mask, sign)
+    want = se.logsumexp(X.numpy(), -1, b=b.numpy(), where=mask.numpy(), return_sign=True)
+    same(out, want[0])
+    same(sign, want[1])
+
+
+@pytest.mark.parametrize("args, error, pattern", [
+    ((SOFTMAX, (X,), torch.empty(3, 4), -1), ValueError, r"out has shape \(3, 4\), which does not fit the shape"),
+    ((LOGSUMEXP, (X,), torch.empty(3, 5), -1), ValueError, r"out has shape \(3, 5\), which does not fit the rows"),
+    ((SOFTMAX, (X,), torch.empty_like(X).double(), -1), TypeError, "out has DLPack dtype"),
+    ((SOFTMAX, (X.long(),), torch.empty_like(X), -1), TypeError, "input has DLPack dtype"),
+    ((SOFTMAX, (X.to("meta"),), torch.empty_like(X), -1), Exception, ""),
+    ((SOFTMAX, (3,), X, -1), TypeError, "input is a int, accepted: a tensor with"),
+    ((SOFTMAX, (X,), torch.empty_like(X), 3), ValueError, "axis 3 is out of bounds"),
+    ((99, (X,), X, -1), ValueError, "op is 99, accepted: 0 to 9"),
+    ((SOFTMAX, (), X, -1), ValueError, "inputs has 0 tensors"),
+    ((SOFTMAX, X, X, -1), TypeError, "run_tensors"),
+    ((SOFTMAX_VJP, (X, X[0]), torch.empty_like(X), -1), ValueError, r"input has shape \(4, 5\)"),
+])
+def test_run_tensors_refuses(args, error, pattern):
+    with pytest.raises(error, match=pattern or None):
+        _core.run_tensors(*args)
+
+
+def test_run_raw():
+    x = np.random.default_rng(1).normal(size=(3, 4))
+    out = np.empty((4, 3)).T
+    _core.run_raw(SOFTMAX, F64, x.shape, 0b10, (x.ctypes.data,), (x.strides,), out.ctypes.data, out.strides)
+    assert out.tobytes() == se.softmax(x).tobytes()
+    b, lse, sign = np.float64([1, -1, 1, -2]), np.empty(3), np.empty(3)
+    mask = np.array([True, True, False, True])
+    _core.run_raw(LOGSUMEXP, F64, x.shape, 0b10, (x.ctypes.data, b.ctypes.data), (x.strides, (0, 8)), lse.ctypes.data,
+                  (8, 0), 1.0, mask.ctypes.data, (0, 1), sign.ctypes.data, (8, 0))
+    want = se.logsumexp(x, 1, b=b, where=mask, return_sign=True)
+    assert lse.tobytes() == want[0].tobytes() and sign.tobytes() == want[1].tobytes()
+
+
+@pytest.mark.parametrize("change", [{0: 77}, {1: 9}, {2: (3, "a")}, {5: ((8,),)}, {7: (8, 8, 8)}, {3: -1}, {4: ()}])
+def test_run_raw_refuses(change):
+    x = np.zeros((3, 4))
+    args = [SOFTMAX, F64, x.shape, 2, (x.ctypes.data,), (x.strides,), x.ctypes.data, x.strides]
+    for k, value in change.items():
+        args[k] = value
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        _core.run_raw(*args)
