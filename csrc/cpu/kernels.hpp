@@ -237,7 +237,13 @@ struct SumsKernel {
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
   static constexpr bool kTerms = false, kRowOutput = false;
 
-  static T peak(const T* const*, int) { return T(0); }
+  // No maximum is needed, but the stage is: lane_reduce walks a chunk in eight streams, which the hardware does
+  // not foresee as well as one straight read.
+  static T peak(const T* const* in, int count) {
+    for (int k = 0; k < kInputs; ++k)
+      for (int i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(in[k] + i);
+    return T(0);
+  }
   static SUMEXP_FN RowScalars<V> broadcast(const RowScalars<T>& from) {
     RowScalars<V> to;
     for (int k = 0; k < RowScalars<T>::kMax; ++k) to.h[k] = V(from.h[k]), to.l[k] = V(from.l[k]);

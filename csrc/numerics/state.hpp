@@ -43,8 +43,9 @@ SUMEXP_FN Base<T> base_of(T m) {
   }
   const Reduction<T> reduce = reduction_to(T(0));
   if (m >= F::isolated || m <= -F::isolated) return {m, reduce, 0, O::constant(0)};
-  // m = (N1 + n2) ln 2 + rho; N1 alone may be off by some units when m log2 e passes 2^52
-  const double N1 = nearest_integer(static_cast<double>(m) * ExpConstants<double>::log2e);
+  // m = (N1 + n2) ln 2 + rho. N1 is even, which keeps nearest_integer within its range up to 2^52; beyond, it may
+  // be off by some units, which n2 takes.
+  const double N1 = 2.0 * nearest_integer(0.5 * static_cast<double>(m) * ExpConstants<double>::log2e);
   const Wide<T> rest = remainder_wide(O::from(m), O::constant(N1));
   const double n2 = nearest_integer(head(rest) * ExpConstants<double>::log2e);
   const Wide<T> rho = rest + O::constant(-n2 * LogConstants::ln2_hi) +

@@ -1,0 +1,169 @@
+"""python -m sumexp bench and bench/compare.py: small and quick, no claim about speed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sumexp.bench import accuracy, bars, cells, peers, stats, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+pytest.importorskip("tqdm")
+
+
+def bench(*arguments):
+    # not through `python -m sumexp`, which would do the same
+    return subprocess.run([sys.executable, "-m", "sumexp.bench", *map(str, arguments)], capture_output=True,
+                          text=True, timeout=600, env=dict(os.environ))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A run over two peers that are always there."""
+    folder = tmp_path_factory.mktemp("bench")
+    run = bench("--speed", "--overhead", "--peers", "sumexp", "numpy", "--ops", "softmax", "logsumexp", "softmax_vjp",
+                "--lengths", 128, "--megabytes", 1, "--rounds", 2, "--no-pictures", "--out", folder)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run, folder / "bench.json"
+
+
+def test_prints_and_writes(measured):
+    run, path = measured
+    document = json.loads(path.read_text())
+    found = {(r["op"], r["peer"]) for r in document["records"]}
+    assert {(op, p) for op in ("softmax", "logsumexp", "softmax_vjp") for p in ("sumexp", "numpy")} <= found
+    assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in document["records"])
+    assert {r["peer"] for r in document["overhead"]} >= {"sumexp", "numpy"}
+    assert "softmax 2048 x 128" in run.stdout and "call on 16 floats" in run.stdout
+    assert "cells" in run.stderr  # the progress bar
+
+
+def test_adds_to_a_file_and_shows_it_again(measured, tmp_path):
+    _, path = measured
+    copy = tmp_path / "figures.json"
+    copy.write_text(path.read_text())
+    run = bench("--bars", "scalar", "--ops", "softmax", "--dtypes", "float32", "--lengths", 128, "--megabytes", 1,
+                "--rounds", 2, "--json", copy)
+    assert run.returncode == 0, run.stdout + run.stderr
+    groups = [tuple(r["groups"]) for r in json.loads(copy.read_text())["records"]]
+    assert ("speed",) in groups and ("scalar",) in groups
+    again = bench("--from", copy, "--bars", "scalar")
+    assert again.returncode == 0 and "scalar: NumPy / sumexp" in again.stdout
+    assert again.stdout.splitlines()[-1] == run.stdout.splitlines()[-1]
+
+
+def test_readme_tables(measured, tmp_path):
+    document = json.loads(measured[1].read_text())
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- bench:speed -->\nold\n<!-- /bench:speed -->\nafter\n")
+    assert tables.write_readme(page, document) == ["speed"]
+    text = page.read_text()
+    assert "| softmax 2048 x 128 |" in text and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n")
+    tables.write_readme(page, document)
+    assert page.read_text() == text
+    page.write_text("no markers\n")
+    with pytest.raises(SystemExit, match="bench:speed"):
+        tables.write_readme(page, document)
+
+
+def test_grid_sizes():
+    grid = cells.grid(["softmax"], ["float32", "bfloat16"], ["first"], [16, "all"], [1])
+    assert {c.bytes for c in grid} == {64 << 20}
+    assert cells.grid(["softmax"], ["float32"], ["last"], ["all"], [1], None)[0].shape == (1, 1 << 24)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("axis", cells.AXES)
+@pytest.mark.parametrize("op", cells.OPS)
+def test_check_accepts_the_library_and_no_mistake(op, axis, dtype):
+    cell = cells.Cell(op, dtype, axis, 5, 300, 1)
+    inputs, out = cells.arrays_for(cell)
+    assert out.ctypes.data % 64 == 0
+    result = peers.Sumexp(1).build(cell, inputs, out)()
+    cells.check(cell, inputs, result)
+    with pytest.raises(ArithmeticError, match=op):
+        cells.check(cell, inputs, np.asarray(result) * 1.1 + 0.01)
+
+
+def test_ratio_intervals():
+    rng = np.random.default_rng(1)
+    slow = 1 + 0.5 * rng.random(9)  # the machine's moods, shared by both
+    low, ratio, high = stats.ratio_interval(2 * slow, slow)
+    assert low == pytest.approx(2) and ratio == pytest.approx(2) and high == pytest.approx(2)
+    assert stats.geometric_mean([1, 4]) == pytest.approx(2)
+
+
+def test_bars_are_judged():
+    def record(peer, seconds, n, group):
+        cell = {"op": "softmax", "dtype": "float32", "axis": "last", "rows": 2, "n": n, "threads": 1, "isa": "best"}
+        return {**cell, "peer": peer, "seconds": [seconds] * 3, "groups": [group]}
+
+    records = [record("sumexp", 1.0, n, g) for n in (16, 128) for g in ("torch", "limits")]
+    records += [record("torch", 4.0, 16, "torch"), record("torch", 0.9, 128, "torch")]
+    records += [record("limit:copy", 0.6, 16, "limits"), record("limit:copy", 0.6, 128, "limits")]
+    every, mean = bars.judge(records, [], ["torch"])
+    assert not every.met and every.figure.startswith("0.90") and [f for _, f in every.failing] == [0.9]
+    assert not mean.met and mean.figure == "1.90"
+    by_name = {v.bar: v for v in bars.judge(records, [], ["limits"])}
+    assert by_name["softmax / memcpy, n = 16"].met
+    assert by_name["softmax / memcpy, n = 128 to 16384"].met is False
+    assert by_name["logsumexp / max(1.15 exp-and-add, 1.3 read)"].met is None
+    assert "NOT MET" in tables.verdicts([every, mean])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_oracle_against_mpmath(dtype):
+    mp = pytest.importorskip("mpmath")
+    if np.finfo(np.longdouble).nmant < 63:
+        pytest.skip("no long double here")
+    made = accuracy.rows(dtype)
+    with mp.workdps(60):
+        for name in ("logits in (-100, 100)", "confident, margin 17", "maximum 0 and -50", "large offset", "one huge"):
+            row = made[name]
+            x = [mp.mpf(float(v)) for v in row]
+            total = mp.fsum(mp.exp(v - max(x)) for v in x)
+            exact = {"softmax": [mp.exp(v - max(x)) / total for v in x],
+                     "log_softmax": [v - max(x) - mp.log(total) for v in x],
+                     "logsumexp": [max(x) + mp.log(total)]}
+            for op, want in exact.items():
+                got = np.atleast_1d(accuracy.oracle(op, row))
+                size = np.abs(got) if op != "logsumexp" else np.maximum(np.abs(got), abs(np.longdouble(row.max())))
+                gaps = accuracy.spacing(size, dtype)
+                for g, w, gap in zip(got, want, gaps):
+                    head = float(g)  # a long double goes into mpmath in two parts
+                    error = abs(mp.mpf(head) + mp.mpf(float(g - np.longdouble(head))) - w)
+                    assert error <= 0.01 * float(gap), (name, op)
+
+
+@pytest.mark.parametrize("op", accuracy.OPS)
+def test_accuracy_measures_the_promise(op):
+    assert accuracy.measure(peers.Sumexp(1), op, "float32")["max"] <= (1 if op == "logsumexp" else 2)
+    assert accuracy.measure(peers.Sumexp(1), op, "float16")["max"] <= 0.51
+    assert accuracy.measure(peers.Numpy(1), "log_softmax", "float32")["max"] > 1000
+
+
+def test_compare(tmp_path):
+    if not (ROOT / "bench" / "compare.py").exists():
+        pytest.skip("bench/ is not here")
+    spec = importlib.util.spec_from_file_location("compare", ROOT / "bench" / "compare.py")
+    compare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compare)
+    rng = np.random.default_rng(2)
+
+    def write(name, medians):
+        runs = [{"run_name": k, "run_type": "iteration", "real_time": m * (1 + 0.01 * rng.random()), "time_unit": "us"}
+                for k, m in medians.items() for _ in range(9)]
+        path = tmp_path / name
+        path.write_text(json.dumps({"context": {"num_cpus": 2, "date": "2026-01-01"}, "benchmarks": runs}))
+        return str(path)
+
+    before = write("before.json", {"a": 100, "b": 100, "c": 100})
+    assert compare.main([before, write("after.json", {"a": 101, "b": 80, "c": 99})]) == 0
+    assert compare.main([before, write("after.json", {"a": 101, "b": 80, "c": 130})]) == 1
+    assert compare.verdict(0.9, 1.2, 0.03) == "UNSURE" and compare.verdict(0.99, 1.01, 0.03) == "SAME"

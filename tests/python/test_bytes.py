@@ -1,0 +1,311 @@
+"""The promise about bits: a row's result depends on that row's values alone. Every comparison is of bytes.
+
+The reference of each test is the plainest call: one thread, C-contiguous, aligned, rows in one batch. Sizes
+name the places where an implementation changes its way: vector widths (8, 16), rows short enough to be
+transposed (32 double, 64 float), lane rows (64, 256), chunks (512, 2048), a row split over threads (2^18), a
+result that is written around the cache (24 MB).
+"""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import sumexp as se
+from oracle.accuracy import seed
+from oracle.formats import BF16, F16, F32, F64, FORMATS
+from oracle.ops import OPS, make_input
+from oracle.rows import cast
+from sumexp import _core
+
+FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+OP = pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
+
+EDGES = (1, 2, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 63, 64, 65, 100, 127, 129, 255, 256, 257, 511, 512, 513,
+         1023, 1025, 2047, 2048, 2049, 4095, 4097, 6145, 10_000)
+
+
+def usable_isas():
+    return _core.build_info()["usable_isas"].split(",")
+
+
+def same(a, b):
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def aligned(shape, dtype, offset=0):
+    """An empty array that begins `offset` bytes after a multiple of 64."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + 128, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    return raw[start:start + size].view(dtype).reshape(shape)
+
+
+def placed(array, offset):
+    copy = aligned(array.shape, array.dtype, offset)
+    copy[...] = array
+    return copy
+
+
+def inputs_of(op, fmt, rows, n):
+    return op.make(np.random.default_rng(seed("bytes", op.name, fmt.name, rows, n)), fmt, rows, n)
+
+
+# -- instruction sets and threads ----------------------------------------------------------------------------
+
+
+def every_size(op, fmt):
+    """The results for all sizes 0 to 2,100, a few rows of each: one batch past the vector width now and then."""
+    rng = np.random.default_rng(seed(op.name, fmt.name))
+    pool = [make_input(rng, kind, fmt, 1, 2100 * 3) for kind in op.inputs]
+    per_row = make_input(rng, "r", fmt, 40, 1)
+    for n in range(2101):
+        rows = 33 if n <= 72 else 3 if n % 7 else 1
+        inputs = [per_row[:rows] if kind == "r" else
+                  np.resize(a, (rows, n)) if rows * n > a.size else a[0, : rows * n].reshape(rows, n)
+                  for kind, a in zip(op.inputs, pool)]
+        yield n, op.run(se, inputs)
+
+
+@FORMAT
+@OP
+def test_instruction_sets(op, fmt):
+    results = {}
+    for isa in usable_isas():
+        _core.set_isa(isa)
+        assert _core.get_isa() == isa
+        results[isa] = list(every_size(op, fmt))
+    first, *others = results
+    for isa in others:
+        for (n, a), (_, b) in zip(results[first], results[isa]):
+            assert same(a, b), f"{op.name} {fmt.name} n = {n}: {first} and {isa} differ"
+
+
+LAYOUTS = {
+    "last axis": lambda a: a,
+    "first axis": lambda a: np.asfortranarray(a),                 # rows side by side in memory
+    "every second": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "backwards": lambda a: np.ascontiguousarray(a[:, ::-1])[:, ::-1],
+    "rows apart": lambda a: np.concatenate([a, a], axis=1)[:, : a.shape[1]],
+    "rows backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    "sparse columns": lambda a: np.repeat(a.T, 3, axis=1)[:, ::3].T,
+    "misaligned": lambda a: placed_misaligned(a),
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()) if a.dtype.kind == "f" else a,
+}
+
+
+def placed_misaligned(a):
+    raw = np.empty(a.nbytes + 1, np.uint8)
+    raw[1:] = np.ascontiguousarray(a).view(np.uint8).reshape(-1)
+    return raw[1:].view(a.dtype).reshape(a.shape)
+
+
+@pytest.mark.parametrize("isa", usable_isas())
+@FORMAT
+@OP
+def test_layouts(op, fmt, isa):
+    """Any axis, any stride, any alignment: each combination of sizes through every layout."""
+    for n in (1, 5, 16, 33, 64, 65, 300, 2049):
+        for rows in (1, 5, 35):
+            inputs = inputs_of(op, fmt, rows, n)
+            expected = op.run(se, inputs)
+            _core.set_isa(isa)
+            for name, layout in LAYOUTS.items():
+                got = op.run(se, [layout(a) for a in inputs])
+                assert same(np.ascontiguousarray(got), expected), (name, rows, n)
+            # into a strided result
+            out = np.full((expected.shape[0], 2 * expected.shape[1]), 7, expected.dtype)
+            op.run(se, inputs, out=out[:, ::2])
+            assert same(np.ascontiguousarray(out[:, ::2]), expected), ("strided out", rows, n)
+            assert np.all(out[:, 1::2] == 7)
+            out = np.empty(expected.shape[::-1], expected.dtype).T
+            op.run(se, [np.asfortranarray(a) for a in inputs], out=out)
+            assert same(np.ascontiguousarray(out), expected), ("first axis out", rows, n)
+
+
+@FORMAT
+@OP
+def test_axes(op, fmt):
+    """A row over any axis or several, in the middle of an array or not."""
+    for a, n, b in ((3, 7, 4), (2, 40, 17), (2, 100, 19), (1, 600, 33), (2, 2050, 3)):
+        inputs = inputs_of(op, fmt, a * b, n)
+        expected = op.run(se, inputs)
+        cubes = [np.ascontiguousarray(np.moveaxis(i.reshape(a, b, i.shape[1]), 2, 1)) for i in inputs]
+        got = op.run(se, cubes, axis=1)
+        assert same(np.moveaxis(got, 1, 2).reshape(expected.shape), expected), (a, n, b)
+        cubes = [np.ascontiguousarray(np.moveaxis(i.reshape(a, b, i.shape[1]), 2, 0)) for i in inputs]
+        got = op.run(se, cubes, axis=0)
+        assert same(np.moveaxis(got, 0, 2).reshape(expected.shape), expected), (a, n, b)
+    # one row over two axes: C order of the reduced axes, whatever lies between them
+    for p, q in ((3, 5), (8, 8), (7, 300), (300, 7)):
+        inputs = inputs_of(op, fmt, 6, p * q)
+        expected = op.run(se, inputs)
+        split = [i.reshape((6, p, q) if i.shape[1] > 1 or p * q == 1 else (6, 1, 1)) for i in inputs]
+        moved = [np.ascontiguousarray(np.moveaxis(i, 0, 1)) for i in split]
+        got = op.run(se, moved, axis=(0, 2))
+        assert same(np.moveaxis(got, 1, 0).reshape(expected.shape), expected), (p, q)
+
+
+@FORMAT
+@OP
+def test_place_in_the_batch(op, fmt):
+    """A row alone, at the front, at the end, in a batch of any size."""
+    for n in EDGES[:-1]:
+        rows = 37 if n <= 300 else 5
+        inputs = inputs_of(op, fmt, rows, n)
+        expected = op.run(se, inputs)
+        for begin, end in [(r, r + 1) for r in range(rows)] + [(1, rows), (0, rows - 1), (3, 20), (16, 33)]:
+            got = op.run(se, [i[begin:end] for i in inputs])
+            assert same(got, expected[begin:end]), (n, begin, end)
+        order = np.random.default_rng(n).permutation(rows)
+        assert same(op.run(se, [i[order] for i in inputs]), expected[order]), n
+    # 1-d, as most calls are
+    inputs = inputs_of(op, fmt, 1, 50)
+    assert same(op.run(se, [i[0] for i in inputs]), op.run(se, inputs)[0])
+
+
+@FORMAT
+@OP
+def test_alignment(op, fmt):
+    """Every byte offset 0 to 63 that the element allows for the result; all 64 for the inputs."""
+    for n in (7, 33, 100, 600, 2051):
+        inputs = inputs_of(op, fmt, 3, n)
+        expected = op.run(se, inputs)
+        for offset in range(64):
+            other = offset * 37 % 64 // fmt.itemsize * fmt.itemsize
+            out = aligned(expected.shape, fmt.dtype, other)
+            op.run(se, [placed(i, offset) for i in inputs], out=out)
+            assert same(out, expected), (n, offset, other)
+
+
+@FORMAT
+@OP
+def test_in_place(op, fmt):
+    if op.row_output:
+        pytest.skip("a result of another shape than the inputs'")
+    for n in EDGES:
+        for rows in (1, 2, 35):
+            if rows * n > 80_000:
+                continue
+            inputs = inputs_of(op, fmt, rows, n)
+            expected = op.run(se, inputs)
+            for k, kind in enumerate(op.inputs):
+                if kind in "rw":
+                    continue
+                copies = [i.copy() for i in inputs]
+                assert op.run(se, copies, out=copies[k]) is copies[k]
+                assert same(copies[k], expected), (n, rows, k)
+                turned = [i.copy(order="F") for i in inputs]
+                op.run(se, turned, out=turned[k])
+                assert same(np.ascontiguousarray(turned[k]), expected), (n, rows, k, "first axis")
+
+
+@FORMAT
+@OP
+def test_threads(op, fmt):
+    """1 to 8 threads, rows shared out or one row split."""
+    for rows, n in ((3000, 24), (700, 130), (40, 3000), (3, 300_001), (1, 600_000)):
+        inputs = inputs_of(op, fmt, rows, n)
+        se.set_num_threads(1)
+        expected = op.run(se, inputs)
+        for threads in range(2, 9):
+            se.set_num_threads(threads)
+            assert same(op.run(se, inputs), expected), (rows, n, threads)
+        se.set_num_threads(3)
+        assert same(np.ascontiguousarray(op.run(se, [np.asfortranarray(i) for i in inputs])), expected), (rows, n)
+
+
+# -- large results -----------------------------------------------------------------------------------------
+
+
+STREAMED = 24 << 20
+
+
+@pytest.mark.parametrize("n", [24, 48, 1000, 5000, 200_000])
+@pytest.mark.parametrize("fmt", [F32, F64, BF16], ids=lambda f: f.name)
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if not op.row_output and "," not in name])
+def test_written_around_the_cache(name, fmt, n):
+    """A result above 24 MB is stored another way: the same rows in a small batch, misaligned, in place."""
+    if fmt.narrow and n != 1000:
+        pytest.skip("16-bit rows are packed whatever their length")
+    op = OPS[name]
+    some = max(1, 400_000 // n)
+    times = STREAMED // (some * n * fmt.itemsize) + 1
+    inputs = inputs_of(op, fmt, some, n)
+    expected = op.run(se, inputs)
+    large = [placed(np.tile(i, (times, 1)), 0) for i in inputs]  # on whole vectors; the result is not
+    out = aligned((some * times, n), fmt.dtype, fmt.itemsize)
+    assert out.nbytes >= STREAMED
+    op.run(se, large, out=out)
+    blocks = out.reshape(times, some, n).view(fmt.bits)
+    assert np.array_equal(blocks, np.broadcast_to(expected.view(fmt.bits), blocks.shape))
+    kept = next(k for k, kind in enumerate(op.inputs) if kind != "r")
+    op.run(se, large, out=large[kept])
+    assert np.array_equal(large[kept].view(fmt.bits), out.view(fmt.bits).reshape(large[kept].shape)), "in place"
+
+
+@pytest.mark.parametrize("n", [(1 << 18) - 1, 1 << 18, (1 << 18) + 1, 1_000_003, 5_000_000])
+@FORMAT
+def test_long_rows(fmt, n):
+    """One row: split or whole, stored or computed again, packed or direct, on every instruction set."""
+    names = ["softmax", "log_softmax", "logsumexp"]
+    if n < 2_000_000:
+        names += ["logsumexp, b", "softmax_vjp", "log_softmax_vjp", "log_softmax_jvp", "logsumexp_vjp", "logsumexp_jvp",
+                  "softmax_hvp", "log_softmax_hvp"]
+    for name in names:
+        op = OPS[name]
+        inputs = inputs_of(op, fmt, 1, n)
+        se.set_num_threads(1)
+        expected = op.run(se, inputs)
+        for threads in (2, 5):
+            se.set_num_threads(threads)
+            for isa in usable_isas()[1:] if n > 300_000 else usable_isas():
+                _core.set_isa(isa)
+                assert same(op.run(se, inputs), expected), (name, threads, isa)
+        se.set_num_threads(2)
+        strided = [np.repeat(i, 2, axis=1)[:, ::2] if i.shape[1] > 1 else i for i in inputs]
+        assert same(op.run(se, strided), expected), (name, "strided")
+        twice = [np.concatenate([i, i]) for i in inputs]
+        got = op.run(se, twice)
+        assert same(got[1:], expected) and same(got[:1], expected), (name, "two rows")
+
+
+# -- relations between calls ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", [F16, BF16], ids=lambda f: f.name)
+@OP
+def test_16_bits_are_float32_rounded_once(op, fmt):
+    for n in EDGES:
+        inputs = inputs_of(op, fmt, 20 if n < 300 else 3, n)
+        wide = [i if i.dtype == np.bool_ else i.astype(np.float32) for i in inputs]
+        with np.errstate(over="ignore"):
+            assert same(op.run(se, inputs), op.run(se, wide).astype(fmt.dtype)), n
+
+
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+def test_absent_elements_change_no_bit(fmt):
+    """A masked element, one at -inf and none at all are the same to the others."""
+    rng = np.random.default_rng(2)
+    for n in (3, 20, 100, 700, 3000):
+        x = cast(rng.standard_normal((9, n)) * 5, fmt)
+        mask = rng.random((9, n)) < 0.7
+        mask[:, 0] = True
+        gone = np.where(mask, x, fmt.dtype.type(-np.inf))
+        for f in (se.softmax, se.log_softmax):
+            assert same(f(x, where=mask), f(gone))
+        assert same(se.logsumexp(x, -1, where=mask), se.logsumexp(gone, -1))
+        tail = np.concatenate([x, np.full((9, 300), -np.inf, fmt.dtype)], axis=1)
+        assert same(np.ascontiguousarray(se.softmax(tail)[:, :n]), se.softmax(x))
+        assert same(se.logsumexp(tail, -1), se.logsumexp(x, -1))
+
+
+@FORMAT
+def test_row_results_agree(fmt):
+    """logsumexp is the same with keepdims, with unit weights' sign asked for, and over a broadcast batch."""
+    x = inputs_of(OPS["softmax"], fmt, 20, 77)[0]
+    expected = se.logsumexp(x, axis=-1)
+    assert same(se.logsumexp(x, -1, keepdims=True)[:, 0], expected)
+    assert same(se.logsumexp(x, -1, return_sign=True)[0], expected)
+    stretched = np.broadcast_to(x[0], (50, 77))
+    assert same(np.ascontiguousarray(se.softmax(stretched)), np.repeat(se.softmax(x[:1]), 50, axis=0))
+    assert ml_dtypes.finfo(expected.dtype).bits == 8 * fmt.itemsize

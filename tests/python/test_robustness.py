@@ -1,0 +1,248 @@
+"""Forks, many callers at once, arrays past 2^31 elements, and memory that comes back."""
+
+import hashlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import sumexp as se
+from oracle.formats import FORMATS
+from oracle.ops import OPS
+
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def threaded_work():
+    """Calls of every kind that use the pool: many rows, one long row, a derivative."""
+    rng = np.random.default_rng(0)
+    rows, long = rng.standard_normal((500, 1000), np.float32), rng.standard_normal(600_000)
+    y = se.softmax(rows)
+    return [digest(a) for a in (y, se.softmax(long), se.logsumexp(rows, 0), se.softmax_vjp(rows, y), se.log_softmax(long))]
+
+
+def _child(queue):
+    queue.put((threaded_work(), se.get_num_threads()))
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_after_threads(generations):
+    """A forked child has none of its parent's threads: it makes its own. So does the parent, after it."""
+    se.set_num_threads(4)
+    expected = threaded_work()
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        queue = context.Queue()
+        children = [context.Process(target=_child if generations == 1 else _grandparent, args=(queue,)) for _ in range(2)]
+        for child in children:
+            child.start()
+        try:
+            for _ in children:
+                assert queue.get(timeout=60) == (expected, 4)
+        finally:
+            for child in children:
+                child.join(timeout=10)
+                if child.is_alive():
+                    child.kill()
+        assert [child.exitcode for child in children] == [0, 0]
+    assert threaded_work() == expected
+
+
+def _grandparent(queue):
+    threaded_work()
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(queue,))
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_others_call():
+    """A fork in the middle of another thread's calls: the child still works."""
+    se.set_num_threads(4)
+    expected = threaded_work()
+    stop = threading.Event()
+
+    def call():
+        x = np.ones((300, 1000))
+        while not stop.is_set():
+            se.softmax(x)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    context = multiprocessing.get_context("fork")
+    try:
+        for _ in range(5):
+            queue = context.Queue()
+            child = context.Process(target=_child, args=(queue,))
+            child.start()
+            try:
+                assert queue.get(timeout=60) == (expected, 4)
+            finally:
+                child.join(timeout=10)
+                if child.is_alive():
+                    child.kill()
+    finally:
+        stop.set()
+        caller.join()
+
+
+def test_sixteen_python_threads():
+    """Different work in each, small and large calls, all at once: the bytes of calling alone."""
+    work = []
+    for k in range(16):
+        op = list(OPS.values())[k]
+        fmt = FORMATS[k % 4]
+        rng = np.random.default_rng(k)
+        work.append([(op, op.make(rng, fmt, rows, n)) for rows, n in ((1, 10), (50, 40), (200, 500), (1, 300_000))])
+    expected = [[digest(op.run(se, inputs)) for op, inputs in calls] for calls in work]
+    barrier, got = threading.Barrier(16), [None] * 16
+
+    def run(k):
+        barrier.wait()
+        for _ in range(4):
+            got[k] = [digest(op.run(se, inputs)) for op, inputs in work[k]]
+            if got[k] != expected[k]:
+                return
+
+    callers = [threading.Thread(target=run, args=(k,)) for k in range(16)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=120)
+        assert not caller.is_alive()
+    assert got == expected
+
+
+def test_threads_at_interpreter_exit():
+    """A process that leaves with its pool asleep, or with a daemon thread in a call, leaves at once."""
+    code = ("import threading, numpy as np, sumexp as se\n"
+            "se.set_num_threads(4)\n"
+            "x = np.ones((2000, 1000))\n"
+            "se.softmax(x)\n"
+            "def loop():\n"
+            "    while True: se.softmax(x)\n"
+            "threading.Thread(target=loop, daemon=True).start()\n")
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, env={**os.environ})
+    assert done.returncode == 0
+
+
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_no_leak_over_1e5_calls():
+    x = np.linspace(-3, 3, 64, dtype=np.float32).reshape(4, 16)
+    out, mask, odd = np.empty_like(x), x > 0, x.astype(ml_dtypes.bfloat16).T
+    wrong = np.empty((4, 15), np.float32)
+
+    def calls(count):
+        for _ in range(count):
+            y = se.softmax(x)
+            se.softmax_vjp(x, y, out=out)
+            se.log_softmax(x, 0, temperature=2.0, where=mask)
+            se.logsumexp(x, -1, b=x, return_sign=True)
+            se.logsumexp(odd)
+            se.softmax_hvp(x, x, y)
+            se.softmax([1, 2, 3])  # through the slow path
+            try:
+                se.softmax(x, out=wrong)
+            except ValueError:
+                pass
+
+    calls(1000)
+    before = resident()
+    calls(12_500)  # 8 calls each
+    grown = resident() - before
+    assert grown < 2 << 20, f"{grown} bytes in 1e5 calls"
+    # and with threads and large scratch
+    large = np.ones((64, 70_000), np.float32)
+    strided = large.T
+    for _ in range(3):
+        se.softmax(large), se.softmax(strided, 0), se.logsumexp(strided, 0)
+    before = resident()
+    for _ in range(15):
+        se.softmax(large), se.softmax(strided, 0), se.logsumexp(strided, 0)
+    assert resident() - before < 24 << 20
+
+
+def test_references_are_returned():
+    """No array or argument stays referenced after a call, good or bad."""
+    x, y = np.ones(5), np.full(5, 0.2)
+    counts = [sys.getrefcount(a) for a in (x, y, None, x.dtype)]
+    for _ in range(100):
+        se.softmax_vjp(x, y)
+        se.softmax(x, out=y)
+        se.logsumexp(x, b=y, return_sign=True)
+        for call in (lambda: se.softmax(x, axis=3), lambda: se.softmax(x, out=y[:3]), lambda: se.softmax_vjp(x[:2], y)):
+            with pytest.raises(ValueError):
+                call()
+    after = [sys.getrefcount(a) for a in (x, y, None, x.dtype)]
+    assert after[:2] == counts[:2] and abs(after[3] - counts[3]) < 50
+
+
+# -- more than 2^31 elements -------------------------------------------------------------------------------
+
+
+def available_memory():
+    try:
+        with open("/proc/meminfo") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("MemAvailable")) << 10
+    except (OSError, StopIteration):
+        return 0
+
+
+@pytest.fixture(scope="module")
+def five_gigabytes():
+    """2^31 + 4099 elements of bfloat16; the pages that nobody writes to take no memory."""
+    if available_memory() < 14 << 30:
+        pytest.skip("needs 14 GB of available memory")
+    return np.zeros((1 << 31) + 4099, ml_dtypes.bfloat16)
+
+
+@pytest.mark.large
+def test_one_axis_past_2_31(five_gigabytes):
+    """The last element counts, and counts once; then in place, right at both ends."""
+    x = five_gigabytes
+    n = x.size
+    assert float(se.logsumexp(x)) == float(ml_dtypes.bfloat16(np.log(n)))
+    x[-1] = 22.0
+    y = np.float64(22.0) + np.log1p((n - 1) * np.exp(-22.0))
+    assert float(se.logsumexp(x)) == float(ml_dtypes.bfloat16(y))
+    se.softmax(x, out=x)
+    assert x[-1] == ml_dtypes.bfloat16(np.exp(22.0 - y))
+    ends = [0, 1, n // 2, (1 << 31) - 1, 1 << 31, n - 2]
+    assert np.all(x[ends] == ml_dtypes.bfloat16(np.exp(-y)))
+    assert np.all(x[-4099:-1] == x[0]) and np.all(x[: 1 << 20] == x[0])
+
+
+@pytest.mark.large
+def test_many_rows_past_2_31(five_gigabytes):
+    """The rows at the end have the bytes that they have in a small batch."""
+    n = 1021
+    rows = five_gigabytes.size // n
+    few = np.random.default_rng(1).standard_normal((3, n)).astype(np.float32).astype(ml_dtypes.bfloat16)
+    x = five_gigabytes[: rows * n].reshape(rows, n)
+    source = np.broadcast_to(few[0], (rows, n))
+    se.log_softmax(source, out=x)  # the input is one row, its stride 0
+    expected = se.log_softmax(few)
+    for r in (0, 1, rows // 2, (1 << 31) // n, (1 << 31) // n + 1, rows - 2, rows - 1):
+        assert x[r].tobytes() == expected[0].tobytes(), r
+    x[-2:] = few[1:]
+    lse = se.logsumexp(x, -1)
+    assert lse.shape == (rows,)
+    assert lse[-2:].tobytes() == se.logsumexp(few, -1)[1:].tobytes()
+    assert np.all(lse[:-2] == lse[0])
+    # the columns of the same memory: an axis that is not last, at offsets past 2^32 bytes
+    last = se.logsumexp(x[:, -1:], axis=0)
+    assert last.tobytes() == se.logsumexp(np.ascontiguousarray(x[:, -1]), axis=0).tobytes()

@@ -1,0 +1,191 @@
+"""sumexp.torch in compiled, exported and traced programs, and each registered operation on its own."""
+
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+
+import sumexp.torch as st  # noqa: E402
+
+NAMES = ["softmax", "log_softmax", "logsumexp"]
+each_name = pytest.mark.parametrize("name", NAMES)
+generator = torch.Generator().manual_seed(3)
+X, G, V = torch.randn(3, 3, 5, dtype=torch.float64, generator=generator).unbind()
+Y, L = torch.softmax(X, -1), torch.log_softmax(X, -1)
+OPERATIONS = {
+    "softmax": (X,),
+    "log_softmax": (X,),
+    "logsumexp": (X,),
+    "softmax_vjp": (G, Y),
+    "log_softmax_vjp": (G, L),
+    "log_softmax_jvp": (G, L),
+    "logsumexp_vjp": (X, G[:, :1]),
+    "logsumexp_jvp": (X, G),
+    "softmax_hvp": (G, V, Y),
+    "log_softmax_hvp": (G, V, L),
+}
+each_operation = pytest.mark.parametrize("name", OPERATIONS)
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    torch._dynamo.reset()
+
+
+def called(graph):
+    return [str(n.target) for n in graph.nodes if n.op == "call_function"]
+
+
+def leaves(tensors):
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+def forward_backward(f, x):
+    x = x.detach().clone().requires_grad_()
+    y = f(x)
+    return y.detach(), *torch.autograd.grad(y.sum(), x)
+
+
+# -- registered operations -----------------------------------------------------------------------------------
+
+
+@each_operation
+def test_opcheck(name):
+    operation = getattr(torch.ops.sumexp, name).default
+    torch.library.opcheck(operation, (*leaves(OPERATIONS[name]), [-1]))
+    torch.library.opcheck(operation, (*(t.mT for t in leaves(OPERATIONS[name])), [-2]))
+
+
+@each_operation
+def test_derivatives_of_operations(name):
+    operation = getattr(torch.ops.sumexp, name)
+
+    def call(*tensors):
+        return operation(*tensors, [-1])
+
+    assert gradcheck(call, leaves(OPERATIONS[name]), check_batched_grad=True)
+    assert gradgradcheck(call, leaves(OPERATIONS[name]))
+
+
+@each_operation
+def test_vmap_and_forward_mode_of_operations(name):
+    tensors = OPERATIONS[name]
+    operation = getattr(torch.ops.sumexp, name)
+
+    def call(*tensors):
+        return operation(*tensors, [-1])
+
+    many = [t.unsqueeze(1).expand(3, 2, t.shape[1]) for t in tensors]
+    torch.testing.assert_close(torch.vmap(call, in_dims=1)(*many)[1], call(*tensors))
+    # register_autograd alone would give zero tangents here
+    forward, reverse = (j(call, argnums=0)(*tensors) for j in (torch.func.jacfwd, torch.func.jacrev))
+    torch.testing.assert_close(forward, reverse)
+
+
+# -- torch.compile -------------------------------------------------------------------------------------------
+
+
+@each_name
+def test_compiled_programs_call_the_operation(name):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    f = torch.compile(lambda x: getattr(st, name)(x, -1) * 2, backend=backend, fullgraph=True)
+    got = f(X)
+    assert torch.equal(got, getattr(st, name)(X, -1) * 2)
+    assert [n for n in called(graphs[0].graph) if "sumexp" in n] == [f"sumexp.{name}"] or f"sumexp.{name}.default" in called(
+        graphs[0].graph
+    )
+
+
+@each_name
+def test_aot_eager(name):
+    def f(x):
+        return getattr(st, name)(x * 2, -1).sin()
+
+    for dynamic in (False, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(f, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+        for x in (X, X[:2, :4], torch.randn(7, 9, dtype=torch.float64)):
+            for got, want in zip(forward_backward(compiled, x), forward_backward(f, x)):
+                assert torch.equal(got, want) and got.stride() == want.stride()
+
+
+def test_arguments_in_compiled_programs():
+    def f(x):
+        a = st.softmax(x.half(), 1, dtype=torch.float32, temperature=0.5) + st.nn.LogSoftmax(0)(x).float()
+        return a + st.logsumexp(x, (0, 1), keepdim=True) + st.softmax(x.to("meta"), 0).shape[0]
+
+    assert torch.equal(torch.compile(f, backend="aot_eager", fullgraph=True)(X), f(X))
+
+
+@each_name
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap", "hessian"])
+def test_compiled_transforms(name, transform):
+    F = torch.func
+    transforms = {
+        "grad": lambda f: F.grad(lambda x: f(x).sin().sum()),
+        "jvp": lambda f: lambda x: F.jvp(f, (x,), (x.cos(),))[1],
+        "vmap": lambda f: torch.vmap(f, in_dims=1),
+        "hessian": lambda f: F.hessian(lambda x: f(x).sin().sum()),
+    }
+    got, want = (transforms[transform](lambda x, m=m: getattr(m, name)(x, -1)) for m in (st, torch))
+    torch.testing.assert_close(torch.compile(got, backend="aot_eager", fullgraph=True)(X), want(X))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_inductor():
+    def f(x):
+        p, l = st.softmax(x.sin(), -1), st.log_softmax(x * 2, 0)
+        return (p * l).cos() + st.logsumexp(x, -1, keepdim=True)
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=True)
+    for x in (X.float(), torch.randn(6, 8)):
+        for got, want in zip(forward_backward(compiled, x), forward_backward(f, x)):
+            torch.testing.assert_close(got, want)
+
+
+# -- export and tracing --------------------------------------------------------------------------------------
+
+
+@each_name
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(name, strict):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return getattr(st, name)(x, -1)
+
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(Model(), (X,), dynamic_shapes=shapes, strict=strict)
+    assert called(program.graph) == [f"sumexp.{name}.default"]
+    x = torch.randn(7, 5, dtype=torch.float64)
+    assert torch.equal(program.module()(x), getattr(st, name)(x, -1))
+
+
+@each_name
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+def test_make_fx(name, mode):
+    def f(x):
+        return getattr(st, name)(x, -1)
+
+    assert called(make_fx(f, tracing_mode=mode)(X).graph) == [f"sumexp.{name}.default"]
+    gradient = make_fx(torch.func.grad(lambda x: f(x).sin().sum()), tracing_mode=mode)(X)
+    assert {f"sumexp.{name}.default", f"sumexp.{name}_vjp.default"} <= set(called(gradient.graph))
+    torch.testing.assert_close(gradient(V), torch.func.grad(lambda x: f(x).sin().sum())(V))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@each_name
+def test_jit_trace_records_the_operation(name):
+    traced = torch.jit.trace(lambda x: getattr(st, name)(x, -1), (X,))
+    assert torch.equal(traced(V), getattr(st, name)(V, -1))
+    x = V.clone().requires_grad_()
+    torch.testing.assert_close(
+        torch.autograd.grad(traced(x).sin().sum(), x), torch.autograd.grad(getattr(st, name)(x, -1).sin().sum(), x)
+    )

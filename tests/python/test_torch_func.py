@@ -1,0 +1,127 @@
+"""sumexp.torch under torch.func: every transform, nested, against torch's own functions."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap  # noqa: E402
+
+import sumexp.torch as st  # noqa: E402
+
+X = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+FUNCTIONS = {
+    "softmax": (lambda x: st.softmax(x, -1), lambda x: torch.softmax(x, -1)),
+    "log_softmax T": (lambda x: st.log_softmax(x, 0, temperature=0.7), lambda x: torch.log_softmax(x / 0.7, 0)),
+    "logsumexp": (lambda x: st.logsumexp(x, 0), lambda x: torch.logsumexp(x, 0)),
+}
+TRANSFORMS = {
+    "grad": lambda f: grad(lambda x: f(x).sin().sum()),
+    "grad grad": lambda f: grad(lambda x: grad(lambda x: f(x).sin().sum())(x).cos().sum()),
+    "vjp": lambda f: lambda x: vjp(f, x)[1](torch.ones_like(f(x)))[0],
+    "jvp": lambda f: lambda x: jvp(f, (x,), (x.cos(),)),
+    "jvp jvp": lambda f: lambda x: jvp(lambda x: jvp(f, (x,), (x.cos(),))[1], (x,), (x.sin(),)),
+    "jacrev": jacrev,
+    "jacfwd": jacfwd,
+    "hessian": hessian,
+    "jacrev jacrev": lambda f: jacrev(jacrev(f)),
+    "jacrev jacfwd": lambda f: jacrev(jacfwd(f)),
+    "jacfwd jacfwd": lambda f: jacfwd(jacfwd(f)),
+    "third, reverse": lambda f: jacrev(jacrev(jacrev(f))),
+    "third, forward": lambda f: jacfwd(jacfwd(jacfwd(f))),
+    "third, mixed": lambda f: jacfwd(jacrev(jacfwd(f))),
+    "vmap grad": lambda f: vmap(grad(lambda x: f(x).sin().sum())),
+    "vmap hessian": lambda f: vmap(hessian(f)),
+    "grad vmap": lambda f: grad(lambda x: vmap(f)(x).sin().sum()),
+    "jvp vmap": lambda f: lambda x: jvp(vmap(f), (x,), (x.cos(),)),
+    "vmap jvp": lambda f: vmap(lambda x: jvp(f, (x,), (x.cos(),))),
+    "functionalize": torch.func.functionalize,
+    "linearize": lambda f: lambda x: torch.func.linearize(f, x)[1](x.cos()),
+}
+
+
+def check(transform, function, x=X):
+    ours, theirs = FUNCTIONS[function]
+    torch.testing.assert_close(TRANSFORMS[transform](ours)(x), TRANSFORMS[transform](theirs)(x))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_transforms(function, transform):
+    if transform == "linearize":
+        pytest.skip("make_fx inside a transform: see test_linearize")
+    check(transform, function)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_linearize(function):
+    check("linearize", function)
+
+
+@pytest.mark.parametrize("in_dim", [0, 1, 2, -1])
+@pytest.mark.parametrize("dim", [0, -1, 1])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_vmap_in_dims(name, dim, in_dim):
+    x = torch.randn(2, 3, 4)
+    for out_dim in (0, -1):
+        got, want = (
+            vmap(lambda x: getattr(m, name)(x, dim), in_dims=in_dim, out_dims=out_dim)(x) for m in (st, torch)
+        )
+        torch.testing.assert_close(got, want)
+    got, want = (vmap(vmap(lambda x: getattr(m, name)(x, 0), in_dims=in_dim % 2), in_dims=1)(x) for m in (st, torch))
+    torch.testing.assert_close(got, want)
+
+
+def test_vmap_of_scalars_and_of_nothing():
+    x = torch.randn(5)
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        torch.testing.assert_close(
+            vmap(lambda x: getattr(st, name)(x, 0))(x), vmap(lambda x: getattr(torch, name)(x, 0))(x)
+        )
+        captured = vmap(lambda a: a + getattr(st, name)(x, 0).sum())(torch.zeros(3))  # x is not mapped
+        torch.testing.assert_close(captured, getattr(torch, name)(x, 0).sum().expand(3))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_mapped_cotangents_and_tangents(function):
+    ours, theirs = FUNCTIONS[function]
+    y, pullback = vjp(ours, X)
+    g = torch.randn(5, *y.shape, dtype=X.dtype)
+    torch.testing.assert_close(vmap(pullback)(g), vmap(vjp(theirs, X)[1])(g))
+    t = torch.randn(5, *X.shape, dtype=X.dtype)
+    torch.testing.assert_close(*(vmap(lambda t: jvp(f, (X,), (t,))[1])(t) for f in (ours, theirs)))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_transforms_inside_autograd(function):
+    results = []
+    for f in FUNCTIONS[function]:
+        x = X.clone().requires_grad_()
+        y = vmap(f)(x).sin().sum() + jvp(f, (x,), (x.cos(),))[1].sum() + grad(lambda x: f(x).sin().sum())(x).sum()
+        results.append(torch.autograd.grad(y, x)[0])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_autograd_functional(function):
+    ours, theirs = FUNCTIONS[function]
+    F = torch.autograd.functional
+    for options in ({}, {"vectorize": True}, {"vectorize": True, "strategy": "forward-mode"}):
+        torch.testing.assert_close(*(F.jacobian(f, X, **options) for f in (ours, theirs)))
+    for options in ({}, {"vectorize": True}, {"vectorize": True, "outer_jacobian_strategy": "forward-mode"}):
+        torch.testing.assert_close(*(F.hessian(lambda x: f(x).sin().sum(), X, **options) for f in (ours, theirs)))
+
+
+def test_a_model():
+    def model(last):
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3), last).double()
+
+    def per_sample(last):
+        net = model(last)
+        parameters = dict(net.named_parameters())
+
+        def loss(p, x):
+            return -functional_call(net, p, (x,))[0]
+
+        return vmap(grad(loss), in_dims=(None, 0))(parameters, X)
+
+    torch.testing.assert_close(per_sample(st.nn.LogSoftmax(-1)), per_sample(torch.nn.LogSoftmax(-1)))

@@ -1,0 +1,220 @@
+"""The promise about accuracy. Bounds come from oracle.bounds and nowhere else; the table is printed at the end."""
+
+import numpy as np
+import pytest
+
+import sumexp as se
+from oracle import accuracy, bounds, reference
+from oracle.formats import BF16, F16, F32, F64, FORMATS, errors, exact, longdouble, ulp
+from oracle.ops import OPS
+from oracle.rows import FAMILIES, cast
+
+FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+
+
+def check(fmt, worst, where):
+    for entry, value in worst.items():
+        assert value <= bounds.FORWARD[entry][fmt.name], f"{entry} {fmt.name} {where}: {value:.3f} ulp"
+
+
+# -- the oracle itself ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_oracle_agrees_with_mpmath(name):
+    """The longdouble references are good to 0.01 ulp of double, on every family and on the shortest rows."""
+    for n in (1, 2, 5, 30):
+        x = FAMILIES[name](np.random.default_rng(n), F64, 3, n)
+        for row in x:
+            for mine, exactly, scale in zip(reference.forward(row), reference.forward_mp(row),
+                                            (None, None, np.max(exact(row)), None)):
+                unit = ulp(exactly if scale is None else np.maximum(np.abs(exactly), np.abs(scale)), F64)
+                same = (mine == exactly) | (np.isinf(mine) & np.isinf(exactly))
+                with np.errstate(invalid="ignore"):
+                    assert np.all(same | (np.abs(mine - exactly) <= 0.01 * unit)), (name, n)
+
+
+def test_ulp_measure():
+    """One unit in the last place is one ulp, in every binade, for every format."""
+    for fmt in FORMATS:
+        for value in (1.0, 1.5, 0.1, 2.0**-14, fmt.largest / 2, 2.0**fmt.tiny):
+            value = cast(value, fmt)
+            above = (np.array(value).view(fmt.bits) + fmt.bits.type(1)).view(fmt.dtype)
+            assert errors(above, exact(value), fmt) == 1
+        assert errors(np.array(np.nan, fmt.dtype), longdouble(1), fmt) == np.inf
+        assert errors(np.array(np.inf, fmt.dtype), longdouble(1), fmt) == np.inf
+        assert errors(np.array(0, fmt.dtype), ulp(0.0, fmt) / 4, fmt) == 0.25
+
+
+def test_against_mpmath():
+    """Double, straight against mpmath: no step in common with the library or the longdouble reference."""
+    for name in FAMILIES:
+        for n in (1, 2, 7, 50, 600):
+            row = FAMILIES[name](np.random.default_rng(n), F64, 2, n)[-1]
+            if n == 600 and name not in ("normal x 4", "offsets 2^5 to 2^60", "one winner, margin 1 to 200"):
+                continue
+            softmax, log_softmax, lse, m = reference.forward_mp(row)
+            keep = np.isfinite(row)
+            worst = {
+                "softmax": errors(se.softmax(row), softmax, F64).max(),
+                "log_softmax": errors(se.log_softmax(row), log_softmax, F64)[keep].max(),
+                "logsumexp": errors(se.logsumexp(row, keepdims=True), lse, F64, scale=m).max(),
+            }
+            if m == 0:
+                worst["logsumexp, maximum 0"] = errors(se.logsumexp(row, keepdims=True), lse, F64).max()
+            check(F64, worst, (name, n))
+
+
+# -- forward ------------------------------------------------------------------------------------------------
+
+
+@FORMAT
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forward(name, fmt, record_accuracy):
+    for n, worst in accuracy.forward_family(name, fmt, se):
+        record_accuracy(fmt, worst)
+        check(fmt, worst, (name, n))
+
+
+LONG_FAMILIES = ("normal x 4", "one winner, margin 1 to 200", "all equal", "ties", "down to underflow", "chunks far apart",
+                 "normalised log-probabilities", "uniform +-1e4")
+
+
+@FORMAT
+@pytest.mark.parametrize("name", LONG_FAMILIES)
+def test_forward_long(name, fmt, record_accuracy):
+    for n, worst in accuracy.forward_family(name, fmt, se, sizes=(65_536, 300_001)):
+        record_accuracy(fmt, worst)
+        check(fmt, worst, (name, n))
+
+
+@FORMAT
+@pytest.mark.parametrize("n", [1_000_003, 5_000_000])
+def test_forward_millions(n, fmt, record_accuracy):
+    for name in ("normal x 4", "one winner, margin 1 to 200")[: 1 if n > 2_000_000 else 2]:
+        for _, worst in accuracy.forward_family(name, fmt, se, sizes=(n,)):
+            record_accuracy(fmt, worst)
+            check(fmt, worst, (name, n))
+
+
+@pytest.mark.parametrize("power", range(14, 64))
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+def test_large_offsets(power, fmt):
+    """Chunks of different maxima, at every power of two and either sign: the exponent is counted right."""
+    rng = np.random.default_rng(power)
+    offset = np.array([1, -1, 1.3, -1.3, 1.9, -1.9])[:, None] * 2.0**power
+    step = max(1.0, float(ulp(2.0**power, fmt)))
+    x = cast(offset - step * rng.integers(0, 4, (6, 2 * fmt.chunk + 5)), fmt)
+    x[:, : fmt.chunk] -= fmt.dtype.type(step)
+    check(fmt, accuracy.forward_rows(x, fmt, se), f"offsets 2^{power}")
+
+
+@pytest.mark.parametrize("fmt", [F16, BF16], ids=lambda f: f.name)
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.5, 100.0])
+def test_65536_equal_values(value, fmt):
+    """exp would overflow float16, and so would the count of the elements."""
+    x = cast(np.full(65_536, value), fmt)
+    check(fmt, accuracy.forward_rows(x[None], fmt, se), value)
+    assert se.softmax(x)[0] == cast(2.0**-16, fmt)
+    assert se.logsumexp(x) == cast(value + 16 * np.log(2), fmt)
+
+
+def test_margins_near_certainty():
+    """What is left when p -> 1 is the losers' sum, not 0."""
+    assert se.logsumexp([0.0, -50.0]) == np.exp(-50.0)
+    assert se.log_softmax([0.0, -50.0])[0] == -np.exp(-50.0)
+    for fmt in FORMATS:
+        for margin in range(1, 201):
+            x = cast([[0.0, -margin], [-margin, 0.0]], fmt)
+            check(fmt, accuracy.forward_rows(x, fmt, se), margin)
+
+
+@FORMAT
+def test_temperature(fmt):
+    """softmax(x, temperature=T) is softmax(x / T), the quotient rounded once: the same bytes."""
+    rng = np.random.default_rng(7)
+    for n in (3, 20, 33, 70, 300, 2049):
+        x = cast(rng.standard_normal((40, n)) * 9, fmt)
+        for t in (0.5, 3.0, 0.7, 1.7, 1e-3, 123.4):
+            quotient = x.astype(fmt.compute) / fmt.compute(t)
+            for f in (se.softmax, se.log_softmax):
+                with np.errstate(over="ignore"):  # log-probabilities below -65504
+                    expected = f(quotient).astype(fmt.dtype)
+                np.testing.assert_array_equal(f(x, temperature=t), expected)
+
+
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+def test_weighted(fmt):
+    """With weights: as accurate as the cancellation between them allows."""
+    rng = np.random.default_rng(5)
+    for n in (1, 2, 7, 33, 100, 700, 3000):
+        x, b = cast(rng.standard_normal((50, n)) * 4, fmt), cast(rng.standard_normal((50, n)), fmt)
+        b[rng.random((50, n)) < 0.1] = 0
+        b[:, 0] = 2.5
+        got, sign = se.logsumexp(x, axis=-1, b=b, keepdims=True, return_sign=True)
+        total, size, m = reference.weighted_sum(x, b)
+        np.testing.assert_array_equal(sign, np.sign(total))
+        value = m + np.log(np.abs(total))
+        eps = longdouble(np.finfo(fmt.compute).eps)
+        error = np.abs(exact(got) - value) / (ulp(np.maximum(np.abs(value), np.abs(m)), fmt) + 3 * eps * size / np.abs(total))
+        assert error.max() <= 1, (n, float(error.max()))
+
+
+# -- derivatives --------------------------------------------------------------------------------------------
+
+
+@FORMAT
+@pytest.mark.parametrize("name", bounds.DERIVATIVES)
+def test_derivative(name, fmt, record_accuracy):
+    worst = accuracy.derivative(OPS[name], fmt, se)
+    worst = max(worst, accuracy.derivative(OPS[name], fmt, se, sizes=(300_001,)))
+    record_accuracy(fmt, {name: worst})
+    assert worst <= bounds.DERIVATIVES[name]
+
+
+def _central(function, x, v, step=longdouble(2) ** -20):
+    return (function(x + step * v) - function(x - step * v)) / (2 * step)
+
+
+def test_formulas_are_the_derivatives():
+    """The derivative formulas of the oracle against central differences of its forward functions."""
+    rng = np.random.default_rng(3)
+    x, g, v = (longdouble(1) * rng.standard_normal((4, 9)) for _ in range(3))
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+    def dot(a, b):
+        return np.sum(a * b, axis=-1, keepdims=True)
+
+    y, l = reference.softmax(x), reference.log_softmax(x)
+    close(reference.softmax_vjp(v, y)[0], _central(reference.softmax, x, v))  # symmetric: also the VJP
+    close(reference.log_softmax_jvp(v, l)[0], _central(reference.log_softmax, x, v))
+    close(dot(reference.log_softmax_vjp(g, l)[0], v), dot(g, _central(reference.log_softmax, x, v)))
+    close(reference.logsumexp_jvp(v, x)[0], _central(reference.logsumexp, x, v))
+    close(dot(reference.logsumexp_vjp(g[:, :1], x)[0], v), g[:, :1] * _central(reference.logsumexp, x, v))
+    close(reference.softmax_hvp(g, v, y)[0], _central(lambda z: reference.softmax_vjp(g, reference.softmax(z))[0], x, v))
+    close(reference.log_softmax_hvp(g, v, l)[0],
+          _central(lambda z: reference.log_softmax_vjp(g, reference.log_softmax(z))[0], x, v))
+
+
+def test_matrices():
+    """The explicit Jacobians, entry by entry, and as products with the vector functions."""
+    rng = np.random.default_rng(11)
+    for fmt in FORMATS:
+        for k in (1, 2, 5, 40):
+            x = cast(rng.standard_normal((3, k)) * 3, fmt)
+            y, l = se.softmax(x), se.log_softmax(x)
+            s, sl = exact(y)[..., None], np.exp(exact(l))[:, None, :]
+            eye = np.eye(k)
+            for got, value in (
+                (se.softmax_jacobian(y), eye * s - s * np.swapaxes(s, 1, 2)),
+                (se.log_softmax_jacobian(l), eye - sl),
+                (se.logsumexp_hessian(x), None),
+            ):
+                if value is None:
+                    p = reference.softmax(x)[..., None]
+                    value = eye * p - p * np.swapaxes(p, 1, 2)
+                assert got.dtype == fmt.dtype and got.shape == (3, k, k)
+                eps = longdouble(2) ** (1 - fmt.digits)
+                np.testing.assert_array_less(np.abs(exact(got) - value), 2 * eps * (np.abs(value) + eye * s) + ulp(0, fmt))
