@@ -1,0 +1,216 @@
+// arch.hpp's vocabulary on NVIDIA GPUs.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#define SUMEXP_DEVICE __device__ __forceinline__
+
+// A kernel parameter that stays in constant memory however it is indexed.
+#define SUMEXP_PARAMETER const __grid_constant__
+
+// A statically sized array in shared memory.
+#define SUMEXP_SHARED(T, name, count) __shared__ T name[count]
+
+namespace sumexp::arch {
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr bool has_clusters = false;
+#else
+inline constexpr bool has_clusters = true;
+#endif
+
+SUMEXP_DEVICE int lane() { return int(threadIdx.x & 31u); }
+SUMEXP_DEVICE int warp() { return int(threadIdx.x >> 5); }
+
+// -- warp ------------------------------------------------------------------------------------------
+
+namespace detail {
+template <class T>
+struct Words {
+  static_assert(sizeof(T) % 4 == 0 && sizeof(T) <= 64, "shuffled values are whole 32-bit words");
+  union {
+    unsigned w[sizeof(T) / 4];
+    T value;
+  };
+  SUMEXP_DEVICE Words() {}
+};
+template <class T, class Move>
+SUMEXP_DEVICE T by_words(const T& v, Move move) {
+  Words<T> a;
+  a.value = v;
+#pragma unroll
+  for (int i = 0; i < int(sizeof(T) / 4); ++i) a.w[i] = move(a.w[i]);
+  return a.value;
+}
+}  // namespace detail
+
+template <class T>
+SUMEXP_DEVICE T shfl(T v, int from, unsigned mask = whole_warp) {
+  return detail::by_words(v, [=](unsigned w) { return __shfl_sync(mask, w, from); });
+}
+template <class T>
+SUMEXP_DEVICE T shfl_xor(T v, int bits, unsigned mask = whole_warp) {
+  return detail::by_words(v, [=](unsigned w) { return __shfl_xor_sync(mask, w, bits); });
+}
+template <class T>
+SUMEXP_DEVICE T shfl_down(T v, int delta, unsigned mask = whole_warp) {
+  return detail::by_words(v, [=](unsigned w) { return __shfl_down_sync(mask, w, unsigned(delta)); });
+}
+SUMEXP_DEVICE unsigned ballot(bool p, unsigned mask = whole_warp) { return __ballot_sync(mask, p); }
+SUMEXP_DEVICE bool any(bool p, unsigned mask = whole_warp) { return __any_sync(mask, p); }
+SUMEXP_DEVICE bool all(bool p, unsigned mask = whole_warp) { return __all_sync(mask, p); }
+SUMEXP_DEVICE int warp_add(int v) { return __reduce_add_sync(whole_warp, v); }
+SUMEXP_DEVICE void warp_sync(unsigned mask = whole_warp) { __syncwarp(mask); }
+
+// The larger of two numbers; of a number and a NaN, the number.
+SUMEXP_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+SUMEXP_DEVICE double larger(double a, double b) { return fmax(a, b); }
+
+// -- block and cluster -----------------------------------------------------------------------------
+
+SUMEXP_DEVICE void block_sync() { __syncthreads(); }
+
+template <class T>
+SUMEXP_DEVICE T* dynamic_shared() {
+  extern __shared__ uint4 sumexp_dynamic_shared[];
+  return reinterpret_cast<T*>(sumexp_dynamic_shared);
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+SUMEXP_DEVICE int cluster_rank() {
+  unsigned r;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+  return int(r);
+}
+SUMEXP_DEVICE int cluster_size() {
+  unsigned r;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(r));
+  return int(r);
+}
+SUMEXP_DEVICE void cluster_sync() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n\t"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+// The same shared variable in the block of rank `rank` of this cluster, as a generic address.
+template <class T>
+SUMEXP_DEVICE T* dsmem(T* p, int rank) {
+  std::uint64_t there;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<std::uint64_t>(p)), "r"(rank));
+  return reinterpret_cast<T*>(there);
+}
+#else
+SUMEXP_DEVICE int cluster_rank() { return 0; }
+SUMEXP_DEVICE int cluster_size() { return 1; }
+SUMEXP_DEVICE void cluster_sync() { __syncthreads(); }
+template <class T>
+SUMEXP_DEVICE T* dsmem(T* p, int) {
+  return p;
+}
+#endif
+
+// -- memory ----------------------------------------------------------------------------------------
+
+namespace detail {
+template <class T>
+SUMEXP_DEVICE Pack<T> as_pack(uint4 w) {
+  Words<Pack<T>> a;
+  a.w[0] = w.x, a.w[1] = w.y, a.w[2] = w.z, a.w[3] = w.w;
+  return a.value;
+}
+template <class T>
+SUMEXP_DEVICE uint4 as_words(const Pack<T>& v) {
+  Words<Pack<T>> a;
+  a.value = v;
+  return make_uint4(a.w[0], a.w[1], a.w[2], a.w[3]);
+}
+template <std::size_t bytes>
+struct Unit;
+template <> struct Unit<2> { using type = unsigned short; };
+template <> struct Unit<4> { using type = unsigned; };
+template <> struct Unit<8> { using type = unsigned long long; };
+template <class T>
+using unit_t = typename Unit<sizeof(T)>::type;
+}  // namespace detail
+
+template <class T>
+SUMEXP_DEVICE Pack<T> load16(const T* p) {
+  return detail::as_pack<T>(*reinterpret_cast<const uint4*>(p));
+}
+template <class T>
+SUMEXP_DEVICE Pack<T> stream_load16(const T* p) {
+  return detail::as_pack<T>(__ldcs(reinterpret_cast<const uint4*>(p)));
+}
+template <class T>
+SUMEXP_DEVICE void store16(T* p, const Pack<T>& v) {
+  *reinterpret_cast<uint4*>(p) = detail::as_words(v);
+}
+template <class T>
+SUMEXP_DEVICE void stream_store16(T* p, const Pack<T>& v) {
+  __stcs(reinterpret_cast<uint4*>(p), detail::as_words(v));
+}
+template <class T>
+SUMEXP_DEVICE T stream_load(const T* p) {
+  union { detail::unit_t<T> u; T v; } a;
+  a.u = __ldcs(reinterpret_cast<const detail::unit_t<T>*>(p));
+  return a.v;
+}
+template <class T>
+SUMEXP_DEVICE void stream_store(T* p, const T& v) {
+  union { detail::unit_t<T> u; T v; } a;
+  a.v = v;
+  __stcs(reinterpret_cast<detail::unit_t<T>*>(p), a.u);
+}
+
+SUMEXP_DEVICE void fence() { __threadfence(); }
+SUMEXP_DEVICE unsigned atomic_add(unsigned* p, unsigned v) { return atomicAdd(p, v); }
+
+// -- host ------------------------------------------------------------------------------------------
+
+struct Launch {
+  dim3 grid, block;
+  std::size_t dynamic_shared = 0;
+  unsigned cluster = 1;
+  cudaStream_t stream = nullptr;
+};
+
+// Enqueues the kernel; neither synchronises nor allocates, so a graph can capture it.
+template <class... Params, class... Args>
+cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
+  if (how.dynamic_shared > 48 * 1024) {
+    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         int(how.dynamic_shared));
+    if (e != cudaSuccess) return e;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = how.grid;
+  config.blockDim = how.block;
+  config.dynamicSmemBytes = how.dynamic_shared;
+  config.stream = how.stream;
+  cudaLaunchAttribute attribute;
+  if (how.cluster > 1) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = how.cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+
+// The current device. Attributes are cached by the runtime: this costs well under a microsecond.
+inline cudaError_t query(Device& d) {
+  int id = 0, major = 0, minor = 0;
+  cudaError_t e = cudaGetDevice(&id);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&d.sm_count, cudaDevAttrMultiProcessorCount, id);
+  if (e == cudaSuccess)
+    e = cudaDeviceGetAttribute(&d.shared_optin, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
+  d.cc = major * 10 + minor;
+  return e;
+}
+
+}  // namespace sumexp::arch

@@ -1,0 +1,112 @@
+// One chunk of logits, held by a warp, to its state: the kernel under every operation on logits.
+#pragma once
+
+#include "../numerics/state.hpp"
+#include "fold.cuh"
+
+namespace sumexp::SUMEXP_NS {
+
+// The largest element of the chunk (below `limit`); -inf for none. A NaN loses.
+template <class S, int kRows>
+SUMEXP_DEVICE Compute<S> chunk_max(const Compute<S> (&x)[kRows][Tile<S>::kValues]) {
+  Compute<S> m = -Limits<Compute<S>>::infinity;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < Tile<S>::kValues; ++i) m = arch::larger(x[r][i], m);
+  return warp_max(m);
+}
+template <class S, int kRows>
+SUMEXP_DEVICE Compute<S> chunk_max_below(const Compute<S> (&x)[kRows][Tile<S>::kValues], Compute<S> limit) {
+  const Compute<S> lowest = -Limits<Compute<S>>::infinity;
+  Compute<S> m = lowest;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < Tile<S>::kValues; ++i) m = arch::larger(x[r][i] >= limit ? lowest : x[r][i], m);
+  return warp_max(m);
+}
+
+// The sum of the chunk's terms relative to `base`. kExclude: elements from `limit` up count in `excluded`
+// instead. kStore: x becomes the terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored).
+template <class S, bool kExclude, bool kStore, int kRows>
+SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], const Base<Compute<S>>& base,
+                                         Compute<S> limit, int& excluded) {
+  using T = Compute<S>;
+  constexpr int kValues = Tile<S>::kValues;
+  T hi[kValues], lo[kValues];
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) hi[i] = TermSum<T>::kStart, lo[i] = T(0);
+  int left_out = 0;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      ExpParts<T> e = exp_parts(x[r][i] - base.anchor, base.reduce);
+      if constexpr (kExclude) {
+        const bool out = x[r][i] >= limit;
+        left_out += out;
+        e.s = clear(out, e.s);
+      }
+      const T rounded = term(e);
+      TermSum<T>::accumulate(hi[i], lo[i], e, rounded);
+      if constexpr (kStore) x[r][i] = rounded;
+    }
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) hi[i] = hi[i] - TermSum<T>::kStart;
+  if constexpr (kExclude) excluded = arch::warp_add(left_out);
+  const Wide<T> sum = fold_lanes<S, true>(hi, lo);
+  return base.anchor == T(0) ? sum : sum * exp_wide(base.rho);
+}
+
+// kExclude: elements equal to the maximum go to c instead of R. kStore: as sum_terms.
+template <class S, bool kExclude, bool kStore, int kRows>
+SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kValues]) {
+  using T = Compute<S>;
+  ExpState<T> state = ExpState<T>::empty();
+  state.m = chunk_max<S>(x);
+  if (!is_finite(state.m)) {  // the whole warp goes here or none of it
+    bool nan = false;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int i = 0; i < Tile<S>::kValues; ++i) {
+        nan = nan || x[r][i] != x[r][i];
+        if (kStore) x[r][i] = T(0);
+      }
+    if (arch::any(nan)) state.R = WideOf<T>::constant(Limits<double>::nan());
+    return state;
+  }
+  const Base<T> base = base_of(state.m);
+  int of_max = 0;
+  state.N = base.N;
+  state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
+  state.c = WideOf<T>::constant(of_max);
+  if constexpr (kExclude && !kStore) {
+    if (needs_second_look(state)) {
+      int others = 0;
+      const T next = chunk_max_below<S>(x, state.m);
+      const Base<T> lower = base_of(next);
+      const Wide<T> R = sum_terms<S, true, false>(x, lower, state.m, others);
+      state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
+    }
+  }
+  return state;
+}
+
+// The terms alone, of a chunk whose maximum is known: the same instructions, the same bits.
+template <class S, int kRows>
+SUMEXP_DEVICE void exp_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], Compute<S> maximum) {
+  using T = Compute<S>;
+  const bool finite = is_finite(maximum);
+  const Base<T> base = base_of(finite ? maximum : T(0));
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < Tile<S>::kValues; ++i) {
+      const T rounded = term(exp_parts(x[r][i] - base.anchor, base.reduce));
+      x[r][i] = finite ? rounded : T(0);
+    }
+}
+
+}  // namespace sumexp::SUMEXP_NS

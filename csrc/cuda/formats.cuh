@@ -1,0 +1,75 @@
+// Storage types and the type they are computed in; the GPU's own conversions where it has them. They are
+// the same functions as numerics/formats.hpp's: exact up, to nearest even down, one NaN.
+#pragma once
+
+#include "../numerics/formats.hpp"
+#include "../numerics/geometry.hpp"
+#include "arch/arch.hpp"
+
+#if defined(__CUDACC__)
+#include <cuda_fp16.h>
+#endif
+
+namespace sumexp::SUMEXP_NS {
+
+template <class S>
+struct ComputeOf {
+  using T = float;
+};
+template <>
+struct ComputeOf<double> {
+  using T = double;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::T;
+
+SUMEXP_DEVICE float widen(float x) { return x; }
+SUMEXP_DEVICE double widen(double x) { return x; }
+SUMEXP_DEVICE float widen(bf16 h) { return to_float(h); }
+SUMEXP_DEVICE float widen(f16 h) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(h.bits));
+#else
+  return to_float(h);
+#endif
+}
+
+template <class S>
+struct Narrow {
+  SUMEXP_DEVICE static S from(S x) { return x; }
+};
+template <>
+struct Narrow<bf16> {
+  SUMEXP_DEVICE static bf16 from(float x) { return to_bf16(x); }
+};
+template <>
+struct Narrow<f16> {
+  SUMEXP_DEVICE static f16 from(float x) {
+#if defined(__CUDA_ARCH__)
+    return {x != x ? (unsigned short)0x7e00 : __half_as_ushort(__float2half_rn(x))};
+#else
+    return to_f16(x);
+#endif
+  }
+};
+
+// The one NaN, whatever arithmetic made it.
+template <class T>
+SUMEXP_DEVICE T quiet(T x) {
+  return x == x ? x : Limits<T>::nan();
+}
+
+// How a warp holds a lane row of numerics/geometry.hpp: kPack neighbours a thread and span, all of a span
+// by one 16-byte load of each thread. Value k of thread t is element at(k) of the lane row.
+template <class S>
+struct Tile {
+  using T = Compute<S>;
+  using G = Geometry<T>;
+  static constexpr int kPack = 16 / int(sizeof(S));                     // 8 (f16, bf16), 4 (f32), 2 (f64)
+  static constexpr int kSpan = arch::lane_count * kPack;                // 256, 128, 64
+  static constexpr int kSpans = G::kLanes / kSpan;                      // 1, 2, 1
+  static constexpr int kValues = G::kLanes / arch::lane_count;          // of a lane row, per thread: 8, 8, 2
+  SUMEXP_DEVICE static int at(int k) { return k / kPack * kSpan + arch::lane() * kPack + k % kPack; }
+};
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,204 @@
+// The kernels. Each is a template over the storage type S and an operation of operations.cuh; README.md
+// tells how a row travels through each.
+//
+//   resident   warp_rows: a warp per row; block_rows: a block or a cluster per row, a chunk per warp.
+//              The row is read once and waits in registers for its sum.
+//   streaming  reduce_chunks, merge_rows, map_chunks: a warp per chunk, all chunks of all rows at once.
+//
+// Launch bounds name one block per SM: without it ptxas (13.0) held kernels to 64 registers, and spilled.
+#pragma once
+
+#include "operations.cuh"
+#include "travel.cuh"
+
+namespace sumexp::SUMEXP_NS {
+
+// Which row and chunk this warp takes. With columns a block takes neighbouring rows, never across the end
+// of the dimension along which they are neighbours.
+struct Place {
+  std::int64_t row, chunk;
+  int beside;   // rows of this block, with columns
+  bool active;  // this warp has a row
+  std::int64_t own_row;
+};
+SUMEXP_DEVICE Place place_of_warp(const Job& job) {
+  const int warps = int(blockDim.x) / arch::lane_count;
+  const std::int64_t block = blockIdx.x;
+  Place p = {0, 0, 1, true, 0};
+  if (job.access == Access::columns) {
+    const std::int64_t side = job.batch[job.batch_dims - 1].size, groups = (side + warps - 1) / warps;
+    const std::int64_t group = block / job.chunks, at = group % groups * warps;
+    p.chunk = block % job.chunks;
+    p.row = group / groups * side + at;
+    p.beside = int(side - at < warps ? side - at : warps);
+    p.active = arch::warp() < p.beside;
+    p.own_row = p.row + arch::warp();
+  } else {
+    const std::int64_t item = block * warps + arch::warp();
+    p.row = job.chunks == 1 ? item : item / job.chunks;
+    p.chunk = job.chunks == 1 ? 0 : item % job.chunks;
+    p.active = p.row < job.rows;
+    p.own_row = p.row;
+  }
+  return p;
+}
+// A warp that may leave at once: nobody waits for it.
+SUMEXP_DEVICE bool may_leave(const Job& job, const Place& p) { return !p.active && job.access != Access::columns; }
+
+// rows of at most kRows lane rows, a warp each
+template <class S, class Op, int kRows, bool kPacked>
+__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1) warp_rows(SUMEXP_PARAMETER Job job) {
+  using T = Compute<S>;
+  const Place p = place_of_warp(job);
+  if (may_leave(job, p)) return;
+  Travel<S, Op::kKept == 0, kPacked, kRows> io(job, arch::dynamic_shared<T>());
+  io.go(p.row, 0, p.beside);
+  T v[Op::kKept > 0 ? Op::kKept : 1][kRows][Tile<S>::kValues];
+  typename Op::Row row = {};
+  const T factor = static_cast<T>(job.factor);
+  auto state = Op::template reduce<0>(io, v, row);
+  Op::template finish<0>(state, row, factor);
+  if constexpr (Op::kPasses > 1) {
+    state = Op::template reduce<1>(io, v, row);
+    Op::template finish<1>(state, row, factor);
+  }
+  if constexpr (Op::kRowOutput) {
+    if (p.active && arch::lane() == 0) Op::emit(io, row, job.data[cuda::kSign] != nullptr);
+  } else {
+    Op::map(io, v, Op::maximum(state), row);
+  }
+}
+
+// A row per block, or per cluster of blocks: chunk rank * warps + warp in registers.
+template <class S, class Op, bool kPacked>
+__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
+  using T = Compute<S>;
+  using State = typename Op::State;
+  SUMEXP_SHARED(State, board, 16 * Op::kPasses);
+  SUMEXP_SHARED(State, cluster_board, Op::kPasses);
+  const int warps = int(blockDim.x) / arch::lane_count, ranks = arch::cluster_size(), rank = arch::cluster_rank();
+  const std::int64_t first = std::int64_t(rank) * warps, left = job.chunks - first;
+  const int here = left >= warps ? warps : left > 0 ? int(left) : 0;       // warps with a chunk
+  const int blocks = int((job.chunks + warps - 1) / warps);                // blocks with a chunk
+  Travel<S, Op::kKept == 0, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
+  io.go(blockIdx.x / unsigned(ranks), first + arch::warp(), 1);
+  T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  typename Op::Row row = {};
+  const T factor = static_cast<T>(job.factor);
+  const auto combine = [&](const State& mine, int pass) {
+    const State all = merge_block(mine, here, board + 16 * pass);
+    return ranks > 1 ? merge_cluster(all, blocks, cluster_board + pass) : all;
+  };
+  const State mine = Op::template reduce<0>(io, v, row);
+  Op::template finish<0>(combine(mine, 0), row, factor);
+  if constexpr (Op::kPasses > 1) {
+    Op::template finish<1>(combine(Op::template reduce<1>(io, v, row), 1), row, factor);
+  }
+  if constexpr (Op::kRowOutput) {
+    if (rank == 0 && threadIdx.x == 0) Op::emit(io, row, job.data[cuda::kSign] != nullptr);
+  } else {
+    Op::map(io, v, Op::maximum(mine), row);
+  }
+  if (ranks > 1) arch::cluster_sync();  // until all have read this block's state
+}
+
+// -- streaming: states (rows, chunks), results (rows), scratch (rows, scratch_states(chunks)) ----------
+
+inline constexpr int kMergeThreads = 256, kFan = 8, kBoard = 128;
+
+// States beyond those that fit in shared memory: what merge_rows needs per row.
+SUMEXP_FN constexpr std::int64_t scratch_states(std::int64_t chunks) {
+  std::int64_t total = 0;
+  for (std::int64_t n = (chunks + kFan - 1) / kFan; n > kBoard; n = (n + kFan - 1) / kFan) total += n;
+  return total;
+}
+
+template <class S, class Op, int pass, bool kPacked>
+__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1)
+reduce_chunks(SUMEXP_PARAMETER Job job, typename Op::State* states, const typename Op::Row* rows) {
+  using T = Compute<S>;
+  const Place p = place_of_warp(job);
+  if (may_leave(job, p)) return;
+  Travel<S, !Op::kRowOutput, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
+  io.go(p.row, p.chunk, p.beside);
+  T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  typename Op::Row row = {};
+  if constexpr (pass > 0) {
+    if (p.active) row = rows[p.own_row];
+    Op::remake(io, v, T(0));
+  }
+  const auto state = Op::template reduce<pass>(io, v, row);
+  if (p.active && arch::lane() == 0) states[p.own_row * job.chunks + p.chunk] = state;
+}
+
+// The tree over `count` <= kFan states.
+template <class State>
+SUMEXP_DEVICE State merge_few(const State* in, int count) {
+  State s[kFan];
+#pragma unroll
+  for (int i = 0; i < kFan; ++i) s[i] = in[i < count ? i : 0];
+#pragma unroll
+  for (int step = 1; step < kFan; step *= 2)
+#pragma unroll
+    for (int i = 0; i < kFan; i += 2 * step)
+      if (i + step < count) s[i] = merge(s[i], s[i + step]);
+  return s[0];
+}
+
+// A block per row: the tree over its chunks' states, eight children at a time.
+template <class S, class Op, int pass>
+__global__ void __launch_bounds__(kMergeThreads, 1)
+merge_rows(SUMEXP_PARAMETER Job job, const typename Op::State* states, typename Op::State* scratch,
+           typename Op::Row* rows) {
+  using T = Compute<S>;
+  using State = typename Op::State;
+  SUMEXP_SHARED(State, board, 2 * kBoard);
+  const std::int64_t r = blockIdx.x;
+  const State* in = states + r * job.chunks;
+  State* beyond = scratch + r * scratch_states(job.chunks);
+  std::int64_t count = job.chunks;
+  for (int level = 0; count > 1; ++level) {
+    const std::int64_t parents = (count + kFan - 1) / kFan;
+    State* out = parents > kBoard ? beyond : board + level % 2 * kBoard;
+    for (std::int64_t i = threadIdx.x; i < parents; i += kMergeThreads) {
+      const std::int64_t children = count - i * kFan;
+      out[i] = merge_few(in + i * kFan, children < kFan ? int(children) : kFan);
+    }
+    arch::block_sync();
+    if (parents > kBoard) beyond += parents;
+    in = out;
+    count = parents;
+  }
+  if (threadIdx.x != 0) return;
+  typename Op::Row row = {};
+  if constexpr (pass > 0) row = rows[r];
+  Op::template finish<pass>(*in, row, static_cast<T>(job.factor));
+  if constexpr (Op::kRowOutput) {
+    Travel<S, false, true, 1> io(job, nullptr);
+    io.go(r, 0, 1);
+    Op::emit(io, row, job.data[cuda::kSign] != nullptr);
+  } else {
+    rows[r] = row;
+  }
+}
+
+template <class S, class Op, bool kPacked>
+__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1)
+map_chunks(SUMEXP_PARAMETER Job job, const typename Op::State* states, const typename Op::Row* rows) {
+  using T = Compute<S>;
+  const Place p = place_of_warp(job);
+  if (may_leave(job, p)) return;
+  Travel<S, false, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
+  io.go(p.row, p.chunk, p.beside);
+  T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  typename Op::Row row = {};
+  T maximum = T(0);
+  if (p.active) {
+    row = rows[p.own_row];
+    maximum = Op::maximum(states[p.own_row * job.chunks + p.chunk]);
+  }
+  Op::remake(io, v, maximum);
+  Op::map(io, v, maximum, row);
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,159 @@
+// From a call to a plan to kernel launches: the host side, with the table of operations and types.
+#include "launch.hpp"
+
+#include <cstdio>
+#include <cstring>
+
+#include "../cpu/plan.hpp"
+#include "operations.cuh"
+#include "run.hpp"
+
+namespace sumexp::cuda {
+namespace {
+
+namespace gpu = ::sumexp::SUMEXP_NS;
+
+struct Entry {
+  void (*describe)(Row&);
+  std::size_t (*workspace)(const Job&);
+  cudaError_t (*run)(const Job&, const Choice&, void*, cudaStream_t);
+};
+template <template <class> class Op, class S>
+constexpr Entry entry() {
+  using R = gpu::Run<S, Op<S>>;
+  return {R::describe, R::workspace, R::run};
+}
+#define SUMEXP_FOUR_TYPES(Op) \
+  { entry<gpu::Op, gpu::f16>(), entry<gpu::Op, gpu::bf16>(), entry<gpu::Op, float>(), entry<gpu::Op, double>() }
+// by Op and DType; weighted logsumexp comes after the last Op
+constexpr Entry kEntries[kOpCount + 1][4] = {
+    SUMEXP_FOUR_TYPES(SoftmaxOp),        SUMEXP_FOUR_TYPES(LogSoftmaxOp),    SUMEXP_FOUR_TYPES(LogSumExpOp),
+    SUMEXP_FOUR_TYPES(SoftmaxVjpOp),     SUMEXP_FOUR_TYPES(LogSoftmaxVjpOp), SUMEXP_FOUR_TYPES(LogSoftmaxJvpOp),
+    SUMEXP_FOUR_TYPES(LogSumExpVjpOp),   SUMEXP_FOUR_TYPES(LogSumExpJvpOp),  SUMEXP_FOUR_TYPES(SoftmaxHvpOp),
+    SUMEXP_FOUR_TYPES(LogSoftmaxHvpOp),  SUMEXP_FOUR_TYPES(WeightedLogSumExpOp),
+};
+#undef SUMEXP_FOUR_TYPES
+
+const Entry& entry_of(const Plan& plan) {
+  return kEntries[plan.job.weighted ? kOpCount : int(plan.op)][int(plan.dtype)];
+}
+
+int item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
+void copy_dim(const cpu::Dim& from, JobDim& to) {
+  to.size = from.size;
+  for (int k = 0; k < kOperands; ++k) to.stride[k] = from.stride[k];
+}
+
+// Contiguous rows whose every start is a multiple of 16 bytes, read as they are?
+bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
+  if (plan.row_dims > 1 || plan.data[kWhere] || plan.weighted) return false;
+  if (info.temperature == -1 && plan.temperature != 1.0) return false;
+  for (int k = 0; k < kOperands; ++k) {
+    const bool row_value = k == info.row_input || ((k == kOut || k == kSign) && info.row_output);
+    if (!plan.data[k] || row_value) continue;
+    if (plan.row_dims == 1 && plan.row[0].stride[k] != item) return false;
+    if (reinterpret_cast<std::uintptr_t>(plan.data[k]) % 16) return false;
+    for (int d = 0; d < plan.batch_dims; ++d)
+      if (plan.batch[d].stride[k] % 16) return false;
+  }
+  return true;
+}
+
+// Do rows lie side by side, so that going along them is what coalesces?
+bool side_by_side(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
+  if (plan.batch_dims == 0 || plan.row_dims > 1 || plan.batch[plan.batch_dims - 1].size < 4) return false;
+  for (int k = 0; k < kOperands; ++k) {
+    const bool row_value = k == info.row_input || ((k == kOut || k == kSign) && info.row_output);
+    if (!plan.data[k] || row_value || k == kWhere) continue;
+    if (plan.batch[plan.batch_dims - 1].stride[k] != item) return false;
+  }
+  return true;
+}
+
+Status too_many_dims(int dims) {
+  Status status;
+  status.code = Code::unsupported;
+  std::snprintf(status.message, sizeof status.message,
+                "axes: the reduced axes stay %d separate dimensions after joining neighbours; CUDA accepts up to %d",
+                dims, kJobDims);
+  return status;
+}
+
+}  // namespace
+
+Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
+  cpu::Plan rows;
+  const Status status = cpu::make_plan(call, rows);
+  if (!status.ok()) return status;
+  const cpu::OpInfo& info = cpu::op_info(call.op);
+  if (rows.row_dims > kJobDims) return too_many_dims(rows.row_dims);
+  const int item = item_size(call.dtype);
+
+  plan.op = call.op;
+  plan.dtype = call.dtype;
+  plan.nothing = rows.rows == 0 || (rows.n == 0 && !info.row_output);
+  plan.workspace = 0;
+  plan.outer_dims = rows.batch_dims > kJobDims ? rows.batch_dims - kJobDims : 0;
+  plan.repeats = 1;
+  for (int d = 0; d < plan.outer_dims; ++d) {
+    copy_dim(rows.batch[d], plan.outer[d]);
+    plan.repeats *= rows.batch[d].size;
+  }
+  if (plan.nothing) return status;
+
+  Job& job = plan.job;
+  std::memset(&job, 0, sizeof job);
+  for (int k = 0; k < kOperands; ++k) job.data[k] = static_cast<char*>(rows.data[k]);
+  job.batch_dims = rows.batch_dims - plan.outer_dims;
+  for (int d = 0; d < job.batch_dims; ++d) copy_dim(rows.batch[plan.outer_dims + d], job.batch[d]);
+  job.row_dims = rows.row_dims;
+  for (int d = 0; d < job.row_dims; ++d) copy_dim(rows.row[d], job.row[d]);
+  job.rows = rows.rows / plan.repeats;
+  job.n = rows.n;
+  job.row_input = info.row_input;
+  job.weighted = rows.weighted;
+  job.divide = info.temperature == -1 && call.temperature != 1.0;
+  job.temperature = call.temperature;
+  job.factor = 1.0 / (info.temperature == 2 ? call.temperature * call.temperature : call.temperature);
+  job.access = all_packed(rows, info, item)     ? Access::packed
+               : side_by_side(rows, info, item) ? Access::columns
+                                                : Access::gather;
+  Row& row = plan.row;
+  row.lanes = call.dtype == DType::f64 ? gpu::Geometry<double>::kLanes : gpu::Geometry<float>::kLanes;
+  const std::int64_t chunk = std::int64_t(row.lanes) * gpu::Geometry<float>::kLaneRows;
+  job.chunks = rows.n > chunk ? (rows.n + chunk - 1) / chunk : 1;
+  row.rows = job.rows;
+  row.n = job.n;
+  row.chunks = job.chunks;
+  row.item = item;
+  row.access = job.access;
+  row.stage = job.access == Access::packed ? 0 : int(chunk) * (call.dtype == DType::f64 ? 8 : 4);
+  entry_of(plan).describe(row);
+
+  arch::Device device;
+  if (arch::query(device) != cudaSuccess) device = arch::Device{};  // the launch will say why
+  plan.choice = choose(device, row, path);
+  if (plan.choice.path == Path::stream) plan.workspace = entry_of(plan).workspace(job);
+  return status;
+}
+
+cudaError_t launch(const Plan& plan, void* workspace, cudaStream_t stream) noexcept {
+  if (plan.nothing) return cudaSuccess;
+  if (plan.workspace > 0 && !workspace) return cudaErrorInvalidValue;
+  for (std::int64_t i = 0; i < plan.repeats; ++i) {
+    Job job = plan.job;
+    std::int64_t rest = i;
+    for (int d = plan.outer_dims - 1; d >= 0; --d) {
+      const std::int64_t at = rest % plan.outer[d].size;
+      rest /= plan.outer[d].size;
+      for (int k = 0; k < kOperands; ++k)
+        if (job.data[k]) job.data[k] += at * plan.outer[d].stride[k];
+    }
+    const cudaError_t error = entry_of(plan).run(job, plan.choice, workspace, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace sumexp::cuda

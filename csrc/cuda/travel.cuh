@@ -1,0 +1,245 @@
+// How elements travel between global memory and a warp's registers, one chunk at a time.
+//
+// A warp holds a chunk as kRows lane rows of Tile<S>::kValues values a thread, in the compute type. Elements
+// past the end arrive as `fill` and are never stored.
+#pragma once
+
+#include "formats.cuh"
+#include "job.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+using cuda::Access;
+using cuda::Job;
+using cuda::JobDim;
+
+// kAgain: the input will be read again soon, so it may stay in the cache. kPacked: Access::packed; the other
+// ways go through shared memory, a chunk per warp, and share their code.
+template <class S, bool kAgain, bool kPacked, int kRows>
+class Travel {
+ public:
+  using T = Compute<S>;
+  using L = Tile<S>;
+  using G = Geometry<T>;
+
+  // `stage`: the block's shared memory, stage_bytes of it.
+  SUMEXP_DEVICE Travel(const Job& job, T* stage) : job_(job), stage_(stage) {
+    if (job.access == Access::columns) {
+      pitch_ = int(blockDim.x) / arch::lane_count + 1;
+      mine_ = arch::warp();
+    } else {
+      pitch_ = 1;
+      mine_ = arch::warp() * kRows * G::kLanes;
+    }
+  }
+
+  static constexpr std::size_t stage_bytes(Access access, int warps) {
+    return kPacked ? 0 : std::size_t(access == Access::columns ? warps + 1 : warps) * kRows * G::kLanes * sizeof(T);
+  }
+
+  // Goes to chunk `chunk` of row `row`. With columns the row is the block's first, and warp w has the one
+  // w further on, of `beside` that there are; a warp without a row still helps to fetch the others'.
+  SUMEXP_DEVICE void go(std::int64_t row, std::int64_t chunk, int beside) {
+    first_ = chunk * G::kChunk;
+    beside_ = beside;
+    const std::int64_t left = job_.n - first_;
+    count_ = left < G::kChunk ? int(left) : G::kChunk;
+    if (left < 0 || (job_.access == Access::columns && arch::warp() >= beside)) count_ = 0;
+#pragma unroll
+    for (int k = 0; k < cuda::kOperands; ++k) offset_[k] = 0;
+    for (int d = job_.batch_dims - 1; d >= 0; --d) {
+      const JobDim& dim = job_.batch[d];
+      const std::int64_t i = d > 0 ? row % dim.size : row;
+      if (d > 0) row /= dim.size;
+#pragma unroll
+      for (int k = 0; k < cuda::kOperands; ++k) offset_[k] += i * dim.stride[k];
+    }
+  }
+  SUMEXP_DEVICE int count() const { return count_; }
+
+  // A number of the row: an input with one value a row, or a result.
+  SUMEXP_DEVICE S* row_value(int k) const {
+    const bool columns = job_.access == Access::columns;
+    const std::int64_t over = columns ? arch::warp() * job_.batch[job_.batch_dims - 1].stride[k] : 0;
+    return reinterpret_cast<S*>(job_.data[k] + offset_[k] + over);
+  }
+
+  // All of the chunk from operand k: v[r][i].
+  SUMEXP_DEVICE void load(int k, T (&v)[kRows][L::kValues], T fill) {
+    if constexpr (kPacked) {
+      load_packs(k, v, fill);
+    } else {
+      stage_in(k, 0, kRows, fill);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) from_stage(r, v[r]);
+      stage_sync();
+    }
+  }
+  SUMEXP_DEVICE void store(const T (&v)[kRows][L::kValues]) {
+    if constexpr (kPacked) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) store_packs(r, v[r]);
+    } else {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) to_stage(r, v[r]);
+      stage_out(0, kRows);
+    }
+  }
+
+  // One lane row of it, for operations that do not keep the chunk.
+  SUMEXP_DEVICE void load_row(int k, int r, T (&v)[L::kValues], T fill) {
+    if constexpr (kPacked) {
+      const S* p = reinterpret_cast<const S*>(job_.data[k] + offset_[k]) + first_ + r * G::kLanes;
+#pragma unroll
+      for (int q = 0; q < L::kSpans; ++q) {
+        const int at = L::at(q * L::kPack), left = count_ - r * G::kLanes - at;
+        const arch::Pack<S> pack = load_pack(p + at, left);
+#pragma unroll
+        for (int e = 0; e < L::kPack; ++e) v[q * L::kPack + e] = e < left ? widen(pack.v[e]) : fill;
+      }
+    } else {
+      stage_in(k, r, 1, fill);
+      from_stage(0, v);
+      stage_sync();
+    }
+  }
+  SUMEXP_DEVICE void store_row(int r, const T (&v)[L::kValues]) {
+    if constexpr (kPacked) {
+      store_packs(r, v);
+    } else {
+      to_stage(0, v);
+      stage_out(r, 1);
+    }
+  }
+
+ private:
+  SUMEXP_DEVICE static arch::Pack<S> load_whole(const S* p) {
+    if constexpr (kAgain) {
+      return arch::load16(p);
+    } else {
+      return arch::stream_load16(p);
+    }
+  }
+  // `left` elements from p, at most a pack of them
+  SUMEXP_DEVICE static arch::Pack<S> load_pack(const S* p, int left) {
+    if (left >= L::kPack) return load_whole(p);
+    arch::Pack<S> pack;
+#pragma unroll
+    for (int e = 0; e < L::kPack; ++e) pack.v[e] = e < left ? p[e] : S{};
+    return pack;
+  }
+
+  // Every load is issued before the first value is used.
+  SUMEXP_DEVICE void load_packs(int k, T (&v)[kRows][L::kValues], T fill) {
+    constexpr int kPacks = kRows * L::kSpans;
+    const S* p = reinterpret_cast<const S*>(job_.data[k] + offset_[k]) + first_ + arch::lane() * L::kPack;
+    const int left = count_ - arch::lane() * L::kPack;
+    arch::Pack<S> pack[kPacks];
+    if (count_ == kRows * G::kLanes) {
+#pragma unroll
+      for (int q = 0; q < kPacks; ++q) pack[q] = load_whole(p + q * L::kSpan);
+    } else {
+#pragma unroll
+      for (int q = 0; q < kPacks; ++q) pack[q] = load_pack(p + q * L::kSpan, left - q * L::kSpan);
+    }
+#pragma unroll
+    for (int q = 0; q < kPacks; ++q)
+#pragma unroll
+      for (int e = 0; e < L::kPack; ++e)
+        v[q / L::kSpans][q % L::kSpans * L::kPack + e] = e < left - q * L::kSpan ? widen(pack[q].v[e]) : fill;
+  }
+
+  SUMEXP_DEVICE void store_packs(int r, const T (&v)[L::kValues]) {
+    S* p = reinterpret_cast<S*>(job_.data[cuda::kOut] + offset_[cuda::kOut]) + first_ + r * G::kLanes;
+#pragma unroll
+    for (int q = 0; q < L::kSpans; ++q) {
+      const int at = L::at(q * L::kPack), left = count_ - r * G::kLanes - at;
+      arch::Pack<S> pack;
+#pragma unroll
+      for (int e = 0; e < L::kPack; ++e) pack.v[e] = Narrow<S>::from(v[q * L::kPack + e]);
+      if (left >= L::kPack) {
+        arch::stream_store16(p + at, pack);
+      } else {
+#pragma unroll
+        for (int e = 0; e < L::kPack - 1; ++e)
+          if (e < left) p[at + e] = pack.v[e];
+      }
+    }
+  }
+
+  // -- through shared memory: `rows` lane rows of a warp, or of all of a block's warps, from the r-th ---
+
+  SUMEXP_DEVICE void stage_sync() const {
+    if (job_.access == Access::columns) {
+      arch::block_sync();
+    } else {
+      arch::warp_sync();
+    }
+  }
+  SUMEXP_DEVICE void from_stage(int r, T (&v)[L::kValues]) const {
+#pragma unroll
+    for (int i = 0; i < L::kValues; ++i) v[i] = stage_[mine_ + (r * G::kLanes + L::at(i)) * pitch_];
+  }
+  SUMEXP_DEVICE void to_stage(int r, const T (&v)[L::kValues]) {
+#pragma unroll
+    for (int i = 0; i < L::kValues; ++i) stage_[mine_ + (r * G::kLanes + L::at(i)) * pitch_] = v[i];
+  }
+
+  // body(element of the row, place in the stage, rows further on, is it there) for this thread's share:
+  // neighbouring threads take neighbours in memory.
+  template <class Body>
+  SUMEXP_DEVICE void each_staged(int r, int rows, Body body) const {
+    const std::int64_t from = first_ + r * G::kLanes;
+    const bool columns = job_.access == Access::columns;
+    const int width = columns ? pitch_ - 1 : 1, step = columns ? int(blockDim.x) : arch::lane_count;
+#pragma unroll 4
+    for (int i = columns ? int(threadIdx.x) : arch::lane(); i < rows * G::kLanes * width; i += step) {
+      const int over = columns ? i % width : 0, element = columns ? i / width : i;
+      const int staged = columns ? element * pitch_ + over : mine_ + element;
+      body(from + element, staged, over, over < beside_ && from + element < job_.n);
+    }
+  }
+
+  // Element i of operand k, in the row `over` further on.
+  SUMEXP_DEVICE char* element(int k, std::int64_t i, int over) const {
+    std::int64_t offset = offset_[k];
+    if (over) offset += over * job_.batch[job_.batch_dims - 1].stride[k];
+    for (int d = job_.row_dims - 1; d > 0; --d) {
+      offset += i % job_.row[d].size * job_.row[d].stride[k];
+      i /= job_.row[d].size;
+    }
+    if (job_.row_dims > 0) offset += i * job_.row[0].stride[k];
+    return job_.data[k] + offset;
+  }
+  SUMEXP_DEVICE T value(int k, std::int64_t i, int over) const {
+    return widen(*reinterpret_cast<const S*>(element(k, i, over)));
+  }
+  // An element of in0 as the kernel is to see it: left out by the mask or by weight 0, over temperature.
+  SUMEXP_DEVICE T logit(std::int64_t i, int over) const {
+    if (job_.data[cuda::kWhere] && !*element(cuda::kWhere, i, over)) return -Limits<T>::infinity;
+    if (job_.weighted && value(1, i, over) == T(0)) return -Limits<T>::infinity;
+    const T x = value(0, i, over);
+    return job_.divide ? x / static_cast<T>(job_.temperature) : x;
+  }
+
+  SUMEXP_DEVICE void stage_in(int k, int r, int rows, T fill) {
+    each_staged(r, rows, [&](std::int64_t i, int staged, int over, bool there) {
+      stage_[staged] = !there ? fill : k == 0 ? logit(i, over) : value(k, i, over);
+    });
+    stage_sync();
+  }
+  SUMEXP_DEVICE void stage_out(int r, int rows) {
+    stage_sync();
+    each_staged(r, rows, [&](std::int64_t i, int staged, int over, bool there) {
+      if (there) *reinterpret_cast<S*>(element(cuda::kOut, i, over)) = Narrow<S>::from(stage_[staged]);
+    });
+    stage_sync();
+  }
+
+  const Job& job_;
+  T* stage_;
+  int pitch_, mine_, count_ = 0, beside_ = 0;
+  std::int64_t first_ = 0, offset_[cuda::kOperands];
+};
+
+}  // namespace sumexp::SUMEXP_NS

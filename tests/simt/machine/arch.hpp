@@ -1,0 +1,165 @@
+// csrc/cuda/arch/arch.hpp's vocabulary on the machine. Included by it, never directly.
+#pragma once
+
+#include <cmath>
+#include <tuple>
+#include <type_traits>
+
+#include "machine.hpp"
+
+#define SUMEXP_DEVICE inline
+#define __device__
+#define __host__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define SUMEXP_PARAMETER const
+
+#define threadIdx (::simt::self->thread)
+#define blockIdx (::simt::self->block)
+#define blockDim (::simt::self->block_dim)
+#define gridDim (::simt::self->grid_dim)
+
+#define SUMEXP_SHARED(T, name, count)  \
+  static const char name##_tag = 0;    \
+  T* const name = static_cast<T*>(::simt::static_shared_memory(&name##_tag, sizeof(T) * (count), #name))
+
+// The caller's place, as the two last parameters of every operation that waits.
+#define SIMT_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+namespace sumexp::arch {
+
+inline constexpr bool has_clusters = true;
+
+inline int lane() { return ::simt::self->lane; }
+inline int warp() { return ::simt::self->warp; }
+
+namespace detail {
+template <class T>
+T shuffle(::simt::Move move, T v, int argument, unsigned mask, ::simt::Site site) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % 4 == 0 && sizeof(T) <= 64);
+  ::simt::warp_collective(move, mask, argument, &v, sizeof v, site);
+  return v;
+}
+inline unsigned vote(bool p, unsigned mask, ::simt::Site site) {
+  unsigned votes = 0;
+  ::simt::warp_collective(::simt::Move::ballot, mask, p, &votes, sizeof votes, site);
+  return votes;
+}
+}  // namespace detail
+
+template <class T>
+T shfl(T v, int from, unsigned mask = whole_warp, SIMT_HERE) {
+  return detail::shuffle(::simt::Move::index, v, from, mask, {"shfl", file, line});
+}
+template <class T>
+T shfl_xor(T v, int bits, unsigned mask = whole_warp, SIMT_HERE) {
+  return detail::shuffle(::simt::Move::exclusive_or, v, bits, mask, {"shfl_xor", file, line});
+}
+template <class T>
+T shfl_down(T v, int delta, unsigned mask = whole_warp, SIMT_HERE) {
+  return detail::shuffle(::simt::Move::down, v, delta, mask, {"shfl_down", file, line});
+}
+inline unsigned ballot(bool p, unsigned mask = whole_warp, SIMT_HERE) {
+  return detail::vote(p, mask, {"ballot", file, line});
+}
+inline bool any(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"any", file, line}) != 0; }
+inline bool all(bool p, unsigned mask = whole_warp, SIMT_HERE) {
+  return detail::vote(p, mask, {"all", file, line}) == mask;
+}
+inline int warp_add(int v, SIMT_HERE) {
+  for (int bit = 16; bit > 0; bit /= 2)
+    v += detail::shuffle(::simt::Move::exclusive_or, v, bit, whole_warp, {"warp_add", file, line});
+  return v;
+}
+inline void warp_sync(unsigned mask = whole_warp, SIMT_HERE) {
+  unsigned nothing = 0;
+  ::simt::warp_collective(::simt::Move::none, mask, 0, &nothing, sizeof nothing, {"warp_sync", file, line});
+}
+
+inline float larger(float a, float b) { return b != b || a > b ? a : b; }
+inline double larger(double a, double b) { return b != b || a > b ? a : b; }
+
+inline void block_sync(SIMT_HERE) { ::simt::block_barrier({"block_sync", file, line}); }
+template <class T>
+T* dynamic_shared() {
+  return static_cast<T*>(::simt::dynamic_shared_memory());
+}
+
+inline int cluster_rank() { return ::simt::self->cluster_rank; }
+inline int cluster_size() { return ::simt::self->cluster_size; }
+inline void cluster_sync(SIMT_HERE) { ::simt::cluster_barrier({"cluster_sync", file, line}); }
+template <class T>
+T* dsmem(T* p, int rank) {
+  return static_cast<T*>(::simt::peer_shared_memory(const_cast<std::remove_const_t<T>*>(p), rank));
+}
+
+template <class T>
+Pack<T> load16(const T* p) {
+  ::simt::check_aligned(p, 16, "load16");
+  return *reinterpret_cast<const Pack<T>*>(p);
+}
+template <class T>
+Pack<T> stream_load16(const T* p) {
+  ::simt::check_aligned(p, 16, "stream_load16");
+  return *reinterpret_cast<const Pack<T>*>(p);
+}
+template <class T>
+void store16(T* p, const Pack<T>& v) {
+  ::simt::check_aligned(p, 16, "store16");
+  *reinterpret_cast<Pack<T>*>(p) = v;
+}
+template <class T>
+void stream_store16(T* p, const Pack<T>& v) {
+  ::simt::check_aligned(p, 16, "stream_store16");
+  *reinterpret_cast<Pack<T>*>(p) = v;
+}
+template <class T>
+T stream_load(const T* p) {
+  ::simt::check_aligned(p, sizeof(T), "stream_load");
+  return *p;
+}
+template <class T>
+void stream_store(T* p, const T& v) {
+  ::simt::check_aligned(p, sizeof(T), "stream_store");
+  *p = v;
+}
+
+inline void fence() { ::simt::yield(); }
+inline unsigned atomic_add(unsigned* p, unsigned v) {
+  ::simt::yield();
+  const unsigned old = *p;
+  *p = old + v;
+  ::simt::yield();
+  return old;
+}
+
+struct Launch {
+  dim3 grid, block;
+  std::size_t dynamic_shared = 0;
+  unsigned cluster = 1;
+  cudaStream_t stream = nullptr;
+};
+
+template <class... Params, class... Args>
+cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
+  struct Bound {
+    void (*kernel)(Params...);
+    std::tuple<Params...> args;
+  } bound{kernel, {static_cast<Params>(args)...}};
+  auto body = [](void* p) {
+    auto& b = *static_cast<Bound*>(p);
+    std::apply(b.kernel, b.args);
+  };
+  return ::simt::run_grid({how.grid, how.block, how.dynamic_shared, how.cluster}, body, &bound);
+}
+
+inline cudaError_t query(Device& d) {
+  const ::simt::Settings& s = ::simt::settings();
+  d.cc = s.cc;
+  d.sm_count = s.sm_count;
+  d.shared_optin = int(s.shared_optin);
+  return cudaSuccess;
+}
+
+}  // namespace sumexp::arch

@@ -1,0 +1,47 @@
+# simt_planted(NAME FILE OP FILTER EXPECT FROM TO [FROM TO ...]): builds test_kernels over a copy of csrc/cuda in
+# which every FROM has become TO in FILE, for one operation in f32, runs it on the cases that FILTER names, and
+# passes if they fail saying EXPECT. A FROM that is no longer there is an error: the plant must follow the kernels.
+function(simt_planted name file op filter expect)
+  set(copy ${CMAKE_CURRENT_BINARY_DIR}/planted/${name}/csrc)
+  file(GLOB sources RELATIVE ${cuda} ${cuda}/*.cuh ${cuda}/*.hpp ${cuda}/*.cu ${cuda}/arch/*.hpp)
+  foreach(source IN LISTS sources)
+    file(READ ${cuda}/${source} text)
+    if(source STREQUAL file)
+      math(EXPR last "${ARGC} - 2")
+      foreach(i RANGE 5 ${last} 2)
+        math(EXPR next "${i} + 1")
+        string(FIND "${text}" "${ARGV${i}}" at)
+        if(at EQUAL -1)
+          message(FATAL_ERROR "planted ${name}: '${ARGV${i}}' is not in ${file}")
+        endif()
+        string(REPLACE "${ARGV${i}}" "${ARGV${next}}" text "${text}")
+      endforeach()
+    endif()
+    string(REPLACE "\"../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
+    file(CONFIGURE OUTPUT ${copy}/cuda/${source} CONTENT "${text}" @ONLY)
+  endforeach()
+  file(CONFIGURE OUTPUT ${copy}/planted.cpp CONTENT
+"#define SUMEXP_CUDA_OP ${op}
+#define SUMEXP_CUDA_TYPE float
+#include \"${copy}/cuda/instance.cu\"
+")
+  # The planted instance is linked before the library and so takes its place.
+  add_executable(planted_${name} test_kernels.cpp ${copy}/planted.cpp)
+  target_include_directories(planted_${name} BEFORE PRIVATE ${copy}/cuda)
+  target_link_libraries(planted_${name} PRIVATE simt_kernels)
+  add_test(NAME simt_planted_${name} COMMAND planted_${name} 1 ${filter})
+  set_tests_properties(simt_planted_${name} PROPERTIES PASS_REGULAR_EXPRESSION "${expect}")
+endfunction()
+
+simt_planted(missing_barrier fold.cuh SoftmaxOp "softmax f32 block" "FAILED softmax"
+             "arch::block_sync()" "arch::warp_sync()")
+simt_planted(lane_order fold.cuh SoftmaxVjpOp "softmax_vjp f32 warp packed" "on the machine"
+             "add_columns<kShare" "add_columns<16"
+             "add_columns<2 * bit, kSplits - 1>" "add_columns<(bit > kFirst ? bit / 2 : 32), kSplits - 1>"
+             "add_columns<2 * bit, 0>" "add_columns<(bit > kFirst ? bit / 2 : 32), 0>"
+             "shfl_xor(member, kShare << s)" "shfl_xor(member, 16 >> s)"
+             "template <int bit, int kSplits, class T, int n>" "constexpr int kFirst = 4;\ntemplate <int bit, int kSplits, class T, int n>")
+simt_planted(tail_load travel.cuh SoftmaxOp "softmax f32 warp packed" "past the end of an input"
+             "if (left >= L::kPack) return load_whole(p)" "if (left >= -100) return load_whole(p)")
+simt_planted(tail_store travel.cuh SoftmaxOp "softmax f32 warp packed" "wrote beside the result"
+             "if (left >= L::kPack) {\n        arch::stream_store16" "if (left > 0) {\n        arch::stream_store16")

@@ -1,0 +1,299 @@
+// Every CUDA kernel, type and selection path, run on the machine: bytes equal to the CPU kernels'.
+//
+//   test_kernels [seed] [filter]     filter: a part of "softmax f32 block packed"
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "launch.hpp"
+#include "machine/machine.hpp"
+#include "machine/memory.hpp"
+#include "numerics/formats.hpp"
+#include "sumexp/sumexp.hpp"
+
+namespace {
+
+using sumexp::Call;
+using sumexp::DType;
+using sumexp::Op;
+using sumexp::cuda::Access;
+using sumexp::cuda::Path;
+
+struct OpCase {
+  const char* name;
+  Op op;
+  int inputs;  // elementwise
+  bool weighted, signs, row_output, row_input, logits, temperature;
+};
+constexpr OpCase kOps[] = {
+    {"softmax", Op::softmax, 1, false, false, false, false, true, true},
+    {"log_softmax", Op::log_softmax, 1, false, false, false, false, true, true},
+    {"logsumexp", Op::logsumexp, 1, false, false, true, false, true, false},
+    {"logsumexp_b", Op::logsumexp, 2, true, false, true, false, true, false},
+    {"logsumexp_sign", Op::logsumexp, 2, true, true, true, false, true, false},
+    {"softmax_vjp", Op::softmax_vjp, 2, false, false, false, false, false, true},
+    {"log_softmax_vjp", Op::log_softmax_vjp, 2, false, false, false, false, false, true},
+    {"log_softmax_jvp", Op::log_softmax_jvp, 2, false, false, false, false, false, true},
+    {"logsumexp_vjp", Op::logsumexp_vjp, 1, false, false, false, true, true, false},
+    {"logsumexp_jvp", Op::logsumexp_jvp, 2, false, false, true, false, true, false},
+    {"softmax_hvp", Op::softmax_hvp, 3, false, false, false, false, false, true},
+    {"log_softmax_hvp", Op::log_softmax_hvp, 3, false, false, false, false, false, true},
+};
+constexpr const char* kTypes[] = {"f16", "bf16", "f32", "f64"};
+constexpr const char* kPaths[] = {"choose", "warp", "block", "cluster", "stream"};
+
+// How rows lie in memory.
+enum class Layout {
+  packed,      // aligned rows
+  misaligned,  // rows start one element after a 16-byte boundary, and have odd distances
+  steps,       // every third element, backwards
+  two_axes,    // a row runs over two axes that do not join
+  side,        // the axis is not the last
+  masked,      // packed, with a mask
+  heated,      // packed, with a temperature
+};
+constexpr const char* kLayouts[] = {"packed", "misaligned", "steps", "two_axes", "side", "masked", "heated"};
+
+int failures = 0, checks = 0;
+std::uint64_t random_state = 1;
+double uniform() {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return double(random_state >> 11) * 0x1p-53;
+}
+double normal() { return std::sqrt(-2 * std::log(uniform() + 1e-300)) * std::cos(6.283185307179586 * uniform()); }
+
+void store(DType type, void* at, double v) {
+  const float f = float(v);
+  if (type == DType::f64) std::memcpy(at, &v, 8);
+  if (type == DType::f32) std::memcpy(at, &f, 4);
+  if (type == DType::f16) *static_cast<sumexp::gpu::f16*>(at) = sumexp::gpu::to_f16(f);
+  if (type == DType::bf16) *static_cast<sumexp::gpu::bf16*>(at) = sumexp::gpu::to_bf16(f);
+}
+std::size_t size_of(DType type) { return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2; }
+
+// Rows of every kind, outliers planted so that the result is not all near zero.
+double logit(std::int64_t row, std::int64_t i, std::int64_t n, DType type) {
+  const double inf = HUGE_VAL;
+  const double big = type == DType::f16 ? 3e4 : type == DType::f64 ? 1e100 : 1e30;
+  switch (row % 12) {
+    case 0: return 5 * normal();
+    case 1: return 100 * (2 * uniform() - 1);
+    case 2: return i < n / 2 || i % 5 == 0 ? -inf : normal();               // tiles of -inf
+    case 3: return i == n / 3 ? 40 : normal();                              // a confident row
+    case 4: return -inf;
+    case 5: return i == n - 1 ? NAN : normal();
+    case 6: return i == n / 2 ? inf : normal();
+    case 7: return big + (i % 3) * 0.25;
+    case 8: return 1.5;                                                     // all equal
+    case 9: return i == 0 ? 0 : -30 - 60 * uniform();                       // needs a second look
+    case 10: return -big * uniform();
+    default: return 300 * std::floor(double(i) * 6 / double(n)) + normal();  // chunks far apart
+  }
+}
+
+struct Array {
+  simt::Buffer<unsigned char> bytes;
+  std::vector<std::int64_t> strides;
+  std::int64_t start = 0;  // bytes from data() to the first element
+  void* data() const { return bytes.data() + start; }
+};
+
+struct Shape {
+  std::vector<std::int64_t> sizes;
+  std::uint64_t axes;
+};
+
+Shape shape_of(Layout layout, std::int64_t rows, std::int64_t n) {
+  if (layout == Layout::side) return {{2, n, rows}, 2};
+  if (layout == Layout::two_axes) {
+    std::int64_t inner = 1;
+    for (std::int64_t d = 2; d <= 7; ++d)
+      if (n % d == 0) inner = d;
+    return {{n / inner, rows, inner}, 5};
+  }
+  return {{rows, n}, 2};
+}
+
+// An array of the shape, or with length 1 along the axes, in the layout.
+Array make_array(const Shape& shape, Layout layout, std::size_t item, bool per_row, simt::Place place, const char* name) {
+  std::vector<std::int64_t> strides(shape.sizes.size());
+  const bool apart = !per_row && (layout == Layout::packed || layout == Layout::masked || layout == Layout::heated);
+  std::int64_t step = std::int64_t(item), start = 0;
+  if (layout == Layout::steps && !per_row) step *= 3;
+  std::int64_t extent = step;
+  for (int d = int(strides.size()) - 1; d >= 0; --d) {
+    const bool on_row = shape.axes >> d & 1;
+    strides[d] = per_row && on_row ? 0 : extent;
+    if (!(per_row && on_row)) extent *= shape.sizes[d];
+    if (apart && d == int(strides.size()) - 1) extent = (extent + 15) / 16 * 16;
+    if (layout == Layout::misaligned && d == int(strides.size()) - 1) extent += std::int64_t(item);
+  }
+  std::size_t bytes = extent > 0 ? std::size_t(extent) : 1;
+  if (layout == Layout::misaligned) start = std::int64_t(item), bytes += item;
+  if (layout == Layout::steps && !per_row)
+    for (std::size_t d = 0; d < strides.size(); ++d)
+      if (shape.axes >> d & 1) start += strides[d] * (shape.sizes[d] - 1), strides[d] = -strides[d];
+  return {simt::Buffer<unsigned char>(bytes, place, name), strides, start};
+}
+
+template <class Body>
+void each_element(const Shape& shape, const Array& a, bool per_row, Body body) {
+  std::int64_t rows = 1, n = 1;
+  for (std::size_t d = 0; d < shape.sizes.size(); ++d) (shape.axes >> d & 1 ? n : rows) *= shape.sizes[d];
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < (per_row ? 1 : n); ++i) {
+      std::int64_t row = r, at = i, offset = 0;
+      for (int d = int(shape.sizes.size()) - 1; d >= 0; --d) {
+        std::int64_t& index = shape.axes >> d & 1 ? at : row;
+        const std::int64_t size = shape.sizes[d] > 0 ? shape.sizes[d] : 1;  // an empty row has a result
+        offset += index % size * a.strides[d];
+        index /= size;
+      }
+      body(r, i, static_cast<unsigned char*>(a.data()) + offset, n);
+    }
+}
+
+std::string label;
+void failed(const std::string& why) {
+  if (++failures <= 20) std::printf("FAILED %s: %s\n", label.c_str(), why.c_str());
+}
+
+void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t rows, std::int64_t n, bool in_place) {
+  ++checks;
+  const std::size_t item = size_of(type);
+  const Shape shape = shape_of(layout, rows, n);
+  const simt::Place place = layout == Layout::misaligned || checks % 2 ? simt::Place::front : simt::Place::back;
+  const auto aligned = [&](Layout l) { return l == Layout::misaligned ? simt::Place::front : place; };
+
+  Call call;
+  call.op = c.op;
+  call.dtype = type;
+  call.ndim = int(shape.sizes.size());
+  call.shape = shape.sizes.data();
+  call.axes = shape.axes;
+  if (layout == Layout::heated) call.temperature = 1.7;
+  std::vector<Array> in;
+  for (int k = 0; k < c.inputs; ++k) {
+    in.push_back(make_array(shape, layout, item, false, aligned(layout), "an input"));
+    const bool is_y = !c.logits && k == c.inputs - 1;
+    each_element(shape, in[k], false, [&](std::int64_t r, std::int64_t i, void* at, std::int64_t length) {
+      double v = k == 0 && c.logits ? logit(r, i, length, type) : normal();
+      if (k == 1 && c.weighted && i % 4 == 0) v = 0;
+      if (is_y) v = c.op == Op::softmax_vjp || c.op == Op::softmax_hvp ? uniform() / double(length) : -10 * uniform();
+      if (!c.logits && r % 12 == 5 && i == length / 2) v = NAN;
+      store(type, at, v);
+    });
+  }
+  if (c.row_input) {
+    in.push_back(make_array(shape, layout, item, true, place, "a row input"));
+    each_element(shape, in.back(), true, [&](std::int64_t, std::int64_t, void* at, std::int64_t) { store(type, at, normal()); });
+  }
+  for (std::size_t k = 0; k < in.size(); ++k) call.in[k] = {in[k].data(), in[k].strides.data()};
+  Array mask = make_array(shape, Layout::misaligned, 1, false, simt::Place::front, "the mask");
+  if (layout == Layout::masked) {
+    each_element(shape, mask, false, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { *at = uniform() < 0.7; });
+    call.where = {mask.data(), mask.strides.data()};
+  }
+  const auto result = [&](const char* name) { return make_array(shape, layout, item, c.row_output, aligned(layout), name); };
+  Array expected = result("the expected result"), out = result("the result");
+  Array expected_sign = result("the expected sign"), sign = result("the sign");
+
+  call.out = {expected.data(), expected.strides.data()};
+  if (c.signs) call.sign = {expected_sign.data(), expected_sign.strides.data()};
+  const sumexp::Status cpu = sumexp::run(call);
+  if (!cpu.ok()) return failed(cpu.message);
+
+  if (in_place) {
+    call.out = call.in[0];
+  } else {
+    call.out = {out.data(), out.strides.data()};
+  }
+  if (c.signs) call.sign = {sign.data(), sign.strides.data()};
+  sumexp::cuda::Plan plan;
+  const sumexp::Status planned = sumexp::cuda::make_plan(call, plan, path);
+  if (!planned.ok()) return failed(planned.message);
+  simt::Buffer<unsigned char> workspace(plan.workspace, simt::Place::back, "the workspace");
+  const cudaError_t error = sumexp::cuda::launch(plan, workspace.data(), nullptr);
+  if (error != cudaSuccess) return failed(simt::error());
+
+  const Array& got = in_place ? in[0] : out;
+  std::string difference;
+  const auto compare = [&](const Array& a, const Array& b, const char* what) {
+    std::vector<const unsigned char*> wanted;
+    each_element(shape, a, c.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
+    std::size_t e = 0;
+    each_element(shape, b, c.row_output, [&](std::int64_t r, std::int64_t i, unsigned char* at, std::int64_t) {
+      const unsigned char* w = wanted[e++];
+      if (!difference.empty() || std::memcmp(at, w, item) == 0) return;
+      char text[200];
+      unsigned long long x = 0, y = 0;
+      std::memcpy(&x, w, item), std::memcpy(&y, at, item);
+      std::snprintf(text, sizeof text, "%s[%lld, %lld]: 0x%llx on the CPU, 0x%llx on the machine", what, (long long)r, (long long)i, x, y);
+      difference = text;
+    });
+  };
+  compare(expected, got, "out");
+  if (c.signs) compare(expected_sign, sign, "sign");
+  if (!difference.empty()) return failed(difference);
+  for (const Array& a : in)
+    if (!a.bytes.intact()) return failed("wrote beside an input");
+  const auto beside = [&](const Array& a) {  // between rows and elements, too, the poison must stand
+    std::vector<bool> element(a.bytes.size());
+    each_element(shape, a, c.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) {
+      for (std::size_t b = 0; b < item; ++b) element[std::size_t(at - a.bytes.data()) + b] = true;
+    });
+    for (std::size_t b = 0; b < element.size(); ++b)
+      if (!element[b] && a.bytes[b] != simt::poison_byte(1)) return true;
+    return !a.bytes.intact();
+  };
+  if (beside(out) || (c.signs && beside(sign))) return failed("wrote beside the result");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
+  const std::string filter = argc > 2 ? argv[2] : "";
+  simt::reseed(seed);
+  random_state = seed;
+  for (const OpCase& c : kOps)
+    for (int type = 0; type < 4; ++type) {
+      const std::int64_t lanes = type == 3 ? 64 : 256, chunk = 8 * lanes;
+      const auto run = [&](Path path, Layout layout, std::int64_t rows, std::int64_t n, bool in_place = false) {
+        label = std::string(c.name) + " " + kTypes[type] + " " + kPaths[int(path)] + " " + kLayouts[int(layout)] + " rows " +
+                std::to_string(rows) + " n " + std::to_string(n) + (in_place ? " in place" : "");
+        if (label.find(filter) != std::string::npos) check(c, DType(type), path, layout, rows, n, in_place);
+      };
+      // around every edge: a pack, a group, a warp, a lane row, 1, 4 and 8 of them
+      for (std::int64_t n : {std::int64_t(1), std::int64_t(7), std::int64_t(33), lanes - 1, lanes, lanes + 1, 4 * lanes,
+                             4 * lanes + 3, chunk - 1, chunk})
+        run(Path::warp, Layout::packed, 12, n);
+      run(Path::warp, Layout::packed, 5, 3 * lanes, !c.row_output);
+      for (std::int64_t n : {chunk + 1, 3 * chunk - 5, 8 * chunk}) run(Path::block, Layout::packed, 12, n);
+      for (std::int64_t n : {9 * chunk + 3, 17 * chunk}) run(Path::cluster, Layout::packed, 3, n);
+      for (std::int64_t n : {chunk + 1, 9 * chunk, 17 * chunk + 1}) run(Path::stream, Layout::packed, 12, n);
+      run(Path::stream, Layout::packed, 2, 3 * chunk, !c.row_output);
+      for (std::int64_t n : {std::int64_t(5), lanes + 9}) {
+        for (Layout layout : {Layout::misaligned, Layout::steps, Layout::two_axes}) run(Path::warp, layout, 12, n);
+        run(Path::warp, Layout::side, 19, n);
+      }
+      run(Path::block, Layout::misaligned, 3, 2 * chunk + 1);
+      run(Path::block, Layout::two_axes, 3, 2 * chunk);
+      run(Path::cluster, Layout::misaligned, 2, 9 * chunk);
+      run(Path::stream, Layout::steps, 3, chunk + 77, !c.row_output);
+      run(Path::stream, Layout::side, 19, chunk + 77);
+      if (c.logits && c.op != Op::logsumexp_vjp && c.op != Op::logsumexp_jvp)
+        for (Path path : {Path::warp, Path::block, Path::stream})
+          run(path, Layout::masked, 12, path == Path::warp ? lanes + 9 : chunk + 9);
+      if (c.temperature)
+        for (Path path : {Path::warp, Path::block, Path::stream})
+          run(path, Layout::heated, 12, path == Path::warp ? lanes + 9 : chunk + 9);
+      if (c.row_output) run(Path::choose, Layout::packed, 3, 0);
+    }
+  std::printf("%d checks, %d failed; %llu launches, %llu threads, %llu switches\n", checks, failures,
+              (unsigned long long)simt::counters().launches, (unsigned long long)simt::counters().threads,
+              (unsigned long long)simt::counters().switches);
+  return failures != 0;
+}
