@@ -5,6 +5,8 @@
 // the specification, dmlc.github.io/dlpack, so that no tensor library is needed to build.
 #pragma once
 
+#include <sumexp/sumexp.hpp>
+
 #include <cstdint>
 
 namespace sumexp::python::dlpack {
@@ -46,5 +48,16 @@ struct ExchangeAPI {
   int (*from_object)(void* py_object, Tensor* out);  // -1 with a Python error set; may be null
   int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
 };
+
+// The kernels' code for a dtype, kMask for one-byte masks; -1 for what the kernels do not have.
+inline constexpr int kMask = 100;
+
+inline int dtype_code(const DataType& t) {
+  if (t.lanes != 1) return -1;
+  if (t.code == kFloat)
+    return static_cast<int>(t.bits == 16 ? DType::f16 : t.bits == 32 ? DType::f32 : t.bits == 64 ? DType::f64 : DType(-1));
+  if (t.code == kBFloat && t.bits == 16) return static_cast<int>(DType::bf16);
+  return t.code == kBool && t.bits == 8 ? kMask : -1;
+}
 
 }  // namespace sumexp::python::dlpack

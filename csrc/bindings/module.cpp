@@ -64,6 +64,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(), pybind11::multiple_inter
   m.attr("__version__") = sumexp::version();
   add_faces(m);
   add_tensors(m);
+  add_quick(m);
   m.def("matrix", &matrix_of, py::arg("which"), py::arg("y"));
   m.def("build_info", &build_info);
   m.def("get_num_threads", &sumexp::get_num_threads);

@@ -29,17 +29,6 @@ bool parse_temperature(PyObject* given, double* value) {
 
 // -- run_tensors -----------------------------------------------------------------------------------------
 
-// The dtype's code, with kMask for one-byte masks; -1 for what the kernels do not have.
-constexpr int kMask = 100;
-
-int dtype_code(const dlpack::DataType& t) {
-  if (t.lanes != 1) return -1;
-  if (t.code == dlpack::kFloat)
-    return static_cast<int>(t.bits == 16 ? DType::f16 : t.bits == 32 ? DType::f32 : t.bits == 64 ? DType::f64 : DType(-1));
-  if (t.code == dlpack::kBFloat && t.bits == 16) return static_cast<int>(DType::bf16);
-  return t.code == dlpack::kBool && t.bits == 8 ? kMask : -1;
-}
-
 bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor) {
   PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object)), exchange_attribute);
   if (!capsule) {
@@ -124,14 +113,14 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   const auto take = [&](PyObject* object, const char* name, bool row, bool mask, Operand* operand) {
     dlpack::Tensor t;
     if (!read_tensor(object, name, &t)) return false;
-    const int this_code = dtype_code(t.dtype);
+    const int this_code = dlpack::dtype_code(t.dtype);
     if (code < 0 && !mask) {
       code = this_code;
       full.ndim = t.ndim;
       std::copy(t.shape, t.shape + t.ndim, full.dims);
       if (!parse_axes("run_tensors", args[3], full.ndim, &call.axes)) return false;
     }
-    if (this_code < 0 || this_code != (mask ? kMask : code) || (!mask && this_code == kMask)) {
+    if (this_code < 0 || this_code != (mask ? dlpack::kMask : code) || (!mask && this_code == dlpack::kMask)) {
       PyErr_Format(PyExc_TypeError, "%s has DLPack dtype (%d, %d bits), accepted: %s", name,
                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
                    mask ? "bool" : "float16, bfloat16, float32 or float64, one for all tensors");

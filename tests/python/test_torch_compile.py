@@ -189,3 +189,13 @@ def test_jit_trace_records_the_operation(name):
     torch.testing.assert_close(
         torch.autograd.grad(traced(x).sin().sum(), x), torch.autograd.grad(getattr(st, name)(x, -1).sin().sum(), x)
     )
+
+
+@each_name
+def test_compiled_autograd(name):
+    x, want = X.clone().requires_grad_(), X.clone().requires_grad_()
+    y = getattr(st, name)(x, -1).sin().sum()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+        y.backward()
+    getattr(torch, name)(want, -1).sin().sum().backward()
+    torch.testing.assert_close(x.grad, want.grad)

@@ -5,12 +5,12 @@ import torch
 
 from .. import _arrays, _core
 from . import _formulas, _kernels
-from ._front import check_temperature, dims_of, is_ours, soft, summed, way
+from ._front import check_temperature, is_ours, soft, summed, way
 from ._private import forward_ad, functorch_active
 
 
 def _dims(x, axis):
-    return tuple(range(x.dim())) if axis is None else dims_of(axis, x.dim())
+    return tuple(range(x.dim())) if axis is None else _kernels.dims_of(axis, x.dim())
 
 
 def _tensor(function, argument, value):

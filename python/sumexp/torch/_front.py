@@ -14,14 +14,25 @@ torch.compile. So each call takes the way that is right for its situation, the f
 """
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 
+from .. import _core
 from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
-from ._kernels import DTYPES, PLAIN_TYPES, is_traced, run
-from ._private import FakeTensor, FunctionalTensor, forward_ad, functorch_active
+from ._kernels import DTYPES, PLAIN_TYPES, dims_of, is_traced, run
+from ._private import (
+    FakeTensor,
+    FunctionalTensor,
+    TransformType,
+    dispatch_mode_count,
+    forward_ad,
+    function_mode_count,
+    functorch_active,
+    implicit_softmax_dim,
+    peek_interpreter_stack,
+    tracing_state,
+)
 
 _STAND_INS = (FakeTensor, FunctionalTensor)
-_F = torch.nn.functional
 
 
 def is_ours(x):
@@ -36,27 +47,13 @@ def is_ours(x):
     )
 
 
-def dims_of(dim, ndim):
-    """dim, an int or a sequence of them, as a tuple of dimensions counted from 0."""
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
-    least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
-    for d in dims:
-        if not least <= d <= most:
-            raise IndexError(f"Dimension out of range (expected to be in range of [{least}, {most}], but got {d})")
-    if ndim == 0:
-        return ()
-    dims = tuple(d % ndim for d in dims)
-    if len(set(dims)) < len(dims):
-        raise RuntimeError(f"dim {dim} names a dimension twice")
-    return dims
-
-
 def way(x):
     """Which of the ways 2 to 6 above a call takes."""
     if is_compiling():
         return "torch" if functorch_active() else "op"
     if functorch_active():
-        return "functorch"
+        # functionalize has no rule for autograd.Functions
+        return "op" if peek_interpreter_stack().key() == TransformType.Functionalize else "functorch"
     if type(x) not in PLAIN_TYPES or is_traced():
         return "op"
     if (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0:
@@ -73,9 +70,9 @@ def soft(name, x, dims, T=1.0):
         return getattr(torch.ops.sumexp, name)(x, dims, T)
     x = x.resolve_neg()
     if taken == "functorch":
-        return _functions.SoftmaxFunctorch.apply(x, name, dims, T)[0]
+        return _functions.SoftmaxFunctorch.apply(x, (name, dims, T))[0]
     if taken == "function":
-        return _functions.apply_softmax(x, name, dims, T)[0]
+        return _functions.apply_softmax(x, (name, dims, T))[0]
     return run(name, (x,), dims, T)
 
 
@@ -97,25 +94,54 @@ def summed(x, dims, keepdim):
 # -- the public functions -----------------------------------------------------------------------------------
 
 
+# A quick call answers with the result, True (way 5) or None. Whether torch.compile is reading has to be asked
+# first, and in Python: it cannot look into the quick call.
+_core.set_quick(
+    torch.Tensor,
+    torch.empty_like,
+    torch.Tensor.is_neg,
+    torch.is_grad_enabled,
+    functorch_active,
+    dispatch_mode_count,
+    function_mode_count,
+    tracing_state,
+    vars(forward_ad),
+)
+_quick = _core.quick_softmax
+_apply_quick = _functions.apply_softmax_quick
+
+
 def softmax(input, dim=None, _stacklevel=3, dtype=None, *, temperature=1.0):
     """torch.nn.functional.softmax, with softmax(input / temperature) as an extra."""
+    if dtype is None and not is_dynamo_compiling():
+        y = _quick(0, input, dim, temperature)
+        if y is True:
+            return _apply_quick(input, ("softmax", dim, temperature, 0))[0]
+        if y is not None:
+            return y
     return _softmax_like("softmax", input, dim, _stacklevel, dtype, temperature)
 
 
 def log_softmax(input, dim=None, _stacklevel=3, dtype=None, *, temperature=1.0):
     """torch.nn.functional.log_softmax, with log_softmax(input / temperature) as an extra."""
+    if dtype is None and not is_dynamo_compiling():
+        y = _quick(1, input, dim, temperature)
+        if y is True:
+            return _apply_quick(input, ("log_softmax", dim, temperature, 1))[0]
+        if y is not None:
+            return y
     return _softmax_like("log_softmax", input, dim, _stacklevel, dtype, temperature)
 
 
 def _softmax_like(name, x, dim, stacklevel, dtype, T):
     T = check_temperature(name, T)
-    if not is_ours(x) or (dtype is not None and dtype not in DTYPES):
+    if dtype is not None and type(x) in (*PLAIN_TYPES, *_STAND_INS) and x.device.type == "cpu":
+        x, dtype = x.to(dtype), None
+    if not is_ours(x):
         x = x if T == 1 else x / T
-        return getattr(_F, name)(x, dim, stacklevel + 2, dtype)
+        return getattr(torch.nn.functional, name)(x, dim, stacklevel + 2, dtype)
     if dim is None:
-        dim = _F._get_softmax_dim(name, x.dim(), stacklevel + 1)
-    if dtype is not None and dtype != x.dtype:
-        x = x.to(dtype)
+        dim = implicit_softmax_dim(name, x.dim(), stacklevel + 1)
     return soft(name, x, dims_of(dim, x.dim()), T)
 
 

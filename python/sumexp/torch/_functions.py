@@ -13,11 +13,14 @@ functorch (torch.func, vmap) needs the other one, `SoftmaxFunctorch` and `LogSum
 import torch
 from torch.autograd import Function
 
+from .. import _core
 from ._formulas import total
-from ._kernels import direct, row_shape
+from ._kernels import dims_of, direct, row_shape
 from ._library import hvp_in_y
 from ._private import forward_ad, function_apply, functorch_active
 from ._vmap import batch
+
+_quick_forward = _core.quick_forward
 
 
 def differentiable(name, tensors, dims, T=1.0):
@@ -31,7 +34,7 @@ def differentiable(name, tensors, dims, T=1.0):
 def anchor_of(name, x, dims):
     """The softmax or log_softmax of x, as an anchor."""
     forward = Softmax if not functorch_active() else SoftmaxFunctorch
-    return forward.apply(x, name, dims, 1.0)[1]
+    return forward.apply(x, (name, dims, 1.0))[1]
 
 
 def jvp_rule(rule):
@@ -57,38 +60,59 @@ def add(a, b):
 # -- softmax and log_softmax --------------------------------------------------------------------------------
 
 
+# call is (name, dims, T); dims may be a single int.
+
+
 class Softmax(Function):
     @staticmethod
-    def forward(ctx, x, name, dims, T):
+    def forward(ctx, x, call):
+        name, dims, T = call
         y = direct(name, (x,), dims, T)
         anchor = y.detach()
         ctx.save_for_backward(anchor)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(anchor)
         ctx.set_materialize_grads(False)
-        ctx.call = name, dims, T
+        ctx.call = call
         return y, anchor
 
     @staticmethod
     def backward(ctx, g, g_anchor):
+        if g is None:
+            return g_anchor, None
         (anchor,) = ctx.saved_tensors
-        name, dims, T = ctx.call
-        dx = None if g is None else differentiable(name + "_vjp", (g, anchor), dims, T)
-        return add(dx, g_anchor), None, None, None
+        name, dims, T = ctx.call[:3]
+        dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim()), T)
+        return dx if g_anchor is None else dx + g_anchor, None
 
     @jvp_rule
-    def jvp(ctx, saved, t, *_):
+    def jvp(ctx, saved, t, _):
         if t is None:
             return None, None
-        (anchor,) = saved
-        name, dims, T = ctx.call
+        name, dims, T = ctx.call[:3]
         jvp = "softmax_vjp" if name == "softmax" else "log_softmax_jvp"  # softmax's Jacobian is symmetric
-        return differentiable(jvp, (t, anchor), dims, T), t.view_as(t)
+        return differentiable(jvp, (t, *saved), dims_of(dims, t.dim()), T), t.view_as(t)
+
+
+class SoftmaxQuick(Softmax):
+    """For an x that _core.quick_softmax has found to be plain; call ends with the operation's number."""
+
+    @staticmethod
+    def forward(ctx, x, call):
+        y = _quick_forward(call[3], x, call[1], call[2])
+        if y is None:  # not contiguous, another dtype, or left over from a finished transform (resolve_neg unwraps it)
+            return Softmax.forward(ctx, x.resolve_neg(), (call[0], dims_of(call[1], x.dim()), call[2]))
+        anchor = y.detach()
+        ctx.save_for_backward(anchor)
+        ctx.set_materialize_grads(False)
+        ctx.call = call
+        return y, anchor
 
 
 class SoftmaxFunctorch(Softmax):
     @staticmethod
-    def forward(x, name, dims, T):
+    def forward(x, call):
+        name, dims, T = call
         y = direct(name, (x,), dims, T)
         return y, y.detach()
 
@@ -97,13 +121,14 @@ class SoftmaxFunctorch(Softmax):
         ctx.save_for_backward(outputs[1])
         ctx.save_for_forward(outputs[1])
         ctx.set_materialize_grads(False)
-        ctx.call = inputs[1:]
+        ctx.call = inputs[1]
 
     @staticmethod
-    def vmap(info, in_dims, x, name, dims, T):
+    def vmap(info, in_dims, x, call):
+        name, dims, T = call
         (x,), dims = batch(info.batch_size, in_dims[:1], (x,), dims)
-        forward = Softmax if not functorch_active() else SoftmaxFunctorch
-        return forward.apply(x, name, dims, T), (0, 0)
+        forward = SoftmaxFunctorch if functorch_active() else Softmax
+        return forward.apply(x, (name, dims, T)), (0, 0)
 
 
 # -- logsumexp ----------------------------------------------------------------------------------------------
@@ -152,6 +177,7 @@ class LogSumExpFunctorch(LogSumExp):
 
 
 apply_softmax = function_apply(Softmax)
+apply_softmax_quick = function_apply(SoftmaxQuick)
 apply_logsumexp = function_apply(LogSumExp)
 
 

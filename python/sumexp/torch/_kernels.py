@@ -36,6 +36,21 @@ _run = _core.run_tensors
 _empty_like = torch.empty_like
 
 
+def dims_of(dim, ndim):
+    """dim, an int or a sequence of them, as a tuple of dimensions counted from 0."""
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
+    for d in dims:
+        if not least <= d <= most:
+            raise IndexError(f"Dimension out of range (expected to be in range of [{least}, {most}], but got {d})")
+    if ndim == 0:
+        return ()
+    dims = tuple(d % ndim for d in dims)
+    if len(set(dims)) < len(dims):
+        raise RuntimeError(f"dim {dim} names a dimension twice")
+    return dims
+
+
 def row_shape(shape, dims, keepdim=True):
     """The shape of one result per row."""
     dims = {d % len(shape) for d in dims} if shape else set()
@@ -49,9 +64,7 @@ def run(name, tensors, dims, temperature=1.0, keepdim=True):
     first = tensors[0]
     if name in ROW_RESULT:
         out = first.new_empty(row_shape(first.shape, dims, keepdim))
-    elif first.is_contiguous():
-        out = _empty_like(first)
-    else:  # the result is contiguous whatever the input's strides are, as torch.softmax's is
+    else:  # contiguous whatever the input's strides are, as torch.softmax's result is
         out = _empty_like(first, memory_format=torch.contiguous_format)
     _run(CODES[name], tensors, out, dims, temperature)
     return out

@@ -11,7 +11,7 @@ import torch
 from . import _formulas
 from ._formulas import total
 from ._kernels import ROW_RESULT, row_shape, run
-from ._private import AutogradInfo, forward_ad, make_autograd_impl
+from ._private import AutogradInfo, forward_ad, functorch_active, make_autograd_impl
 from ._vmap import batch
 
 LIBRARY = torch.library.Library("sumexp", "DEF")
@@ -137,8 +137,8 @@ def _register(name, derivative):
     reverse = make_autograd_impl(getattr(ops, name).default, AutogradInfo(backward, setup_context))
 
     def autograd(keyset, *args):
-        # register_autograd has no forward mode and would drop tangents silently.
-        if forward_ad._current_level >= 0 and any(has_tangent(t) for t in args[:count]):
+        # What register_autograd makes refuses functorch's grad, and drops tangents silently.
+        if functorch_active() or (forward_ad._current_level >= 0 and any(map(has_tangent, args[:count]))):
             return formula(*args)
         return reverse(keyset, *args)
 

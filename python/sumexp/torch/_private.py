@@ -14,6 +14,9 @@ NAMES = {
     # Whether a functorch transform (grad, vjp, jvp, vmap, functionalize) is being carried out. torch.compile
     # knows the answer of this function while it traces; of the others that tell it does not.
     "functorch_active": ("torch._C", "_are_functorch_transforms_active"),
+    # The innermost of these transforms, and the names of their kinds.
+    "peek_interpreter_stack": ("torch._C", "_functorch.peek_interpreter_stack"),
+    "TransformType": ("torch._C", "_functorch.TransformType"),
     # Whether a tensor belongs to the older vmap that autograd uses for is_grads_batched and gradcheck.
     "is_legacy_batched": ("torch._C", "_functorch.is_legacy_batchedtensor"),
     # How many __torch_dispatch__ and __torch_function__ modes are active: fake tensors, make_fx, counters, ...
@@ -28,6 +31,8 @@ NAMES = {
     "forward_level": ("torch.autograd.forward_ad", "_current_level"),
     # A context manager that turns forward-mode AD on or off; used through the module as well.
     "set_forward_mode": ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
+    # The dimension that softmax(x) without one takes, with torch's warning.
+    "implicit_softmax_dim": ("torch.nn.functional", "_get_softmax_dim"),
     # What register_autograd registers, so that it can be wrapped.
     "make_autograd_impl": ("torch._library.autograd", "make_autograd_impl"),
     "AutogradInfo": ("torch._library.autograd", "Info"),

@@ -1,0 +1,249 @@
+"""python -m sumexp bench: see --help, and bench/README.md for how to read what it prints."""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+
+from . import accuracy, bars, cells, limits, rounds, tables
+
+ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+PEERS = ("sumexp", "torch", "onnxruntime", "jax", "numba", "scipy", "numpy")
+SECTIONS = ("records", "overhead", "memory", "accuracy")
+
+
+def parse(arguments):
+    p = argparse.ArgumentParser(
+        prog="python -m sumexp bench",
+        description="Times sumexp beside its peers, each in its own process, taking turns on the same arrays. "
+        "Without a choice of parts: speed, call overhead, memory and accuracy.",
+    )
+    part = p.add_argument_group("parts")
+    part.add_argument("--speed", action="store_true", help="the operations, peer by peer")
+    part.add_argument("--overhead", action="store_true", help="calls on 16 floats")
+    part.add_argument("--memory", action="store_true", help="peak scratch memory")
+    part.add_argument("--accuracy", action="store_true", help="errors in ulp on adversarial rows")
+    part.add_argument("--bars", nargs="+", metavar="BAR", choices=[*bars.NAMES, "all"],
+                      help="measure and judge the speed bars: " + ", ".join(bars.NAMES) + ", all")
+    which = p.add_argument_group("what to measure")
+    which.add_argument("--ops", nargs="+", choices=cells.OPS, default=list(cells.OPS))
+    which.add_argument("--dtypes", nargs="+", choices=cells.DTYPES, help="default: float32; all four with --bars")
+    which.add_argument("--axes", nargs="+", choices=cells.AXES, help="default: last; both with --bars")
+    which.add_argument("--lengths", nargs="+", metavar="N", help="row lengths, and 'all' for one row of everything")
+    which.add_argument("--threads", nargs="+", type=int, help=f"default: {ALL}; 1 and {ALL} with --bars")
+    which.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    size = which.add_mutually_exclusive_group()
+    size.add_argument("--megabytes", type=int, default=64, help="size of an array (default 64)")
+    size.add_argument("--listed-sizes", action="store_true", help="65536x16, 16384x128, ... of 4 to 64 MB instead")
+    which.add_argument("--rounds", type=int, default=7)
+    which.add_argument("--calls", type=int, default=3, help="timed calls in a turn")
+    which.add_argument("--quick", action="store_true", help="few cells of 8 MB, three rounds: under two minutes")
+    out = p.add_argument_group("results")
+    out.add_argument("--json", metavar="FILE", help="where figures go, beside those that are there already "
+                     "(default: bench.json in --out)")
+    out.add_argument("--out", metavar="FOLDER", default="sumexp-bench", help="of JSON and pictures")
+    out.add_argument("--from", dest="source", nargs="+", metavar="FILE", help="measure nothing, show these figures")
+    out.add_argument("--readme", metavar="FILE", help="rewrite its tables between the bench markers")
+    out.add_argument("--no-pictures", action="store_true")
+    options = p.parse_args(arguments)
+
+    judged = bool(options.bars)
+    if options.bars and "all" in options.bars:
+        options.bars = list(bars.NAMES)
+    if not (options.speed or options.overhead or options.memory or options.accuracy or judged):
+        options.speed = options.overhead = options.memory = options.accuracy = True
+    if options.quick:
+        options.megabytes, options.rounds = 8, 3
+        options.ops = [op for op in options.ops if op in ("softmax", "logsumexp", "softmax_vjp")]
+        options.lengths = options.lengths or [128, 4096, 131072]
+    options.dtypes = options.dtypes or (list(cells.DTYPES) if judged else ["float32"])
+    options.axes = options.axes or (list(cells.AXES) if judged else ["last"])
+    options.threads = options.threads or (sorted({1, ALL}) if judged else [ALL])
+    options.lengths = [n if n == "all" else int(n) for n in options.lengths or cells.LENGTHS]
+    if options.listed_sizes:
+        options.megabytes = None
+        if any(n not in cells.LISTED for n in options.lengths):
+            p.error("--listed-sizes goes with the lengths " + ", ".join(map(str, cells.LISTED)))
+    return options
+
+
+# -- the document: one JSON object that any number of runs may add to ---------------------------------------
+
+
+def cpu_name():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def new_document():
+    import sumexp
+
+    names = ("numpy", "scipy", "torch", "onnxruntime", "jax", "numba")
+    versions = {"sumexp": sumexp.__version__}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    config = sumexp.show_config(mode="dicts")
+    return {
+        "machine": {"cpu": cpu_name(), "cpus": ALL, "isa": config["run time"]["instruction set"],
+                    "system": f"{platform.system()} {platform.machine()}", "compiler": config["build"]["compiler"]},
+        "versions": versions,
+        "date": datetime.date.today().isoformat(),
+        **{section: [] for section in SECTIONS},
+    }
+
+
+RESULTS = ("peer", "seconds", "extra", "max", "mean", "worst", "by_row", "groups")
+
+
+def add(document, section, records):
+    """Newer figures replace all older ones of the same cell that were measured for the same group: only peers
+    of one run are compared."""
+
+    def what(record):
+        return json.dumps({k: v for k, v in record.items() if k not in RESULTS}, sort_keys=True)
+
+    fresh = {}
+    for record in records:
+        fresh.setdefault(what(record), set()).update(record.get("groups", [""]))
+    kept = []
+    for record in document[section]:
+        left = [g for g in record.get("groups", [""]) if g not in fresh.get(what(record), ())]
+        if left:
+            kept.append({**record, "groups": left} if "groups" in record else record)
+    document[section] = kept + records
+
+
+def load(paths):
+    document = None
+    for path in paths:
+        with open(path) as file:
+            read = json.load(file)
+        if document is None:
+            document = read
+        else:
+            for section in SECTIONS:
+                add(document, section, read[section])
+    return document
+
+
+# -- measuring ------------------------------------------------------------------------------------------------
+
+
+def measure(options, document, save):
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # no thread beside the measurements
+    note = tqdm.write
+    with tempfile.TemporaryDirectory() as folder:
+        library = limits.compile_into(folder)
+        if library is None:
+            note("no C++ compiler: the machine's limits are left out")
+
+        def bar(total, text):
+            shown = tqdm(total=total, desc=text, ncols=110, leave=False)
+            return shown, lambda what: (shown.set_postfix_str(what[:40], refresh=False), shown.update())
+
+        wanted = []
+        selection = (options.ops, options.dtypes, options.axes, options.lengths)
+        if options.speed:
+            grid = cells.grid(*selection, options.threads, options.megabytes)
+            wanted += [("speed", c, [*options.peers, "limit:copy"]) for c in grid]
+        for name in options.bars or ():
+            needed = bars.plan(name, *selection, options.threads, max(options.threads), options.megabytes)
+            wanted += [(name, c, peers) for c, peers in needed]
+        if wanted:
+            shown, progress = bar(len({c for _, c, _ in wanted}), "cells")
+            for records in rounds.run_cells(wanted, options.rounds, options.calls, library, progress, note):
+                add(document, "records", records)
+                save()
+            shown.close()
+        if options.overhead or "overhead" in (options.bars or ()):
+            shown, progress = bar(3, "call overhead")
+            peers = ["sumexp", "sumexp-tensor", *(p for p in options.peers if p not in ("sumexp", "numba"))]
+            found = rounds.run_overhead(peers, max(options.rounds, 5), library, progress, note)
+            add(document, "overhead", found)
+            shown.close()
+        if options.memory:
+            ops = [op for op in options.ops if op in ("softmax", "log_softmax", "logsumexp")]
+            grid = cells.grid(ops, ["float32"], ["last"], [4096], [1], 64)
+            requests = [("memory", {"cell": dataclasses.asdict(c)}) for c in grid]
+            shown, progress = bar(len(requests) * len(options.peers), "memory")
+            add(document, "memory", rounds.run_alone(options.peers, requests, False, progress, note))
+            shown.close()
+        if options.accuracy:
+            requests = [("accuracy", {"op": op, "dtype": d}) for d in cells.DTYPES for op in accuracy.OPS]
+            if options.quick:
+                requests = [r for r in requests if r[1]["dtype"] in ("float32", "float64")]
+            peers = [p for p in options.peers if p in accuracy.PEERS]
+            shown, progress = bar(len(peers) * len(requests), "accuracy")
+            found = rounds.run_alone(peers, requests, True, progress, note)
+            order = {(r["op"], r["dtype"]): k for k, (_, r) in enumerate(requests)}
+            add(document, "accuracy", sorted(found, key=lambda r: order[r["op"], r["dtype"]]))
+            shown.close()
+    save()
+
+
+def show(options, document):
+    parts = []
+    if options.speed and any("speed" in r["groups"] for r in document["records"]):
+        parts.append("ns per element, median of rounds ± half the distance of the quartiles\n"
+                     + tables.aligned(*tables.speed(document["records"], spreads=True)))
+    for section, table in (("overhead", tables.overhead), ("memory", tables.memory), ("accuracy", tables.ulps)):
+        if document[section] and getattr(options, section):
+            parts.append(tables.aligned(*table(document[section])))
+    if options.bars:
+        parts.append(tables.verdicts(bars.judge(document["records"], document["overhead"], options.bars)))
+    print("\n\n".join([tables.machine_line(document), *parts]))
+
+
+def main(arguments=None):
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    folder = pathlib.Path(options.out)
+    if options.source:
+        document = load(options.source)
+    else:
+        path = pathlib.Path(options.json or folder / "bench.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        document = new_document()
+        if options.json and path.exists():
+            older = load([path])
+            if older["machine"]["cpu"] != document["machine"]["cpu"]:
+                raise SystemExit(f"{path}: holds figures of another machine, {older['machine']['cpu']}")
+            document.update({section: older[section] for section in SECTIONS})
+
+        def save():
+            partial = path.with_name(path.name + ".partial")
+            text = json.dumps(document, separators=(",", ":")).replace('},{"', '},\n{"')  # a record a line
+            partial.write_text(text + "\n")
+            partial.replace(path)
+
+        measure(options, document, save)
+        print(f"figures: {path}")
+    show(options, document)
+    if not options.no_pictures:
+        from . import pictures
+
+        throughput, errors = folder / "throughput.svg", folder / "accuracy.svg"
+        drawn = [throughput] if options.speed and pictures.throughput(document["records"], throughput) else []
+        drawn += [errors] if options.accuracy and pictures.accuracy(document["accuracy"], errors) else []
+        for path in drawn:
+            print(f"picture: {path}")
+    if options.readme:
+        print(f"{options.readme}: rewrote {', '.join(tables.write_readme(options.readme, document))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

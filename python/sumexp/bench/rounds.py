@@ -1,0 +1,223 @@
+"""The parent: starts one worker for each peer, prepares a cell in all of them, then lets them take turns.
+
+Only one worker works at a time. In every round each peer has one turn: an untimed call, which wakes its
+threads and refills its caches, then a few timed ones, whose median is the round's figure. Rounds begin with
+another peer each, and there is a pause between turns, since some thread pools spin for a while after a call.
+"""
+
+import dataclasses
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+
+from . import cells, limits, stats
+
+PAUSE = 0.01
+PATIENCE = 180  # seconds for one answer
+
+# Workers keep what they free: a peer without out= then finds the memory of its result mapped, as one with
+# out= does. Without these, page faults cost such peers more than the arithmetic does.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+
+def numpy_dispatch():
+    """The instruction sets that NumPy chooses at run time on this CPU."""
+    try:
+        from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+    except ImportError:
+        return []
+    return [name for name in __cpu_dispatch__ if __cpu_features__.get(name)]
+
+
+class Worker:
+    def __init__(self, name, threads, isa="best", keep_memory=True, library=None):
+        self.name = name
+        environment = dict(os.environ)
+        for variable in ("OMP", "MKL", "OPENBLAS", "NUMBA", "SUMEXP"):
+            environment[variable + "_NUM_THREADS"] = str(threads)
+        environment["PYTHONWARNINGS"] = "ignore"
+        environment.pop("SUMEXP_ISA", None)
+        if keep_memory:
+            environment.update(KEEP_MEMORY)
+        if isa != "best":
+            environment["SUMEXP_ISA"] = isa
+            environment["ATEN_CPU_CAPABILITY"] = "avx2" if isa == "avx2" else "default"
+        if name == "numpy-baseline":
+            environment["NPY_DISABLE_CPU_FEATURES"] = " ".join(numpy_dispatch())
+        if library:
+            environment[limits.VARIABLE] = str(library)
+        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        chosen = ",".join(map(str, cpus[:threads]))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sumexp.bench.worker", name, str(threads), chosen],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        )
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.process.stdout, selectors.EVENT_READ)
+
+    def hear(self):
+        """The next answer; None where the worker died or is stuck (it is then ended)."""
+        if not self.process.stdin.closed and self.selector.select(PATIENCE):
+            line = self.process.stdout.readline()
+            if line:
+                return json.loads(line)
+        self.close()
+        return None
+
+    def say(self, do, **arguments):
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def ask(self, do, **arguments):
+        self.say(do, **arguments)
+        return self.hear()
+
+    def close(self):
+        if self.process.stdin.closed:
+            return
+        self.process.kill()
+        self.process.wait()
+        self.selector.close()
+        self.process.stdout.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:  # it held a request that nobody will read
+            pass
+
+
+class Fleet:
+    """The workers of one number of threads and one forced instruction set. Started when first asked for."""
+
+    def __init__(self, threads, isa="best", library=None, note=print):
+        self.threads, self.isa, self.library, self.note = threads, isa, library, note
+        self.workers, self.absent = {}, {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for worker in self.workers.values():
+            worker.close()
+
+    def start(self, names):
+        wanted = [n for n in names if n not in self.workers and n not in self.absent]
+        fresh = {}
+        for name in wanted:
+            if name.startswith("limit:") and not self.library:
+                self.absent[name] = "no C++ compiler"
+            else:
+                fresh[name] = Worker(name, self.threads, self.isa, library=self.library)
+        for name, worker in fresh.items():
+            answer = worker.hear()
+            if answer and "ready" in answer:
+                self.workers[name] = worker
+                continue
+            self.absent[name] = answer["absent"] if answer else "its process ended"
+            self.note(f"{name} left out: {self.absent[name]}")
+            worker.close()
+        return [n for n in names if n in self.workers]
+
+    def prepare(self, names, do, **arguments):
+        """The names that are ready to take turns. All prepare at once; nothing is timed yet."""
+        present = self.start(names)
+        for name in present:
+            self.workers[name].say(do, **arguments)
+        ready = []
+        for name in present:
+            answer = self.workers[name].hear()
+            if answer and answer.get("ok"):
+                ready.append(name)
+            elif answer is None:
+                self.note(f"{name}: its process ended or did not answer; left out from here on")
+                self.absent[name] = "its process ended"
+                del self.workers[name]
+            elif answer.get("failed"):
+                self.note(f"{name}: {answer['skip']}")
+        return ready
+
+    def turns(self, names, rounds, calls):
+        """{name: [seconds of each round]}"""
+        figures = {name: [] for name in names}
+        for r in range(rounds):
+            for k in range(len(names)):
+                name = names[(r + k) % len(names)]
+                if name not in self.workers:
+                    continue
+                time.sleep(PAUSE)
+                answer = self.workers[name].ask("turn", warm=1, calls=calls)
+                if answer is None or "seconds" not in answer:
+                    self.note(f"{name}: failed in round {r}; left out from here on")
+                    self.absent[name] = "failed"
+                    self.workers.pop(name).close()
+                    continue
+                figures[name].append(stats.median(answer["seconds"]))
+        return {name: seconds for name, seconds in figures.items() if len(seconds) == rounds}
+
+
+# -- whole measurements: lists of records ----------------------------------------------------------------
+
+
+def run_cells(wanted, rounds, calls, library, progress, note):
+    """`wanted`: [(group, Cell, names of peers)]. Yields a list of records for each cell: the cell's fields, peer,
+    seconds of each round, and the groups that asked for it. A cell that several ask for is measured once."""
+    peers, groups = {}, {}
+    for group, cell, names in wanted:
+        peers.setdefault(cell, {}).update(dict.fromkeys(names))
+        groups.setdefault(cell, {})[group] = None
+    fleets = {}
+    for cell in peers:
+        fleets.setdefault((cell.threads, cell.isa), []).append(cell)
+    for (threads, isa), members in fleets.items():
+        # same-sized cells of a dtype one after the other: workers keep their numbers
+        members.sort(key=lambda c: (cells.DTYPES.index(c.dtype), c.elements))
+        with Fleet(threads, isa, library, note) as fleet:
+            for cell in members:
+                names = fleet.prepare(list(peers[cell]), "prepare", cell=dataclasses.asdict(cell))
+                figures = fleet.turns(names, rounds, calls)
+                shared = {**dataclasses.asdict(cell), "groups": list(groups[cell])}
+                yield [{**shared, "peer": name, "seconds": seconds} for name, seconds in figures.items()]
+                progress(str(cell))
+
+
+def run_overhead(peers, rounds, library, progress, note, n=16, ops=("softmax", "log_softmax", "logsumexp")):
+    """One call on n floats, as users write it: a new result, no out=."""
+    records = []
+    with Fleet(1, "best", library, note) as fleet:
+        for op in ops:
+            names = fleet.prepare(peers, "tiny", op=op, n=n)
+            for name, seconds in fleet.turns(names, rounds, 3).items():
+                records.append({"op": op, "n": n, "peer": name, "seconds": seconds})
+            progress(f"call of {op}")
+    return records
+
+
+def run_alone(peers, requests, together, progress, note):
+    """[(do, arguments)] in every peer: all of them in one process (together), or each in a fresh one."""
+    records = []
+    batches = [requests] if together else [[request] for request in requests]
+    for name in peers:
+        for batch in batches:
+            worker = Worker(name, 1, keep_memory=together)
+            hello = worker.hear()
+            for do, arguments in batch:
+                answer = worker.ask(do, **arguments) if hello and "ready" in hello else None
+                if answer and "skip" not in answer:
+                    records.append({**arguments, "peer": name, **answer})
+                elif answer and answer.get("failed"):
+                    note(f"{name}: {answer['skip']}")
+                elif answer is None and hello and "ready" in hello:
+                    note(f"{name}: {do} {arguments} ended its process")
+                    hello = None
+                progress(f"{do} {name}")
+            worker.close()
+    return records

@@ -1,0 +1,171 @@
+"""What is printed, and the tables of README.md, which lie between markers: <!-- bench:speed --> and so on."""
+
+import pathlib
+import re
+
+from . import accuracy, bars, cells, stats
+
+ORDER = ("sumexp", "torch", "onnxruntime", "jax", "numba", "scipy", "numpy")
+SHORT = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
+
+
+def aligned(header, rows):
+    """Columns for a terminal: the first to the left, the others to the right."""
+    texts = [list(map(str, row)) for row in [header, *rows]]
+    width = [max(len(row[k]) for row in texts) for k in range(len(header))]
+    lines = []
+    for row in texts:
+        lines.append("  ".join(c.rjust(w) if k else c.ljust(w) for k, (c, w) in enumerate(zip(row, width))).rstrip())
+    lines.insert(1, "  ".join("-" * w for w in width))
+    return "\n".join(lines)
+
+
+def markdown(header, rows):
+    line = lambda row: "| " + " | ".join(map(str, row)) + " |"  # noqa: E731
+    ruler = "|" + "|".join("---" if k == 0 else "---:" for k in range(len(header))) + "|"
+    return "\n".join([line(header), ruler, *map(line, rows)])
+
+
+def figure(value):
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def count(n):
+    return f"{n // (1 << 20)}M" if n % (1 << 20) == 0 else str(n)
+
+
+# -- speed ----------------------------------------------------------------------------------------------------
+
+
+def speed(records, spreads=False):
+    """ns per element by operation and shape, one column a peer, with memcpy's beside them."""
+    table = bars.index(records, "speed")
+    present = [p for p in ORDER if any(p in peers for peers in table.values())]
+    copies = any("limit:copy" in peers for peers in table.values())
+    dtypes, axes, threads = ({getattr(c, f) for c in table} for f in ("dtype", "axis", "threads"))
+    header = ["operation, rows x n", *(["memcpy"] if copies else []), *present]
+    rows = []
+    place = lambda c: (  # noqa: E731
+        *(names.index(v) for names, v in ((cells.DTYPES, c.dtype), (cells.AXES, c.axis), (cells.OPS, c.op))),
+        c.threads,
+        c.n,
+    )
+    for cell in sorted(table, key=place):
+        peers = table[cell]
+        name = f"{cell.op} {count(cell.rows)} x {count(cell.n)}"
+        if len(dtypes) > 1:
+            name += " " + SHORT[cell.dtype]
+        if len(axes) > 1:
+            name += " axis 0" if cell.axis == "first" else " last axis"
+        if len(threads) > 1:
+            name += f" {cell.threads}T"
+        name += "" if cell.isa == "best" else " " + cell.isa
+        row = [name]
+        for peer in [*(["limit:copy"] if copies else []), *present]:
+            if peer not in peers:
+                row.append("")
+                continue
+            text = figure(stats.median(peers[peer]) / cell.elements * 1e9)
+            row.append(text + (f" ±{stats.spread(peers[peer]):.0%}" if spreads else ""))
+        rows.append(row)
+    return header, rows
+
+
+def overhead(records):
+    present = [p for p in ("sumexp", "sumexp-tensor", *ORDER[1:]) if any(r["peer"] == p for r in records)]
+    ops = list(dict.fromkeys(r["op"] for r in records))
+    found = {(r["op"], r["peer"]): r["seconds"] for r in records}
+    rows = [
+        [op, *(figure(stats.median(found[op, p]) * 1e6) if (op, p) in found else "" for p in present)] for op in ops
+    ]
+    return ["call on 16 floats, us", *present], rows
+
+
+def memory(records):
+    present = [p for p in ORDER if any(r["peer"] == p for r in records)]
+    ops = list(dict.fromkeys(r["cell"]["op"] for r in records))
+    found = {(r["cell"]["op"], r["peer"]): r["extra"] for r in records}
+    rows = [[op, *(f"{found[op, p] / 2**20:.0f}" if (op, p) in found else "" for p in present)] for op in ops]
+    return ["scratch memory for 64 MB, MB", *present], rows
+
+
+def ulps(records):
+    """Max (mean) ulp by operation and dtype, one column a peer."""
+    present = [p for p in accuracy.PEERS if any(r["peer"] == p for r in records)]
+    found = {(r["op"], r["dtype"], r["peer"]): r for r in records}
+    rows = []
+    for op, dtype in dict.fromkeys((r["op"], r["dtype"]) for r in records):
+        row = [f"{op} {SHORT[dtype]}"]
+        for peer in present:
+            record = found.get((op, dtype, peer))
+            row.append(f"{ulp(record['max'])} ({ulp(record['mean'])})" if record else "")
+        rows.append(row)
+    return ["max (mean) ulp", *present], rows
+
+
+def ulp(value):
+    if value == float("inf"):
+        return "inf"
+    return figure(value) if value < 1000 else f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
+
+
+def verdicts(found, failing=8):
+    rows = []
+    for v in found:
+        met = "not measured" if v.met is None else ("met" if v.met else "NOT MET") + (" (noise)" if v.noise else "")
+        rows.append([v.bar, v.cells or "", v.figure, v.limit, met, v.where])
+    text = aligned(["bar", "cells", "worst [95 %]", "limit", "", "where"], rows)
+    for v in found:
+        if v.failing:
+            text += f"\n\n{v.bar}: {len(v.failing)} of {v.cells} cells beyond the limit"
+            text += "".join(f"\n  {ratio:.2f}  {cell}" for cell, ratio in v.failing[:failing])
+    return text
+
+
+# -- README.md -----------------------------------------------------------------------------------------------
+
+
+def machine_line(document):
+    m = document["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in document["versions"].items() if v)
+    return f"{m['cpu']}, {m['cpus']} CPUs, {m['isa']}; {versions}; {document['date']}"
+
+
+def readme_blocks(document):
+    """{marker: markdown} for whatever the document has figures of."""
+    blocks = {}
+    speeds = [r for r in document["records"] if "speed" in r["groups"]]
+    shown = [
+        r
+        for r in speeds
+        if (r["dtype"], r["axis"]) == ("float32", "last") and r["threads"] == max(q["threads"] for q in speeds)
+    ]
+    if shown:
+        text = "Nanoseconds per element, float32, last axis, all threads, medians of interleaved rounds:\n\n"
+        text += markdown(*speed(shown))
+        if document["overhead"]:
+            text += "\n\n" + markdown(*overhead(document["overhead"]))
+        if document["memory"]:
+            text += "\n\n" + markdown(*memory(document["memory"]))
+        blocks["speed"] = text + f"\n\n{machine_line(document)}."
+    if document["accuracy"]:
+        text = "Largest error on adversarial rows, and the mean of the rows' means, in units in the last place:\n\n"
+        text += markdown(*ulps(document["accuracy"]))
+        blocks["accuracy"] = text + f"\n\n{machine_line(document)}."
+    return blocks
+
+
+def write_readme(path, document):
+    """Replaces what lies between the markers of `path`; returns the names of the blocks written."""
+    path = pathlib.Path(path)
+    page = path.read_text(encoding="utf-8")
+    written = []
+    for name, text in readme_blocks(document).items():
+        start, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+        block = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+        if not block.search(page):
+            raise SystemExit(f"{path}: has no {start} ... {end} to write into")
+        page = block.sub(lambda _: f"{start}\n{text}\n{end}", page, count=1)
+        written.append(name)
+    path.write_text(page, encoding="utf-8")
+    return written
