@@ -16,7 +16,7 @@ constexpr OpInfo kOps[kOpCount] = {
 };
 
 // A result larger than this no longer stays in the cache: write around it. Measured on Zen 4 with 32 MB of L3
-// (2026-11-22, float softmax, n = 4096, 2 threads): plain stores take 1.2 to 1.3 times as long at 64 and 128 MB, the
+// (2026-11-22, float softmax, n = 4096, 2 threads, a busy machine): plain stores take 1.2 to 1.3 times as long at 64 and 128 MB, the
 // two are within the noise at 24 and 32 MB; below, the next reader wants the result in the cache.
 constexpr std::int64_t kStreamBytes = std::int64_t(24) << 20;
 
