@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <string>
 
 #include "../ops/jacobians.hpp"
 #include "plan.hpp"
@@ -57,17 +58,14 @@ Status fail(Code code, const char* format, const char* given) {
 std::atomic<const Isa*> g_isa{nullptr};
 std::atomic<int> g_threads{0};
 
-const char* list_isas(bool usable_only) {
-  static char text[2][64];
-  char* out = text[usable_only];
-  char made[64] = {0};
+std::string list_isas(bool usable_only) {
+  std::string text;
   for (const Isa& isa : kIsas) {
     if (usable_only && !isa.usable()) continue;
-    if (made[0]) std::strcat(made, ",");
-    std::strcat(made, isa.name);
+    if (!text.empty()) text += ',';
+    text += isa.name;
   }
-  std::memcpy(out, made, sizeof(made));
-  return out;
+  return text;
 }
 
 // SUMEXP_ISA, if it names a usable one; else the best.
@@ -214,8 +212,14 @@ int get_num_threads() noexcept {
 }
 
 const char* isa() noexcept { return current_isa().name; }
-const char* compiled_isas() noexcept { return list_isas(false); }
-const char* usable_isas() noexcept { return list_isas(true); }
+const char* compiled_isas() noexcept {
+  static const std::string text = list_isas(false);
+  return text.c_str();
+}
+const char* usable_isas() noexcept {
+  static const std::string text = list_isas(true);
+  return text.c_str();
+}
 Status set_isa(const char* name) noexcept {
   for (const Isa& isa : kIsas)
     if (std::strcmp(isa.name, name) == 0 && isa.usable()) {

@@ -237,13 +237,7 @@ struct SumsKernel {
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
   static constexpr bool kTerms = false, kRowOutput = false;
 
-  // No maximum is needed, but the stage is: lane_reduce walks a chunk in eight streams, which the hardware does
-  // not foresee as well as one straight read.
-  static T peak(const T* const* in, int count) {
-    for (int k = 0; k < kInputs; ++k)
-      for (int i = 0; i < count; i += 64 / sizeof(T)) __builtin_prefetch(in[k] + i);
-    return T(0);
-  }
+  static T peak(const T* const*, int) { return T(0); }
   static SUMEXP_FN RowScalars<V> broadcast(const RowScalars<T>& from) {
     RowScalars<V> to;
     for (int k = 0; k < RowScalars<T>::kMax; ++k) to.h[k] = V(from.h[k]), to.l[k] = V(from.l[k]);
@@ -258,7 +252,7 @@ struct SumsKernel {
   static State reduce(const T* const* in, int count, T, T*, const Row& row) {
     V sums[Op::kSums][Geometry<T>::kGroup / V::W];
     const RowScalars<V> scalars = broadcast(row.sums);
-    lane_reduce<V, Op::kSums>(count, T(0), sums, [&](V* acc, int i, auto memory) {
+    lane_sweep<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) {
       V v[kInputs];
       load(v, in, i, memory);
       Op::template add<pass>(acc, v, scalars);

@@ -36,22 +36,50 @@ SUMEXP_FN void each_vector(std::int64_t count, Body body) {
   if (i < count) body(i, Part{static_cast<int>(count - i)});
 }
 
+// Step 2: the columns of a chunk's lanes, vector u of column k at slot k * (kGroup / V::W) + u, fold to one
+// group. No column (count = 0): zeros.
+template <class V, int kSums, int kSlots>
+SUMEXP_FN void fold_columns(int columns, V (&slot)[kSlots][kSums], V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
+  constexpr int kVectors = Geometry<ElementOf<V>>::kGroup / V::W;
+  const bool none = columns == 0;
+  for (; columns > 1; columns = (columns + 1) / 2) {
+    for (int k = 0; k < columns / 2; ++k)
+#pragma GCC unroll 4
+      for (int u = 0; u < kVectors; ++u)
+#pragma GCC unroll 4
+        for (int a = 0; a < kSums; ++a)
+          slot[k * kVectors + u][a] = slot[2 * k * kVectors + u][a] + slot[(2 * k + 1) * kVectors + u][a];
+    if (columns & 1)
+      for (int u = 0; u < kVectors; ++u)
+        for (int a = 0; a < kSums; ++a) slot[columns / 2 * kVectors + u][a] = slot[(columns - 1) * kVectors + u][a];
+  }
+#pragma GCC unroll 4
+  for (int a = 0; a < kSums; ++a)
+#pragma GCC unroll 4
+    for (int u = 0; u < kVectors; ++u) group[a][u] = none ? V(ElementOf<V>(0)) : slot[u][a];
+}
+
+template <class T>
+SUMEXP_FN int column_count(int count) {
+  using G = Geometry<T>;
+  const int columns = (count + G::kGroup - 1) / G::kGroup;
+  return columns < G::kColumns ? columns : G::kColumns;
+}
+
 // Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector at element
 // i of a chunk of `count` elements into acc[0 .. kSums). acc[0] begins at `start`, which is taken off every
 // lane again. Leaves the one group of lanes in `group`.
 //
-// Vectors of a lane row go two by two, which keeps two chains of additions in flight.
+// For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go two by two,
+// down all lane rows, so that two chains of additions stay in registers.
 template <class V, int kSums, class Body>
 SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W],
                            Body body) {
   using T = ElementOf<V>;
   using G = Geometry<T>;
-  constexpr int kVectors = G::kGroup / V::W;  // vectors in a group
-  constexpr int kSlots = G::kLanes / V::W;    // vectors in a lane row
-  V column[kSlots][kSums];                    // slot k * kVectors + u: vector u of column k
-  int columns = (count + G::kGroup - 1) / G::kGroup;
-  if (columns > G::kColumns) columns = G::kColumns;
-  for (int slot = 0; slot < columns * kVectors; slot += 2) {
+  V slots[G::kLanes / V::W][kSums];
+  const int columns = column_count<T>(count);
+  for (int slot = 0; slot < columns * (G::kGroup / V::W); slot += 2) {
     V acc[2][kSums];
 #pragma GCC unroll 2
     for (int b = 0; b < 2; ++b)
@@ -72,24 +100,30 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
     for (int b = 0; b < 2; ++b) {
       acc[b][0] = acc[b][0] - V(start);
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) column[slot + b][a] = acc[b][a];
+      for (int a = 0; a < kSums; ++a) slots[slot + b][a] = acc[b][a];
     }
   }
-  for (; columns > 1; columns = (columns + 1) / 2) {
-    for (int k = 0; k < columns / 2; ++k)
+  fold_columns<V, kSums>(columns, slots, group);
+}
+
+// The same sums for bodies that do little but read: straight through memory, all lanes at once.
+template <class V, int kSums, class Body>
+SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
+  using G = Geometry<ElementOf<V>>;
+  constexpr int kSlots = G::kLanes / V::W;
+  V slots[kSlots][kSums];
+#pragma GCC unroll 16
+  for (int slot = 0; slot < kSlots; ++slot)
 #pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u)
-#pragma GCC unroll 4
-        for (int a = 0; a < kSums; ++a)
-          column[k * kVectors + u][a] = column[2 * k * kVectors + u][a] + column[(2 * k + 1) * kVectors + u][a];
-    if (columns & 1)
-      for (int u = 0; u < kVectors; ++u)
-        for (int a = 0; a < kSums; ++a) column[columns / 2 * kVectors + u][a] = column[(columns - 1) * kVectors + u][a];
-  }
-#pragma GCC unroll 4
-  for (int a = 0; a < kSums; ++a)
-#pragma GCC unroll 4
-    for (int u = 0; u < kVectors; ++u) group[a][u] = count > 0 ? column[u][a] : V(T(0));
+    for (int a = 0; a < kSums; ++a) slots[slot][a] = V(ElementOf<V>(0));
+  int i = 0;
+  for (; i + G::kLanes <= count; i += G::kLanes)
+#pragma GCC unroll 16
+    for (int slot = 0; slot < kSlots; ++slot) body(slots[slot], i + slot * V::W, Whole{});
+  int slot = 0;
+  for (; i + V::W <= count; i += V::W) body(slots[slot++], i, Whole{});
+  if (i < count) body(slots[slot], i, Part{count - i});
+  fold_columns<V, kSums>(column_count<ElementOf<V>>(count), slots, group);
 }
 
 // Step 3: the members of a group, widened, fold by halves.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace check {
@@ -34,6 +35,10 @@ inline int finish() {
   return failures ? 1 : 0;
 }
 inline constexpr int kSkipped = 77;  // the SKIP_RETURN_CODE of every test
+
+// Under emulation (tests/neon.sh) an instruction costs some fifty: tests that walk a grid of cases take every
+// k-th one there.
+inline bool emulated() { return std::getenv("SUMEXP_EMULATED") != nullptr; }
 
 template <class To, class From>
 To bits_as(From from) {

@@ -210,6 +210,7 @@ void large_results(const DTypeCase& type) {
 
 std::vector<std::int64_t> lengths() {
   std::vector<std::int64_t> list;
+  if (check::emulated()) return {0, 1, 3, 4, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 257, 511, 513, 2047, 2048, 2049};
   for (std::int64_t n = 0; n <= 70; ++n) list.push_back(n);
   for (const std::int64_t edge : {128, 256, 512, 1024, 1536, 2048})
     for (const std::int64_t d : {-9, -1, 0, 1, 7}) list.push_back(edge + d);
@@ -225,6 +226,7 @@ int main(int argc, char** argv) {
   std::signal(SIGBUS, on_fault);
   sumexp::set_num_threads(1);
 
+  const int step = check::emulated() ? 7 : 1;
   Arenas arenas(64 << 10);
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes) {
@@ -238,15 +240,18 @@ int main(int argc, char** argv) {
         if (op.temperature) one_row(arenas, op, type, n, ~0, false, false, 0.7);
       }
       // every alignment, also between elements
-      for (int shift = 1; shift < 64; ++shift)
+      for (int shift = 1; shift < 64; shift += step)
         for (const std::int64_t n : {1, 5, 16, 37, 130, 300}) {
           one_row(arenas, op, type, n, shift, can_replace && shift % 2, false, 1.0);
           one_row(arenas, op, type, n, ~shift, false, false, 1.0);
         }
+      int turn = 0;
       for (const std::int64_t columns : {1, 2, 3, 4, 7, 8, 9, 16, 17, 33})
-        for (const std::int64_t n : {1, 2, 3, 5, 8, 15, 16, 17, 33, 100})
+        for (const std::int64_t n : {1, 2, 3, 5, 8, 15, 16, 17, 33, 100}) {
+          if (turn++ % step) continue;
           for (const std::int64_t gap : {0, 5})
             for (const bool at_end : {false, true}) one_layout(arenas, op, type, columns, n, columns + gap, gap != 0 && at_end, at_end);
+        }
     }
   for (const DTypeCase& type : kDTypes)
     if (type.size >= 4) large_results(type);
