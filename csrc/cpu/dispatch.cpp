@@ -100,24 +100,27 @@ void run_plan(const cpu::Plan& plan) {
   const int threads = get_num_threads();
   const std::int64_t elements = plan.rows * plan.n;
   if (threads < 2 || elements < kParallelElements) return kernels.rows(plan, 0, plan.rows, cpu::thread_workspace());
-  if (plan.rows < 2 * threads && plan.n >= kSplitElements)
-    return kernels.split(plan, threads);
+  // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one.
+  constexpr std::int64_t kLine = 64;
+  const std::int64_t group = plan.columns ? kLine / cpu::item_size(plan.dtype) : 1;
+  if (plan.rows < 2 * threads * group && plan.n >= kSplitElements) return kernels.split(plan, threads);
 
   struct Work {
     const cpu::Plan& plan;
     decltype(kernels.rows) run;
-    std::int64_t step;
-  } work = {plan, kernels.rows, 0};
+    std::int64_t head, step;
+  } work = {plan, kernels.rows, plan.columns ? plan.rows_to_boundary(0, kLine) : 0, 0};
   std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
   const std::int64_t fair = (plan.rows + 2 * threads - 1) / (2 * threads);
   if (step > fair) step = fair;
-  // whole groups of neighbouring rows, so that no cache line is shared
-  work.step = step < 16 ? (plan.columns && plan.rows >= 32 ? 16 : step < 1 ? 1 : step) : step / 16 * 16;
+  const std::int64_t multiple = step >= 16 && group < 16 ? 16 : group;  // 16: whole tiles and panels
+  work.step = step < multiple ? multiple : step / multiple * multiple;
+  const std::int64_t after_head = plan.rows > work.head ? plan.rows - work.head : 1;
   cpu::run_parts(
-      (plan.rows + work.step - 1) / work.step, threads,
+      (after_head + work.step - 1) / work.step, threads,
       [](void* context, std::int64_t i, cpu::Workspace& workspace) {
         const Work& work = *static_cast<Work*>(context);
-        const std::int64_t begin = i * work.step, end = begin + work.step;
+        const std::int64_t begin = i ? work.head + i * work.step : 0, end = work.head + (i + 1) * work.step;
         work.run(work.plan, begin, end < work.plan.rows ? end : work.plan.rows, workspace);
       },
       &work);

@@ -6,15 +6,9 @@
 
 namespace sumexp::SUMEXP_NS {
 
-// A compile-time bool, to pass to a generic lambda.
-template <bool v>
-struct Choice {
-  static constexpr bool value = v;
-};
-
-// The largest element; -inf for none. With a NaN among them, any value but NaN.
+// The largest element is the largest of these lanes; -inf for none. NaN are passed over.
 template <class V>
-SUMEXP_FN ElementOf<V> chunk_max(const ElementOf<V>* x, int count) {
+SUMEXP_FN V lane_max(const ElementOf<V>* x, int count) {
   using T = ElementOf<V>;
   V best[4] = {V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity)};
   int i = 0;
@@ -23,8 +17,12 @@ SUMEXP_FN ElementOf<V> chunk_max(const ElementOf<V>* x, int count) {
     for (int u = 0; u < 4; ++u) best[u] = larger(V::load(x + i + u * V::W), best[u]);
   for (; i + V::W <= count; i += V::W) best[0] = larger(V::load(x + i), best[0]);
   if (i < count) best[1] = larger(V::load_part(x + i, count - i, -Limits<T>::infinity), best[1]);
-  const T m = largest(larger(larger(best[0], best[1]), larger(best[2], best[3])));
-  return m == m ? m : -Limits<T>::infinity;
+  return larger(larger(best[0], best[1]), larger(best[2], best[3]));
+}
+template <class V>
+SUMEXP_FN ElementOf<V> chunk_max(const ElementOf<V>* x, int count) {
+  const ElementOf<V> m = largest(lane_max<V>(x, count));
+  return m == m ? m : -Limits<ElementOf<V>>::infinity;
 }
 
 template <class V>
@@ -49,44 +47,51 @@ SUMEXP_FN ElementOf<V> chunk_max_below(const ElementOf<V>* x, int count, Element
   return largest(best);
 }
 
-// The sum of the chunk's terms relative to `base`: sum of e^x 2^(carry - N). kExclude: elements from `limit`
-// up count in `excluded` instead. kStore: terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored), are
-// written to `terms`, which may be x.
+// The terms of a chunk, summed to one group of lanes: hi in sums[0], lo in sums[1] (TermSum). kExclude: elements
+// from `bound` up are counted in `excluded` instead. kStore: terms, relative to what `reduce` says (with kAnchored
+// to e^anchor), are written to `terms`, which may be x. While the arithmetic runs, what lies `ahead` elements on
+// is prefetched.
+template <class V, bool kExclude, bool kStore, bool kAnchored>
+SUMEXP_FN void sum_term_lanes(const ElementOf<V>* x, int count, const Reduction<V>& reduce, V anchor, V bound, int& excluded,
+                              ElementOf<V>* terms, std::int64_t ahead, V (&sums)[2][Geometry<ElementOf<V>>::kGroup / V::W]) {
+  using T = ElementOf<V>;
+  int left_out = 0;
+  lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](V* acc, int i, auto memory) {
+    const V raw = memory.template load<V>(x + i, -Limits<T>::infinity);
+    __builtin_prefetch(x + i + ahead, 0, 2);
+    ExpParts<V> e = exp_parts(kAnchored ? raw - anchor : raw, reduce);
+    if constexpr (kExclude) {
+      const auto out = at_or_above(raw, bound);
+      left_out += ::sumexp::SUMEXP_NS::count(out);
+      e.s = clear(out, e.s);
+    }
+    const V rounded = term(e);
+    TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
+    if constexpr (kStore) memory.store(terms + i, rounded);
+  });
+  excluded = left_out;
+}
+
+// The sum of the chunk's terms relative to `base`: sum of e^x 2^(carry - N).
 template <class V, bool kExclude, bool kStore>
 SUMEXP_FN Wide<ElementOf<V>> sum_terms(const ElementOf<V>* x, int count, const Base<ElementOf<V>>& base,
-                                       ElementOf<V> limit, int& excluded, ElementOf<V>* terms) {
+                                       ElementOf<V> limit, int& excluded, ElementOf<V>* terms, std::int64_t ahead) {
   using T = ElementOf<V>;
   const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
   const V anchor = V(base.anchor), bound = V(limit);
   V sums[2][Geometry<T>::kGroup / V::W];
-  int left_out = 0;
-  const auto sweep = [&](auto anchored) {
-    lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](V* acc, int i, auto memory) {
-      const V raw = memory.template load<V>(x + i, -Limits<T>::infinity);
-      ExpParts<V> e = exp_parts(anchored.value ? raw - anchor : raw, reduce);
-      if constexpr (kExclude) {
-        const auto out = at_or_above(raw, bound);
-        left_out += ::sumexp::SUMEXP_NS::count(out);
-        e.s = clear(out, e.s);
-      }
-      const V rounded = term(e);
-      TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
-      if constexpr (kStore) memory.store(terms + i, rounded);
-    });
-  };
   if (base.anchor == T(0)) {
-    sweep(Choice<false>{});
-  } else {
-    sweep(Choice<true>{});
+    sum_term_lanes<V, kExclude, kStore, false>(x, count, reduce, anchor, bound, excluded, terms, ahead, sums);
+    return fold_group(sums[0], sums[1]);
   }
-  excluded = left_out;
-  const Wide<T> sum = fold_group(sums[0], sums[1]);
-  return base.anchor == T(0) ? sum : sum * exp_wide(base.rho);
+  sum_term_lanes<V, kExclude, kStore, true>(x, count, reduce, anchor, bound, excluded, terms, ahead, sums);
+  return fold_group(sums[0], sums[1]) * exp_wide(base.rho);
 }
 
 // The state of a chunk whose maximum is m. kExclude: elements equal to the maximum go to c instead of R.
 template <class V, bool kExclude, bool kStore>
-SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, ElementOf<V> m, ElementOf<V>* terms) {
+SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, ElementOf<V> m, ElementOf<V>* terms,
+                                           std::int64_t ahead = 0) {
   using T = ElementOf<V>;
   ExpState<T> state = ExpState<T>::empty();
   state.m = m;
@@ -98,12 +103,12 @@ SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, Ele
   const Base<T> base = base_of(state.m);
   int of_max = 0, others = 0;
   state.N = base.N;
-  state.R = sum_terms<V, kExclude, kStore>(x, count, base, state.m, of_max, terms);
+  state.R = sum_terms<V, kExclude, kStore>(x, count, base, state.m, of_max, terms, ahead);
   state.c = WideOf<T>::constant(of_max);
   if (kExclude && needs_second_look(state)) {
     const T next = chunk_max_below<V>(x, count, state.m);
     const Base<T> lower = base_of(next);
-    const Wide<T> R = sum_terms<V, true, false>(x, count, lower, state.m, others, nullptr);
+    const Wide<T> R = sum_terms<V, true, false>(x, count, lower, state.m, others, nullptr, 0);
     state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
   }
   return state;

@@ -59,41 +59,58 @@ struct SoftmaxKernel : LogitsKernel<V> {
   static constexpr bool kTerms = true, kRowOutput = false;
 
   template <int>
-  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&) {
-    return terms ? exp_chunk<V, false, true>(in[0], count, peak, terms)
-                 : exp_chunk<V, false, false>(in[0], count, peak, nullptr);
+  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
+    return terms ? exp_chunk<V, false, true>(in[0], count, peak, terms, ahead)
+                 : exp_chunk<V, false, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row = softmax_finish(state); }
 
-  template <class Last>
-  static SUMEXP_FN void scale(const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row, Last last) {
-    if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
+  // The result from terms, which `source(i, memory)` gives; `last` is applied to every probability.
+  template <class Source, class Last>
+  static SUMEXP_FN void scale(Source source, T* out, int count, bool stream, T chunk_m, const Row& row, Last last) {
     const TermScale<T> k = term_scale(row, chunk_m);
     const V h = V(k.h), l = V(k.l);
     if (k.far) {
       const V before = V(k.before), after = V(k.after);
-      store_chunk<V>(out, count, stream, [&](int i, auto memory) {
-        return last(probability_far(memory.template load<V>(terms + i, T(0)), h, l, before, after));
-      });
+      store_chunk<V>(out, count, stream,
+                     [&](int i, auto memory) { return last(probability_far(source(i, memory), h, l, before, after)); });
     } else {
       const V top_term = V(k.top_term), top = V(k.top);
-      store_chunk<V>(out, count, stream, [&](int i, auto memory) {
-        return last(probability(memory.template load<V>(terms + i, T(0)), h, l, top_term, top));
-      });
+      store_chunk<V>(out, count, stream,
+                     [&](int i, auto memory) { return last(probability(source(i, memory), h, l, top_term, top)); });
     }
   }
-  static void map(const T* const*, const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row, const Params&) {
-    scale(terms, out, count, stream, chunk_m, row, [](V y) { return y; });
+  // terms: those that reduce kept; nullptr: they are computed again
+  template <class Last>
+  static SUMEXP_FN void map_last(const T* x, const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row,
+                                 std::int64_t ahead, Last last) {
+    if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
+    if (terms) {
+      scale([&](int i, auto memory) { return memory.template load<V>(terms + i, T(0)); }, out, count, stream, chunk_m, row, last);
+    } else {
+      const Base<T> base = base_of(is_finite(chunk_m) ? chunk_m : T(0));  // a chunk of -inf alone has zero terms
+      const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
+      const V anchor = V(base.anchor);
+      const auto again = [&](int i, auto memory) {
+        __builtin_prefetch(x + i + ahead, 0, 2);
+        return term(exp_parts(memory.template load<V>(x + i, T(0)) - anchor, reduce));
+      };
+      scale(again, out, count, stream, chunk_m, row, last);
+    }
+  }
+  static void map(const T* const* in, const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row, const Params&,
+                  std::int64_t ahead) {
+    map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, [](V y) { return y; });
   }
 };
 
 template <class V>
 struct LogSumExpVjpKernel : SoftmaxKernel<V> {
   using T = ElementOf<V>;
-  static void map(const T* const*, const T* terms, T* out, int count, bool stream, T chunk_m, const SoftmaxRow<T>& row,
-                  const Params& params) {
+  static void map(const T* const* in, const T* terms, T* out, int count, bool stream, T chunk_m, const SoftmaxRow<T>& row,
+                  const Params& params, std::int64_t ahead) {
     const V g = V(static_cast<T>(params.row_input));
-    SoftmaxKernel<V>::scale(terms, out, count, stream, chunk_m, row, [&](V y) { return quiet(y * g); });
+    SoftmaxKernel<V>::map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, [&](V y) { return quiet(y * g); });
   }
 };
 
@@ -106,11 +123,11 @@ struct LogSoftmaxKernel : LogitsKernel<V> {
   static constexpr bool kTerms = false, kRowOutput = false;
 
   template <int>
-  static State reduce(const T* const* in, int count, T peak, T*, const Row&) {
-    return exp_chunk<V, true, false>(in[0], count, peak, nullptr);
+  static State reduce(const T* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
+    return exp_chunk<V, true, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row = log_softmax_finish(state); }
-  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&) {
+  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
     if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
     const V m = V(row.m), L = V(row.L);
     store_chunk<V>(out, count, stream, [&](int i, auto memory) {
@@ -130,8 +147,8 @@ struct LogSumExpKernel : LogitsKernel<V> {
   static constexpr bool kTerms = false, kRowOutput = true;
 
   template <int>
-  static State reduce(const T* const* in, int count, T peak, T*, const Row&) {
-    return exp_chunk<V, true, false>(in[0], count, peak, nullptr);
+  static State reduce(const T* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
+    return exp_chunk<V, true, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_finish(state); }
   static T emit(const Row& row, T*) { return row.value; }
@@ -148,9 +165,9 @@ struct WeightedLogSumExpKernel : LogitsKernel<V> {
   static constexpr bool kTerms = true, kRowOutput = true;
 
   template <int>
-  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&) {
+  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
     const T *x = in[0], *b = in[1];
-    State state = exp_chunk<V, true, true>(x, count, peak, terms);
+    State state = exp_chunk<V, true, true>(x, count, peak, terms, ahead);
     // sums in the order of the geometry, in W: lanes, columns, members
     using G = Geometry<T>;
     const auto wide_sum = [&](auto value) {
@@ -194,8 +211,8 @@ struct LogSumExpJvpKernel : LogitsKernel<V> {
   static constexpr bool kTerms = true, kRowOutput = true;
 
   template <int>
-  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&) {
-    State state = {exp_chunk<V, false, true>(in[0], count, peak, terms), WideOf<T>::constant(0)};
+  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
+    State state = {exp_chunk<V, false, true>(in[0], count, peak, terms, ahead), WideOf<T>::constant(0)};
     if (!is_finite(state.sum.m)) return state;
     V dot[1][Geometry<T>::kGroup / V::W];
     lane_reduce<V, 1>(count, T(0), dot, [&](V* acc, int i, auto memory) {
@@ -226,6 +243,18 @@ SUMEXP_FN SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const SumsStat
   return state;
 }
 
+// The sums of one pass over a chunk, each to one group of lanes.
+template <class V, class Op, int pass>
+SUMEXP_FN void sum_lanes(const ElementOf<V>* const* in, int count, const RowScalars<V>& scalars,
+                         V (&sums)[Op::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
+  lane_sweep<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) {
+    V v[Op::kInputs];
+#pragma GCC unroll 3
+    for (int k = 0; k < Op::kInputs; ++k) v[k] = memory.template load<V>(in[k] + i, ElementOf<V>(0));
+    Op::template add<pass>(acc, v, scalars);
+  });
+}
+
 template <class V, class Op>
 struct SumsKernel {
   using T = ElementOf<V>;
@@ -243,20 +272,10 @@ struct SumsKernel {
     for (int k = 0; k < RowScalars<T>::kMax; ++k) to.h[k] = V(from.h[k]), to.l[k] = V(from.l[k]);
     return to;
   }
-  template <class Memory>
-  static SUMEXP_FN void load(V* v, const T* const* in, int i, Memory memory) {
-#pragma GCC unroll 3
-    for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(in[k] + i, T(0));
-  }
   template <int pass>
-  static State reduce(const T* const* in, int count, T, T*, const Row& row) {
+  static State reduce(const T* const* in, int count, T, T*, const Row& row, std::int64_t) {
     V sums[Op::kSums][Geometry<T>::kGroup / V::W];
-    const RowScalars<V> scalars = broadcast(row.sums);
-    lane_sweep<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) {
-      V v[kInputs];
-      load(v, in, i, memory);
-      Op::template add<pass>(acc, v, scalars);
-    });
+    sum_lanes<V, Op, pass>(in, count, broadcast(row.sums), sums);
     State state;
     for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
     return state;
@@ -267,12 +286,13 @@ struct SumsKernel {
     const double t = params.temperature;
     row.factor = static_cast<T>(1.0 / (Op::kTemperaturePower == 2 ? t * t : t));
   }
-  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&) {
+  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
     const RowScalars<V> scalars = broadcast(row.sums);
     const V factor = V(row.factor);
     store_chunk<V>(out, count, stream, [&](int i, auto memory) {
       V v[kInputs];
-      load(v, in, i, memory);
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(in[k] + i, T(0));
       return quiet(Op::map(v, scalars) * factor);
     });
   }

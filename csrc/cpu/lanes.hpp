@@ -36,27 +36,25 @@ SUMEXP_FN void each_vector(std::int64_t count, Body body) {
   if (i < count) body(i, Part{static_cast<int>(count - i)});
 }
 
-// Step 2: the columns of a chunk's lanes, vector u of column k at slot k * (kGroup / V::W) + u, fold to one
-// group. No column (count = 0): zeros.
-template <class V, int kSums, int kSlots>
-SUMEXP_FN void fold_columns(int columns, V (&slot)[kSlots][kSums], V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
-  constexpr int kVectors = Geometry<ElementOf<V>>::kGroup / V::W;
-  const bool none = columns == 0;
-  for (; columns > 1; columns = (columns + 1) / 2) {
-    for (int k = 0; k < columns / 2; ++k)
+// Step 2: columns first .. first + width (a power of two) of a chunk's lanes, those there are, fold over neighbours.
+// Vector u of column k is at slot k * kVectors + u.
+template <int first, int width, class V, int kSums, int kSlots, int kVectors>
+SUMEXP_FN void fold_columns(int columns, const V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
+  if constexpr (width == 1) {
 #pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u)
+    for (int a = 0; a < kSums; ++a)
 #pragma GCC unroll 4
-        for (int a = 0; a < kSums; ++a)
-          slot[k * kVectors + u][a] = slot[2 * k * kVectors + u][a] + slot[(2 * k + 1) * kVectors + u][a];
-    if (columns & 1)
-      for (int u = 0; u < kVectors; ++u)
-        for (int a = 0; a < kSums; ++a) slot[columns / 2 * kVectors + u][a] = slot[(columns - 1) * kVectors + u][a];
+      for (int u = 0; u < kVectors; ++u) group[a][u] = slot[first * kVectors + u][a];
+  } else {
+    fold_columns<first, width / 2>(columns, slot, group);
+    if (columns <= first + width / 2) return;
+    V right[kSums][kVectors];
+    fold_columns<first + width / 2, width / 2>(columns, slot, right);
+#pragma GCC unroll 4
+    for (int a = 0; a < kSums; ++a)
+#pragma GCC unroll 4
+      for (int u = 0; u < kVectors; ++u) group[a][u] = group[a][u] + right[a][u];
   }
-#pragma GCC unroll 4
-  for (int a = 0; a < kSums; ++a)
-#pragma GCC unroll 4
-    for (int u = 0; u < kVectors; ++u) group[a][u] = none ? V(ElementOf<V>(0)) : slot[u][a];
 }
 
 template <class T>
@@ -79,6 +77,9 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
   using G = Geometry<T>;
   V slots[G::kLanes / V::W][kSums];
   const int columns = column_count<T>(count);
+  if (columns == 0)
+    for (int u = 0; u < G::kGroup / V::W; ++u)
+      for (int a = 0; a < kSums; ++a) slots[u][a] = V(T(0));
   for (int slot = 0; slot < columns * (G::kGroup / V::W); slot += 2) {
     V acc[2][kSums];
 #pragma GCC unroll 2
@@ -103,7 +104,7 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
       for (int a = 0; a < kSums; ++a) slots[slot + b][a] = acc[b][a];
     }
   }
-  fold_columns<V, kSums>(columns, slots, group);
+  fold_columns<0, G::kColumns>(columns, slots, group);
 }
 
 // The same sums for bodies that do little but read: straight through memory, all lanes at once.
@@ -112,8 +113,8 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
   using G = Geometry<ElementOf<V>>;
   constexpr int kSlots = G::kLanes / V::W;
   V slots[kSlots][kSums];
-#pragma GCC unroll 16
-  for (int slot = 0; slot < kSlots; ++slot)
+  const int columns = column_count<ElementOf<V>>(count);
+  for (int slot = 0; slot < (columns ? columns : 1) * (kSlots / G::kColumns); ++slot)
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) slots[slot][a] = V(ElementOf<V>(0));
   int i = 0;
@@ -123,7 +124,7 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
   int slot = 0;
   for (; i + V::W <= count; i += V::W) body(slots[slot++], i, Whole{});
   if (i < count) body(slots[slot], i, Part{count - i});
-  fold_columns<V, kSums>(column_count<ElementOf<V>>(count), slots, group);
+  fold_columns<0, G::kColumns>(columns, slots, group);
 }
 
 // Step 3: the members of a group, widened, fold by halves.

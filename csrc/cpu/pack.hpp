@@ -79,7 +79,8 @@ void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int coun
 }
 
 // Up to V::W rows that lie side by side: element i of row b is at first_row + i*stride + b*sizeof(S). Rows go
-// to to + b*pitch. Squares of W x W are transposed in registers.
+// to to + b*pitch. Squares of W x W are transposed in registers. The lines of the next rows are prefetched: they
+// are on other pages than their neighbours here, where the hardware does not look.
 template <class V, class S>
 void pack_columns(const char* first_row, std::int64_t stride, int rows, int count, ElementOf<V>* to, std::int64_t pitch) {
   int i = 0;
@@ -87,7 +88,10 @@ void pack_columns(const char* first_row, std::int64_t stride, int rows, int coun
   for (; i + V::W <= count; i += V::W) {
     V square[V::W];
 #pragma GCC unroll 16
-    for (int j = 0; j < V::W; ++j) square[j] = V::load(reinterpret_cast<const S*>(first_row + (i + j) * stride));
+    for (int j = 0; j < V::W; ++j) {
+      square[j] = V::load(reinterpret_cast<const S*>(first_row + (i + j) * stride));
+      __builtin_prefetch(first_row + (i + j) * stride + V::W * sizeof(S), 0, 2);
+    }
     transpose(square);
 #pragma GCC unroll 16
     for (int b = 0; b < V::W; ++b) V::store(to + b * pitch + i, square[b]);
@@ -96,9 +100,17 @@ void pack_columns(const char* first_row, std::int64_t stride, int rows, int coun
     for (int b = 0; b < rows; ++b) to[b * pitch + i] = widen(read<S>(first_row + i * stride + b * sizeof(S)));
 }
 
+// A vector of results, around the cache if `stream` says so and it may.
+template <class V, class S>
+SUMEXP_FN void put_vector(char* p, V x, bool stream) {
+  if constexpr (std::is_same_v<S, ElementOf<V>>)
+    if (stream && reinterpret_cast<std::uintptr_t>(p) % sizeof(V) == 0) return V::stream(reinterpret_cast<S*>(p), x);
+  V::store(reinterpret_cast<S*>(p), x);
+}
+
 template <class V, class S>
 void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, const ElementOf<V>* from,
-                    std::int64_t pitch) {
+                    std::int64_t pitch, bool stream) {
   int i = 0;
   if (rows == V::W)
   for (; i + V::W <= count; i += V::W) {
@@ -107,7 +119,7 @@ void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, c
     for (int b = 0; b < V::W; ++b) square[b] = V::load(from + b * pitch + i);
     transpose(square);
 #pragma GCC unroll 16
-    for (int j = 0; j < V::W; ++j) V::store(reinterpret_cast<S*>(first_row + (i + j) * stride), square[j]);
+    for (int j = 0; j < V::W; ++j) put_vector<V, S>(first_row + (i + j) * stride, square[j], stream);
   }
   for (; i < count; ++i)
     for (int b = 0; b < rows; ++b) {

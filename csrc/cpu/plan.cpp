@@ -28,8 +28,6 @@ Status fail(Code code, const char* format, Args... args) {
   return status;
 }
 
-std::int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
-
 bool has_length_one_on_rows(const OpInfo& info, int operand) {
   if (operand == kOut || operand == kSign) return info.row_output;
   return operand == info.row_input;
@@ -56,6 +54,8 @@ int coalesce(Dim* dims, int count) {
 
 }  // namespace
 
+std::int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+
 const OpInfo& op_info(Op op) { return kOps[static_cast<int>(op)]; }
 
 Offsets Plan::row_offsets(std::int64_t r) const {
@@ -66,6 +66,13 @@ Offsets Plan::row_offsets(std::int64_t r) const {
     for (int k = 0; k < kOperands; ++k) offsets.at[k] += i * batch[d].stride[k];
   }
   return offsets;
+}
+
+std::int64_t Plan::rows_to_boundary(std::int64_t r, std::int64_t bytes) const {
+  const int k = op_info(op).row_output ? kIn0 : kOut;
+  const auto address = reinterpret_cast<std::uintptr_t>(data[k]) + static_cast<std::uintptr_t>(row_offsets(r).at[k]);
+  const std::int64_t past = static_cast<std::int64_t>(address % static_cast<std::uintptr_t>(bytes)), item = item_size(dtype);
+  return past % item ? 0 : (bytes - past) % bytes / item;
 }
 
 Status make_plan(const Call& call, Plan& plan) {

@@ -29,6 +29,7 @@ struct OpInfo {
   int temperature;     // the power of 1/T its result is multiplied by; -1: x is divided by T first; 0: none
 };
 const OpInfo& op_info(Op op);
+std::int64_t item_size(DType dtype);
 
 struct Plan {
   Op op;
@@ -44,6 +45,8 @@ struct Plan {
   bool stream;    // the result leaves the cache: non-temporal stores
 
   Offsets row_offsets(std::int64_t r) const;
+  // Rows from r on until the result (of one value a row: the input) is a multiple of `bytes` in memory; 0 if it is there.
+  std::int64_t rows_to_boundary(std::int64_t r, std::int64_t bytes) const;
 };
 
 // Checks the call and lays out its rows.

@@ -12,6 +12,7 @@
 
 #include "kernels.hpp"
 #include "pack.hpp"
+#include "panel.hpp"
 #include "workspace.hpp"
 
 namespace sumexp::SUMEXP_NS {
@@ -24,7 +25,30 @@ SUMEXP_FN T* take(Workspace& workspace, std::int64_t count) {
   return static_cast<T*>(workspace.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
 }
 
-template <class V, class S, class Kernel>
+// Rows of the block that begins at row r: at most `width`, of one stretch of the innermost batch dimension. Side
+// by side, they end where a vector of the result is aligned, so that the blocks after it begin there.
+template <class V, class S>
+SUMEXP_FN int block_rows(const Plan& plan, std::int64_t r, std::int64_t end, int width) {
+  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+  const std::int64_t left = inner - r % inner;
+  std::int64_t rows = end - r < left ? end - r : left;
+  if (plan.columns) {
+    const std::int64_t ahead = plan.rows_to_boundary(r, V::W * sizeof(S));
+    if (ahead > 0 && ahead < width) width = static_cast<int>(ahead);
+  }
+  return static_cast<int>(rows < width ? rows : width);
+}
+
+// The factor that the temperature gives a derivative.
+template <class T>
+SUMEXP_FN T temperature_factor(const Plan& plan) {
+  const int power = cpu::op_info(plan.op).temperature;
+  const double t = plan.temperature;
+  return static_cast<T>(power > 0 ? 1.0 / (power == 2 ? t * t : t) : 1.0);
+}
+
+// Tile: the operation of tile_kernels.hpp that takes whole panels of rows, or void.
+template <class V, class S, class Kernel, class Tile = void>
 class RowDriver {
   using T = ElementOf<V>;
   using State = typename Kernel::State;
@@ -32,68 +56,71 @@ class RowDriver {
   static constexpr int kChunk = Geometry<T>::kChunk;
   static constexpr int kInputs = Kernel::kInputs;
   static constexpr int kTogether = 4;
+  static constexpr bool kPanels = !std::is_void_v<Tile>;
   static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
   static constexpr std::int64_t kResidentBytes = 512 << 10;  // half of a 1 MB L2
+  static constexpr std::int64_t kAheadBytes = 64 << 10;      // rows up to here are prefetched whole
 
  public:
-  RowDriver(const Plan& plan, Workspace& workspace) : plan_(plan) {
+  // shared_maxima: where the maxima of a row's chunks go, for drivers that have a row in common
+  RowDriver(const Plan& plan, Workspace& workspace, T* shared_maxima = nullptr) : plan_(plan) {
     params_.temperature = plan.temperature;
     chunks_ = chunk_count<T>(plan.n);
-    width_ = plan.columns ? V::W : chunks_ == 1 ? kTogether : 1;
+    width_ = plan.columns || (kPanels && chunks_ == 1) ? V::W : chunks_ == 1 ? kTogether : 1;
     resident_ = !plan.direct && plan.n * width_ * kInputs * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
     const bool scratch_row = plan.direct && Kernel::kTerms && plan.stream &&
                              plan.n * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
     keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || (plan.direct && !plan.stream));
     in_out_ = keep_terms_ && plan.direct && !plan.stream;
     pitch_ = (resident_ || scratch_row ? chunks_ : 1) * kChunk + 64 / sizeof(T);
+    for (int k = 0; k < cpu::kOperands; ++k) step_[k] = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
+    ahead_ = ahead();
     workspace.reset();
     for (int k = 0; k < kInputs; ++k) packed_[k] = plan.direct ? nullptr : take<T>(workspace, width_ * pitch_);
-    scratch_ = take<T>(workspace, scratch_row ? width_ * pitch_ : kChunk);
-    maxima_ = take<T>(workspace, keep_terms_ ? width_ * chunks_ : 1);
+    scratch_ = take<T>(workspace, scratch_row ? width_ * pitch_ : Kernel::kRowOutput ? kChunk : 1);
+    maxima_ = shared_maxima ? shared_maxima : take<T>(workspace, Kernel::kTerms ? width_ * chunks_ : 1);
     trees_ = take<MergeTree<State>>(workspace, width_);
   }
 
   // Rows [begin, end), one after the other.
   void run(std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
-      const std::int64_t inner = plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1].size : 1;
-      const std::int64_t left = inner - r % inner;
-      std::int64_t rows = end - r < left ? end - r : left;
-      if (rows > width_) rows = width_;
-      block(r, static_cast<int>(rows), plan_.columns);
+      const int rows = block_rows<V, S>(plan_, r, end, width_);
+      block(r, rows);
       r += rows;
     }
   }
 
-  // One row in parts, for several drivers at once: reduce chunks [c0, c1) of a row, then map them.
+  // A block of rows in parts, for several drivers at once: reduce chunks [c0, c1) of the rows, then map them.
   template <int pass>
-  State reduce_part(std::int64_t r, std::int64_t c0, std::int64_t c1, const Row& row) {
-    begin_block(r, 1, false);
-    trees_[0].clear();
-    for (std::int64_t c = c0; c < c1 - 1; ++c) trees_[0].push(reduce_chunk<pass>(c, 0, peak(c, 0), row, false));
-    return trees_[0].finish(reduce_chunk<pass>(c1 - 1, 0, peak(c1 - 1, 0), row, false));
+  void reduce_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const Row* row, State* result) {
+    begin_block(r, rows);
+    reduce_chunks<pass>(c0, c1, row, result);
   }
-  void map_part(std::int64_t r, std::int64_t c0, std::int64_t c1, const Row& row) {
-    begin_block(r, 1, false);
-    read_row_input(0);
-    for (std::int64_t c = c0; c < c1; ++c) map_chunk(c, 0, row, false);
+  void map_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const Row* row) {
+    begin_block(r, rows);
+    map_chunks(c0, c1, row);
   }
-  void emit_row(std::int64_t r, const Row& row) {
-    begin_block(r, 1, false);
-    emit(0, row);
+  void emit_rows(std::int64_t r, int rows, const Row* row) {
+    begin_block(r, rows);
+    for (int b = 0; b < rows; ++b) emit(b, row[b]);
   }
 
  private:
-  void begin_block(std::int64_t r, int rows, bool transposed) {
+  void begin_block(std::int64_t r, int rows) {
     rows_ = rows;
-    transposed_ = transposed;
     offsets_ = plan_.row_offsets(r);
     packed_through_ = -1;
   }
   // The rows of a block differ in the innermost batch dimension alone.
   char* address(int k, int b) const {
-    const std::int64_t step = b ? plan_.batch[plan_.batch_dims - 1].stride[k] : 0;
-    return static_cast<char*>(plan_.data[k]) + offsets_.at[k] + b * step;
+    return static_cast<char*>(plan_.data[k]) + offsets_.at[k] + b * step_[k];
+  }
+  // Elements from a direct row's element to the one that is read a block of rows, or a chunk, later.
+  std::int64_t ahead() const {
+    if (!plan_.direct) return 0;
+    if (plan_.n * static_cast<std::int64_t>(sizeof(T)) > kAheadBytes) return kChunk;
+    return width_ * step_[0] / static_cast<std::int64_t>(sizeof(T));
   }
   int count_of(std::int64_t c) const {
     const std::int64_t left = plan_.n - c * kChunk;
@@ -108,7 +135,7 @@ class RowDriver {
     const std::int64_t first = c * kChunk;
     for (int k = 0; k < kInputs; ++k) {
       T* to = packed_[k] + place(c);
-      if (transposed_) {
+      if (plan_.columns) {
         const std::int64_t stride = plan_.row[0].stride[k];
         pack_columns<V, S>(address(k, 0) + first * stride, stride, rows_, count, to, pitch_);
       } else {
@@ -136,8 +163,12 @@ class RowDriver {
   T* terms(std::int64_t c, int b) const {
     if (Kernel::kRowOutput) return scratch_;
     if (in_out_) return reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk;
-    if (plan_.direct) return scratch_ + (keep_terms_ ? b * pitch_ + c * kChunk : 0);
+    if (plan_.direct) return scratch_ + b * pitch_ + c * kChunk;
     return packed_[0] + b * pitch_ + place(c);
+  }
+
+  T* result(std::int64_t c, int b) const {
+    return plan_.direct ? reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk : packed_[0] + b * pitch_ + place(c);
   }
 
   T peak(std::int64_t c, int b) {
@@ -147,33 +178,35 @@ class RowDriver {
     return Kernel::peak(in, count_of(c));
   }
   template <int pass>
-  State reduce_chunk(std::int64_t c, int b, T peak, const Row& row, bool keep) const {
+  State reduce_chunk(std::int64_t c, int b, T peak, const Row& row) const {
     const T* in[kInputs];
     inputs(c, b, in);
-    const bool wants_terms = Kernel::kTerms && (keep || Kernel::kRowOutput);
-    return Kernel::template reduce<pass>(in, count_of(c), peak, wants_terms ? terms(c, b) : nullptr, row);
+    if (Kernel::kTerms) maxima_[b * chunks_ + c] = peak;
+    const bool wants_terms = Kernel::kTerms && (keep_terms_ || Kernel::kRowOutput);
+    return Kernel::template reduce<pass>(in, count_of(c), peak, wants_terms ? terms(c, b) : nullptr, row, ahead_);
   }
 
-  void map_chunk(std::int64_t c, int b, const Row& row, bool kept) {
+  void map_chunk(std::int64_t c, int b, const Row& row) {
     if constexpr (!Kernel::kRowOutput) {
       const int count = count_of(c);
       if (b == 0) pack(c);
       const T* in[kInputs];
       inputs(c, b, in);
-      T* waiting = Kernel::kTerms ? terms(c, b) : nullptr;
-      T maximum = T(0);
-      if (Kernel::kTerms) maximum = kept ? maxima_[b * chunks_ + c] : Kernel::peak(in, count);
-      if (Kernel::kTerms && !kept) Kernel::template reduce<0>(in, count, maximum, waiting, row);
-      T* out = plan_.direct ? reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk : packed_[0] + b * pitch_ + place(c);
-      Kernel::map(in, waiting, out, count, plan_.direct && plan_.stream, maximum, row, params_);
-      if (plan_.direct) return;
-      if (!transposed_) {
-        unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count, out);
-      } else if (b == rows_ - 1) {
-        const std::int64_t stride = plan_.row[0].stride[cpu::kOut];
-        unpack_columns<V, S>(address(cpu::kOut, 0) + c * kChunk * stride, stride, rows_, count, packed_[0] + place(c),
-                             pitch_);
-      }
+      T* out = result(c, b);
+      const T maximum = Kernel::kTerms ? maxima_[b * chunks_ + c] : T(0);
+      Kernel::map(in, keep_terms_ ? terms(c, b) : nullptr, out, count, plan_.direct && plan_.stream, maximum, row, params_, ahead_);
+      unpack(c, b, out);
+    }
+  }
+  // Results of chunk c of row b to where the caller wants them; columns go all together, after the last row.
+  void unpack(std::int64_t c, int b, const T* out) {
+    if (plan_.direct) return;
+    if (!plan_.columns) {
+      unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count_of(c), out);
+    } else if (b == rows_ - 1) {
+      const std::int64_t stride = plan_.row[0].stride[cpu::kOut];
+      unpack_columns<V, S>(address(cpu::kOut, 0) + c * kChunk * stride, stride, rows_, count_of(c), packed_[0] + place(c),
+                           pitch_, plan_.stream);
     }
   }
 
@@ -194,59 +227,104 @@ class RowDriver {
   }
 
   template <int pass>
-  void reduce_block(Row* row) {
-    State state[kWidest];
+  void reduce_chunks(std::int64_t c0, std::int64_t c1, const Row* row, State* result) {
     for (int b = 0; b < rows_; ++b) {
-      state[b] = State::empty();
+      result[b] = State::empty();
       trees_[b].clear();
     }
-    for (std::int64_t c = 0; c < chunks_; ++c) {
+    for (std::int64_t c = c0; c < c1; ++c) {
       T peaks[kWidest];
       for (int b = 0; b < rows_; ++b) peaks[b] = peak(c, b);
       for (int b = 0; b < rows_; ++b) {
-        state[b] = reduce_chunk<pass>(c, b, peaks[b], row[b], keep_terms_);
-        if (keep_terms_) maxima_[b * chunks_ + c] = peaks[b];
-        if (c < chunks_ - 1) trees_[b].push(state[b]);
+        result[b] = reduce_chunk<pass>(c, b, peaks[b], row[b]);
+        if (c < c1 - 1) trees_[b].push(result[b]);
       }
     }
-    for (int b = 0; b < rows_; ++b) Kernel::finish(pass, trees_[b].finish(state[b]), row[b], params_);
+    for (int b = 0; b < rows_; ++b) result[b] = trees_[b].finish(result[b]);
+  }
+  void map_chunks(std::int64_t c0, std::int64_t c1, const Row* row) {
+    for (std::int64_t c = c0; c < c1; ++c)
+      for (int b = 0; b < rows_; ++b) {
+        read_row_input(b);
+        map_chunk(c, b, row[b]);
+      }
+  }
+  template <int pass>
+  void reduce_block(Row* row) {
+    State state[kWidest];
+    reduce_chunks<pass>(0, chunks_, row, state);
+    for (int b = 0; b < rows_; ++b) Kernel::finish(pass, state[b], row[b], params_);
   }
 
-  void block(std::int64_t r, int rows, bool transposed) {
-    begin_block(r, rows, transposed);
+  // The whole block as one panel; false where one of its rows is special.
+  bool panel_block() {
+    Panel<V, kInputs> panel;
+    panel.count = static_cast<int>(plan_.n);
+    panel.ahead = ahead_;
+    TileParams<V> tile_params;
+    T row_input[V::W];
+    pack(0);
+    for (int b = 0; b < V::W; ++b) {
+      inputs(0, b, panel.in[b]);
+      panel.terms[b] = Kernel::kTerms ? terms(0, b) : nullptr;
+      read_row_input(b);
+      row_input[b] = static_cast<T>(params_.row_input);
+    }
+    tile_params.row_input[0] = V::load(row_input);
+    tile_params.factor = V(temperature_factor<T>(plan_));
+    typename Tile::Row row;
+    if (!reduce_panel<V, Tile>(panel, tile_params, row)) return false;
+    if constexpr (Kernel::kRowOutput) {
+      T value[V::W];
+      V::store(value, Tile::emit(row));
+      for (int b = 0; b < V::W; ++b) {
+        S stored;
+        narrow(value[b], stored);
+        memcpy(address(cpu::kOut, b), &stored, sizeof(S));
+      }
+    } else {
+      T* out[V::W];
+      for (int b = 0; b < V::W; ++b) out[b] = result(0, b);
+      map_panel<V, Tile>(panel, row, out, plan_.direct && plan_.stream);
+      for (int b = 0; b < V::W; ++b) unpack(0, b, out[b]);
+    }
+    return true;
+  }
+
+  void block(std::int64_t r, int rows) {
+    begin_block(r, rows);
+    if constexpr (kPanels)
+      if (rows == V::W && chunks_ == 1 && plan_.n > 0 && !plan_.data[cpu::kSign] && panel_block()) return;
     Row row[kWidest];
     for (int b = 0; b < rows; ++b) row[b] = Row{};
     reduce_block<0>(row);
     if constexpr (Kernel::kPasses > 1) reduce_block<1>(row);
     if constexpr (Kernel::kRowOutput) {
       for (int b = 0; b < rows; ++b) emit(b, row[b]);
-      return;
+    } else {
+      map_chunks(0, chunks_, row);
     }
-    for (std::int64_t c = 0; c < chunks_; ++c)
-      for (int b = 0; b < rows; ++b) {
-        read_row_input(b);
-        map_chunk(c, b, row[b], keep_terms_);
-      }
   }
 
   const Plan& plan_;
   Params params_;
   int width_, rows_ = 1;
-  std::int64_t chunks_, pitch_, packed_through_ = -1;
-  bool resident_, keep_terms_, in_out_, transposed_ = false;
+  std::int64_t chunks_, pitch_, ahead_, packed_through_ = -1;
+  bool resident_, keep_terms_, in_out_;
   Offsets offsets_ = {};
+  std::int64_t step_[cpu::kOperands];
   T* packed_[kInputs];
   T *scratch_, *maxima_;
   MergeTree<State>* trees_;
 };
 
 // The entry points of one op, dtype and instruction set.
-template <class V, class S, class Kernel>
+template <class V, class S, class Kernel, class Tile = void>
 void run_rows(const Plan& plan, std::int64_t begin, std::int64_t end, Workspace& workspace) {
-  RowDriver<V, S, Kernel>(plan, workspace).run(begin, end);
+  RowDriver<V, S, Kernel, Tile>(plan, workspace).run(begin, end);
 }
 
-// Few, long rows: every row is split over the threads, in aligned blocks of 2^kBlockLevel chunks.
+// Few, long rows: every row, or line of columns, is split over the threads, in aligned blocks of 2^kBlockLevel chunks.
 inline constexpr int kBlockLevel = 5;
 
 template <class Body>
@@ -264,23 +342,20 @@ class SplitDriver {
   using Driver = RowDriver<V, S, Kernel>;
 
  public:
-  SplitDriver(const Plan& plan, int threads) : plan_(plan), threads_(threads) {
+  SplitDriver(const Plan& plan, int threads) : plan_(plan), threads_(threads), width_(plan.columns ? V::W : 1) {
     chunks_ = chunk_count<T>(plan.n);
     blocks_ = (chunks_ + kBlock - 1) / kBlock;
-    states_ = static_cast<State*>(own_.keep_bytes(static_cast<std::size_t>(blocks_) * sizeof(State)));
+    const std::size_t states = static_cast<std::size_t>(blocks_ * width_) * sizeof(State);
+    char* own = static_cast<char*>(own_.keep_bytes(states + static_cast<std::size_t>(chunks_ * width_) * sizeof(T)));
+    states_ = reinterpret_cast<State*>(own);
+    maxima_ = reinterpret_cast<T*>(own + states);
   }
 
-  void run(std::int64_t r) {
-    Row row = {};
-    reduce<0>(r, row);
-    if constexpr (Kernel::kPasses > 1) reduce<1>(r, row);
-    if constexpr (Kernel::kRowOutput) {
-      Driver(plan_, own_).emit_row(r, row);
-    } else {
-      auto part = [&](std::int64_t i, Workspace& workspace) {
-        Driver(plan_, workspace).map_part(r, i * kBlock, end(i), row);
-      };
-      run_parts(blocks_, threads_, part);
+  void run() {
+    for (std::int64_t r = 0; r < plan_.rows;) {
+      rows_ = block_rows<V, S>(plan_, r, plan_.rows, width_);
+      block(r);
+      r += rows_;
     }
   }
 
@@ -288,30 +363,47 @@ class SplitDriver {
   static constexpr std::int64_t kBlock = std::int64_t(1) << kBlockLevel;
   std::int64_t end(std::int64_t i) const { return (i + 1) * kBlock < chunks_ ? (i + 1) * kBlock : chunks_; }
 
+  void block(std::int64_t r) {
+    Row row[V::W];
+    for (int b = 0; b < rows_; ++b) row[b] = Row{};
+    reduce<0>(r, row);
+    if constexpr (Kernel::kPasses > 1) reduce<1>(r, row);
+    if constexpr (Kernel::kRowOutput) {
+      Driver(plan_, own_, maxima_).emit_rows(r, rows_, row);
+    } else {
+      auto part = [&](std::int64_t i, Workspace& workspace) {
+        Driver(plan_, workspace, maxima_).map_part(r, rows_, i * kBlock, end(i), row);
+      };
+      run_parts(blocks_, threads_, part);
+    }
+  }
+
   template <int pass>
-  void reduce(std::int64_t r, Row& row) {
+  void reduce(std::int64_t r, Row* row) {
     auto part = [&](std::int64_t i, Workspace& workspace) {
-      states_[i] = Driver(plan_, workspace).template reduce_part<pass>(r, i * kBlock, end(i), row);
+      Driver(plan_, workspace, maxima_).template reduce_part<pass>(r, rows_, i * kBlock, end(i), row, states_ + i * width_);
     };
     run_parts(blocks_, threads_, part);
-    MergeTree<State> tree;
-    for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(states_[i], kBlockLevel);
     Params params;
     params.temperature = plan_.temperature;
-    Kernel::finish(pass, tree.finish(states_[blocks_ - 1]), row, params);
+    for (int b = 0; b < rows_; ++b) {
+      MergeTree<State> tree;
+      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(states_[i * width_ + b], kBlockLevel);
+      Kernel::finish(pass, tree.finish(states_[(blocks_ - 1) * width_ + b]), row[b], params);
+    }
   }
 
   const Plan& plan_;
-  int threads_;
+  int threads_, width_, rows_ = 1;
   Workspace& own_ = cpu::thread_workspace();
   std::int64_t chunks_, blocks_;
   State* states_;
+  T* maxima_;
 };
 
 template <class V, class S, class Kernel>
 void run_split(const Plan& plan, int threads) {
-  SplitDriver<V, S, Kernel> driver(plan, threads);
-  for (std::int64_t r = 0; r < plan.rows; ++r) driver.run(r);
+  SplitDriver<V, S, Kernel>(plan, threads).run();
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -1,39 +1,25 @@
-// Short rows: a tile is V::W rows, transposed, so that a vector holds one element of every row and each lane
-// follows its own row through the very same definition. With at most one lane row (n <= kLanes) every lane
-// of the geometry holds one element, and the sum is the fold alone.
+// Operations on a tile: V::W rows of at most one chunk, taken together, so that lane b of a vector belongs to row
+// b; the same definition as kernels.hpp has for a row alone. A layout holds the tile's elements and reduces them:
 //
-// `run` is one function for all storage types of V. A kernel returns false, having written nothing, when a row of the tile is special (a maximum that is not
-// finite or needs an anchor, a NaN); the row driver then takes these rows.
+//   largest() -> V, largest_below(limit) -> V
+//   sum_terms<kExclude, kStore>(N, limit, excluded, wanted) -> Wide<V>   as sum_terms in exp_chunk.hpp, where wanted
+//   sums<Op, pass>(scalars)                                              the sums of an op of ops/sums.hpp
+//
+// Transposed (transposed.hpp) has element j of every row in one vector; Panel (panel.hpp) leaves rows where they
+// are. An operation is
+//
+//   kInputs, kTerms, kRowOutput     as in kernels.hpp
+//   reduce(layouts, tiles, params, rows)
+//                                   fills a Row for each tile; false, with nothing written, where a row is special (a maximum that
+//                                   is not finite or needs an anchor): the row driver then takes these rows
+//   map(v, row), or emit(row)       one element from its inputs (kTerms: from its term), or one value a row
+//   witness(row)                    NaN in the lanes whose results are all NaN
 #pragma once
 
 #include "kernels.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-template <class V>
-struct TileParams {
-  V row_input;     // logsumexp_vjp: g
-  V factor;        // of 1/T
-};
-
-// Steps 2 and 3 of the geometry over element j's contributions body(acc, j).
-template <class V, int kSums, class Body, class Widen>
-SUMEXP_FN void tile_fold(int n, Body body, Widen widen) {
-  using G = Geometry<ElementOf<V>>;
-  for (int i = 0; i < G::kGroup && i < n; ++i) {
-    V column[G::kColumns][kSums];
-    int columns = 0;
-    for (int j = i; j < n; j += G::kGroup) body(column[columns++], j);
-    for (; columns > 1; columns = (columns + 1) / 2) {
-      for (int k = 0; k < columns / 2; ++k)
-#pragma GCC unroll 2
-        for (int a = 0; a < kSums; ++a) column[k][a] = column[2 * k][a] + column[2 * k + 1][a];
-      if (columns & 1)
-        for (int a = 0; a < kSums; ++a) column[columns / 2][a] = column[columns - 1][a];
-    }
-    widen(i, column[0]);
-  }
-}
 template <class W, int kGroup>
 SUMEXP_FN W tile_fold_members(int n, W (&member)[kGroup]) {
   int count = n < kGroup ? n : kGroup;
@@ -54,35 +40,6 @@ template <class V>
 SUMEXP_FN bool out_of_direct_range(V m) {
   const V limit = V(Format<ElementOf<V>>::direct);
   return (count(at_or_above(m, limit)) | count(at_or_above(V(ElementOf<V>(0)) - limit, m)) | count(unordered(m))) != 0;
-}
-
-// Terms of elements below `limit` (all if !kExclude), relative to 2^N; kStore leaves them in x.
-template <class V, bool kExclude, bool kStore>
-SUMEXP_FN Wide<V> tile_sum_terms(V* x, int n, V N, V limit, V& excluded) {
-  using T = ElementOf<V>;
-  using G = Geometry<T>;
-  const Reduction<V> reduce = reduction_to(N);
-  const V one = V(T(1)), zero = V(T(0));
-  Wide<V> member[G::kGroup];
-  V left_out = zero;
-  tile_fold<V, 2>(
-      n,
-      [&](V* acc, int j) {
-        ExpParts<V> e = exp_parts(x[j], reduce);
-        if constexpr (kExclude) {
-          const auto out = at_or_above(x[j], limit);
-          left_out = left_out + pick(out, one, zero);
-          e.s = clear(out, e.s);
-        }
-        const V rounded = term(e);
-        acc[0] = V(TermSum<V>::kStart), acc[1] = zero;
-        TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
-        acc[0] = acc[0] - V(TermSum<V>::kStart);
-        if constexpr (kStore) x[j] = rounded;
-      },
-      [&](int i, const V* acc) { member[i] = WideOf<V>::from(acc[0], acc[1]); });
-  excluded = left_out;
-  return tile_fold_members(n, member);
 }
 
 SUMEXP_FN F64 tile_pow2(F64 e) { return pow2_field(F64(Format<double>::magic + Format<double>::bias) + e); }
@@ -107,72 +64,52 @@ SUMEXP_FN DD<F64> tile_pick(DD<F64> flag, DD<F64> x, DD<F64> y) {
 SUMEXP_FN F32 tile_head(Twin<F64> w) { return WideOf<F32>::narrow(w); }
 SUMEXP_FN F64 tile_head(DD<F64> w) { return w.hi; }
 
-template <class V, bool kExclude, bool kStore>
-SUMEXP_FN bool tile_state(V* x, int n, TileState<V>& state) {
+// Up to kTiles tiles are taken together.
+inline constexpr int kTiles = 4;
+
+template <class V>
+struct TileParams {
+  V row_input[kTiles];  // logsumexp_vjp: g
+  V factor;             // of 1/T
+};
+
+// The states of some tiles, stage by stage, so that the latencies of one hide behind the arithmetic of
+// another.
+
+template <bool kExclude, bool kStore, class V, class Layout>
+SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
   using T = ElementOf<V>;
   using O = WideOf<V>;
-  V m = x[0];
-  for (int j = 1; j < n; ++j) m = larger(x[j], m);
-  if (out_of_direct_range(m)) return false;
-  const V N = exponent_of(m);
-  V counted;
-  state = {m, N, O::constant(0), tile_sum_terms<V, kExclude, kStore>(x, n, N, m, counted)};
-  const V head = tile_head(O::scaled(state.R, kCarryDown<T>));
-  if (count(unordered(head))) return false;
-  if constexpr (kExclude) {
-    state.c = O::from(counted);
-    // the second look, for the lanes that need it
-    const V zero = V(T(0)), one = V(T(1));
-    const auto enough = at_or_above(head, V(T(0x1p-8)));
-    const V R_full = tile_head(state.R);
-    const V needs = pick(enough, zero, pick(equal(R_full, zero), zero, one));
-    if (count(equal(needs, one))) {
-      const V lowest = V(-Limits<T>::infinity);
-      V next = lowest;
-      for (int j = 0; j < n; ++j) next = larger(pick(at_or_above(x[j], m), lowest, x[j]), next);
-      next = pick(equal(needs, one), next, m);
-      if (out_of_direct_range(next)) return false;
-      const V below = exponent_of(next);
-      const Wide<V> R = tile_sum_terms<V, true, false>(x, n, below, m, counted);
-      state.R = tile_pick(O::from(needs), tile_shifted(R, O::from(below - N)), state.R);
+  const V zero = V(T(0)), one = V(T(1));
+  for (int t = 0; t < tiles; ++t) state[t].m = rows[t].largest();
+  for (int t = 0; t < tiles; ++t) {
+    if (out_of_direct_range(state[t].m)) return false;
+    state[t].N = exponent_of(state[t].m);
+  }
+  V counted[kTiles];
+  for (int t = 0; t < tiles; ++t)
+    state[t].R = rows[t].template sum_terms<kExclude, kStore>(state[t].N, state[t].m, counted[t], one);
+  for (int t = 0; t < tiles; ++t) {
+    TileState<V>& s = state[t];
+    const V head = tile_head(O::scaled(s.R, kCarryDown<T>));
+    if (!Layout::kToleratesNaN && count(unordered(head))) return false;
+    s.c = O::constant(0);
+    if constexpr (kExclude) {
+      s.c = O::from(counted[t]);
+      // the second look, for the lanes that need it
+      V needs = pick(at_or_above(head, V(T(0x1p-8))), zero, pick(equal(tile_head(s.R), zero), zero, one));
+      needs = pick(unordered(head), zero, needs);
+      if (count(equal(needs, one))) {
+        const V next = pick(equal(needs, one), rows[t].largest_below(s.m), s.m);
+        if (out_of_direct_range(next)) return false;
+        const V below = exponent_of(next);
+        const Wide<V> again = rows[t].template sum_terms<true, false>(below, s.m, counted[t], needs);
+        s.R = tile_pick(O::from(needs), tile_shifted(again, O::from(below - s.N)), s.R);
+      }
     }
   }
   return true;
 }
-
-// -- one per op: in[k][j] element j of the tile's rows, out[j] (may be in[0]); row outputs in out[0] --------
-
-template <class V>
-struct SoftmaxTile {
-  using T = ElementOf<V>;
-  static constexpr int kInputs = 1;
-  static constexpr bool kRowOutput = false;
-  template <class Last>
-  static SUMEXP_FN bool apply(V* x, int n, V* out, Last last) {
-    TileState<V> state;
-    if (!tile_state<V, false, true>(x, n, state)) return false;
-    using O = WideOf<V>;
-    const Wide<V> inverse = O::constant(kCarryUp<T>) / state.R;
-    V h, l;
-    O::split(inverse, h, l);
-    const V step = V(static_cast<T>(kCarryDown<T>));
-    h = h * step, l = l * step;
-    const V top = tile_head(inverse * exp_wide(remainder_wide(O::from(state.m), O::from(state.N))));
-    const V top_term = term(exp_parts(state.m, reduction_to(state.N)));
-    for (int j = 0; j < n; ++j) out[j] = last(probability(x[j], h, l, top_term, top));
-    return true;
-  }
-  static bool run(V* const* in, int n, V* out, const TileParams<V>&) {
-    return apply(in[0], n, out, [](V y) { return y; });
-  }
-};
-
-template <class V>
-struct LogSumExpVjpTile : SoftmaxTile<V> {
-  static bool run(V* const* in, int n, V* out, const TileParams<V>& params) {
-    return SoftmaxTile<V>::apply(in[0], n, out, [&](V y) { return quiet(y * params.row_input); });
-  }
-};
 
 template <class V>
 SUMEXP_FN Wide<V> tile_log_over_max(const TileState<V>& state) {
@@ -180,17 +117,60 @@ SUMEXP_FN Wide<V> tile_log_over_max(const TileState<V>& state) {
   return log_over_max<V>(state.c, state.R, remainder_wide(O::from(state.m), O::from(state.N)));
 }
 
+// -- one per op ---------------------------------------------------------------------------------------------
+
+template <class V>
+struct SoftmaxTile {
+  using T = ElementOf<V>;
+  static constexpr int kInputs = 1;
+  static constexpr bool kTerms = true, kRowOutput = false;
+  struct Row {
+    V h, l, top_term, top, g;  // g: logsumexp_vjp
+  };
+  template <class Layout>
+  static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>& params, Row* row) {
+    using O = WideOf<V>;
+    TileState<V> state[kTiles];
+    if (!tile_states<false, true>(rows, tiles, state)) return false;
+    for (int t = 0; t < tiles; ++t) {
+      const V m = state[t].m, N = state[t].N;
+      const Wide<V> inverse = O::constant(kCarryUp<T>) / state[t].R;
+      O::split(inverse, row[t].h, row[t].l);
+      const V step = V(static_cast<T>(kCarryDown<T>));
+      row[t].h = row[t].h * step, row[t].l = row[t].l * step;
+      row[t].top = tile_head(inverse * exp_wide(remainder_wide(O::from(m), O::from(N))));
+      row[t].top_term = term(exp_parts(m, reduction_to(N)));
+      row[t].g = params.row_input[t];
+    }
+    return true;
+  }
+  static SUMEXP_FN V map(const V* v, const Row& row) { return probability(v[0], row.h, row.l, row.top_term, row.top); }
+  static SUMEXP_FN V witness(const Row& row) { return row.h; }
+};
+
+template <class V>
+struct LogSumExpVjpTile : SoftmaxTile<V> {
+  static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V>::Row& row) {
+    return quiet(SoftmaxTile<V>::map(v, row) * row.g);
+  }
+};
+
 template <class V>
 struct LogSoftmaxTile {
   static constexpr int kInputs = 1;
-  static constexpr bool kRowOutput = false;
-  static bool run(V* const* in, int n, V* out, const TileParams<V>&) {
-    TileState<V> state;
-    if (!tile_state<V, true, false>(in[0], n, state)) return false;
-    const V L = tile_head(tile_log_over_max(state));
-    for (int j = 0; j < n; ++j) out[j] = log_probability(in[0][j], state.m, L);
+  static constexpr bool kTerms = false, kRowOutput = false;
+  struct Row {
+    V m, L;
+  };
+  template <class Layout>
+  static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
+    TileState<V> state[kTiles];
+    if (!tile_states<true, false>(rows, tiles, state)) return false;
+    for (int t = 0; t < tiles; ++t) row[t] = {state[t].m, tile_head(tile_log_over_max(state[t]))};
     return true;
   }
+  static SUMEXP_FN V map(const V* v, const Row& row) { return log_probability(v[0], row.m, row.L); }
+  static SUMEXP_FN V witness(const Row& row) { return row.L; }
 };
 
 SUMEXP_FN F32 plus_narrow(F32 m, Twin<F64> L) { return WideOf<F32>::narrow(WideOf<F32>::from(m) + L); }
@@ -202,50 +182,47 @@ SUMEXP_FN F64 plus_narrow(F64 m, DD<F64> L) {
 template <class V>
 struct LogSumExpTile {
   static constexpr int kInputs = 1;
-  static constexpr bool kRowOutput = true;
-  static bool run(V* const* in, int n, V* out, const TileParams<V>&) {
-    TileState<V> state;
-    if (!tile_state<V, true, false>(in[0], n, state)) return false;
-    out[0] = plus_narrow(state.m, tile_log_over_max(state));
+  static constexpr bool kTerms = false, kRowOutput = true;
+  struct Row {
+    V value;
+  };
+  template <class Layout>
+  static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
+    TileState<V> state[kTiles];
+    if (!tile_states<true, false>(rows, tiles, state)) return false;
+    for (int t = 0; t < tiles; ++t) row[t].value = quiet(plus_narrow(state[t].m, tile_log_over_max(state[t])));
     return true;
   }
+  static SUMEXP_FN V emit(const Row& row) { return row.value; }
 };
 
 template <class V, class Op>
 struct SumsTile {
-  using T = ElementOf<V>;
   static constexpr int kInputs = Op::kInputs;
-  static constexpr bool kRowOutput = false;
-
-  template <int pass>
-  static SUMEXP_FN void reduce(V* const* in, int n, RowScalars<V>& row) {
-    using G = Geometry<T>;
-    Wide<V> member[Op::kSums][G::kGroup];
-    tile_fold<V, Op::kSums>(
-        n,
-        [&](V* acc, int j) {
-          V v[kInputs];
-          for (int k = 0; k < kInputs; ++k) v[k] = in[k][j];
-          for (int a = 0; a < Op::kSums; ++a) acc[a] = V(T(0));
-          Op::template add<pass>(acc, v, row);
-        },
-        [&](int i, const V* acc) {
-          for (int a = 0; a < Op::kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
-        });
-    for (int a = 0; a < Op::kSums && pass * Op::kSums + a < RowScalars<V>::kMax; ++a)
-      WideOf<V>::split(tile_fold_members(n, member[a]), row.h[pass * Op::kSums + a], row.l[pass * Op::kSums + a]);
-  }
-  static bool run(V* const* in, int n, V* out, const TileParams<V>& params) {
-    RowScalars<V> row;
-    reduce<0>(in, n, row);
-    if constexpr (Op::kPasses > 1) reduce<1>(in, n, row);
-    for (int j = 0; j < n; ++j) {
-      V v[kInputs];
-      for (int k = 0; k < kInputs; ++k) v[k] = in[k][j];
-      out[j] = quiet(Op::map(v, row) * params.factor);
+  static constexpr bool kTerms = false, kRowOutput = false;
+  struct Row {
+    RowScalars<V> sums;
+    V factor;
+  };
+  template <class Layout>
+  static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>& params, Row* row) {
+    for (int t = 0; t < tiles; ++t) {
+      row[t].factor = params.factor;
+      rows[t].template sums<Op, 0>(row[t].sums);
     }
+    if constexpr (Op::kPasses > 1)
+      for (int t = 0; t < tiles; ++t) rows[t].template sums<Op, 1>(row[t].sums);
     return true;
   }
+  static SUMEXP_FN V map(const V* v, const Row& row) { return quiet(Op::map(v, row.sums) * row.factor); }
+  static SUMEXP_FN V witness(const Row& row) { return row.factor; }
 };
+
+// Sums of a pass, a in Wide<V>, to their places among the scalars.
+template <class Op, int pass, class V>
+SUMEXP_FN void place_sum(int a, Wide<V> sum, RowScalars<V>& row) {
+  const int at = pass * Op::kSums + a;
+  if (at < RowScalars<V>::kMax) WideOf<V>::split(sum, row.h[at], row.l[at]);
+}
 
 }  // namespace sumexp::SUMEXP_NS

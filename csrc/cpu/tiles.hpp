@@ -3,7 +3,7 @@
 #pragma once
 
 #include "rows.hpp"
-#include "tile_kernels.hpp"
+#include "transposed.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -13,161 +13,167 @@ class TileRows {
   using T = ElementOf<V>;
   static constexpr int W = V::W;
 
- protected:
+ public:
   explicit TileRows(const Plan& plan) : plan_(plan), n_(static_cast<int>(plan.n)) {
-    for (int k = 0; k < cpu::kOperands; ++k) stride_[k] = plan.row_dims ? plan.row[0].stride[k] : 0;
-  }
-
-  // Lanes past the last row repeat it, and are not written back.
-  char* row(int k, int b) const {
-    const std::int64_t step = plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1].stride[k] : 0;
-    return static_cast<char*>(plan_.data[k]) + offsets_.at[k] + (b < rows_ ? b : rows_ - 1) * step;
-  }
-
-  static void put(char* p, T value) {
-    S s;
-    narrow(value, s);
-    memcpy(p, &s, sizeof(S));
-  }
-  V one_each(int k) const {
-    T lanes[W];
-    for (int b = 0; b < W; ++b) lanes[b] = widen(read<S>(row(k, b)));
-    return V::load(lanes);
-  }
-
-  // W elements of row b from element j, -- fewer at the row's end
-  V part_of_row(int k, int b, int j) const {
-    const char* p = row(k, b) + j * stride_[k];
-    const int count = n_ - j < W ? n_ - j : W;
-    if (stride_[k] == sizeof(S)) {
-      if (count == W) return V::load(reinterpret_cast<const S*>(p));
-      if constexpr (std::is_same_v<S, T>) return V::load_part(reinterpret_cast<const T*>(p), count, T(0));
+    for (int k = 0; k < cpu::kOperands; ++k) {
+      stride_[k] = plan.row_dims ? plan.row[0].stride[k] : 0;
+      step_[k] = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
     }
-    T lanes[W] = {};
-    for (int i = 0; i < count; ++i) lanes[i] = widen(read<S>(p + i * stride_[k]));
-    return V::load(lanes);
   }
-  void gather(int k, V* columns) const {
+  void move_to(const Offsets& first, int rows) {
+    for (int k = 0; k < cpu::kOperands; ++k) row0_[k] = static_cast<char*>(plan_.data[k]) + first.at[k];
+    rows_ = rows;
+  }
+
+  // Element j of the rows of operand k to columns[j].
+  void load(int k, V* columns) const {
+    if (plan_.columns && rows_ == W) {
+      for (int j = 0; j < n_; ++j) {
+        const char* p = row0_[k] + j * stride_[k];
+        columns[j] = V::load(reinterpret_cast<const S*>(p));
+        __builtin_prefetch(p + W * sizeof(S), 0, 2);
+      }
+      return;
+    }
     for (int j = 0; j < n_; j += W) {
       V square[W];
+      const char* p = row0_[k] + j * stride_[k];
 #pragma GCC unroll 16
-      for (int b = 0; b < W; ++b) square[b] = part_of_row(k, b, j);
+      for (int b = 0; b < W; ++b) {
+        square[b] = part_of_row(p, stride_[k], n_ - j);
+        __builtin_prefetch(p + kTiles * W * step_[k], 0, 2);
+        if (b + 1 < rows_) p += step_[k];  // lanes past the last row repeat it, and are not written back
+      }
       transpose(square);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) columns[j + i] = square[i];
     }
   }
-  void scatter(V* columns) const {
-    const std::int64_t stride = stride_[cpu::kOut];
+  void store(V* columns) const {
+    const std::int64_t stride = stride_[cpu::kOut], step = step_[cpu::kOut];
+    if (plan_.columns && rows_ == W) {
+      for (int j = 0; j < n_; ++j) put_vector<V, S>(row0_[cpu::kOut] + j * stride, columns[j], plan_.stream);
+      return;
+    }
     for (int j = 0; j < n_; j += W) {
-      const int count = n_ - j < W ? n_ - j : W;
       V square[W];
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) square[i] = columns[j + i];
       transpose(square);
-      for (int b = 0; b < rows_; ++b) {
-        char* p = row(cpu::kOut, b) + j * stride;
-        if (stride == sizeof(S) && count == W) {
-          if constexpr (std::is_same_v<S, T>) {
-            T* to = reinterpret_cast<T*>(p);
-            if (plan_.stream && reinterpret_cast<std::uintptr_t>(p) % sizeof(V) == 0) {
-              V::stream(to, square[b]);
-            } else {
-              V::store(to, square[b]);
-            }
-          } else {
-            V::store(reinterpret_cast<S*>(p), square[b]);
-          }
-          continue;
-        }
-        if constexpr (std::is_same_v<S, T>) {
-          if (stride == sizeof(S)) {
-            V::store_part(reinterpret_cast<T*>(p), square[b], count);
-            continue;
-          }
-        }
-        T lanes[W];
-        V::store(lanes, square[b]);
-        for (int i = 0; i < count; ++i) put(p + i * stride, lanes[i]);
-      }
+      char* p = row0_[cpu::kOut] + j * stride;
+      for (int b = 0; b < rows_; ++b, p += step) put_part(p, stride, square[b], n_ - j);
     }
+  }
+
+  // One value a row.
+  V load_row_input(int k) const {
+    T lanes[W];
+    for (int b = 0; b < W; ++b) lanes[b] = widen(read<S>(row0_[k] + (b < rows_ ? b : rows_ - 1) * step_[k]));
+    return V::load(lanes);
+  }
+  void store_row_output(V values) const {
+    T lanes[W];
+    V::store(lanes, values);
+    for (int b = 0; b < rows_; ++b) put(row0_[cpu::kOut] + b * step_[cpu::kOut], lanes[b]);
+  }
+
+ private:
+  static void put(char* p, T value) {
+    S s;
+    narrow(value, s);
+    memcpy(p, &s, sizeof(S));
+  }
+  // W elements of a row, `stride` bytes apart; only `left` where these are fewer
+  static SUMEXP_FN V part_of_row(const char* p, std::int64_t stride, int left) {
+    if (stride == sizeof(S)) {
+      if (left >= W) return V::load(reinterpret_cast<const S*>(p));
+      if constexpr (std::is_same_v<S, T>) return V::load_part(reinterpret_cast<const T*>(p), left, T(0));
+    }
+    T lanes[W] = {};
+    for (int i = 0; i < W && i < left; ++i) lanes[i] = widen(read<S>(p + i * stride));
+    return V::load(lanes);
+  }
+  SUMEXP_FN void put_part(char* p, std::int64_t stride, V x, int left) const {
+    if (stride == sizeof(S)) {
+      if (left >= W) return put_vector<V, S>(p, x, plan_.stream);
+      if constexpr (std::is_same_v<S, T>) return V::store_part(reinterpret_cast<T*>(p), x, left);
+    }
+    T lanes[W];
+    V::store(lanes, x);
+    for (int i = 0; i < W && i < left; ++i) put(p + i * stride, lanes[i]);
   }
 
   const Plan& plan_;
   int n_, rows_ = 0;
-  Offsets offsets_ = {};
-  std::int64_t stride_[cpu::kOperands];
+  std::int64_t stride_[cpu::kOperands], step_[cpu::kOperands];
+  char* row0_[cpu::kOperands] = {};
 };
 
 template <class V, class S, class Tile, class Kernel>
-class TileDriver : TileRows<V, S> {
-  using Rows = TileRows<V, S>;
-  using Rows::gather, Rows::n_, Rows::offsets_, Rows::one_each, Rows::plan_, Rows::put, Rows::row, Rows::rows_, Rows::scatter,
-      Rows::stride_;
+class TileDriver {
   using T = ElementOf<V>;
   static constexpr int W = V::W, kInputs = Tile::kInputs;
+  // Longer rows keep a vector busy by themselves (Panel); longer columns fill the buffer.
+  static constexpr int kLongestRow = 2 * W, kLongestColumn = 64;
 
  public:
-  // Longer rows keep a vector busy by themselves.
-  static constexpr int kLongest = 4 * Geometry<T>::kGroup;
-
   static bool serves(const Plan& plan) {
-    return plan.n >= 1 && plan.n <= kLongest && plan.row_dims <= 1 && !plan.data[cpu::kWhere] && !plan.weighted;
+    return plan.n >= 1 && plan.n <= (plan.columns ? kLongestColumn : kLongestRow) && plan.row_dims <= 1 &&
+           !plan.data[cpu::kWhere] && !plan.weighted;
   }
 
-  TileDriver(const Plan& plan, Workspace& workspace) : Rows(plan), workspace_(workspace) {
-    const double t = plan.temperature;
-    const int power = cpu::op_info(plan.op).temperature;
-    params_.factor = V(static_cast<T>(power > 0 ? 1.0 / (power == 2 ? t * t : t) : 1.0));
-    divide_ = power == -1 && t != 1.0;
+  TileDriver(const Plan& plan, Workspace& workspace)
+      : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_((n_ + W - 1) / W * W), tile_{TileRows<V, S>(plan),
+        TileRows<V, S>(plan), TileRows<V, S>(plan), TileRows<V, S>(plan)} {
+    params_.factor = V(temperature_factor<T>(plan));
+    divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
   }
 
   void run(std::int64_t begin, std::int64_t end) {
-    const int last = plan_.batch_dims - 1;
+    const int fit = kLongestColumn / pitch_, together = fit < kTiles ? fit : kTiles;
     for (std::int64_t r = begin; r < end;) {
-      const std::int64_t inner = last >= 0 ? plan_.batch[last].size : 1, left = inner - r % inner;
-      std::int64_t rows = end - r < left ? end - r : left;
-      if (rows > W) rows = W;
-      if (!tile(r, static_cast<int>(rows))) run_rows<V, S, Kernel>(plan_, r, r + rows, workspace_);
-      r += rows;
+      int tiles = 0;
+      std::int64_t next = r;
+      for (; tiles < together && next < end; ++tiles) {
+        const int rows = block_rows<V, S>(plan_, next, end, W);
+        tile_[tiles].move_to(plan_.row_offsets(next), rows);
+        next += rows;
+      }
+      if (!run_tiles(tiles)) run_rows<V, S, Kernel, Tile>(plan_, r, next, workspace_);
+      r = next;
     }
   }
 
  private:
-  bool tile(std::int64_t r, int rows) {
-    alignas(64) V buffer[kInputs][kLongest + W];
-    offsets_ = plan_.row_offsets(r);
-    rows_ = rows;
-    V* in[kInputs];
-    for (int k = 0; k < kInputs; ++k) {
-      in[k] = buffer[k];
-      if (plan_.columns && rows == W) {
-        for (int j = 0; j < n_; ++j) in[k][j] = V::load(reinterpret_cast<const S*>(row(k, 0) + j * stride_[k]));
-      } else {
-        gather(k, in[k]);
+  bool run_tiles(int tiles) {
+    alignas(64) V buffer[kInputs][kLongestColumn];
+    Transposed<V, kInputs> rows[kTiles];
+    const int row_input = cpu::op_info(plan_.op).row_input;
+    for (int t = 0; t < tiles; ++t) {
+      rows[t].n = n_;
+      for (int k = 0; k < kInputs; ++k) tile_[t].load(k, rows[t].in[k] = buffer[k] + t * pitch_);
+      if (divide_) {
+        const V temperature = V(static_cast<T>(plan_.temperature));
+        for (int j = 0; j < n_; ++j) rows[t].in[0][j] = rows[t].in[0][j] / temperature;
       }
+      if (row_input >= 0) params_.row_input[t] = tile_[t].load_row_input(row_input);
     }
-    if (divide_) {
-      const V t = V(static_cast<T>(plan_.temperature));
-      for (int j = 0; j < n_; ++j) in[0][j] = in[0][j] / t;
-    }
-    if (const int k = cpu::op_info(plan_.op).row_input; k >= 0) params_.row_input = one_each(k);
-    V* out = in[0];
-    if (!Tile::run(in, n_, out, params_)) return false;
-    if (Tile::kRowOutput) {
-      T lanes[W];
-      V::store(lanes, out[0]);
-      for (int b = 0; b < rows_; ++b) put(row(cpu::kOut, b), lanes[b]);
-    } else if (plan_.columns && rows == W) {
-      for (int j = 0; j < n_; ++j) V::store(reinterpret_cast<S*>(row(cpu::kOut, 0) + j * stride_[cpu::kOut]), out[j]);
-    } else {
-      scatter(out);
+    if (!run_transposed<V, Tile>(rows, tiles, params_)) return false;
+    for (int t = 0; t < tiles; ++t) {
+      if (Tile::kRowOutput) {
+        tile_[t].store_row_output(rows[t].in[0][0]);
+      } else {
+        tile_[t].store(rows[t].in[0]);
+      }
     }
     return true;
   }
 
+  const Plan& plan_;
   Workspace& workspace_;
+  int n_, pitch_;
   bool divide_;
+  TileRows<V, S> tile_[kTiles];
   TileParams<V> params_;
 };
 
@@ -177,7 +183,7 @@ void run_short_or_long(const Plan& plan, std::int64_t begin, std::int64_t end, W
   if (Driver::serves(plan) && end - begin > 1) {
     Driver(plan, workspace).run(begin, end);
   } else {
-    run_rows<V, S, Kernel>(plan, begin, end, workspace);
+    run_rows<V, S, Kernel, Tile>(plan, begin, end, workspace);
   }
 }
 

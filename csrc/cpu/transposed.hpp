@@ -1,0 +1,113 @@
+// The layout of the shortest rows: element j of all rows of a tile in one vector. With at most one lane row
+// (n <= kLanes) every lane of the geometry holds one element, and a sum is the fold alone.
+#pragma once
+
+#include "tile_kernels.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+// Steps 2 and 3 of the geometry over element j's contributions body(acc, j).
+template <class V, int kSums, class Body, class Widen>
+SUMEXP_FN void tile_fold(int n, Body body, Widen widen) {
+  using G = Geometry<ElementOf<V>>;
+  for (int i = 0; i < G::kGroup && i < n; ++i) {
+    V column[G::kColumns][kSums];
+    int columns = 0;
+    for (int j = i; j < n; j += G::kGroup) body(column[columns++], j);
+    for (; columns > 1; columns = (columns + 1) / 2) {
+      for (int k = 0; k < columns / 2; ++k)
+#pragma GCC unroll 2
+        for (int a = 0; a < kSums; ++a) column[k][a] = column[2 * k][a] + column[2 * k + 1][a];
+      if (columns & 1)
+        for (int a = 0; a < kSums; ++a) column[columns / 2][a] = column[columns - 1][a];
+    }
+    widen(i, column[0]);
+  }
+}
+template <class V, int kInputs>
+struct Transposed {
+  using T = ElementOf<V>;
+  using G = Geometry<T>;
+  static constexpr bool kToleratesNaN = false;
+
+  V* in[kInputs];  // in[k][j]: element j of the rows, input k
+  int n;
+
+  SUMEXP_FN V largest() const {
+    V m = in[0][0];
+    for (int j = 1; j < n; ++j) m = larger(in[0][j], m);
+    return m;
+  }
+  SUMEXP_FN V largest_below(V limit) const {
+    const V lowest = V(-Limits<T>::infinity);
+    V best = lowest;
+    for (int j = 0; j < n; ++j) best = larger(pick(at_or_above(in[0][j], limit), lowest, in[0][j]), best);
+    return best;
+  }
+  // Terms take the place of x.
+  template <bool kExclude, bool kStore>
+  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V) const {
+    V* const x = in[0];
+    const Reduction<V> reduce = reduction_to(N);
+    const V one = V(T(1)), zero = V(T(0));
+    Wide<V> member[G::kGroup];
+    V left_out = zero;
+    tile_fold<V, 2>(
+        n,
+        [&](V* acc, int j) {
+          ExpParts<V> e = exp_parts(x[j], reduce);
+          if constexpr (kExclude) {
+            const auto out = at_or_above(x[j], limit);
+            left_out = left_out + pick(out, one, zero);
+            e.s = clear(out, e.s);
+          }
+          const V rounded = term(e);
+          acc[0] = V(TermSum<V>::kStart), acc[1] = zero;
+          TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
+          acc[0] = acc[0] - V(TermSum<V>::kStart);
+          if constexpr (kStore) x[j] = rounded;
+        },
+        [&](int i, const V* acc) { member[i] = WideOf<V>::from(acc[0], acc[1]); });
+    excluded = left_out;
+    return tile_fold_members(n, member);
+  }
+  template <class Op, int pass>
+  SUMEXP_FN void sums(RowScalars<V>& row) const {
+    Wide<V> member[Op::kSums][G::kGroup];
+    tile_fold<V, Op::kSums>(
+        n,
+        [&](V* acc, int j) {
+          V v[kInputs];
+          for (int k = 0; k < kInputs; ++k) v[k] = in[k][j];
+          for (int a = 0; a < Op::kSums; ++a) acc[a] = V(T(0));
+          Op::template add<pass>(acc, v, row);
+        },
+        [&](int i, const V* acc) {
+          for (int a = 0; a < Op::kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
+        });
+    for (int a = 0; a < Op::kSums; ++a) place_sum<Op, pass>(a, tile_fold_members(n, member[a]), row);
+  }
+};
+
+// Results take the place of input 0: element j at in[0][j], one value a row at in[0][0]. One function for all storage
+// types of V.
+template <class V, class Tile>
+bool run_transposed(Transposed<V, Tile::kInputs>* rows, int tiles, const TileParams<V>& params) {
+  typename Tile::Row row[kTiles];
+  if (!Tile::reduce(rows, tiles, params, row)) return false;
+  for (int t = 0; t < tiles; ++t) {
+    V* const* in = rows[t].in;
+    if constexpr (Tile::kRowOutput) {
+      in[0][0] = Tile::emit(row[t]);
+    } else {
+      for (int j = 0; j < rows[t].n; ++j) {
+        V v[Tile::kInputs];
+        for (int k = 0; k < Tile::kInputs; ++k) v[k] = in[k][j];
+        in[0][j] = Tile::map(v, row[t]);
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace sumexp::SUMEXP_NS
