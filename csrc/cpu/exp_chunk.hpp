@@ -7,8 +7,8 @@
 namespace sumexp::SUMEXP_NS {
 
 // The largest element is the largest of these lanes; -inf for none. NaN are passed over.
-template <class V>
-SUMEXP_FN V lane_max(const ElementOf<V>* x, int count) {
+template <class V, class E>
+SUMEXP_FN V lane_max(const E* x, int count) {
   using T = ElementOf<V>;
   V best[4] = {V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity)};
   int i = 0;
@@ -16,17 +16,17 @@ SUMEXP_FN V lane_max(const ElementOf<V>* x, int count) {
 #pragma GCC unroll 4
     for (int u = 0; u < 4; ++u) best[u] = larger(V::load(x + i + u * V::W), best[u]);
   for (; i + V::W <= count; i += V::W) best[0] = larger(V::load(x + i), best[0]);
-  if (i < count) best[1] = larger(V::load_part(x + i, count - i, -Limits<T>::infinity), best[1]);
+  if (i < count) best[1] = larger(Part{count - i}.load<V>(x + i, -Limits<T>::infinity), best[1]);
   return larger(larger(best[0], best[1]), larger(best[2], best[3]));
 }
-template <class V>
-SUMEXP_FN ElementOf<V> chunk_max(const ElementOf<V>* x, int count) {
+template <class V, class E>
+SUMEXP_FN ElementOf<V> chunk_max(const E* x, int count) {
   const ElementOf<V> m = largest(lane_max<V>(x, count));
   return m == m ? m : -Limits<ElementOf<V>>::infinity;
 }
 
-template <class V>
-SUMEXP_FN bool any_nan(const ElementOf<V>* x, int count) {
+template <class V, class E>
+SUMEXP_FN bool any_nan(const E* x, int count) {
   int found = 0;
   each_vector<V>(count, [&](int i, auto memory) {
     found |= ::sumexp::SUMEXP_NS::count(unordered(memory.template load<V>(x + i, ElementOf<V>(0))));
@@ -35,8 +35,8 @@ SUMEXP_FN bool any_nan(const ElementOf<V>* x, int count) {
 }
 
 // The largest element below `limit`; -inf for none.
-template <class V>
-SUMEXP_FN ElementOf<V> chunk_max_below(const ElementOf<V>* x, int count, ElementOf<V> limit) {
+template <class V, class E>
+SUMEXP_FN ElementOf<V> chunk_max_below(const E* x, int count, ElementOf<V> limit) {
   using T = ElementOf<V>;
   const V lowest = V(-Limits<T>::infinity), bound = V(limit);
   V best = lowest;
@@ -51,8 +51,8 @@ SUMEXP_FN ElementOf<V> chunk_max_below(const ElementOf<V>* x, int count, Element
 // from `bound` up are counted in `excluded` instead. kStore: terms, relative to what `reduce` says (with kAnchored
 // to e^anchor), are written to `terms`, which may be x. While the arithmetic runs, what lies `ahead` elements on
 // is prefetched.
-template <class V, bool kExclude, bool kStore, bool kAnchored>
-SUMEXP_FN void sum_term_lanes(const ElementOf<V>* x, int count, const Reduction<V>& reduce, V anchor, V bound, int& excluded,
+template <class V, bool kExclude, bool kStore, bool kAnchored, class E>
+SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V anchor, V bound, int& excluded,
                               ElementOf<V>* terms, std::int64_t ahead, V (&sums)[2][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
   int left_out = 0;
@@ -73,8 +73,8 @@ SUMEXP_FN void sum_term_lanes(const ElementOf<V>* x, int count, const Reduction<
 }
 
 // The sum of the chunk's terms relative to `base`: sum of e^x 2^(carry - N).
-template <class V, bool kExclude, bool kStore>
-SUMEXP_FN Wide<ElementOf<V>> sum_terms(const ElementOf<V>* x, int count, const Base<ElementOf<V>>& base,
+template <class V, bool kExclude, bool kStore, class E>
+SUMEXP_FN Wide<ElementOf<V>> sum_terms(const E* x, int count, const Base<ElementOf<V>>& base,
                                        ElementOf<V> limit, int& excluded, ElementOf<V>* terms, std::int64_t ahead) {
   using T = ElementOf<V>;
   const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
@@ -89,8 +89,8 @@ SUMEXP_FN Wide<ElementOf<V>> sum_terms(const ElementOf<V>* x, int count, const B
 }
 
 // The state of a chunk whose maximum is m. kExclude: elements equal to the maximum go to c instead of R.
-template <class V, bool kExclude, bool kStore>
-SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const ElementOf<V>* x, int count, ElementOf<V> m, ElementOf<V>* terms,
+template <class V, bool kExclude, bool kStore, class E>
+SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V> m, ElementOf<V>* terms,
                                            std::int64_t ahead = 0) {
   using T = ElementOf<V>;
   ExpState<T> state = ExpState<T>::empty();

@@ -23,16 +23,16 @@ struct Params {
 
 // Where a chunk of results goes: past the cache (Streaming) when the plan says so. Loads are unaligned,
 // so only the head of the destination needs care.
-template <class V, class Body>
-SUMEXP_FN void store_chunk(ElementOf<V>* out, int count, bool stream, Body body) {
+template <class V, class E, class Body>
+SUMEXP_FN void store_chunk(E* out, int count, bool stream, Body body) {
   if (!stream) {
     each_vector<V>(count, [&](int i, auto memory) { memory.store(out + i, body(i, memory)); });
     return;
   }
-  constexpr std::uintptr_t bytes = sizeof(V);
+  constexpr std::uintptr_t bytes = V::W * sizeof(E);
   const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(out) % bytes;
-  int i = past ? static_cast<int>((bytes - past) / sizeof(ElementOf<V>)) : 0;
-  if (i > count || past % sizeof(ElementOf<V>)) i = count;  // too short, or never aligned: plain stores
+  int i = past ? static_cast<int>((bytes - past) / sizeof(E)) : 0;
+  if (i > count || past % sizeof(E)) i = count;  // too short, or never aligned: plain stores
   int j = 0;
   for (; j + V::W <= i; j += V::W) V::store(out + j, body(j, Whole{}));
   if (j < i) Part{i - j}.store(out + j, body(j, Part{i - j}));
@@ -40,14 +40,16 @@ SUMEXP_FN void store_chunk(ElementOf<V>* out, int count, bool stream, Body body)
   if (i < count) Part{count - i}.store(out + i, body(i, Part{count - i}));
 }
 
-template <class V>
-SUMEXP_FN void fill_chunk(ElementOf<V>* out, int count, ElementOf<V> value) {
+template <class V, class E>
+SUMEXP_FN void fill_chunk(E* out, int count, ElementOf<V> value) {
   store_chunk<V>(out, count, false, [&](int, auto) { return V(value); });
 }
 
 template <class V>
 struct LogitsKernel {
-  static ElementOf<V> peak(const ElementOf<V>* const* in, int count) { return chunk_max<V>(in[0], count); }
+  static constexpr bool kPackedOnly = false;
+  template <class E>
+  static ElementOf<V> peak(const E* const* in, int count) { return chunk_max<V>(in[0], count); }
 };
 
 template <class V>
@@ -58,16 +60,16 @@ struct SoftmaxKernel : LogitsKernel<V> {
   static constexpr int kInputs = 1, kPasses = 1;
   static constexpr bool kTerms = true, kRowOutput = false;
 
-  template <int>
-  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
+  template <int, class E>
+  static State reduce(const E* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
     return terms ? exp_chunk<V, false, true>(in[0], count, peak, terms, ahead)
                  : exp_chunk<V, false, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row = softmax_finish(state); }
 
   // The result from terms, which `source(i, memory)` gives; `last` is applied to every probability.
-  template <class Source, class Last>
-  static SUMEXP_FN void scale(Source source, T* out, int count, bool stream, T chunk_m, const Row& row, Last last) {
+  template <class Source, class Out, class Last>
+  static SUMEXP_FN void scale(Source source, Out* out, int count, bool stream, T chunk_m, const Row& row, Last last) {
     const TermScale<T> k = term_scale(row, chunk_m);
     const V h = V(k.h), l = V(k.l);
     if (k.far) {
@@ -81,8 +83,8 @@ struct SoftmaxKernel : LogitsKernel<V> {
     }
   }
   // terms: those that reduce kept; nullptr: they are computed again
-  template <class Last>
-  static SUMEXP_FN void map_last(const T* x, const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row,
+  template <class E, class Out, class Last>
+  static SUMEXP_FN void map_last(const E* x, const T* terms, Out* out, int count, bool stream, T chunk_m, const Row& row,
                                  std::int64_t ahead, Last last) {
     if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
     if (terms) {
@@ -98,7 +100,8 @@ struct SoftmaxKernel : LogitsKernel<V> {
       scale(again, out, count, stream, chunk_m, row, last);
     }
   }
-  static void map(const T* const* in, const T* terms, T* out, int count, bool stream, T chunk_m, const Row& row, const Params&,
+  template <class E, class Out>
+  static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m, const Row& row, const Params&,
                   std::int64_t ahead) {
     map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, [](V y) { return y; });
   }
@@ -107,7 +110,8 @@ struct SoftmaxKernel : LogitsKernel<V> {
 template <class V>
 struct LogSumExpVjpKernel : SoftmaxKernel<V> {
   using T = ElementOf<V>;
-  static void map(const T* const* in, const T* terms, T* out, int count, bool stream, T chunk_m, const SoftmaxRow<T>& row,
+  template <class E, class Out>
+  static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m, const SoftmaxRow<T>& row,
                   const Params& params, std::int64_t ahead) {
     const V g = V(static_cast<T>(params.row_input));
     SoftmaxKernel<V>::map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, [&](V y) { return quiet(y * g); });
@@ -122,12 +126,13 @@ struct LogSoftmaxKernel : LogitsKernel<V> {
   static constexpr int kInputs = 1, kPasses = 1;
   static constexpr bool kTerms = false, kRowOutput = false;
 
-  template <int>
-  static State reduce(const T* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
+  template <int, class E>
+  static State reduce(const E* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
     return exp_chunk<V, true, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row = log_softmax_finish(state); }
-  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
+  template <class E, class Out>
+  static void map(const E* const* in, const T*, Out* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
     if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
     const V m = V(row.m), L = V(row.L);
     store_chunk<V>(out, count, stream, [&](int i, auto memory) {
@@ -146,8 +151,8 @@ struct LogSumExpKernel : LogitsKernel<V> {
   static constexpr int kInputs = 1, kPasses = 1;
   static constexpr bool kTerms = false, kRowOutput = true;
 
-  template <int>
-  static State reduce(const T* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
+  template <int, class E>
+  static State reduce(const E* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
     return exp_chunk<V, true, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_finish(state); }
@@ -162,7 +167,7 @@ struct WeightedLogSumExpKernel : LogitsKernel<V> {
   using State = ExpState<T>;
   using Row = Signed<T>;
   static constexpr int kInputs = 2, kPasses = 1;
-  static constexpr bool kTerms = true, kRowOutput = true;
+  static constexpr bool kTerms = true, kRowOutput = true, kPackedOnly = true;
 
   template <int>
   static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
@@ -210,8 +215,8 @@ struct LogSumExpJvpKernel : LogitsKernel<V> {
   static constexpr int kInputs = 2, kPasses = 1;
   static constexpr bool kTerms = true, kRowOutput = true;
 
-  template <int>
-  static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
+  template <int, class E>
+  static State reduce(const E* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
     State state = {exp_chunk<V, false, true>(in[0], count, peak, terms, ahead), WideOf<T>::constant(0)};
     if (!is_finite(state.sum.m)) return state;
     V dot[1][Geometry<T>::kGroup / V::W];
@@ -244,8 +249,8 @@ SUMEXP_FN SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const SumsStat
 }
 
 // The sums of one pass over a chunk, each to one group of lanes.
-template <class V, class Op, int pass>
-SUMEXP_FN void sum_lanes(const ElementOf<V>* const* in, int count, const RowScalars<V>& scalars,
+template <class V, class Op, int pass, class E>
+SUMEXP_FN void sum_lanes(const E* const* in, int count, const RowScalars<V>& scalars,
                          V (&sums)[Op::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
   lane_sweep<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) {
     V v[Op::kInputs];
@@ -264,16 +269,19 @@ struct SumsKernel {
     T factor;
   };
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
-  static constexpr bool kTerms = false, kRowOutput = false;
+  static constexpr bool kTerms = false, kRowOutput = false, kPackedOnly = false;
 
-  static T peak(const T* const*, int) { return T(0); }
+  template <class E>
+  static T peak(const E* const*, int) {
+    return T(0);
+  }
   static SUMEXP_FN RowScalars<V> broadcast(const RowScalars<T>& from) {
     RowScalars<V> to;
     for (int k = 0; k < RowScalars<T>::kMax; ++k) to.h[k] = V(from.h[k]), to.l[k] = V(from.l[k]);
     return to;
   }
-  template <int pass>
-  static State reduce(const T* const* in, int count, T, T*, const Row& row, std::int64_t) {
+  template <int pass, class E>
+  static State reduce(const E* const* in, int count, T, T*, const Row& row, std::int64_t) {
     V sums[Op::kSums][Geometry<T>::kGroup / V::W];
     sum_lanes<V, Op, pass>(in, count, broadcast(row.sums), sums);
     State state;
@@ -286,7 +294,8 @@ struct SumsKernel {
     const double t = params.temperature;
     row.factor = static_cast<T>(1.0 / (Op::kTemperaturePower == 2 ? t * t : t));
   }
-  static void map(const T* const* in, const T*, T* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
+  template <class E, class Out>
+  static void map(const E* const* in, const T*, Out* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
     const RowScalars<V> scalars = broadcast(row.sums);
     const V factor = V(row.factor);
     store_chunk<V>(out, count, stream, [&](int i, auto memory) {

@@ -3,29 +3,56 @@
 // there: Whole for a full vector, Part for the last, partial one. One body serves both.
 #pragma once
 
+#include <type_traits>
+
+#include "../numerics/formats.hpp"
 #include "../numerics/geometry.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
+SUMEXP_FN float widen(f16 h) { return to_float(h); }
+SUMEXP_FN float widen(bf16 h) { return to_float(h); }
+SUMEXP_FN float widen(float x) { return x; }
+SUMEXP_FN double widen(double x) { return x; }
+SUMEXP_FN void narrow(float x, f16& out) { out = to_f16(x); }
+SUMEXP_FN void narrow(float x, bf16& out) { out = to_bf16(x); }
+SUMEXP_FN void narrow(float x, float& out) { out = x; }
+SUMEXP_FN void narrow(double x, double& out) { out = x; }
+
+// E: the elements in memory, of V's own type or a 16-bit format.
 struct Whole {
-  template <class V>
-  SUMEXP_FN V load(const ElementOf<V>* p, ElementOf<V>) const {
+  template <class V, class E>
+  SUMEXP_FN V load(const E* p, ElementOf<V>) const {
     return V::load(p);
   }
-  template <class V>
-  SUMEXP_FN void store(ElementOf<V>* p, V x) const {
+  template <class V, class E>
+  SUMEXP_FN void store(E* p, V x) const {
     V::store(p, x);
   }
 };
 struct Part {
   int n;
-  template <class V>
-  SUMEXP_FN V load(const ElementOf<V>* p, ElementOf<V> fill) const {
-    return V::load_part(p, n, fill);
+  template <class V, class E>
+  SUMEXP_FN V load(const E* p, ElementOf<V> fill) const {
+    if constexpr (std::is_same_v<E, ElementOf<V>>) {
+      return V::load_part(p, n, fill);
+    } else {
+      E all[V::W], filler;
+      narrow(fill, filler);
+      for (int i = 0; i < V::W; ++i) all[i] = filler;
+      memcpy(all, p, static_cast<std::size_t>(n) * sizeof(E));
+      return V::load(all);
+    }
   }
-  template <class V>
-  SUMEXP_FN void store(ElementOf<V>* p, V x) const {
-    V::store_part(p, x, n);
+  template <class V, class E>
+  SUMEXP_FN void store(E* p, V x) const {
+    if constexpr (std::is_same_v<E, ElementOf<V>>) {
+      V::store_part(p, x, n);
+    } else {
+      E all[V::W];
+      V::store(all, x);
+      memcpy(p, all, static_cast<std::size_t>(n) * sizeof(E));
+    }
   }
 };
 

@@ -12,15 +12,6 @@ namespace sumexp::SUMEXP_NS {
 using cpu::Dim;
 using cpu::Plan;
 
-SUMEXP_FN float widen(f16 h) { return to_float(h); }
-SUMEXP_FN float widen(bf16 h) { return to_float(h); }
-SUMEXP_FN float widen(float x) { return x; }
-SUMEXP_FN double widen(double x) { return x; }
-SUMEXP_FN void narrow(float x, f16& out) { out = to_f16(x); }
-SUMEXP_FN void narrow(float x, bf16& out) { out = to_bf16(x); }
-SUMEXP_FN void narrow(float x, float& out) { out = x; }
-SUMEXP_FN void narrow(double x, double& out) { out = x; }
-
 template <class S>
 SUMEXP_FN S read(const char* p) {
   S s;
@@ -103,8 +94,7 @@ void pack_columns(const char* first_row, std::int64_t stride, int rows, int coun
 // A vector of results, around the cache if `stream` says so and it may.
 template <class V, class S>
 SUMEXP_FN void put_vector(char* p, V x, bool stream) {
-  if constexpr (std::is_same_v<S, ElementOf<V>>)
-    if (stream && reinterpret_cast<std::uintptr_t>(p) % sizeof(V) == 0) return V::stream(reinterpret_cast<S*>(p), x);
+  if (stream && reinterpret_cast<std::uintptr_t>(p) % (V::W * sizeof(S)) == 0) return V::stream(reinterpret_cast<S*>(p), x);
   V::store(reinterpret_cast<S*>(p), x);
 }
 

@@ -7,7 +7,8 @@
 
 namespace sumexp::SUMEXP_NS {
 
-template <class V, int kInputs>
+// E: the elements of the rows, of V's own type or a 16-bit format.
+template <class V, class E, int kInputs>
 struct Panel {
   using T = ElementOf<V>;
   using G = Geometry<T>;
@@ -15,7 +16,7 @@ struct Panel {
   // A NaN shows only when terms may have taken the place of x; results of its row are filled in.
   static constexpr bool kToleratesNaN = true;
 
-  const T* in[W][kInputs];
+  const E* in[W][kInputs];
   T* terms[W];
   int count;
   std::int64_t ahead;
@@ -104,20 +105,19 @@ struct Panel {
   }
 };
 
-// The reduction of a panel: one function for all storage types of V.
-template <class V, class Tile>
-bool reduce_panel(const Panel<V, Tile::kInputs>& rows, const TileParams<V>& params, typename Tile::Row& row) {
+template <class V, class E, class Tile>
+bool reduce_panel(const Panel<V, E, Tile::kInputs>& rows, const TileParams<V>& params, typename Tile::Row& row) {
   return Tile::reduce(&rows, 1, params, &row);
 }
 
 // The results of every row, row b to out[b].
-template <class V, class Tile>
-void map_panel(const Panel<V, Tile::kInputs>& rows, const typename Tile::Row& row, ElementOf<V>* const* out, bool stream) {
+template <class V, class E, class Tile, class Out>
+void map_panel(const Panel<V, E, Tile::kInputs>& rows, const typename Tile::Row& row, Out* const* out, bool stream) {
   using T = ElementOf<V>;
   using Row = typename Tile::Row;
   typedef T __attribute__((may_alias)) Lane;
   static_assert(sizeof(Row) % sizeof(V) == 0, "a Row is nothing but vectors");
-  const typename Panel<V, Tile::kInputs>::Lanes witness(Tile::witness(row));
+  const typename Panel<V, E, Tile::kInputs>::Lanes witness(Tile::witness(row));
   for (int b = 0; b < V::W; ++b) {
     if (is_nan(witness.at[b])) {
       fill_chunk<V>(out[b], rows.count, Limits<T>::nan());
@@ -131,8 +131,12 @@ void map_panel(const Panel<V, Tile::kInputs>& rows, const typename Tile::Row& ro
       V v[Tile::kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < Tile::kInputs; ++k) {
-        v[k] = memory.template load<V>((Tile::kTerms ? rows.terms[b] : rows.in[b][k]) + i, T(0));
-        if (Tile::kInputs > 1) __builtin_prefetch(rows.in[b][k] + i + rows.ahead, 0, 2);
+        if constexpr (Tile::kTerms) {
+          v[k] = memory.template load<V>(rows.terms[b] + i, T(0));
+        } else {
+          v[k] = memory.template load<V>(rows.in[b][k] + i, T(0));
+          if (Tile::kInputs > 1) __builtin_prefetch(rows.in[b][k] + i + rows.ahead, 0, 2);
+        }
       }
       return Tile::map(v, own);
     });

@@ -124,7 +124,7 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.row_dims = coalesce(plan.row, plan.row_dims);
   const std::int64_t item = item_size(call.dtype);
   const auto elementwise = [&](int k) { return plan.data[k] && k != kWhere && !has_length_one_on_rows(info, k); };
-  plan.direct = plan.row_dims <= 1 && item >= 4 && !plan.data[kWhere] && !plan.weighted &&
+  plan.direct = plan.row_dims <= 1 && !plan.data[kWhere] && !plan.weighted &&
                 !(info.temperature == -1 && call.temperature != 1.0);
   plan.columns = plan.batch_dims > 0 && plan.row_dims == 1;
   for (int k = 0; k < kOperands; ++k) {

@@ -40,7 +40,7 @@ struct Plan {
   int batch_dims, row_dims;
   Dim batch[kMaxDims], row[kMaxDims];  // outermost first, coalesced, none of size 1
   std::int64_t rows, n;
-  bool direct;    // every elementwise operand is contiguous along the row, in the compute type, unmasked
+  bool direct;    // every elementwise operand is contiguous along the row, and nothing happens to it on the way in
   bool columns;   // rows lie side by side: consecutive rows are consecutive in memory (axis not last)
   bool stream;    // the result leaves the cache: non-temporal stores
 

@@ -56,6 +56,8 @@ class RowDriver {
   static constexpr int kChunk = Geometry<T>::kChunk;
   static constexpr int kInputs = Kernel::kInputs;
   static constexpr int kTogether = 4;
+  // 16-bit rows are read where they are if V converts them as it loads; else they are packed.
+  static constexpr bool kDirect16 = V::kConverts16 && !Kernel::kPackedOnly;
   static constexpr bool kPanels = !std::is_void_v<Tile>;
   static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
   static constexpr std::int64_t kResidentBytes = 512 << 10;  // half of a 1 MB L2
@@ -65,18 +67,19 @@ class RowDriver {
   // shared_maxima: where the maxima of a row's chunks go, for drivers that have a row in common
   RowDriver(const Plan& plan, Workspace& workspace, T* shared_maxima = nullptr) : plan_(plan) {
     params_.temperature = plan.temperature;
+    direct_ = plan.direct && (std::is_same_v<S, T> || kDirect16);
     chunks_ = chunk_count<T>(plan.n);
     width_ = plan.columns || (kPanels && chunks_ == 1) ? V::W : chunks_ == 1 ? kTogether : 1;
-    resident_ = !plan.direct && plan.n * width_ * kInputs * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
-    const bool scratch_row = plan.direct && Kernel::kTerms && plan.stream &&
+    resident_ = !direct_ && plan.n * width_ * kInputs * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
+    const bool scratch_row = direct_ && Kernel::kTerms && (plan.stream || !std::is_same_v<S, T>) &&
                              plan.n * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
-    keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || (plan.direct && !plan.stream));
-    in_out_ = keep_terms_ && plan.direct && !plan.stream;
+    keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || (direct_ && std::is_same_v<S, T> && !plan.stream));
+    in_out_ = keep_terms_ && direct_ && !scratch_row;
     pitch_ = (resident_ || scratch_row ? chunks_ : 1) * kChunk + 64 / sizeof(T);
     for (int k = 0; k < cpu::kOperands; ++k) step_[k] = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
     ahead_ = ahead();
     workspace.reset();
-    for (int k = 0; k < kInputs; ++k) packed_[k] = plan.direct ? nullptr : take<T>(workspace, width_ * pitch_);
+    for (int k = 0; k < kInputs; ++k) packed_[k] = direct_ ? nullptr : take<T>(workspace, width_ * pitch_);
     scratch_ = take<T>(workspace, scratch_row ? width_ * pitch_ : Kernel::kRowOutput ? kChunk : 1);
     maxima_ = shared_maxima ? shared_maxima : take<T>(workspace, Kernel::kTerms ? width_ * chunks_ : 1);
     trees_ = take<MergeTree<State>>(workspace, width_);
@@ -118,9 +121,9 @@ class RowDriver {
   }
   // Elements from a direct row's element to the one that is read a block of rows, or a chunk, later.
   std::int64_t ahead() const {
-    if (!plan_.direct) return 0;
-    if (plan_.n * static_cast<std::int64_t>(sizeof(T)) > kAheadBytes) return kChunk;
-    return width_ * step_[0] / static_cast<std::int64_t>(sizeof(T));
+    if (!direct_) return 0;
+    if (plan_.n * static_cast<std::int64_t>(sizeof(S)) > kAheadBytes) return kChunk;
+    return width_ * step_[0] / static_cast<std::int64_t>(sizeof(S));
   }
   int count_of(std::int64_t c) const {
     const std::int64_t left = plan_.n - c * kChunk;
@@ -129,7 +132,7 @@ class RowDriver {
   std::int64_t place(std::int64_t c) const { return resident_ ? c * kChunk : 0; }
 
   void pack(std::int64_t c) {
-    if (plan_.direct || packed_through_ == c || (resident_ && c < packed_through_)) return;
+    if (direct_ || packed_through_ == c || (resident_ && c < packed_through_)) return;
     packed_through_ = c;
     const int count = count_of(c);
     const std::int64_t first = c * kChunk;
@@ -155,54 +158,69 @@ class RowDriver {
     }
   }
 
-  void inputs(std::int64_t c, int b, const T** in) const {
-    for (int k = 0; k < kInputs; ++k)
-      in[k] = plan_.direct ? reinterpret_cast<const T*>(address(k, b)) + c * kChunk : packed_[k] + b * pitch_ + place(c);
+  // Where chunk c of row b's operand k is read, or its result written: E = S in the caller's array, T in the packed copy.
+  template <class E>
+  E* place_of(int k, std::int64_t c, int b) const {
+    if (std::is_same_v<E, S> && direct_) return reinterpret_cast<E*>(address(k, b)) + c * kChunk;
+    return reinterpret_cast<E*>(packed_[k == cpu::kOut ? 0 : k] + b * pitch_ + place(c));
+  }
+  // f(a null E*), E the type of the elements that the kernels are to read and write.
+  template <class F>
+  SUMEXP_FN auto with_elements(F f) const {
+    if constexpr (!std::is_same_v<S, T> && kDirect16)
+      if (direct_) return f(static_cast<S*>(nullptr));
+    return f(static_cast<T*>(nullptr));
+  }
+  template <class E>
+  SUMEXP_FN void inputs(std::int64_t c, int b, const E** in) const {
+    for (int k = 0; k < kInputs; ++k) in[k] = place_of<E>(k, c, b);
   }
   // Where the terms of a chunk are written while, or after, the row is reduced.
   T* terms(std::int64_t c, int b) const {
     if (Kernel::kRowOutput) return scratch_;
     if (in_out_) return reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk;
-    if (plan_.direct) return scratch_ + b * pitch_ + c * kChunk;
+    if (direct_) return scratch_ + b * pitch_ + c * kChunk;
     return packed_[0] + b * pitch_ + place(c);
-  }
-
-  T* result(std::int64_t c, int b) const {
-    return plan_.direct ? reinterpret_cast<T*>(address(cpu::kOut, b)) + c * kChunk : packed_[0] + b * pitch_ + place(c);
   }
 
   T peak(std::int64_t c, int b) {
     if (b == 0) pack(c);
-    const T* in[kInputs];
-    inputs(c, b, in);
-    return Kernel::peak(in, count_of(c));
+    return with_elements([&](auto* element) {
+      const std::remove_pointer_t<decltype(element)>* in[kInputs];
+      inputs(c, b, in);
+      return Kernel::peak(in, count_of(c));
+    });
   }
   template <int pass>
   State reduce_chunk(std::int64_t c, int b, T peak, const Row& row) const {
-    const T* in[kInputs];
-    inputs(c, b, in);
     if (Kernel::kTerms) maxima_[b * chunks_ + c] = peak;
-    const bool wants_terms = Kernel::kTerms && (keep_terms_ || Kernel::kRowOutput);
-    return Kernel::template reduce<pass>(in, count_of(c), peak, wants_terms ? terms(c, b) : nullptr, row, ahead_);
+    T* kept = Kernel::kTerms && (keep_terms_ || Kernel::kRowOutput) ? terms(c, b) : nullptr;
+    return with_elements([&](auto* element) {
+      const std::remove_pointer_t<decltype(element)>* in[kInputs];
+      inputs(c, b, in);
+      return Kernel::template reduce<pass>(in, count_of(c), peak, kept, row, ahead_);
+    });
   }
 
   void map_chunk(std::int64_t c, int b, const Row& row) {
     if constexpr (!Kernel::kRowOutput) {
-      const int count = count_of(c);
       if (b == 0) pack(c);
-      const T* in[kInputs];
-      inputs(c, b, in);
-      T* out = result(c, b);
       const T maximum = Kernel::kTerms ? maxima_[b * chunks_ + c] : T(0);
-      Kernel::map(in, keep_terms_ ? terms(c, b) : nullptr, out, count, plan_.direct && plan_.stream, maximum, row, params_, ahead_);
-      unpack(c, b, out);
+      with_elements([&](auto* element) {
+        using E = std::remove_pointer_t<decltype(element)>;
+        const E* in[kInputs];
+        inputs(c, b, in);
+        Kernel::map(in, keep_terms_ ? terms(c, b) : nullptr, place_of<E>(cpu::kOut, c, b), count_of(c),
+                    direct_ && plan_.stream, maximum, row, params_, ahead_);
+      });
+      unpack(c, b);
     }
   }
   // Results of chunk c of row b to where the caller wants them; columns go all together, after the last row.
-  void unpack(std::int64_t c, int b, const T* out) {
-    if (plan_.direct) return;
+  void unpack(std::int64_t c, int b) {
+    if (direct_) return;
     if (!plan_.columns) {
-      unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count_of(c), out);
+      unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count_of(c), packed_[0] + b * pitch_ + place(c));
     } else if (b == rows_ - 1) {
       const std::int64_t stride = plan_.row[0].stride[cpu::kOut];
       unpack_columns<V, S>(address(cpu::kOut, 0) + c * kChunk * stride, stride, rows_, count_of(c), packed_[0] + place(c),
@@ -257,8 +275,9 @@ class RowDriver {
   }
 
   // The whole block as one panel; false where one of its rows is special.
+  template <class E>
   bool panel_block() {
-    Panel<V, kInputs> panel;
+    Panel<V, E, kInputs> panel;
     panel.count = static_cast<int>(plan_.n);
     panel.ahead = ahead_;
     TileParams<V> tile_params;
@@ -273,7 +292,7 @@ class RowDriver {
     tile_params.row_input[0] = V::load(row_input);
     tile_params.factor = V(temperature_factor<T>(plan_));
     typename Tile::Row row;
-    if (!reduce_panel<V, Tile>(panel, tile_params, row)) return false;
+    if (!reduce_panel<V, E, Tile>(panel, tile_params, row)) return false;
     if constexpr (Kernel::kRowOutput) {
       T value[V::W];
       V::store(value, Tile::emit(row));
@@ -283,10 +302,10 @@ class RowDriver {
         memcpy(address(cpu::kOut, b), &stored, sizeof(S));
       }
     } else {
-      T* out[V::W];
-      for (int b = 0; b < V::W; ++b) out[b] = result(0, b);
-      map_panel<V, Tile>(panel, row, out, plan_.direct && plan_.stream);
-      for (int b = 0; b < V::W; ++b) unpack(0, b, out[b]);
+      E* out[V::W];
+      for (int b = 0; b < V::W; ++b) out[b] = place_of<E>(cpu::kOut, 0, b);
+      map_panel<V, E, Tile>(panel, row, out, direct_ && plan_.stream);
+      for (int b = 0; b < V::W; ++b) unpack(0, b);
     }
     return true;
   }
@@ -294,7 +313,9 @@ class RowDriver {
   void block(std::int64_t r, int rows) {
     begin_block(r, rows);
     if constexpr (kPanels)
-      if (rows == V::W && chunks_ == 1 && plan_.n > 0 && !plan_.data[cpu::kSign] && panel_block()) return;
+      if (rows == V::W && chunks_ == 1 && plan_.n > 0 && !plan_.data[cpu::kSign] &&
+          with_elements([&](auto* element) { return panel_block<std::remove_pointer_t<decltype(element)>>(); }))
+        return;
     Row row[kWidest];
     for (int b = 0; b < rows; ++b) row[b] = Row{};
     reduce_block<0>(row);
@@ -310,7 +331,7 @@ class RowDriver {
   Params params_;
   int width_, rows_ = 1;
   std::int64_t chunks_, pitch_, ahead_, packed_through_ = -1;
-  bool resident_, keep_terms_, in_out_;
+  bool direct_, resident_, keep_terms_, in_out_;
   Offsets offsets_ = {};
   std::int64_t step_[cpu::kOperands];
   T* packed_[kInputs];

@@ -19,6 +19,7 @@ struct Mask64 {
 struct F32 {
   using T = float;
   static constexpr int W = 8;
+  static constexpr bool kConverts16 = true;
   using Mask = Mask32;
   __m256 v;
   F32() = default;
@@ -47,23 +48,29 @@ struct F32 {
     const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
   }
-  static SUMEXP_FN void store(f16* p, F32 x) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
-  }
-  static SUMEXP_FN void store(bf16* p, F32 x) {
+  static SUMEXP_FN __m128i narrow(F32 x, f16*) { return _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT); }
+  static SUMEXP_FN __m128i narrow(F32 x, bf16*) {
     const __m256i i = _mm256_castps_si256(x.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(i, 16), _mm256_set1_epi32(1));
     __m256i r = _mm256_add_epi32(i, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q));
     r = _mm256_srli_epi32(_mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc00000), nan), 16);
-    const __m128i h = _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), h);
+    return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+  }
+  template <class S>
+  static SUMEXP_FN void store(S* p, F32 x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(x, p));
+  }
+  template <class S>
+  static SUMEXP_FN void stream(S* p, F32 x) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), narrow(x, p));
   }
 };
 
 struct F64 {
   using T = double;
   static constexpr int W = 4;
+  static constexpr bool kConverts16 = false;
   using Mask = Mask64;
   __m256d v;
   F64() = default;

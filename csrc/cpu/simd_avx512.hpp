@@ -11,6 +11,7 @@ namespace sumexp::SUMEXP_NS {
 struct F32 {
   using T = float;
   static constexpr int W = 16;
+  static constexpr bool kConverts16 = true;
   using Mask = __mmask16;
   __m512 v;
   F32() = default;
@@ -33,23 +34,30 @@ struct F32 {
     const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
   }
-  static SUMEXP_FN void store(f16* p, F32 x) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
-  }
+  static SUMEXP_FN __m256i narrow(F32 x, f16*) { return _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT); }
   // Round to nearest even by integer arithmetic: VCVTNEPS2BF16 would flush subnormals.
-  static SUMEXP_FN void store(bf16* p, F32 x) {
+  static SUMEXP_FN __m256i narrow(F32 x, bf16*) {
     const __m512i i = _mm512_castps_si512(x.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(i, 16), _mm512_set1_epi32(1));
     __m512i r = _mm512_add_epi32(i, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
     r = _mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc00000));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+  }
+  template <class S>
+  static SUMEXP_FN void store(S* p, F32 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(x, p));
+  }
+  template <class S>
+  static SUMEXP_FN void stream(S* p, F32 x) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), narrow(x, p));
   }
 };
 
 struct F64 {
   using T = double;
   static constexpr int W = 8;
+  static constexpr bool kConverts16 = false;
   using Mask = __mmask8;
   __m512d v;
   F64() = default;

@@ -13,6 +13,7 @@ namespace sumexp::SUMEXP_NS {
 struct F32 {
   using T = float;
   static constexpr int W = 4;
+  static constexpr bool kConverts16 = true;
   using Mask = uint32x4_t;  // lanes of all ones or all zeros
   float32x4_t v;
   F32() = default;
@@ -31,7 +32,10 @@ struct F32 {
     vst1q_f32(part, x.v);
     for (int i = 0; i < n; ++i) memcpy(p + i, part + i, sizeof(T));
   }
-  static SUMEXP_FN void stream(float* p, F32 x) { vst1q_f32(p, x.v); }
+  template <class S>
+  static SUMEXP_FN void stream(S* p, F32 x) {
+    store(p, x);
+  }
 
   static SUMEXP_FN F32 load(const f16* p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p))));
@@ -54,6 +58,7 @@ struct F32 {
 struct F64 {
   using T = double;
   static constexpr int W = 2;
+  static constexpr bool kConverts16 = false;
   using Mask = uint64x2_t;
   float64x2_t v;
   F64() = default;

@@ -38,6 +38,7 @@ template <class T_, int W_>
 struct Vector {
   using T = T_;
   static constexpr int W = W_;
+  static constexpr bool kConverts16 = false;  // a library call an element
   struct Mask {
     std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t> v[W];  // -1 or 0
   };
@@ -65,7 +66,10 @@ struct Vector {
   static SUMEXP_FN void store_part(T* p, const Vector& x, int n) {
     for (int i = 0; i < n; ++i) put(p + i, x.v[i]);
   }
-  static SUMEXP_FN void stream(T* p, const Vector& x) { store(p, x); }
+  template <class S>
+  static SUMEXP_FN void stream(S* p, const Vector& x) {
+    store(p, x);
+  }
 };
 
 using F32 = Vector<float, 8>;

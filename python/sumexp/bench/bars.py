@@ -214,10 +214,20 @@ JUDGES = {
 
 
 def judge_overhead(overhead):
-    table = {}
+    table, faces = {}, {}
     for record in overhead:
-        table.setdefault(record["op"], {})[record["peer"]] = record["seconds"]
+        if "face" in record:
+            faces.setdefault((record["op"], record["face"]), {})[record["peer"]] = record["seconds"]
+        else:
+            table.setdefault(record["op"], {})[record["peer"]] = record["seconds"]
     verdicts = []
+    for (op, face), peers in faces.items():
+        if len(peers) == 2:
+            ours, torch = peers["sumexp-tensor"], peers["torch"]
+            where = f"{stats.median(ours) * 1e6:.2f} us against {stats.median(torch) * 1e6:.2f}"
+            limit = 1.5 if face == "no gradient" else 3.0
+            ratio = stats.ratio_interval(ours, torch)
+            verdicts.append(every_cell(f"sumexp.torch.{op} / torch's, 4 x 16, {face}", [(where, ratio)], limit, False))
     peers = table.get("softmax", {})
     for ours in ("sumexp", "sumexp-tensor"):
         if ours in peers and "torch" in peers:

@@ -47,12 +47,12 @@ class SumexpTensor(Sumexp):
     def build(self, cell, inputs, out):
         return super().build(cell, tuple(map(self.torch.tensor, inputs)), self.torch.tensor(out))
 
-    def tiny(self, op, x):
+    def tiny(self, op, x, recorded=False):
         try:
             import sumexp.torch as face
         except ImportError:
             raise Unsupported("no sumexp.torch") from None
-        return functools.partial(getattr(face, op), self.torch.tensor(x), -1)
+        return functools.partial(getattr(face, op), self.torch.tensor(x).requires_grad_(recorded), -1)
 
 
 class Numpy:
@@ -113,8 +113,8 @@ class Torch:
         call.result = out  # the same memory, which NumPy can read
         return call
 
-    def tiny(self, op, x):
-        return functools.partial(getattr(self.module, op), self.tensor(x), -1)
+    def tiny(self, op, x, recorded=False):
+        return functools.partial(getattr(self.module, op), self.tensor(x).requires_grad_(recorded), -1)
 
 
 class Onnxruntime:

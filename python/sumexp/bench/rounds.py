@@ -190,13 +190,20 @@ def run_cells(wanted, rounds, calls, library, progress, note):
 
 
 def run_overhead(peers, rounds, library, progress, note, n=16, ops=("softmax", "log_softmax", "logsumexp")):
-    """One call on n floats, as users write it: a new result, no out=."""
+    """One call on n floats, as users write it: a new result, no out=. Between torch and sumexp.torch also one on 4
+    rows of n, with and without a gradient recorded ("face")."""
+    faces = [p for p in peers if p in ("sumexp-tensor", "torch")]
+    wanted = [(op, peers, {"shape": [n]}, {}) for op in ops]
+    for op in ops[:2]:
+        for recorded in (False, True):
+            label = {"face": "gradient recorded" if recorded else "no gradient"}
+            wanted.append((op, faces, {"shape": [4, n], "recorded": recorded}, label))
     records = []
     with Fleet(1, "best", library, note) as fleet:
-        for op in ops:
-            names = fleet.prepare(peers, "tiny", op=op, n=n)
+        for op, names, arguments, label in wanted:
+            names = fleet.prepare(names, "tiny", op=op, **arguments)
             for name, seconds in fleet.turns(names, rounds, 3).items():
-                records.append({"op": op, "n": n, "peer": name, "seconds": seconds})
+                records.append({"op": op, "n": n, **label, "peer": name, "seconds": seconds})
             progress(f"call of {op}")
     return records
 

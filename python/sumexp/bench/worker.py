@@ -43,10 +43,13 @@ class Worker:
         self.choose_number()
         return {"ok": True, "number": self.number}
 
-    def tiny(self, op, n):
+    def tiny(self, op, shape, **options):
         from . import cells
 
-        self.call = self.peer.tiny(op, cells.numbers("float32", n, 0))
+        count = 1
+        for size in shape:
+            count *= size
+        self.call = self.peer.tiny(op, cells.numbers("float32", count, 0).reshape(shape), **options)
         for _ in range(100):
             self.call()
         self.choose_number()
