@@ -47,6 +47,9 @@ SUMEXP_FN T temperature_factor(const Plan& plan) {
   return static_cast<T>(power > 0 ? 1.0 / (power == 2 ? t * t : t) : 1.0);
 }
 
+// What a block of rows may take to stay in the cache: half of a 1 MB L2.
+inline constexpr std::int64_t kResidentBytes = 512 << 10;
+
 // Tile: the operation of tile_kernels.hpp that takes whole panels of rows, or void.
 template <class V, class S, class Kernel, class Tile = void>
 class RowDriver {
@@ -56,11 +59,10 @@ class RowDriver {
   static constexpr int kChunk = Geometry<T>::kChunk;
   static constexpr int kInputs = Kernel::kInputs;
   static constexpr int kTogether = 4;
-  // 16-bit rows are read where they are if V converts them as it loads; else they are packed.
-  static constexpr bool kDirect16 = V::kConverts16 && !Kernel::kPackedOnly;
-  static constexpr bool kPanels = !std::is_void_v<Tile>;
+  // Where a vector is a register, it pays to convert 16-bit rows while they are loaded, and to take rows in panels.
+  static constexpr bool kDirect16 = V::kRegister && !Kernel::kPackedOnly;
+  static constexpr bool kPanels = V::kRegister && !std::is_void_v<Tile>;
   static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
-  static constexpr std::int64_t kResidentBytes = 512 << 10;  // half of a 1 MB L2
   static constexpr std::int64_t kAheadBytes = 64 << 10;      // rows up to here are prefetched whole
 
  public:

@@ -19,7 +19,7 @@ struct Mask64 {
 struct F32 {
   using T = float;
   static constexpr int W = 8;
-  static constexpr bool kConverts16 = true;
+  static constexpr bool kRegister = true;
   using Mask = Mask32;
   __m256 v;
   F32() = default;
@@ -70,7 +70,7 @@ struct F32 {
 struct F64 {
   using T = double;
   static constexpr int W = 4;
-  static constexpr bool kConverts16 = false;
+  static constexpr bool kRegister = true;
   using Mask = Mask64;
   __m256d v;
   F64() = default;

@@ -11,7 +11,7 @@ namespace sumexp::SUMEXP_NS {
 struct F32 {
   using T = float;
   static constexpr int W = 16;
-  static constexpr bool kConverts16 = true;
+  static constexpr bool kRegister = true;
   using Mask = __mmask16;
   __m512 v;
   F32() = default;
@@ -57,7 +57,7 @@ struct F32 {
 struct F64 {
   using T = double;
   static constexpr int W = 8;
-  static constexpr bool kConverts16 = false;
+  static constexpr bool kRegister = true;
   using Mask = __mmask8;
   __m512d v;
   F64() = default;

@@ -13,7 +13,7 @@ namespace sumexp::SUMEXP_NS {
 struct F32 {
   using T = float;
   static constexpr int W = 4;
-  static constexpr bool kConverts16 = true;
+  static constexpr bool kRegister = true;
   using Mask = uint32x4_t;  // lanes of all ones or all zeros
   float32x4_t v;
   F32() = default;
@@ -58,7 +58,7 @@ struct F32 {
 struct F64 {
   using T = double;
   static constexpr int W = 2;
-  static constexpr bool kConverts16 = false;
+  static constexpr bool kRegister = true;
   using Mask = uint64x2_t;
   float64x2_t v;
   F64() = default;

@@ -38,7 +38,7 @@ template <class T_, int W_>
 struct Vector {
   using T = T_;
   static constexpr int W = W_;
-  static constexpr bool kConverts16 = false;  // a library call an element
+  static constexpr bool kRegister = false;
   struct Mask {
     std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t> v[W];  // -1 or 0
   };

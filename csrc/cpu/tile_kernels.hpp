@@ -12,6 +12,7 @@
 //   reduce(layouts, tiles, params, rows)
 //                                   fills a Row for each tile; false, with nothing written, where a row is special (a maximum that
 //                                   is not finite or needs an anchor): the row driver then takes these rows
+//   kSumsOfColumns                  an op of ops/sums.hpp, Op, which columns.hpp can carry over long columns
 //   map(v, row), or emit(row)       one element from its inputs (kTerms: from its term), or one value a row
 //   witness(row)                    NaN in the lanes whose results are all NaN
 #pragma once
@@ -116,12 +117,18 @@ SUMEXP_FN Wide<V> tile_log_over_max(const TileState<V>& state) {
   using O = WideOf<V>;
   return log_over_max<V>(state.c, state.R, remainder_wide(O::from(state.m), O::from(state.N)));
 }
+// y, or NaN in the lanes of rows that hold one (of which log1p makes a number)
+template <class V>
+SUMEXP_FN V or_nan(const TileState<V>& state, V y) {
+  return pick(unordered(tile_head(state.R)), V(Limits<ElementOf<V>>::nan()), y);
+}
 
 // -- one per op ---------------------------------------------------------------------------------------------
 
 template <class V>
 struct SoftmaxTile {
   using T = ElementOf<V>;
+  static constexpr bool kSumsOfColumns = false;
   static constexpr int kInputs = 1;
   static constexpr bool kTerms = true, kRowOutput = false;
   struct Row {
@@ -157,6 +164,7 @@ struct LogSumExpVjpTile : SoftmaxTile<V> {
 
 template <class V>
 struct LogSoftmaxTile {
+  static constexpr bool kSumsOfColumns = false;
   static constexpr int kInputs = 1;
   static constexpr bool kTerms = false, kRowOutput = false;
   struct Row {
@@ -166,7 +174,7 @@ struct LogSoftmaxTile {
   static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
     TileState<V> state[kTiles];
     if (!tile_states<true, false>(rows, tiles, state)) return false;
-    for (int t = 0; t < tiles; ++t) row[t] = {state[t].m, tile_head(tile_log_over_max(state[t]))};
+    for (int t = 0; t < tiles; ++t) row[t] = {state[t].m, or_nan(state[t], tile_head(tile_log_over_max(state[t])))};
     return true;
   }
   static SUMEXP_FN V map(const V* v, const Row& row) { return log_probability(v[0], row.m, row.L); }
@@ -181,6 +189,7 @@ SUMEXP_FN F64 plus_narrow(F64 m, DD<F64> L) {
 
 template <class V>
 struct LogSumExpTile {
+  static constexpr bool kSumsOfColumns = false;
   static constexpr int kInputs = 1;
   static constexpr bool kTerms = false, kRowOutput = true;
   struct Row {
@@ -190,14 +199,16 @@ struct LogSumExpTile {
   static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
     TileState<V> state[kTiles];
     if (!tile_states<true, false>(rows, tiles, state)) return false;
-    for (int t = 0; t < tiles; ++t) row[t].value = quiet(plus_narrow(state[t].m, tile_log_over_max(state[t])));
+    for (int t = 0; t < tiles; ++t) row[t].value = or_nan(state[t], plus_narrow(state[t].m, tile_log_over_max(state[t])));
     return true;
   }
   static SUMEXP_FN V emit(const Row& row) { return row.value; }
 };
 
-template <class V, class Op>
+template <class V, class Op_>
 struct SumsTile {
+  using Op = Op_;
+  static constexpr bool kSumsOfColumns = true;
   static constexpr int kInputs = Op::kInputs;
   static constexpr bool kTerms = false, kRowOutput = false;
   struct Row {

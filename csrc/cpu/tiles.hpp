@@ -2,12 +2,11 @@
 // Rows that lie side by side (axis not last) need no transposition: a load is already a column.
 #pragma once
 
-#include "rows.hpp"
-#include "transposed.hpp"
+#include "columns.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-// The W rows of one tile: where they are, and how they are transposed in and out. Shared by all ops.
+// The W rows of each of kTiles tiles: where they are, and how they are transposed in and out. Shared by all ops.
 template <class V, class S>
 class TileRows {
   using T = ElementOf<V>;
@@ -20,16 +19,18 @@ class TileRows {
       step_[k] = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
     }
   }
-  void move_to(const Offsets& first, int rows) {
-    for (int k = 0; k < cpu::kOperands; ++k) row0_[k] = static_cast<char*>(plan_.data[k]) + first.at[k];
-    rows_ = rows;
+  // Tile t has the `rows` rows from row r on.
+  void place(int t, std::int64_t r, int rows) {
+    const Offsets first = plan_.row_offsets(r);
+    for (int k = 0; k < cpu::kOperands; ++k) row0_[t][k] = static_cast<char*>(plan_.data[k]) + first.at[k];
+    rows_[t] = rows;
   }
 
   // Element j of the rows of operand k to columns[j].
-  void load(int k, V* columns) const {
-    if (plan_.columns && rows_ == W) {
+  void load(int t, int k, V* columns) const {
+    if (plan_.columns && rows_[t] == W) {
       for (int j = 0; j < n_; ++j) {
-        const char* p = row0_[k] + j * stride_[k];
+        const char* p = row0_[t][k] + j * stride_[k];
         columns[j] = V::load(reinterpret_cast<const S*>(p));
         __builtin_prefetch(p + W * sizeof(S), 0, 2);
       }
@@ -37,22 +38,22 @@ class TileRows {
     }
     for (int j = 0; j < n_; j += W) {
       V square[W];
-      const char* p = row0_[k] + j * stride_[k];
+      const char* p = row0_[t][k] + j * stride_[k];
 #pragma GCC unroll 16
       for (int b = 0; b < W; ++b) {
         square[b] = part_of_row(p, stride_[k], n_ - j);
         __builtin_prefetch(p + kTiles * W * step_[k], 0, 2);
-        if (b + 1 < rows_) p += step_[k];  // lanes past the last row repeat it, and are not written back
+        if (b + 1 < rows_[t]) p += step_[k];  // lanes past the last row repeat it, and are not written back
       }
       transpose(square);
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) columns[j + i] = square[i];
     }
   }
-  void store(V* columns) const {
+  void store(int t, V* columns) const {
     const std::int64_t stride = stride_[cpu::kOut], step = step_[cpu::kOut];
-    if (plan_.columns && rows_ == W) {
-      for (int j = 0; j < n_; ++j) put_vector<V, S>(row0_[cpu::kOut] + j * stride, columns[j], plan_.stream);
+    if (plan_.columns && rows_[t] == W) {
+      for (int j = 0; j < n_; ++j) put_vector<V, S>(row0_[t][cpu::kOut] + j * stride, columns[j], plan_.stream);
       return;
     }
     for (int j = 0; j < n_; j += W) {
@@ -60,21 +61,21 @@ class TileRows {
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) square[i] = columns[j + i];
       transpose(square);
-      char* p = row0_[cpu::kOut] + j * stride;
-      for (int b = 0; b < rows_; ++b, p += step) put_part(p, stride, square[b], n_ - j);
+      char* p = row0_[t][cpu::kOut] + j * stride;
+      for (int b = 0; b < rows_[t]; ++b, p += step) put_part(p, stride, square[b], n_ - j);
     }
   }
 
   // One value a row.
-  V load_row_input(int k) const {
+  V load_row_input(int t, int k) const {
     T lanes[W];
-    for (int b = 0; b < W; ++b) lanes[b] = widen(read<S>(row0_[k] + (b < rows_ ? b : rows_ - 1) * step_[k]));
+    for (int b = 0; b < W; ++b) lanes[b] = widen(read<S>(row0_[t][k] + (b < rows_[t] ? b : rows_[t] - 1) * step_[k]));
     return V::load(lanes);
   }
-  void store_row_output(V values) const {
+  void store_row_output(int t, V values) const {
     T lanes[W];
     V::store(lanes, values);
-    for (int b = 0; b < rows_; ++b) put(row0_[cpu::kOut] + b * step_[cpu::kOut], lanes[b]);
+    for (int b = 0; b < rows_[t]; ++b) put(row0_[t][cpu::kOut] + b * step_[cpu::kOut], lanes[b]);
   }
 
  private:
@@ -104,9 +105,9 @@ class TileRows {
   }
 
   const Plan& plan_;
-  int n_, rows_ = 0;
+  int n_, rows_[kTiles];
   std::int64_t stride_[cpu::kOperands], step_[cpu::kOperands];
-  char* row0_[cpu::kOperands] = {};
+  char* row0_[kTiles][cpu::kOperands];
 };
 
 template <class V, class S, class Tile, class Kernel>
@@ -123,8 +124,7 @@ class TileDriver {
   }
 
   TileDriver(const Plan& plan, Workspace& workspace)
-      : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_((n_ + W - 1) / W * W), tile_{TileRows<V, S>(plan),
-        TileRows<V, S>(plan), TileRows<V, S>(plan), TileRows<V, S>(plan)} {
+      : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_((n_ + W - 1) / W * W), tiles_(plan) {
     params_.factor = V(temperature_factor<T>(plan));
     divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
   }
@@ -136,7 +136,7 @@ class TileDriver {
       std::int64_t next = r;
       for (; tiles < together && next < end; ++tiles) {
         const int rows = block_rows<V, S>(plan_, next, end, W);
-        tile_[tiles].move_to(plan_.row_offsets(next), rows);
+        tiles_.place(tiles, next, rows);
         next += rows;
       }
       if (!run_tiles(tiles)) run_rows<V, S, Kernel, Tile>(plan_, r, next, workspace_);
@@ -151,19 +151,19 @@ class TileDriver {
     const int row_input = cpu::op_info(plan_.op).row_input;
     for (int t = 0; t < tiles; ++t) {
       rows[t].n = n_;
-      for (int k = 0; k < kInputs; ++k) tile_[t].load(k, rows[t].in[k] = buffer[k] + t * pitch_);
+      for (int k = 0; k < kInputs; ++k) tiles_.load(t, k, rows[t].in[k] = buffer[k] + t * pitch_);
       if (divide_) {
         const V temperature = V(static_cast<T>(plan_.temperature));
         for (int j = 0; j < n_; ++j) rows[t].in[0][j] = rows[t].in[0][j] / temperature;
       }
-      if (row_input >= 0) params_.row_input[t] = tile_[t].load_row_input(row_input);
+      if (row_input >= 0) params_.row_input[t] = tiles_.load_row_input(t, row_input);
     }
     if (!run_transposed<V, Tile>(rows, tiles, params_)) return false;
     for (int t = 0; t < tiles; ++t) {
       if (Tile::kRowOutput) {
-        tile_[t].store_row_output(rows[t].in[0][0]);
+        tiles_.store_row_output(t, rows[t].in[0][0]);
       } else {
-        tile_[t].store(rows[t].in[0]);
+        tiles_.store(t, rows[t].in[0]);
       }
     }
     return true;
@@ -173,7 +173,7 @@ class TileDriver {
   Workspace& workspace_;
   int n_, pitch_;
   bool divide_;
-  TileRows<V, S> tile_[kTiles];
+  TileRows<V, S> tiles_;
   TileParams<V> params_;
 };
 
@@ -181,10 +181,30 @@ template <class V, class S, class Kernel, class Tile>
 void run_short_or_long(const Plan& plan, std::int64_t begin, std::int64_t end, Workspace& workspace) {
   using Driver = TileDriver<V, S, Tile, Kernel>;
   if (Driver::serves(plan) && end - begin > 1) {
-    Driver(plan, workspace).run(begin, end);
-  } else {
-    run_rows<V, S, Kernel, Tile>(plan, begin, end, workspace);
+    return Driver(plan, workspace).run(begin, end);
   }
+  if constexpr (V::kRegister && Tile::kSumsOfColumns) {
+    using Columns = ColumnSums<V, S, typename Tile::Op>;
+    if (Columns::serves(plan)) return Columns::template run_rows_of<Kernel>(plan, begin, end, workspace);
+  }
+  run_rows<V, S, Kernel, Tile>(plan, begin, end, workspace);
+}
+
+// Few, long rows. Sums of columns stay whole: no thread gains from a share of a line.
+template <class V, class S, class Kernel, class Tile>
+void run_split_or_columns(const Plan& plan, int threads) {
+  if constexpr (V::kRegister && Tile::kSumsOfColumns) {
+    using Columns = ColumnSums<V, S, typename Tile::Op>;
+    if (Columns::serves(plan)) {
+      const std::int64_t head = block_rows<V, S>(plan, 0, plan.rows, V::W);
+      auto part = [&](std::int64_t i, Workspace& workspace) {
+        const std::int64_t begin = i ? head + (i - 1) * V::W : 0, end = head + i * V::W;
+        Columns::template run_rows_of<Kernel>(plan, begin, end < plan.rows ? end : plan.rows, workspace);
+      };
+      return run_parts(1 + (plan.rows - head + V::W - 1) / V::W, threads, part);
+    }
+  }
+  run_split<V, S, Kernel>(plan, threads);
 }
 
 }  // namespace sumexp::SUMEXP_NS

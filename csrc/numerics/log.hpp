@@ -5,7 +5,7 @@
 // When k = 0, f is u itself, so a tiny u keeps all its digits.
 //
 // Contract   u in (-0.9999, 2^1000); relative error 2^-51 (double), 2^-60 (pair of doubles).
-//            log1p(0) = 0; NaN in, NaN out.
+//            log1p(0) = 0. Of a NaN it makes a number: callers look for NaN before.
 // Source     the atanh series of fdlibm's log, coefficients refitted by generate_constants.py.
 #pragma once
 
