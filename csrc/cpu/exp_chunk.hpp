@@ -53,7 +53,8 @@ SUMEXP_FN ElementOf<V> chunk_max_below(const E* x, int count, ElementOf<V> limit
 // is prefetched.
 template <class V, bool kExclude, bool kStore, bool kAnchored, class E>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V anchor, V bound, int& excluded,
-                              ElementOf<V>* terms, std::int64_t ahead, V (&sums)[2][Geometry<ElementOf<V>>::kGroup / V::W]) {
+                              ElementOf<V>* terms, std::int64_t ahead,
+                              V (&sums)[2][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
   int left_out = 0;
   lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](V* acc, int i, auto memory) {

@@ -69,7 +69,8 @@ struct SoftmaxKernel : LogitsKernel<V> {
 
   // The result from terms, which `source(i, memory)` gives; `last` is applied to every probability.
   template <class Source, class Out, class Last>
-  static SUMEXP_FN void scale(Source source, Out* out, int count, bool stream, T chunk_m, const Row& row, Last last) {
+  static SUMEXP_FN void scale(Source source, Out* out, int count, bool stream, T chunk_m, const Row& row,
+                              Last last) {
     const TermScale<T> k = term_scale(row, chunk_m);
     const V h = V(k.h), l = V(k.l);
     if (k.far) {
@@ -84,11 +85,12 @@ struct SoftmaxKernel : LogitsKernel<V> {
   }
   // terms: those that reduce kept; nullptr: they are computed again
   template <class E, class Out, class Last>
-  static SUMEXP_FN void map_last(const E* x, const T* terms, Out* out, int count, bool stream, T chunk_m, const Row& row,
-                                 std::int64_t ahead, Last last) {
+  static SUMEXP_FN void map_last(const E* x, const T* terms, Out* out, int count, bool stream, T chunk_m,
+                                 const Row& row, std::int64_t ahead, Last last) {
     if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
     if (terms) {
-      scale([&](int i, auto memory) { return memory.template load<V>(terms + i, T(0)); }, out, count, stream, chunk_m, row, last);
+      const auto kept = [&](int i, auto memory) { return memory.template load<V>(terms + i, T(0)); };
+      scale(kept, out, count, stream, chunk_m, row, last);
     } else {
       const Base<T> base = base_of(is_finite(chunk_m) ? chunk_m : T(0));  // a chunk of -inf alone has zero terms
       const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
@@ -101,8 +103,8 @@ struct SoftmaxKernel : LogitsKernel<V> {
     }
   }
   template <class E, class Out>
-  static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m, const Row& row, const Params&,
-                  std::int64_t ahead) {
+  static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m, const Row& row,
+                  const Params&, std::int64_t ahead) {
     map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, [](V y) { return y; });
   }
 };
@@ -111,10 +113,11 @@ template <class V>
 struct LogSumExpVjpKernel : SoftmaxKernel<V> {
   using T = ElementOf<V>;
   template <class E, class Out>
-  static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m, const SoftmaxRow<T>& row,
-                  const Params& params, std::int64_t ahead) {
+  static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m,
+                  const SoftmaxRow<T>& row, const Params& params, std::int64_t ahead) {
     const V g = V(static_cast<T>(params.row_input));
-    SoftmaxKernel<V>::map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, [&](V y) { return quiet(y * g); });
+    const auto times_g = [&](V y) { return quiet(y * g); };
+    SoftmaxKernel<V>::map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, times_g);
   }
 };
 

@@ -1,11 +1,11 @@
 // The row driver: carries any kernel of kernels.hpp over the rows of a plan.
 //
-// A block is V::W rows that lie side by side (plan.columns), a few rows of one chunk each, taken through every
-// stage together so that the latencies of one hide behind the others, or one long row. Direct rows are read where they
-// are; others are packed, whole blocks at once when they fit in the cache (resident), else chunk by chunk,
-// once for each pass. Softmax's terms wait for the row's sum in the result itself, in the packed copy, or,
-// when the result goes around the cache, in scratch; where there is no such place they are computed again:
-// the same instructions on the same input, hence the same bits.
+// A block is V::W rows that lie side by side (plan.columns), V::W or fewer rows of one chunk each, taken through every
+// stage together (as a panel, if they are V::W), or one long row. Direct rows are read where they are; others are
+// packed, whole blocks at once when they fit in the cache (resident), else chunk by chunk, once for each pass.
+// Softmax's terms wait for the row's sum in the result itself, in the packed copy, or, when the result goes around the
+// cache or has 16 bits, in scratch; where there is no such place they are computed again: the same instructions on the
+// same input, hence the same bits.
 #pragma once
 
 #include <type_traits>
@@ -63,7 +63,7 @@ class RowDriver {
   static constexpr bool kDirect16 = V::kRegister && !Kernel::kPackedOnly;
   static constexpr bool kPanels = V::kRegister && !std::is_void_v<Tile>;
   static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
-  static constexpr std::int64_t kAheadBytes = 64 << 10;      // rows up to here are prefetched whole
+  static constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
 
  public:
   // shared_maxima: where the maxima of a row's chunks go, for drivers that have a row in common
@@ -75,7 +75,8 @@ class RowDriver {
     resident_ = !direct_ && plan.n * width_ * kInputs * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
     const bool scratch_row = direct_ && Kernel::kTerms && (plan.stream || !std::is_same_v<S, T>) &&
                              plan.n * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
-    keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || (direct_ && std::is_same_v<S, T> && !plan.stream));
+    const bool in_result = direct_ && std::is_same_v<S, T> && !plan.stream;
+    keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || in_result);
     in_out_ = keep_terms_ && direct_ && !scratch_row;
     pitch_ = (resident_ || scratch_row ? chunks_ : 1) * kChunk + 64 / sizeof(T);
     for (int k = 0; k < cpu::kOperands; ++k) step_[k] = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
@@ -160,7 +161,8 @@ class RowDriver {
     }
   }
 
-  // Where chunk c of row b's operand k is read, or its result written: E = S in the caller's array, T in the packed copy.
+  // Where chunk c of row b's operand k is read, or its result written: E = S in the caller's array, T in the packed
+  // copy.
   template <class E>
   E* place_of(int k, std::int64_t c, int b) const {
     if (std::is_same_v<E, S> && direct_) return reinterpret_cast<E*>(address(k, b)) + c * kChunk;
@@ -222,11 +224,12 @@ class RowDriver {
   void unpack(std::int64_t c, int b) {
     if (direct_) return;
     if (!plan_.columns) {
-      unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count_of(c), packed_[0] + b * pitch_ + place(c));
+      const T* from = packed_[0] + b * pitch_ + place(c);
+      unpack_row<V, S>(plan_, cpu::kOut, address(cpu::kOut, b), c * kChunk, count_of(c), from);
     } else if (b == rows_ - 1) {
       const std::int64_t stride = plan_.row[0].stride[cpu::kOut];
-      unpack_columns<V, S>(address(cpu::kOut, 0) + c * kChunk * stride, stride, rows_, count_of(c), packed_[0] + place(c),
-                           pitch_, plan_.stream);
+      unpack_columns<V, S>(address(cpu::kOut, 0) + c * kChunk * stride, stride, rows_, count_of(c),
+                           packed_[0] + place(c), pitch_, plan_.stream);
     }
   }
 
@@ -353,7 +356,8 @@ inline constexpr int kBlockLevel = 5;
 template <class Body>
 SUMEXP_FN void run_parts(std::int64_t tasks, int threads, Body& body) {
   cpu::run_parts(
-      tasks, threads, [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); },
+      tasks, threads,
+      [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); },
       &body);
 }
 
@@ -404,7 +408,8 @@ class SplitDriver {
   template <int pass>
   void reduce(std::int64_t r, Row* row) {
     auto part = [&](std::int64_t i, Workspace& workspace) {
-      Driver(plan_, workspace, maxima_).template reduce_part<pass>(r, rows_, i * kBlock, end(i), row, states_ + i * width_);
+      Driver driver(plan_, workspace, maxima_);
+      driver.template reduce_part<pass>(r, rows_, i * kBlock, end(i), row, states_ + i * width_);
     };
     run_parts(blocks_, threads_, part);
     Params params;

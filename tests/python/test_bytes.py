@@ -2,8 +2,8 @@
 
 The reference of each test is the plainest call: one thread, C-contiguous, aligned, rows in one batch. Sizes
 name the places where an implementation changes its way: vector widths (8, 16), rows short enough to be
-transposed (32 double, 64 float), lane rows (64, 256), chunks (512, 2048), a row split over threads (2^18), a
-result that is written around the cache (24 MB).
+transposed (16 double, 32 float; 64 as columns), lane rows (64, 256), chunks (512, 2048), a row split over threads
+(2^18), a result that is written around the cache (24 MB).
 """
 
 import ml_dtypes
@@ -150,10 +150,11 @@ def test_axes(op, fmt):
 def test_place_in_the_batch(op, fmt):
     """A row alone, at the front, at the end, in a batch of any size."""
     for n in EDGES[:-1]:
-        rows = 37 if n <= 300 else 5
+        rows = 37 if n <= 2100 else 5
         inputs = inputs_of(op, fmt, rows, n)
         expected = op.run(se, inputs)
-        for begin, end in [(r, r + 1) for r in range(rows)] + [(1, rows), (0, rows - 1), (3, 20), (16, 33)]:
+        alone = range(rows) if n <= 300 else (0, 1, rows - 1)
+        for begin, end in [(r, r + 1) for r in alone] + [(1, rows), (0, rows - 1), (3, 20), (16, 33)]:
             got = op.run(se, [i[begin:end] for i in inputs])
             assert same(got, expected[begin:end]), (n, begin, end)
         order = np.random.default_rng(n).permutation(rows)
@@ -161,6 +162,50 @@ def test_place_in_the_batch(op, fmt):
     # 1-d, as most calls are
     inputs = inputs_of(op, fmt, 1, 50)
     assert same(op.run(se, [i[0] for i in inputs]), op.run(se, inputs)[0])
+
+
+@FORMAT
+@OP
+def test_special_rows_in_the_batch(op, fmt):
+    """Rows that need care are taken with their neighbours or without them: nobody's bits change."""
+    rows = 37
+    for n in (3, 16, 40, 100, 300, 513, 2048, 2500):
+        inputs = inputs_of(op, fmt, rows, n)
+        x = next(i for i in inputs if i.shape[1] == n)
+        for marked in ([5], [0, 20, 36], range(rows)):
+            for k, r in enumerate(marked):
+                where, value = ((0, np.nan), (n - 1, np.inf), (slice(None), -np.inf), (n // 2, 2e5), (n // 3, -np.nan),
+                                (slice(1, None), -2e5))[(k + n) % 6]
+                with np.errstate(over="ignore"):
+                    x[r, where] = fmt.dtype.type(value)
+            batch = op.run(se, inputs)
+            turned = np.ascontiguousarray(op.run(se, [np.asfortranarray(i) for i in inputs]))
+            for r in range(rows):
+                alone = op.run(se, [i[r : r + 1] for i in inputs])
+                assert same(batch[r : r + 1], alone), (n, r)
+                assert same(turned[r : r + 1], alone), (n, r, "first axis")
+
+
+@FORMAT
+@OP
+def test_long_columns(op, fmt):
+    """Rows side by side, too long for their copies to stay in the cache: from any column on, on any threads, in place."""
+    rows, n = 75, 9_001
+    inputs = inputs_of(op, fmt, rows, n)
+    expected = op.run(se, inputs)
+    turned = [np.asfortranarray(i) for i in inputs]
+    for begin, end in ((0, rows), (3, rows), (0, 16), (7, 40)):
+        got = op.run(se, [i[begin:end] for i in turned])
+        assert same(np.ascontiguousarray(got), expected[begin:end]), (begin, end)
+    if not op.row_output:
+        out = np.empty((n, rows), expected.dtype).T
+        for threads in (1, 3):
+            se.set_num_threads(threads)
+            op.run(se, turned, out=out)
+            assert same(np.ascontiguousarray(out), expected), threads
+        kept = next(k for k, kind in enumerate(op.inputs) if kind not in "rw")
+        op.run(se, turned, out=turned[kept])
+        assert same(np.ascontiguousarray(turned[kept]), expected), "in place"
 
 
 @FORMAT
@@ -225,8 +270,6 @@ STREAMED = 24 << 20
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if not op.row_output and "," not in name])
 def test_written_around_the_cache(name, fmt, n):
     """A result above 24 MB is stored another way: the same rows in a small batch, misaligned, in place."""
-    if fmt.narrow and n != 1000:
-        pytest.skip("16-bit rows are packed whatever their length")
     op = OPS[name]
     some = max(1, 400_000 // n)
     times = STREAMED // (some * n * fmt.itemsize) + 1
