@@ -167,3 +167,13 @@ def test_compare(tmp_path):
     assert compare.main([before, write("after.json", {"a": 101, "b": 80, "c": 99})]) == 0
     assert compare.main([before, write("after.json", {"a": 101, "b": 80, "c": 130})]) == 1
     assert compare.verdict(0.9, 1.2, 0.03) == "UNSURE" and compare.verdict(0.99, 1.01, 0.03) == "SAME"
+
+
+def test_small_calls_record_a_gradient_where_they_say_so():
+    torch = pytest.importorskip("torch")
+    with torch.enable_grad():  # the peers turn the mode on and off: put back at the end
+        for name in ("torch", "sumexp-tensor"):
+            peer = peers.make(name, torch.get_num_threads())
+            for recorded in (True, False):
+                call = peer.tiny("softmax", np.ones((4, 16), np.float32), recorded=recorded)
+                assert call().requires_grad == recorded

@@ -52,7 +52,7 @@ class SumexpTensor(Sumexp):
             import sumexp.torch as face
         except ImportError:
             raise Unsupported("no sumexp.torch") from None
-        return functools.partial(getattr(face, op), self.torch.tensor(x).requires_grad_(recorded), -1)
+        return functools.partial(getattr(face, op), self.torch.small(x, recorded), -1)
 
 
 class Numpy:
@@ -113,8 +113,13 @@ class Torch:
         call.result = out  # the same memory, which NumPy can read
         return call
 
+    def small(self, x, recorded):
+        """x as a tensor; from here on gradients are recorded, or not."""
+        self.module.set_grad_enabled(recorded)
+        return self.tensor(x).requires_grad_(recorded)
+
     def tiny(self, op, x, recorded=False):
-        return functools.partial(getattr(self.module, op), self.tensor(x).requires_grad_(recorded), -1)
+        return functools.partial(getattr(self.module, op), self.small(x, recorded), -1)
 
 
 class Onnxruntime:
