@@ -1,17 +1,16 @@
-// The operations as the benchmark sees them: names, inputs, the byte model; and elements of any dtype.
+// The operations as the benchmark sees them: names, inputs, the byte model.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
-#include "numerics/formats.hpp"
-#include "sumexp/sumexp.hpp"
+#include "../tests/cpp/elements.hpp"
 
 namespace bench {
 
 using sumexp::DType;
 using sumexp::Op;
-namespace formats = sumexp::SUMEXP_NS;
+using elements::get;
+using elements::put;
 
 enum class Role { none, logits, cotangent, probability, log_probability };
 
@@ -59,7 +58,7 @@ struct Shape {
 inline constexpr Shape kShapes[] = {
     {"short", 4096, 16, false},          // transposed tiles, all in the second-level cache
     {"short", 1 << 20, 16, false},       // the same from memory
-    {"short", 131072, 128, false},       // one head of attention
+    {"panel", 131072, 128, false},       // rows of a chunk, a vector of them at a time: one head of attention
     {"cached", 32, 4096, false},         // whole chunks, all in the second-level cache
     {"streaming", 4096, 4096, false},    // results written around the cache
     {"streaming", 128, 131072, false},   // rows longer than the second-level cache
@@ -73,27 +72,6 @@ inline std::int64_t moved_bytes(const Operation& operation, const Format& format
   std::int64_t streams = operation.row_output ? 0 : 1;
   for (int k = 0; k < 3; ++k) streams += operation.in[k] != Role::none && k != operation.row_input;
   return streams * shape.rows * shape.n * format.size;
-}
-
-// -- elements --------------------------------------------------------------------------------------------
-
-inline void put(DType dtype, char* at, double value) {
-  const float single = static_cast<float>(value);
-  switch (dtype) {
-    case DType::f16: { const formats::f16 h = formats::to_f16(single); std::memcpy(at, &h, 2); break; }
-    case DType::bf16: { const formats::bf16 h = formats::to_bf16(single); std::memcpy(at, &h, 2); break; }
-    case DType::f32: std::memcpy(at, &single, 4); break;
-    case DType::f64: std::memcpy(at, &value, 8); break;
-  }
-}
-
-inline double get(DType dtype, const char* at) {
-  switch (dtype) {
-    case DType::f16: { formats::f16 h; std::memcpy(&h, at, 2); return static_cast<double>(formats::to_float(h)); }
-    case DType::bf16: { formats::bf16 h; std::memcpy(&h, at, 2); return static_cast<double>(formats::to_float(h)); }
-    case DType::f32: { float x; std::memcpy(&x, at, 4); return static_cast<double>(x); }
-    default: { double x; std::memcpy(&x, at, 8); return x; }
-  }
 }
 
 }  // namespace bench

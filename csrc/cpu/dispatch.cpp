@@ -93,7 +93,7 @@ constexpr std::int64_t kTaskElements = 1 << 16;
 // A row this long is worth splitting when there are not rows enough for the threads.
 constexpr std::int64_t kSplitElements = 1 << 18;
 
-void run_plan(const cpu::Plan& plan) {
+void run_rows(const cpu::Plan& plan) {
   const Kernels& table = current_isa().kernels();
   const int op = static_cast<int>(plan.op), dtype = static_cast<int>(plan.dtype);
   const cpu::OpKernels& kernels = plan.weighted ? table.weighted[dtype] : table.ops[op][dtype];
@@ -124,6 +124,15 @@ void run_plan(const cpu::Plan& plan) {
         work.run(work.plan, begin, end < work.plan.rows ? end : work.plan.rows, workspace);
       },
       &work);
+}
+
+void run_plan(const cpu::Plan& plan) {
+  run_rows(plan);
+#if defined(__x86_64__)
+  // Non-temporal stores are not ordered before later ones: whoever is told of the result must find it. (What other
+  // threads wrote, the locked instructions of the pool have ordered.)
+  if (plan.stream) __builtin_ia32_sfence();
+#endif
 }
 
 Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,

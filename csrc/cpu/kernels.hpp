@@ -17,7 +17,7 @@
 namespace sumexp::SUMEXP_NS {
 
 struct Params {
-  double temperature = 1.0;
+  double factor = 1.0;     // that the temperature gives a derivative
   double row_input = 0.0;  // logsumexp_vjp: this row's g
 };
 
@@ -135,7 +135,8 @@ struct LogSoftmaxKernel : LogitsKernel<V> {
   }
   static void finish(int, const State& state, Row& row, const Params&) { row = log_softmax_finish(state); }
   template <class E, class Out>
-  static void map(const E* const* in, const T*, Out* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
+  static void map(const E* const* in, const T*, Out* out, int count, bool stream, T, const Row& row, const Params&,
+                  std::int64_t) {
     if (row.nan) return fill_chunk<V>(out, count, Limits<T>::nan());
     const V m = V(row.m), L = V(row.L);
     store_chunk<V>(out, count, stream, [&](int i, auto memory) {
@@ -294,11 +295,11 @@ struct SumsKernel {
   static void finish(int pass, const State& state, Row& row, const Params& params) {
     for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
       WideOf<T>::split(state.sum[k], row.sums.h[pass * Op::kSums + k], row.sums.l[pass * Op::kSums + k]);
-    const double t = params.temperature;
-    row.factor = static_cast<T>(1.0 / (Op::kTemperaturePower == 2 ? t * t : t));
+    row.factor = static_cast<T>(params.factor);
   }
   template <class E, class Out>
-  static void map(const E* const* in, const T*, Out* out, int count, bool stream, T, const Row& row, const Params&, std::int64_t) {
+  static void map(const E* const* in, const T*, Out* out, int count, bool stream, T, const Row& row, const Params&,
+                  std::int64_t) {
     const RowScalars<V> scalars = broadcast(row.sums);
     const V factor = V(row.factor);
     store_chunk<V>(out, count, stream, [&](int i, auto memory) {

@@ -73,7 +73,8 @@ void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int coun
 // to to + b*pitch. Squares of W x W are transposed in registers. The lines of the next rows are prefetched: they
 // are on other pages than their neighbours here, where the hardware does not look.
 template <class V, class S>
-void pack_columns(const char* first_row, std::int64_t stride, int rows, int count, ElementOf<V>* to, std::int64_t pitch) {
+void pack_columns(const char* first_row, std::int64_t stride, int rows, int count, ElementOf<V>* to,
+                  std::int64_t pitch) {
   int i = 0;
   if (rows == V::W)
   for (; i + V::W <= count; i += V::W) {
@@ -94,8 +95,9 @@ void pack_columns(const char* first_row, std::int64_t stride, int rows, int coun
 // A vector of results, around the cache if `stream` says so and it may.
 template <class V, class S>
 SUMEXP_FN void put_vector(char* p, V x, bool stream) {
-  if (stream && reinterpret_cast<std::uintptr_t>(p) % (V::W * sizeof(S)) == 0) return V::stream(reinterpret_cast<S*>(p), x);
-  V::store(reinterpret_cast<S*>(p), x);
+  S* const to = reinterpret_cast<S*>(p);
+  if (stream && reinterpret_cast<std::uintptr_t>(p) % (V::W * sizeof(S)) == 0) return V::stream(to, x);
+  V::store(to, x);
 }
 
 template <class V, class S>

@@ -28,9 +28,9 @@ struct Panel {
   // one group of lanes a row, vector u of row b at group[u][b]
   using Groups = V[kVectors][W];
 
-  // member i of every row's group -> get(u, transposed vector)
-  template <class Get>
-  static SUMEXP_FN Wide<V> fold(Groups& hi, Get widen) {
+  // Transposes every row's group and folds its members; widen(u, i) is member u * W + i of all rows.
+  template <class Widen>
+  static SUMEXP_FN Wide<V> fold(Groups& hi, Widen widen) {
     Wide<V> member[G::kGroup];
 #pragma GCC unroll 4
     for (int u = 0; u < kVectors; ++u) {
@@ -68,7 +68,8 @@ struct Panel {
       int out = 0;
       if (want.at[b] != T(0)) {
         const Reduction<V> row = {V(shift.at[b]), V(floor.at[b])};
-        sum_term_lanes<V, kExclude, kStore, false>(in[b][0], count, row, V(T(0)), V(bound.at[b]), out, terms[b], ahead, sums);
+        sum_term_lanes<V, kExclude, kStore, false>(in[b][0], count, row, V(T(0)), V(bound.at[b]), out, terms[b], ahead,
+                                                   sums);
       } else {
         for (int u = 0; u < kVectors; ++u) sums[0][u] = sums[1][u] = V(T(0));
       }
@@ -100,7 +101,8 @@ struct Panel {
  private:
   static SUMEXP_FN RowScalars<V> scalars_of(const RowScalars<V>& row, int b) {
     RowScalars<V> to;
-    for (int k = 0; k < RowScalars<V>::kMax; ++k) to.h[k] = V(Lanes(row.h[k]).at[b]), to.l[k] = V(Lanes(row.l[k]).at[b]);
+    for (int k = 0; k < RowScalars<V>::kMax; ++k)
+      to.h[k] = V(Lanes(row.h[k]).at[b]), to.l[k] = V(Lanes(row.l[k]).at[b]);
     return to;
   }
 };

@@ -15,9 +15,9 @@ constexpr OpInfo kOps[kOpCount] = {
     {"softmax_hvp", 3, -1, false, false, 2},    {"log_softmax_hvp", 3, -1, false, false, 2},
 };
 
-// A result from this size on no longer stays in the cache: write around it. Measured on Zen 4 with 32 MB of L3 (2026-11-22,
-// float softmax, n = 4096, 2 threads, interleaved, medians of three): with plain stores a call takes 0.96, 0.95, 1.29, 1.42,
-// 1.29, 1.31 and 1.46 times as long at 4, 8, 16, 24, 32, 64 and 128 MB.
+// A result from this size on no longer stays in the cache: write around it. Measured on Zen 4 with 32 MB of L3
+// (2026-11-22, float softmax, n = 4096, 2 threads, interleaved, medians of three): with plain stores a call takes 0.96,
+// 0.95, 1.29, 1.42, 1.29, 1.31 and 1.46 times as long at 4, 8, 16, 24, 32, 64 and 128 MB.
 constexpr std::int64_t kStreamBytes = std::int64_t(16) << 20;
 
 template <class... Args>

@@ -45,7 +45,7 @@ struct Plan {
   bool stream;    // the result leaves the cache: non-temporal stores
 
   Offsets row_offsets(std::int64_t r) const;
-  // Rows from r on until the result (of one value a row: the input) is a multiple of `bytes` in memory; 0 if it is there.
+  // Rows from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory.
   std::int64_t rows_to_boundary(std::int64_t r, std::int64_t bytes) const;
 };
 

@@ -68,7 +68,7 @@ class RowDriver {
  public:
   // shared_maxima: where the maxima of a row's chunks go, for drivers that have a row in common
   RowDriver(const Plan& plan, Workspace& workspace, T* shared_maxima = nullptr) : plan_(plan) {
-    params_.temperature = plan.temperature;
+    params_.factor = temperature_factor<T>(plan);
     direct_ = plan.direct && (std::is_same_v<S, T> || kDirect16);
     chunks_ = chunk_count<T>(plan.n);
     width_ = plan.columns || (kPanels && chunks_ == 1) ? V::W : chunks_ == 1 ? kTogether : 1;
@@ -295,7 +295,7 @@ class RowDriver {
       row_input[b] = static_cast<T>(params_.row_input);
     }
     tile_params.row_input[0] = V::load(row_input);
-    tile_params.factor = V(temperature_factor<T>(plan_));
+    tile_params.factor = V(static_cast<T>(params_.factor));
     typename Tile::Row row;
     if (!reduce_panel<V, E, Tile>(panel, tile_params, row)) return false;
     if constexpr (Kernel::kRowOutput) {
@@ -413,7 +413,7 @@ class SplitDriver {
     };
     run_parts(blocks_, threads_, part);
     Params params;
-    params.temperature = plan_.temperature;
+    params.factor = temperature_factor<T>(plan_);
     for (int b = 0; b < rows_; ++b) {
       MergeTree<State> tree;
       for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(states_[i * width_ + b], kBlockLevel);

@@ -10,8 +10,9 @@
 //
 //   kInputs, kTerms, kRowOutput     as in kernels.hpp
 //   reduce(layouts, tiles, params, rows)
-//                                   fills a Row for each tile; false, with nothing written, where a row is special (a maximum that
-//                                   is not finite or needs an anchor): the row driver then takes these rows
+//                                   fills a Row for each tile; false, with nothing written to memory, where a row is
+//                                   special (a maximum that is not finite or needs an anchor; a NaN, where the layout
+//                                   does not tolerate it): the row driver then takes these rows
 //   kSumsOfColumns                  an op of ops/sums.hpp, Op, which columns.hpp can carry over long columns
 //   map(v, row), or emit(row)       one element from its inputs (kTerms: from its term), or one value a row
 //   witness(row)                    NaN in the lanes whose results are all NaN
@@ -74,9 +75,7 @@ struct TileParams {
   V factor;             // of 1/T
 };
 
-// The states of some tiles, stage by stage, so that the latencies of one hide behind the arithmetic of
-// another.
-
+// The states of some tiles, stage by stage, so that the latencies of one hide behind the arithmetic of another.
 template <bool kExclude, bool kStore, class V, class Layout>
 SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
   using T = ElementOf<V>;
@@ -199,7 +198,8 @@ struct LogSumExpTile {
   static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
     TileState<V> state[kTiles];
     if (!tile_states<true, false>(rows, tiles, state)) return false;
-    for (int t = 0; t < tiles; ++t) row[t].value = or_nan(state[t], plus_narrow(state[t].m, tile_log_over_max(state[t])));
+    for (int t = 0; t < tiles; ++t)
+      row[t].value = or_nan(state[t], plus_narrow(state[t].m, tile_log_over_max(state[t])));
     return true;
   }
   static SUMEXP_FN V emit(const Row& row) { return row.value; }

@@ -33,7 +33,7 @@ SUMEXP_FN V log_probability(V x, V m, V L) {
 
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 1, kTemperaturePower = 1;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 1;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     acc[0] = acc[0] + in[0];
@@ -46,7 +46,7 @@ struct LogSoftmaxVjp : SumsOp {
 
 // in: t, y
 struct LogSoftmaxJvp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 1, kTemperaturePower = 1;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 1;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     acc[0] = fma(exp_probability(in[1]), in[0], acc[0]);
@@ -59,7 +59,7 @@ struct LogSoftmaxJvp : SumsOp {
 
 // in: g, v, y
 struct LogSoftmaxHvp : SumsOp {
-  static constexpr int kInputs = 3, kPasses = 1, kSums = 2, kTemperaturePower = 2;
+  static constexpr int kInputs = 3, kPasses = 1, kSums = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     acc[0] = acc[0] + in[0];

@@ -75,7 +75,7 @@ SUMEXP_FN V probability_far(V term, V h, V l, V before, V after) {
 
 // in: g, y
 struct SoftmaxVjp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 1, kTemperaturePower = 1;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 1;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     acc[0] = fma(in[1], in[0], acc[0]);
@@ -88,7 +88,7 @@ struct SoftmaxVjp : SumsOp {
 
 // in: g, v, y
 struct SoftmaxHvp : SumsOp {
-  static constexpr int kInputs = 3, kPasses = 2, kSums = 2, kTemperaturePower = 2;
+  static constexpr int kInputs = 3, kPasses = 2, kSums = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>& row) {
     if constexpr (pass == 0) {

@@ -7,18 +7,19 @@
 
 #include "../../csrc/cpu/plan.hpp"
 #include "../../csrc/cpu/table.hpp"
-#include "../../csrc/numerics/formats.hpp"
 #include "check.hpp"
+#include "elements.hpp"
 #include "sumexp/sumexp.hpp"
 
 namespace cases {
 
 using check::Random;
+using elements::get;
+using elements::put;
 using sumexp::Call;
 using sumexp::DType;
 using sumexp::Op;
 using sumexp::Status;
-namespace formats = sumexp::SUMEXP_NS;  // f16, bf16 and their conversions
 
 enum class Role { logits, cotangent, probability, log_probability, weight };
 
@@ -55,26 +56,6 @@ inline constexpr DTypeCase kDTypes[] = {
     {"f16", DType::f16, 2}, {"bf16", DType::bf16, 2}, {"f32", DType::f32, 4}, {"f64", DType::f64, 8}};
 
 using Bytes = std::vector<unsigned char>;
-
-// -- elements -----------------------------------------------------------------------------------------
-
-inline void put(DType dtype, void* at, double value) {
-  const float single = static_cast<float>(value);
-  switch (dtype) {
-    case DType::f16: { const formats::f16 h = formats::to_f16(single); std::memcpy(at, &h, 2); break; }
-    case DType::bf16: { const formats::bf16 h = formats::to_bf16(single); std::memcpy(at, &h, 2); break; }
-    case DType::f32: std::memcpy(at, &single, 4); break;
-    case DType::f64: std::memcpy(at, &value, 8); break;
-  }
-}
-inline double get(DType dtype, const void* at) {
-  switch (dtype) {
-    case DType::f16: { formats::f16 h; std::memcpy(&h, at, 2); return static_cast<double>(formats::to_float(h)); }
-    case DType::bf16: { formats::bf16 h; std::memcpy(&h, at, 2); return static_cast<double>(formats::to_float(h)); }
-    case DType::f32: { float x; std::memcpy(&x, at, 4); return static_cast<double>(x); }
-    default: { double x; std::memcpy(&x, at, 8); return x; }
-  }
-}
 
 // -- inputs ---------------------------------------------------------------------------------------------
 
