@@ -5,15 +5,18 @@
 // the specification, dmlc.github.io/dlpack, so that no tensor library is needed to build.
 #pragma once
 
-#include <sumexp/sumexp.hpp>
+#include <sumexp/cuda.hpp>
+
+#include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <cstdio>
 
 namespace sumexp::python::dlpack {
 
 inline constexpr std::uint32_t kMajorVersion = 1;
 inline constexpr const char* kCapsuleName = "dlpack_exchange_api";
-inline constexpr std::int32_t kCPU = 1;
+inline constexpr std::int32_t kCPU = 1, kCUDA = 2, kCUDAHost = 3, kCUDAManaged = 13;
 enum : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBFloat = 4, kBool = 6 };
 
 struct Version {
@@ -58,6 +61,52 @@ inline int dtype_code(const DataType& t) {
     return static_cast<int>(t.bits == 16 ? DType::f16 : t.bits == 32 ? DType::f32 : t.bits == 64 ? DType::f64 : DType(-1));
   if (t.code == kBFloat && t.bits == 16) return static_cast<int>(DType::bf16);
   return t.code == kBool && t.bits == 8 ? kMask : -1;
+}
+
+// What a capsule from __dlpack__ holds; null for one that is unknown or used up.
+struct ManagedTensor {
+  Tensor tensor;
+  void* context;
+  void (*deleter)(ManagedTensor*);
+};
+struct VersionedTensor {
+  Version version;
+  void* context;
+  void (*deleter)(VersionedTensor*);
+  std::uint64_t flags;
+  Tensor tensor;
+};
+inline const Tensor* in_capsule(PyObject* capsule) {
+  if (PyCapsule_IsValid(capsule, "dltensor"))
+    return &static_cast<ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
+  if (!PyCapsule_IsValid(capsule, "dltensor_versioned")) return nullptr;
+  auto* managed = static_cast<VersionedTensor*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"));
+  return managed->version.major == kMajorVersion ? &managed->tensor : nullptr;
+}
+
+// -- devices -------------------------------------------------------------------------------------------------
+
+// Pinned memory is the CPU's, managed memory the device's.
+inline Device plain(Device d) {
+  if (d.type == kCUDAHost) return {kCPU, 0};
+  return d.type == kCUDAManaged ? Device{kCUDA, d.id} : d;
+}
+inline bool has_cuda() { return *cuda::architectures() != 0; }
+inline bool is_served(Device d) { return d.type == kCPU || (d.type == kCUDA && has_cuda()); }
+inline const char* served() {
+  return has_cuda() ? "the CPU and CUDA devices" : "the CPU; this build of sumexp has no CUDA (SUMEXP_CUDA=ON builds it)";
+}
+struct Text {  // a device in words
+  char text[48];
+  explicit Text(Device d) {
+    if (d.type == kCPU) std::snprintf(text, sizeof text, "the CPU");
+    else if (d.type == kCUDA) std::snprintf(text, sizeof text, "cuda:%d", static_cast<int>(d.id));
+    else std::snprintf(text, sizeof text, "a device of DLPack type %d", static_cast<int>(d.type));
+  }
+};
+
+inline bool is_bytes(const Tensor& t) {
+  return t.ndim == 1 && t.dtype.code == kUInt && t.dtype.bits == 8 && t.dtype.lanes == 1 && (!t.strides || t.strides[0] == 1);
 }
 
 }  // namespace sumexp::python::dlpack

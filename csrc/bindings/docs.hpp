@@ -15,7 +15,8 @@ Parameters
 ----------
 x : array of float16, bfloat16, float32 or float64
     Any shape and strides. Integers and bools become float64. Also torch tensors, objects with
-    __dlpack__ on the CPU, lists and numbers.
+    __dlpack__, lists and numbers; and where CUDA was built, floating arrays on a CUDA device (torch, CuPy,
+    JAX, anything with __dlpack__ or __cuda_array_interface__), enqueued on their current stream.
 axis : int, tuple of ints or None
     The axis along which the result sums to 1; several axes are one row; None is all of them.
 temperature : float
@@ -39,7 +40,7 @@ Notes
 -----
 Every result is within 2 ulp of the exact value (float16 and bfloat16: 0.51 ulp), for any length and any
 finite x. A row's bits depend on that row's values alone: not on its place in the batch, the strides, the
-threads or the CPU. A row that holds NaN or +inf, or nothing but -inf, is NaN.
+threads, the CPU or the GPU. A row that holds NaN or +inf, or nothing but -inf, is NaN.
 
 The exponential is taken as f * 2**n and the shift by the maximum happens in n, where it is exact; see
 csrc/numerics/README.md. On shifting at all: Blanchard, Higham & Higham, IMA J. Numer. Anal. 41 (2021).

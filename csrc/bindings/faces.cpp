@@ -198,8 +198,14 @@ bool check_disjoint(const Face& face, const char* argument, PyObject* out, PyObj
 
 // -- the call ------------------------------------------------------------------------------------------------
 
+// Arrays that describe a CUDA device's memory instead of holding their own.
+struct OnDevice {
+  cuda::Target target;
+  PyObject* sign;  // receives the signs, or null
+};
+
 // Any of the functions, on plain arrays of one dtype `code`.
-PyObject* call_plain(const Face& face, const Arguments& a, int code) {
+PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* device = nullptr) {
   const int arrays = array_count(face), item = item_size(code);
   const Array* main = as_array(a[arrays - 1]);
   Call call;
@@ -286,6 +292,13 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code) {
       if (!check_disjoint(face, name, a[kOut], is_mask ? a[kWhere] : source[k])) return nullptr;
     }
   }
+  if (device) {
+    if (device->sign) {
+      lay_out(device->sign, &sign);
+      call.sign = sign.view();
+    }
+    return run_on_device(call, face.name, device->target);
+  }
   if (return_sign && a[kB]) {
     signs = py::reinterpret_steal<py::object>(new_array(result_shape, main->descr));
     if (!signs) return nullptr;
@@ -313,6 +326,33 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kw
   if (!parse(face, keywords[I], args, nargs, kwnames, a)) return nullptr;
   const int code = plain_dtype(a, array_count(face));
   return code < 0 ? call_slow_path(face, args, nargs, kwnames) : call_plain(face, a, code);
+}
+
+// on_device(name, device, stream, workspace, workspace_bytes, sign, *arrays, **options): a function on arrays that
+// describe a CUDA device's memory, `out` among them; answers as run_on_device does. sumexp._devices calls it.
+PyObject* on_device(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+  constexpr int kLead = 6;
+  int f = 0;
+  while (nargs >= kLead && f < kFaceCount && PyUnicode_CompareWithASCIIString(args[0], kFaces[f].name) != 0) ++f;
+  if (nargs < kLead || f == kFaceCount) {
+    PyErr_SetString(PyExc_TypeError,
+                    "on_device(name, device, stream, workspace, workspace_bytes, sign, *arrays, **options): bad arguments");
+    return nullptr;
+  }
+  OnDevice device;
+  device.target.device = static_cast<int>(PyLong_AsLong(args[1]));
+  device.target.stream = PyLong_AsVoidPtr(args[2]);
+  device.target.workspace = PyLong_AsVoidPtr(args[3]);
+  device.target.workspace_bytes = PyLong_AsSize_t(args[4]);
+  device.sign = args[5] == Py_None ? nullptr : args[5];
+  Arguments a = {};
+  if (PyErr_Occurred() || !parse(kFaces[f], keywords[f], args + kLead, nargs - kLead, kwnames, a)) return nullptr;
+  const int code = plain_dtype(a, array_count(kFaces[f]));
+  if (code < 0 || !a[kOut] || (device.sign && !is_ndarray(device.sign))) {
+    PyErr_Format(PyExc_TypeError, "%s: on_device takes aligned ndarrays of one floating dtype, with out", kFaces[f].name);
+    return nullptr;
+  }
+  return call_plain(kFaces[f], a, code, &device);
 }
 
 template <int... I>
@@ -350,6 +390,12 @@ void add_faces(py::module_& module) {
       if (slot != kArray0) add(slot);
   }
   add_all(module, std::make_integer_sequence<int, kFaceCount>{});
+  static PyMethodDef methods[] = {
+      {"on_device", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&on_device)), METH_FASTCALL | METH_KEYWORDS,
+       "on_device(name, device, stream, workspace, workspace_bytes, sign, /, *arrays, **options)\n--\n\n"
+       "A public function by name on arrays that describe a CUDA device's memory."},
+      {nullptr, nullptr, 0, nullptr}};
+  if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }
 
 }  // namespace sumexp::python

@@ -1,4 +1,5 @@
 // The extension module sumexp._core: the public functions, and what surrounds them.
+#include "dlpack.hpp"
 #include "faces.hpp"
 
 #include <string>
@@ -45,7 +46,8 @@ py::dict build_info() {
   info["isa"] = isa();
   info["compiled_isas"] = compiled_isas();
   info["usable_isas"] = usable_isas();
-  info["cuda"] = false;
+  info["cuda"] = std::string(cuda::architectures());
+  info["cuda_devices"] = cuda::device_count();
   info["num_threads"] = get_num_threads();
   return info;
 }
@@ -62,9 +64,21 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(), pybind11::multiple_inter
   numpy.load();
   axis_error = py::object(py::module_::import("numpy.exceptions").attr("AxisError")).release().ptr();
   m.attr("__version__") = sumexp::version();
+  m.attr("cuda_architectures") = sumexp::cuda::architectures();
   add_faces(m);
   add_tensors(m);
   add_quick(m);
+  m.def("device_at", [](std::uintptr_t address) { return sumexp::cuda::device_at(reinterpret_cast<void*>(address)); },
+        py::arg("address"));
+  m.def("served_devices", [] { return std::string(dlpack::served()); });
+  m.def("synchronize", [](int device, std::uintptr_t stream) {
+    sumexp::Status status;
+    {
+      const py::gil_scoped_release release;
+      status = sumexp::cuda::synchronize(device, reinterpret_cast<void*>(stream));
+    }
+    if (!check(status, "synchronize")) throw py::error_already_set();
+  }, py::arg("device"), py::arg("stream"));
   m.def("matrix", &matrix_of, py::arg("which"), py::arg("y"));
   m.def("build_info", &build_info);
   m.def("get_num_threads", &sumexp::get_num_threads);

@@ -162,6 +162,19 @@ bool overlaps_itself(const Operand& a, int item, const Shape& shape) {
   return false;
 }
 
+bool check(const Status& status, const char* function) {
+  if (status.ok()) return true;
+  PyObject* kind = PyExc_ValueError;
+  switch (status.code) {
+    case Code::out_of_memory: kind = PyExc_MemoryError; break;
+    case Code::unsupported: kind = PyExc_NotImplementedError; break;
+    case Code::device_error: kind = PyExc_RuntimeError; break;
+    default: break;
+  }
+  PyErr_Format(kind, "%s: %s", function, status.message);
+  return false;
+}
+
 bool run_call(const Call& call, std::int64_t elements, const char* function) {
   Status status;
   if (elements > kReleaseElements) {
@@ -171,12 +184,16 @@ bool run_call(const Call& call, std::int64_t elements, const char* function) {
   } else {
     status = run(call);
   }
-  if (status.ok()) return true;
-  PyObject* kind = status.code == Code::out_of_memory ? PyExc_MemoryError
-                   : status.code == Code::unsupported ? PyExc_NotImplementedError
-                                                      : PyExc_ValueError;
-  PyErr_Format(kind, "%s: %s", function, status.message);
-  return false;
+  return check(status, function);
+}
+
+PyObject* run_on_device(const Call& call, const char* function, cuda::Target& target) {
+  Status status;
+  Py_BEGIN_ALLOW_THREADS  // a launch waits where the device's queue is full
+  status = cuda::run(call, target);
+  Py_END_ALLOW_THREADS
+  if (status.code == Code::needs_workspace) return PyLong_FromSize_t(target.workspace_bytes);
+  return check(status, function) ? Py_NewRef(Py_None) : nullptr;
 }
 
 }  // namespace sumexp::python

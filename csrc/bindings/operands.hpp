@@ -6,6 +6,8 @@
 
 #include "numpy_api.hpp"
 
+#include <sumexp/cuda.hpp>
+
 #include <cstdint>
 
 namespace sumexp::python {
@@ -62,5 +64,11 @@ bool overlaps_itself(const Operand& a, int item, const Shape& shape);
 
 // Runs the call, without the GIL where it is worth it, and turns a bad status into an exception.
 bool run_call(const Call& call, std::int64_t elements, const char* function);
+
+// The same on a CUDA device: None, or the number of bytes of workspace to try again with.
+PyObject* run_on_device(const Call& call, const char* function, cuda::Target& target);
+
+// Turns a bad status into an exception; true for a good one.
+bool check(const Status& status, const char* function);
 
 }  // namespace sumexp::python

@@ -1,9 +1,8 @@
-// Raw entries for other faces: an operation by number on tensors or pointers, nothing allocated.
+// Raw entries for other faces: an operation by number on tensors, nothing allocated; and what DLPack tells of one.
 //
-// run_tensors reads torch tensors (or any type with DLPack's C exchange table) in about 50 ns each.
-// run_raw takes addresses as integers, for libraries without the table. Both trust their caller with
-// what only it can know (that the memory is writeable, apart, and lives through the call), and check
-// what would read or write out of bounds.
+// run_tensors reads torch tensors (or any type with DLPack's C exchange table) in about 50 ns each, on the CPU and
+// on CUDA devices. It trusts its caller with what only it can know (that the memory is writeable, apart, and lives
+// through the call), and checks what would read or write out of bounds.
 #include "dlpack.hpp"
 #include "faces.hpp"
 
@@ -29,27 +28,44 @@ bool parse_temperature(PyObject* given, double* value) {
 
 // -- run_tensors -----------------------------------------------------------------------------------------
 
-bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor) {
+// The exchange table of an object's type; null, with no error set, where it has none.
+const dlpack::ExchangeAPI* exchange_table(PyObject* object) {
   PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object)), exchange_attribute);
-  if (!capsule) {
+  // The table is static in its library: it outlives the capsule reference.
+  const auto* api = static_cast<const dlpack::ExchangeAPI*>(capsule ? PyCapsule_GetPointer(capsule, dlpack::kCapsuleName) : nullptr);
+  Py_XDECREF(capsule);
+  PyErr_Clear();
+  while (api && api->version.major != dlpack::kMajorVersion) api = api->previous;
+  return api && api->from_object ? api : nullptr;
+}
+
+// Where the tensors of a call live: all on the device of the first.
+struct Place {
+  dlpack::Device device{0, 0};  // type 0: no tensor so far
+  void* stream = nullptr;       // the one that is current in the tensors' library
+};
+
+bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Place* place) {
+  const dlpack::ExchangeAPI* api = exchange_table(object);
+  if (!api) {
     PyErr_Format(PyExc_TypeError, "%s is a %s, accepted: a tensor with __dlpack_c_exchange_api__", name,
                  Py_TYPE(object)->tp_name);
     return false;
   }
-  // The table is static in its library: it outlives the capsule reference.
-  const auto* api = static_cast<const dlpack::ExchangeAPI*>(PyCapsule_GetPointer(capsule, dlpack::kCapsuleName));
-  Py_DECREF(capsule);
-  if (!api) return false;
-  while (api && api->version.major != dlpack::kMajorVersion) api = api->previous;
-  if (!api || !api->from_object) {
-    PyErr_Format(PyExc_TypeError, "%s is a %s, whose DLPack exchange table is of an unknown version", name,
-                 Py_TYPE(object)->tp_name);
-    return false;
-  }
   if (api->from_object(object, tensor) != 0) return false;
-  if (tensor->device.type != dlpack::kCPU) {
-    PyErr_Format(PyExc_TypeError, "%s is on a device of DLPack type %d, accepted: the CPU (type %d)", name,
-                 static_cast<int>(tensor->device.type), static_cast<int>(dlpack::kCPU));
+  const dlpack::Device device = dlpack::plain(tensor->device);
+  if (!place->device.type) {
+    if (!dlpack::is_served(device)) {
+      PyErr_Format(PyExc_TypeError, "%s is on %s, accepted: %s", name, dlpack::Text(device).text, dlpack::served());
+      return false;
+    }
+    place->device = device;
+    if (device.type == dlpack::kCUDA && api->current_stream &&
+        api->current_stream(device.type, device.id, &place->stream) != 0)
+      return false;
+  } else if (device.type != place->device.type || device.id != place->device.id) {
+    PyErr_Format(PyExc_TypeError, "%s is on %s, accepted: %s, where the first input is", name,
+                 dlpack::Text(device).text, dlpack::Text(place->device).text);
     return false;
   }
   if (tensor->ndim > kMaxDims) {
@@ -89,11 +105,12 @@ bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, con
   return fits;
 }
 
-// run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None)
+// run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None)
 PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs < 4 || nargs > 7 || !PyTuple_Check(args[1])) {
+  if (nargs < 4 || nargs > 8 || !PyTuple_Check(args[1])) {
     PyErr_SetString(PyExc_TypeError,
-                    "run_tensors(op, inputs: tuple, out, dim, temperature=1.0, where=None, sign=None): bad arguments");
+                    "run_tensors(op, inputs: tuple, out, dim, temperature=1.0, where=None, sign=None, workspace=None): "
+                    "bad arguments");
     return nullptr;
   }
   Call call;
@@ -107,12 +124,13 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   }
 
   Shape full;
+  Place place;
   Operand operands[kMaxInputs + 3];
   int code = -1;
   // The first input has the full shape in every operation; it fixes shape, dtype and axes.
   const auto take = [&](PyObject* object, const char* name, bool row, bool mask, Operand* operand) {
     dlpack::Tensor t;
-    if (!read_tensor(object, name, &t)) return false;
+    if (!read_tensor(object, name, &t, &place)) return false;
     const int this_code = dlpack::dtype_code(t.dtype);
     if (code < 0 && !mask) {
       code = this_code;
@@ -148,72 +166,65 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   call.dtype = static_cast<DType>(code);
   call.ndim = full.ndim;
   call.shape = full.dims;
-  if (!run_call(call, full.size(), "run_tensors")) return nullptr;
-  Py_RETURN_NONE;
-}
-
-// -- run_raw -----------------------------------------------------------------------------------------------
-
-bool read_dims(PyObject* tuple, const char* name, int ndim, std::int64_t* out) {
-  if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != ndim) {
-    PyErr_Format(PyExc_TypeError, "%s is %R, accepted: a tuple of %d ints", name, tuple, ndim);
-    return false;
+  if (place.device.type == dlpack::kCPU) {
+    if (!run_call(call, full.size(), "run_tensors")) return nullptr;
+    Py_RETURN_NONE;
   }
-  for (int d = 0; d < ndim; ++d) {
-    out[d] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, d));
-    if (out[d] == -1 && PyErr_Occurred()) return false;
-  }
-  return true;
-}
-
-// run_raw(op, dtype, shape, axes, in_ptrs, in_strides, out_ptr, out_strides, temperature=1.0,
-//         where_ptr=0, where_strides=(), sign_ptr=0, sign_strides=()); strides in bytes, one per axis
-PyObject* run_raw(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs < 8 || nargs > 13 || nargs == 10 || nargs == 12 || !PyTuple_Check(args[2]) || !PyTuple_Check(args[4]) ||
-      !PyTuple_Check(args[5]) || PyTuple_GET_SIZE(args[4]) != PyTuple_GET_SIZE(args[5])) {
-    PyErr_SetString(PyExc_TypeError,
-                    "run_raw(op, dtype, shape, axes, in_ptrs, in_strides, out_ptr, out_strides, temperature=1.0, "
-                    "where_ptr=0, where_strides=(), sign_ptr=0, sign_strides=()): bad arguments");
-    return nullptr;
-  }
-  Call call;
-  Shape full;
-  if (!parse_op(args[0], &call.op)) return nullptr;
-  const long code = PyLong_AsLong(args[1]);
-  if (code == -1 && PyErr_Occurred()) return nullptr;
-  const Py_ssize_t ndim = PyTuple_GET_SIZE(args[2]), count = PyTuple_GET_SIZE(args[4]);
-  if (code < 0 || code > static_cast<int>(DType::f64) || ndim > kMaxDims || count < 1 || count > kMaxInputs) {
-    PyErr_Format(PyExc_ValueError,
-                 "run_raw: dtype %ld, %zd dimensions, %zd inputs; accepted: dtype 0 to 3, up to %d dimensions, 1 to %d inputs",
-                 code, ndim, count, kMaxDims, kMaxInputs);
-    return nullptr;
-  }
-  call.dtype = static_cast<DType>(code);
-  full.ndim = static_cast<int>(ndim);
-  if (!read_dims(args[2], "shape", full.ndim, full.dims)) return nullptr;
-  call.ndim = full.ndim;
-  call.shape = full.dims;
-  call.axes = PyLong_AsUnsignedLongLong(args[3]);
-  if (PyErr_Occurred()) return nullptr;
-  if (nargs > 8 && !parse_temperature(args[8], &call.temperature)) return nullptr;
-
-  Operand operands[kMaxInputs + 3];
-  const auto take = [&](PyObject* pointer, PyObject* strides, const char* name, Operand* operand, View* view) {
-    operand->data = PyLong_AsVoidPtr(pointer);
-    if (!operand->data && PyErr_Occurred()) return false;
-    if (!read_dims(strides, name, full.ndim, operand->strides)) return false;
-    *view = operand->view();
-    return true;
-  };
-  for (Py_ssize_t k = 0; k < count; ++k)
-    if (!take(PyTuple_GET_ITEM(args[4], k), PyTuple_GET_ITEM(args[5], k), "in_strides", &operands[k], &call.in[k]))
+  cuda::Target target;
+  target.device = place.device.id;
+  target.stream = place.stream;
+  dlpack::Tensor workspace;
+  if (nargs > 7 && args[7] != Py_None) {
+    if (!read_tensor(args[7], "workspace", &workspace, &place)) return nullptr;
+    if (!dlpack::is_bytes(workspace)) {
+      PyErr_SetString(PyExc_TypeError, "workspace is not one contiguous dimension of uint8");
       return nullptr;
-  if (!take(args[6], args[7], "out_strides", &operands[count], &call.out)) return nullptr;
-  const auto given = [&](int k) { return nargs > k + 1 && PyObject_IsTrue(args[k]) == 1; };
-  if (given(9) && !take(args[9], args[10], "where_strides", &operands[kMaxInputs + 1], &call.where)) return nullptr;
-  if (given(11) && !take(args[11], args[12], "sign_strides", &operands[kMaxInputs + 2], &call.sign)) return nullptr;
-  if (!run_call(call, full.size(), "run_raw")) return nullptr;
-  Py_RETURN_NONE;
+    }
+    target.workspace = static_cast<char*>(workspace.data) + workspace.byte_offset;
+    target.workspace_bytes = static_cast<std::size_t>(workspace.shape[0]);
+  }
+  return run_on_device(call, "run_tensors", target);
+}
+
+// -- read_dlpack ---------------------------------------------------------------------------------------------
+
+// read_dlpack(x): (address, shape, strides, (code, bits), (device type, device), stream) of a tensor whose type has
+// the exchange table, or of a capsule as __dlpack__ returns it, which stays the caller's. Strides in bytes; the
+// stream None where the capsule does not tell.
+PyObject* read_dlpack(PyObject*, PyObject* given) {
+  dlpack::Tensor tensor;
+  void* stream = nullptr;
+  const bool is_capsule = PyCapsule_CheckExact(given);
+  if (is_capsule) {
+    const dlpack::Tensor* inside = dlpack::in_capsule(given);
+    if (!inside) {
+      PyErr_SetString(PyExc_TypeError, "read_dlpack: an unknown or used capsule");
+      return nullptr;
+    }
+    tensor = *inside;
+  } else {
+    Place place;
+    if (!read_tensor(given, "read_dlpack: x", &tensor, &place)) return nullptr;
+    stream = place.stream;
+  }
+  if (tensor.ndim > kMaxDims) {
+    PyErr_Format(PyExc_ValueError, "read_dlpack: %d dimensions, accepted: up to %d", int(tensor.ndim), kMaxDims);
+    return nullptr;
+  }
+  Shape shape, strides;
+  shape.ndim = strides.ndim = tensor.ndim;
+  const int item = (tensor.dtype.bits + 7) / 8 * tensor.dtype.lanes;
+  std::int64_t step = item;
+  for (int d = tensor.ndim - 1; d >= 0; --d) {
+    shape.dims[d] = tensor.shape[d];
+    strides.dims[d] = tensor.strides ? tensor.strides[d] * item : step;
+    step *= tensor.shape[d];
+  }
+  const dlpack::Device device = dlpack::plain(tensor.device);
+  return Py_BuildValue("(KNN(ii)(ii)N)", reinterpret_cast<unsigned long long>(tensor.data) + tensor.byte_offset,
+                       shape_tuple(shape), shape_tuple(strides), int(tensor.dtype.code),
+                       tensor.dtype.bits * tensor.dtype.lanes, int(device.type), int(device.id),
+                       is_capsule ? Py_NewRef(Py_None) : PyLong_FromVoidPtr(stream));
 }
 
 }  // namespace
@@ -222,12 +233,13 @@ void add_tensors(py::module_& module) {
   exchange_attribute = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   static PyMethodDef methods[] = {
       {"run_tensors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&run_tensors)), METH_FASTCALL,
-       "run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, /)\n--\n\n"
-       "Run operation `op` on tensors with DLPack's C exchange table (torch 2.10 and later), on the CPU."},
-      {"run_raw", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&run_raw)), METH_FASTCALL,
-       "run_raw(op, dtype, shape, axes, in_ptrs, in_strides, out_ptr, out_strides, temperature=1.0, "
-       "where_ptr=0, where_strides=(), sign_ptr=0, sign_strides=(), /)\n--\n\n"
-       "Run operation `op` on CPU memory given by address; strides in bytes, axes as a bit mask."},
+       "run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None, /)\n--\n\n"
+       "Run operation `op` on tensors with DLPack's C exchange table (torch 2.10 and later), on the CPU or on a CUDA "
+       "device's current stream. None, or the bytes of workspace to pass in another call, nothing being run then."},
+      {"read_dlpack", &read_dlpack, METH_O,
+       "read_dlpack(x, /)\n--\n\n"
+       "(address, shape, strides in bytes, (dtype code, bits), (device type, id), stream) of a tensor with DLPack's C "
+       "exchange table or of a capsule from __dlpack__."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

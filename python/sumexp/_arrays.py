@@ -2,14 +2,15 @@
 
 The functions of sumexp._core take exact ndarrays of one floating dtype, aligned and in native byte order.
 Every other call lands in `call` below, which makes such arrays, calls again, and hands the result back in
-the library it came from. torch tensors go to sumexp.torch untouched.
+the library it came from. torch tensors go to sumexp.torch untouched, arrays on CUDA devices to _devices.
 """
 
 import sys
 
 import numpy as np
 
-from . import _core
+from . import _core, _devices
+from ._devices import is_foreign
 
 # The positional arrays of each function; "axis" follows them.
 ARRAYS = {
@@ -27,18 +28,12 @@ ARRAYS = {
 }
 
 ACCEPTED = "float16, bfloat16, float32, float64, integers and bools"
-DLPACK_CPU = 1
 
 
 def is_torch(value):
     # No import: where torch has not been imported, nothing can be a tensor.
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
-
-
-def is_foreign(value):
-    """An array of another library, one that speaks DLPack."""
-    return not isinstance(value, (np.ndarray, np.generic)) and hasattr(type(value), "__dlpack__")
 
 
 def call(name, args, kwargs):
@@ -51,6 +46,8 @@ def call(name, args, kwargs):
 
     names = [n for n in (*ARRAYS[name], "b") if n in ARRAYS[name] or given.get(n) is not None]
     foreign = next((given[n] for n in names if is_foreign(given[n])), None)
+    if any(_devices.on_device(name, n, given.get(n)) for n in (*names, "where", "out")):
+        return _devices.call(name, names, given)
     arrays = {n: ingest(name, n, given[n]) for n in names}
     dtype = common_dtype(name, {n: arrays[n] if _is_strong(given[n]) else given[n] for n in names}, arrays)
     given.update({n: np.require(a, dtype, ["ALIGNED", "ENSUREARRAY"]) for n, a in arrays.items()})
@@ -73,11 +70,6 @@ def ingest(function, argument, value):
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{function}: {argument} is a masked array, accepted: its data, with where=~mask")
     if is_foreign(value):
-        device = value.__dlpack_device__()[0]
-        if device != DLPACK_CPU:
-            raise TypeError(
-                f"{function}: {argument} is on a device of DLPack type {int(device)}, accepted: the CPU (type 1)"
-            )
         try:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError):
@@ -162,6 +154,8 @@ def signs(lse):
 
 
 def _matrix(function, argument, which, value):
+    if _devices.on_device(function, argument, value):
+        return _devices.matrix(function, value)
     array = ingest(function, argument, value)
     if array.ndim == 0:
         raise ValueError(f"{function}: {argument} has shape (), accepted: at least one dimension")

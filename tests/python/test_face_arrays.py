@@ -9,6 +9,7 @@ import pytest
 
 import face_reference as reference
 import sumexp as se
+from sumexp import _core
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-6, "float64": 1e-14}
@@ -254,10 +255,26 @@ def test_dlpack_objects_come_back_in_their_library(monkeypatch, namespace_method
     assert type(se.softmax_vjp(x, tensor(x))) is tensor
 
 
-def test_dlpack_objects_elsewhere_are_refused(monkeypatch):
+@pytest.mark.parametrize("device, words", [(2, "cuda:0"), (10, "a device of DLPack type 10")])
+def test_arrays_elsewhere_are_refused(monkeypatch, device, words):
+    if device == 2 and _core.cuda_architectures:
+        pytest.skip("this build serves CUDA devices: tests/simt/test_faces.py and test_gpu.py")
     tensor = foreign_library(monkeypatch, False)
-    with pytest.raises(TypeError, match=r"softmax: x is on a device of DLPack type 2, accepted: the CPU"):
-        se.softmax(tensor(np.ones(3), device=2))
+    for call in (se.softmax, se.logsumexp_hessian, se.special.log_softmax):
+        with pytest.raises(TypeError, match=f"(x|y) is on {words}, accepted: the CPU"):
+            call(tensor(np.ones(3), device=device))
+
+
+def test_cuda_arrays_where_there_is_no_device():
+    class CudaArray:
+        __cuda_array_interface__ = {**np.ones(3).__array_interface__, "stream": 1}
+        dtype = np.dtype(float)
+
+    if se.show_config("dicts")["run time"]["cuda devices"]:
+        pytest.skip("there is a CUDA device")
+    built = bool(_core.cuda_architectures)
+    with pytest.raises(RuntimeError if built else TypeError, match="softmax: CUDA error" if built else "x is on cuda:0"):
+        se.softmax(CudaArray(), out=CudaArray())
 
 
 # -- out ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The raw entries for tensor libraries: run_tensors by DLPack's C exchange table, run_raw by addresses."""
+"""The raw entries for tensor libraries: run_tensors by DLPack's C exchange table, read_dlpack."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from sumexp import _core
 torch = pytest.importorskip("torch")
 
 SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, LOGSUMEXP_VJP, LOGSUMEXP_JVP = 0, 1, 2, 3, 6, 7
-F32, F64 = 2, 3
 X = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -78,24 +77,19 @@ def test_run_tensors_refuses(args, error, pattern):
         _core.run_tensors(*args)
 
 
-def test_run_raw():
-    x = np.random.default_rng(1).normal(size=(3, 4))
-    out = np.empty((4, 3)).T
-    _core.run_raw(SOFTMAX, F64, x.shape, 0b10, (x.ctypes.data,), (x.strides,), out.ctypes.data, out.strides)
-    assert out.tobytes() == se.softmax(x).tobytes()
-    b, lse, sign = np.float64([1, -1, 1, -2]), np.empty(3), np.empty(3)
-    mask = np.array([True, True, False, True])
-    _core.run_raw(LOGSUMEXP, F64, x.shape, 0b10, (x.ctypes.data, b.ctypes.data), (x.strides, (0, 8)), lse.ctypes.data,
-                  (8, 0), 1.0, mask.ctypes.data, (0, 1), sign.ctypes.data, (8, 0))
-    want = se.logsumexp(x, 1, b=b, where=mask, return_sign=True)
-    assert lse.tobytes() == want[0].tobytes() and sign.tobytes() == want[1].tobytes()
+@pytest.mark.parametrize("layout", [lambda x: x, lambda x: x.mT, lambda x: x[1, :, 2], lambda x: x[:0], lambda x: x.double()])
+def test_read_dlpack(layout):
+    x = layout(X)
+    strides = tuple(s * x.element_size() for s in x.stride())
+    want = (x.data_ptr(), tuple(x.shape), strides, (2, 8 * x.element_size()), (1, 0))
+    assert _core.read_dlpack(x) == (*want, 0)
+    assert _core.read_dlpack(x.__dlpack__()) == (*want, None)
 
 
-@pytest.mark.parametrize("change", [{0: 77}, {1: 9}, {2: (3, "a")}, {5: ((8,),)}, {7: (8, 8, 8)}, {3: -1}, {4: ()}])
-def test_run_raw_refuses(change):
-    x = np.zeros((3, 4))
-    args = [SOFTMAX, F64, x.shape, 2, (x.ctypes.data,), (x.strides,), x.ctypes.data, x.strides]
-    for k, value in change.items():
-        args[k] = value
-    with pytest.raises((TypeError, ValueError, OverflowError)):
-        _core.run_raw(*args)
+def test_read_dlpack_refuses():
+    capsule = X.__dlpack__()
+    torch.from_dlpack(capsule)
+    with pytest.raises(TypeError, match="unknown or used capsule"):
+        _core.read_dlpack(capsule)
+    with pytest.raises(TypeError, match="x is a list, accepted: a tensor with"):
+        _core.read_dlpack([1.0])

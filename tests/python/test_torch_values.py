@@ -9,6 +9,7 @@ import sumexp as se
 
 torch = pytest.importorskip("torch")
 import sumexp.torch as st  # noqa: E402
+from sumexp.torch import _front, _kernels  # noqa: E402
 
 NAMES = ["softmax", "log_softmax", "logsumexp"]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -287,3 +288,38 @@ def test_dispatch_matrices():
         torch.testing.assert_close(f(leaf), f(a.double()))
         assert torch.autograd.gradcheck(f, leaf[0, 0].detach().requires_grad_())
         assert f(a.bfloat16()).dtype == torch.bfloat16
+
+
+def test_devices_that_are_not_served():
+    """A TypeError, not torch's numbers; meta tensors have none and give shapes."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        far = [torch.empty(2, 3, device="xpu")]
+        if "cuda" not in _kernels.DEVICES:
+            far.append(torch.empty(2, 3, device="cuda"))
+        for x in far:
+            for call in (
+                lambda: st.softmax(x, -1),
+                lambda: st.log_softmax(x, -1, dtype=torch.float64),
+                lambda: st.logsumexp(x, -1),
+                lambda: se.softmax(x),
+                lambda: se.logsumexp(x, b=x),
+                lambda: se.softmax_vjp(x, x),
+                lambda: se.softmax_jacobian(x),
+            ):
+                with pytest.raises(TypeError, match=f"(softmax|logsumexp).*: a tensor is on {x.device}, accepted: the CPU"):
+                    call()
+    assert st.softmax(torch.empty(2, 3, device="meta"), -1).shape == (2, 3)
+
+
+def test_cuda_tensors_while_tracing(monkeypatch):
+    """Shapes and devices of a build with CUDA, of which tracing needs no more."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(_kernels, "DEVICES", {"cpu", "cuda"})
+    monkeypatch.setattr(_front, "DEVICES", {"cpu", "cuda"})
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)
+        assert st.softmax(x, -1).device.type == "cuda" and st.logsumexp(x, 0).shape == (3,)
+        assert st.log_softmax(x, -1, dtype=torch.float32).dtype is torch.float32

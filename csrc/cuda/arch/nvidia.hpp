@@ -197,7 +197,25 @@ cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  const cudaError_t e = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  if (e != cudaSuccess) cudaGetLastError();  // reported here, not once more by the next call of the runtime
+  return e;
+}
+
+inline const char* error_name(cudaError_t e) { return cudaGetErrorName(e); }
+inline const char* error_text(cudaError_t e) { return cudaGetErrorString(e); }
+inline cudaError_t get_device(int& id) { return cudaGetDevice(&id); }
+inline cudaError_t set_device(int id) { return cudaSetDevice(id); }
+inline cudaError_t synchronize(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+inline int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+inline int device_at(const void* address) {
+  cudaPointerAttributes a = {};
+  const cudaError_t e = cudaPointerGetAttributes(&a, address);
+  if (e != cudaSuccess) cudaGetLastError();
+  return e == cudaSuccess && a.type != cudaMemoryTypeUnregistered ? a.device : 0;
 }
 
 // The current device. Attributes are cached by the runtime: this costs well under a microsecond.

@@ -46,7 +46,14 @@ enum class Op : std::int32_t {
 };
 inline constexpr int kOpCount = 10;
 
-enum class Code : std::int32_t { ok = 0, invalid_argument = 1, out_of_memory = 2, unsupported = 3 };
+enum class Code : std::int32_t {
+  ok = 0,
+  invalid_argument = 1,
+  out_of_memory = 2,
+  unsupported = 3,
+  device_error = 4,     // of sumexp/cuda.hpp only, as the next
+  needs_workspace = 5,
+};
 
 // Outcome of a call. On failure nothing has been written and `message` names the argument,
 // what was given and what is accepted.

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .. import _arrays, _core
+from .. import _arrays
 from . import _formulas, _kernels
 from ._front import check_temperature, is_ours, soft, summed, way
 from ._private import forward_ad, functorch_active
@@ -46,7 +46,7 @@ def _softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, _name="softma
     x = _leave_out(_name, _tensor(_name, "x", x), where)
     T = check_temperature(_name, temperature)
     dims = _dims(x, axis)
-    y = soft(_name, x, dims, T) if is_ours(x) else getattr(_formulas, _name)(x, dims, T)
+    y = soft(_name, x, dims, T) if is_ours(_name, x) else getattr(_formulas, _name)(x, dims, T)
     return _into(_name, out, y)
 
 
@@ -59,20 +59,20 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     if b is None:
         x = x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
         dims = _dims(x, axis)
-        lse = summed(x, dims, keepdims) if is_ours(x) else torch.logsumexp(x, dims, keepdims)
+        lse = summed(x, dims, keepdims) if is_ours("logsumexp", x) else torch.logsumexp(x, dims, keepdims)
         if not return_sign:
             return _into("logsumexp", out, lse)
         one = torch.where(lse == float("-inf"), 0, torch.ones_like(lse)).masked_fill(lse.isnan(), float("nan"))
         return _into("logsumexp", out, lse), one
     x, b = torch.broadcast_tensors(x, torch.as_tensor(b, dtype=x.dtype, device=x.device))
-    if not is_ours(x) or way(x) != "kernel" or way(b) != "kernel":
+    if not is_ours("logsumexp", x) or way(x) != "kernel" or way(b) != "kernel":
         raise NotImplementedError(
             "logsumexp: b with gradients, transforms or a tensor the kernels do not take; for positive weights "
             "use logsumexp(x + b.log())"
         )
     dims = _dims(x, axis)
     lse, sign = (x.new_empty(_kernels.row_shape(x.shape, dims, keepdims)) for _ in range(2))
-    _core.run_tensors(_kernels.CODES["logsumexp"], (x.resolve_neg(), b.resolve_neg()), lse, dims, 1.0, None, sign)
+    _kernels.launch("logsumexp", (x.resolve_neg(), b.resolve_neg()), lse, dims, sign=sign)
     if not return_sign:
         return _into("logsumexp", out, lse.masked_fill_(sign < 0, float("nan")))
     return _into("logsumexp", out, lse), sign
@@ -114,7 +114,7 @@ def _derivative(function, *args, **kwargs):
     if "logsumexp" in op:
         tensors.reverse()  # the operations take x first
     forward_mode = forward_ad._current_level >= 0 or functorch_active()
-    if forward_mode or not all(map(is_ours, tensors)):
+    if forward_mode or not all(is_ours(function, t) for t in tensors):
         result = getattr(_formulas, op)(*tensors, dims, T)
     else:
         result = getattr(torch.ops.sumexp, op)(*tensors, dims, *(() if "logsumexp" in op else (T,)))
@@ -130,7 +130,7 @@ def _matrix(function, x):
     x = _tensor(function, "x" if function == "logsumexp_hessian" else "y", x)
     if x.dim() == 0:
         raise ValueError(f"{function}: the tensor has shape (), accepted: at least one dimension")
-    if is_ours(x) and way(x) == "kernel" and x.dtype != torch.bfloat16:
+    if is_ours(function, x) and way(x) == "kernel" and x.dtype != torch.bfloat16 and x.device.type == "cpu":
         return torch.from_numpy(np.asarray(getattr(_arrays, function)(x.resolve_neg().detach().numpy())))
     if function == "log_softmax_jacobian":
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - x.exp().unsqueeze(-2)

@@ -4,8 +4,8 @@ torch has no single way to register an operation that serves every transform: a 
 forward-mode derivative (torch.func.jvp would see zero tangents), and an autograd.Function with one breaks
 torch.compile. So each call takes the way that is right for its situation, the first of:
 
-1. a tensor that the kernels do not take (another device, a tensor subclass, a sparse layout, integers):
-   torch's own function;
+1. a tensor that the kernels do not take (a tensor subclass, a sparse layout, integers, a meta tensor): torch's
+   own function; but a TypeError for a device that this build does not serve, where torch's numbers would differ;
 2. compiling or exporting: the registered operation; inside a functorch transform torch's own function;
 3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one;
 4. a functorch transform is active: a Function of the kind functorch takes;
@@ -18,7 +18,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .. import _core
 from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
-from ._kernels import DTYPES, PLAIN_TYPES, dims_of, is_traced, run
+from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, run
 from ._private import (
     FakeTensor,
     FunctionalTensor,
@@ -35,16 +35,19 @@ from ._private import (
 _STAND_INS = (FakeTensor, FunctionalTensor)
 
 
-def is_ours(x):
-    """Whether the kernels take such a tensor."""
+def is_ours(function, x):
+    """Whether the kernels take such a tensor; a TypeError for one on a device that this build does not serve."""
     kind = type(x)
-    return (
+    if not (
         (kind in PLAIN_TYPES or kind in _STAND_INS)
-        and x.device.type == "cpu"
         and x.dtype in DTYPES
         and x.layout is torch.strided
         and not x.is_nested
-    )
+    ):
+        return False
+    if x.device.type in DEVICES or x.device.type == "meta":
+        return x.device.type != "meta"
+    raise TypeError(f"{function}: a tensor is on {x.device}, accepted: {_core.served_devices()}")
 
 
 def way(x):
@@ -135,9 +138,9 @@ def log_softmax(input, dim=None, _stacklevel=3, dtype=None, *, temperature=1.0):
 
 def _softmax_like(name, x, dim, stacklevel, dtype, T):
     T = check_temperature(name, T)
-    if dtype is not None and type(x) in (*PLAIN_TYPES, *_STAND_INS) and x.device.type == "cpu":
+    if dtype is not None and type(x) in (*PLAIN_TYPES, *_STAND_INS) and x.device.type in DEVICES:
         x, dtype = x.to(dtype), None
-    if not is_ours(x):
+    if not is_ours(name, x):
         x = x if T == 1 else x / T
         return getattr(torch.nn.functional, name)(x, dim, stacklevel + 2, dtype)
     if dim is None:
@@ -149,7 +152,7 @@ def logsumexp(input, dim, keepdim=False):
     """torch.logsumexp: dim is an int or a tuple of ints."""
     if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
         input = input.to(torch.get_default_dtype())  # as torch does
-    if not is_ours(input):
+    if not is_ours("logsumexp", input):
         return torch.logsumexp(input, dim, keepdim)
     return summed(input, dims_of(dim, input.dim()), keepdim)
 

@@ -31,6 +31,8 @@ CODES = {
 ROW_RESULT = {"logsumexp", "logsumexp_jvp"}
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
+# torch calls AMD's GPUs "cuda" as well.
+DEVICES = {"cpu", "cuda"} if _core.cuda_architectures and torch.version.hip is None else {"cpu"}
 
 _run = _core.run_tensors
 _empty_like = torch.empty_like
@@ -60,14 +62,22 @@ def row_shape(shape, dims, keepdim=True):
 
 
 def run(name, tensors, dims, temperature=1.0, keepdim=True):
-    """Runs an operation on tensors whose memory is what it seems: CPU, one of DTYPES, no lazy negation."""
+    """Runs an operation on tensors whose memory is what it seems: on one of DEVICES, of DTYPES, no lazy negation."""
     first = tensors[0]
     if name in ROW_RESULT:
         out = first.new_empty(row_shape(first.shape, dims, keepdim))
     else:  # contiguous whatever the input's strides are, as torch.softmax's result is
         out = _empty_like(first, memory_format=torch.contiguous_format)
-    _run(CODES[name], tensors, out, dims, temperature)
+    launch(name, tensors, out, dims, temperature)
     return out
+
+
+def launch(name, tensors, out, dims, temperature=1.0, where=None, sign=None):
+    """_core.run_tensors, with the workspace that long rows on a GPU may want."""
+    size = _run(CODES[name], tensors, out, dims, temperature, where, sign)
+    if size:
+        workspace = out.new_empty(size, dtype=torch.uint8)
+        _run(CODES[name], tensors, out, dims, temperature, where, sign, workspace)
 
 
 def is_traced():

@@ -1,6 +1,6 @@
 """The operations as torch.library knows them: torch.ops.sumexp.softmax and so on.
 
-This is what a compiled, exported or traced program calls. Each operation has a schema, a CPU kernel, a fake
+This is what a compiled, exported or traced program calls. Each operation has a schema, a kernel, a fake
 (shapes and strides only), a vmap rule, and a derivative with respect to each of its tensors, taken as
 independent variables: softmax_vjp(g, y) is differentiated in y whether or not y is a softmax. (The eager
 path in _functions.py differentiates in x instead, so that second derivatives are kernels as well.)
@@ -148,7 +148,8 @@ def _register(name, derivative):
             return torch.logsumexp(args[0], args[1], keepdim) if args[1] else args[0].clone()
         return getattr(_formulas, name)(*args[: count + 1], temperature)
 
-    LIBRARY.impl(name, kernel, "CPU")
+    for device in ("CPU", "CUDA"):
+        LIBRARY.impl(name, kernel, device)
     LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     torch.library.register_vmap(qualified, vmap, lib=LIBRARY)

@@ -154,6 +154,18 @@ cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
   return ::simt::run_grid({how.grid, how.block, how.dynamic_shared, how.cluster}, body, &bound);
 }
 
+// Every launch is over when it returns. The devices are alike; which is current is all that tells them apart.
+inline const char* error_name(cudaError_t) { return "on the machine"; }
+inline const char* error_text(cudaError_t) { return ::simt::error().c_str(); }
+inline cudaError_t get_device(int& id) { return id = ::simt::settings().device, cudaSuccess; }
+inline cudaError_t set_device(int id) {
+  if (id < 0 || id >= ::simt::device_count) return cudaErrorInvalidDevice;
+  return ::simt::settings().device = id, cudaSuccess;
+}
+inline cudaError_t synchronize(cudaStream_t) { return cudaSuccess; }
+inline int device_count() { return ::simt::device_count; }
+inline int device_at(const void*) { return 0; }
+
 inline cudaError_t query(Device& d) {
   const ::simt::Settings& s = ::simt::settings();
   d.cc = s.cc;

@@ -9,8 +9,11 @@
 
 namespace simt {
 
+inline constexpr int device_count = 2;
+
 // The device that the machine pretends to be, and the seed of its scheduler. Tests change it freely.
 struct Settings {
+  int device = 0;         // the current one
   int cc = 90;            // major * 10 + minor; clusters need 90
   int sm_count = 4;
   std::size_t shared_optin = 227 * 1024;

@@ -1,0 +1,17 @@
+# sumexp_python_module(TARGET): the extension module, without what serves sumexp/cuda.hpp. Needs Python and pybind11.
+set(SUMEXP_BINDINGS ${CMAKE_CURRENT_LIST_DIR})
+function(sumexp_python_module target)
+  set(sources module.cpp faces.cpp tensors.cpp quick.cpp operands.cpp)
+  list(TRANSFORM sources PREPEND ${SUMEXP_BINDINGS}/)
+  # NO_EXTRAS: link-time optimisation across the kernels' translation units would undo the care with which
+  # each is compiled for its own ISA.
+  pybind11_add_module(${target} MODULE NO_EXTRAS ${sources})
+  target_link_libraries(${target} PRIVATE sumexp::sumexp)
+  target_compile_features(${target} PRIVATE cxx_std_17)
+  target_compile_definitions(${target} PRIVATE "SUMEXP_BUILD_TYPE=\"$<CONFIG>\"")
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-Wall -Wextra>)
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
+    # The library's symbols stay inside: another copy of it in the process must not answer for this one.
+    target_link_options(${target} PRIVATE LINKER:--exclude-libs,ALL)
+  endif()
+endfunction()
