@@ -17,6 +17,7 @@ measured = pytest.StashKey()
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "large: needs several gigabytes of memory")
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU")
     config.stash[measured] = {}
 
 

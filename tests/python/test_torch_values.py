@@ -323,3 +323,30 @@ def test_cuda_tensors_while_tracing(monkeypatch):
         x = torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)
         assert st.softmax(x, -1).device.type == "cuda" and st.logsumexp(x, 0).shape == (3,)
         assert st.log_softmax(x, -1, dtype=torch.float32).dtype is torch.float32
+
+
+def test_tensors_of_two_devices():
+    x, far = torch.ones(2, 3), torch.ones(2, 3, device="meta")
+    for call, message in [
+        (lambda: se.softmax_vjp(far, x), "softmax_vjp: g is on meta, accepted: cpu, where y is"),
+        (lambda: se.softmax(x, out=far), "softmax: out is on meta, accepted: cpu"),
+        (lambda: se.softmax(x, where=far.bool()), "softmax: where is on meta, accepted: cpu, where x is"),
+        (lambda: se.logsumexp(x, b=far), "logsumexp: b is on meta, accepted: cpu, where x is"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_autocast_on_cuda(monkeypatch):
+    """float32 from 16-bit tensors, as torch's own functions there; an explicit dtype stays."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(_kernels, "DEVICES", {"cpu", "cuda"})
+    monkeypatch.setattr(_front, "DEVICES", {"cpu", "cuda"})
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda", dtype=torch.bfloat16)
+        for call in (lambda: st.softmax(x, -1), lambda: st.logsumexp(x, -1), lambda: se.log_softmax(x)):
+            assert call().dtype is torch.float32
+        assert st.softmax(x, -1, dtype=torch.bfloat16).dtype is torch.bfloat16
+        assert st.softmax(x.cpu(), -1).dtype is torch.bfloat16 and st.softmax(x.double(), -1).dtype is torch.float64

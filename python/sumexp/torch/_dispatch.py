@@ -5,7 +5,7 @@ import torch
 
 from .. import _arrays
 from . import _formulas, _kernels
-from ._front import check_temperature, is_ours, soft, summed, way
+from ._front import autocast, check_temperature, is_ours, soft, summed, way
 from ._private import forward_ad, functorch_active
 
 
@@ -19,10 +19,19 @@ def _tensor(function, argument, value):
     return value
 
 
+def _beside(function, argument, tensor, name, other):
+    """A TypeError unless the tensor is on the device of `other`, which is argument `name`."""
+    if tensor.device != other.device:
+        raise TypeError(f"{function}: {argument} is on {tensor.device}, accepted: {other.device}, where {name} is")
+    return tensor
+
+
 def _leave_out(function, x, where):
     """x with -inf, which adds nothing to a sum, where the mask is False."""
     if where is None:
         return x
+    if isinstance(where, torch.Tensor):
+        _beside(function, "where", where, "x", x)
     mask = torch.as_tensor(where, device=x.device)
     if mask.dtype is not torch.bool:
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")
@@ -32,7 +41,7 @@ def _leave_out(function, x, where):
 def _into(function, out, result):
     if out is None:
         return result
-    _tensor(function, "out", out)
+    _beside(function, "out", _tensor(function, "out", out), "the result", result)
     if torch.is_grad_enabled() and (out.requires_grad or result.requires_grad):
         raise RuntimeError(f"{function}: out= cannot be differentiated; leave it out, or use torch.no_grad()")
     if out.dtype != result.dtype:
@@ -43,7 +52,7 @@ def _into(function, out, result):
 
 
 def _softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, _name="softmax"):
-    x = _leave_out(_name, _tensor(_name, "x", x), where)
+    x = autocast(_leave_out(_name, _tensor(_name, "x", x), where))
     T = check_temperature(_name, temperature)
     dims = _dims(x, axis)
     y = soft(_name, x, dims, T) if is_ours(_name, x) else getattr(_formulas, _name)(x, dims, T)
@@ -64,6 +73,8 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
             return _into("logsumexp", out, lse)
         one = torch.where(lse == float("-inf"), 0, torch.ones_like(lse)).masked_fill(lse.isnan(), float("nan"))
         return _into("logsumexp", out, lse), one
+    if isinstance(b, torch.Tensor):
+        _beside("logsumexp", "b", b, "x", x)
     x, b = torch.broadcast_tensors(x, torch.as_tensor(b, dtype=x.dtype, device=x.device))
     if not is_ours("logsumexp", x) or way(x) != "kernel" or way(b) != "kernel":
         raise NotImplementedError(
@@ -105,6 +116,7 @@ def _derivative(function, *args, **kwargs):
     if op == "logsumexp_vjp":
         shapes[0] = _kernels.row_shape(last.shape, dims, keepdims)
     for n, t, shape in zip(names, tensors, shapes):
+        _beside(function, n, t, names[-1], last)
         if t.shape != torch.Size(shape) or t.dtype != last.dtype:
             raise ValueError(
                 f"{function}: {n} has shape {tuple(t.shape)} and dtype {t.dtype}, accepted: {tuple(shape)} and {last.dtype}"

@@ -64,6 +64,12 @@ def way(x):
     return "kernel"
 
 
+def autocast(x):
+    """x as torch's autocast rule for these functions has it: on CUDA, 16-bit tensors are computed in float32."""
+    narrow = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if narrow and torch.is_autocast_enabled("cuda") else x
+
+
 def soft(name, x, dims, T=1.0):
     """softmax or log_softmax over a tuple of dimensions."""
     taken = way(x)
@@ -81,6 +87,7 @@ def soft(name, x, dims, T=1.0):
 
 def summed(x, dims, keepdim):
     """logsumexp over a tuple of dimensions."""
+    x = autocast(x)
     taken = way(x)
     if taken == "torch":
         return torch.logsumexp(x, dims, keepdim)
@@ -140,6 +147,8 @@ def _softmax_like(name, x, dim, stacklevel, dtype, T):
     T = check_temperature(name, T)
     if dtype is not None and type(x) in (*PLAIN_TYPES, *_STAND_INS) and x.device.type in DEVICES:
         x, dtype = x.to(dtype), None
+    elif dtype is None:
+        x = autocast(x)
     if not is_ours(name, x):
         x = x if T == 1 else x / T
         return getattr(torch.nn.functional, name)(x, dim, stacklevel + 2, dtype)
