@@ -9,6 +9,7 @@
 #pragma once
 
 #include "operations.cuh"
+#include "tuning.hpp"
 #include "travel.cuh"
 
 namespace sumexp::SUMEXP_NS {
@@ -45,9 +46,18 @@ SUMEXP_DEVICE Place place_of_warp(const Job& job) {
 // A warp that may leave at once: nobody waits for it.
 SUMEXP_DEVICE bool may_leave(const Job& job, const Place& p) { return !p.active && job.access != Access::columns; }
 
+// Launch bounds of the kernels with a warp to a row or chunk. Packed ones run in blocks of kPackedWarps, of which an SM is
+// to hold 4, or 2: then a thread may have 255 registers, which takes the spills out of operations with two inputs and
+// of those that look at a whole chunk twice. 8 warps with 4 to 8 KB on their way each still keep memory busy.
+template <class Op, bool kPacked, bool kLooksTwice = false>
+struct WarpBounds {
+  static constexpr int threads = arch::lane_count * (kPacked ? cuda::kPackedWarps : Op::kMaxWarps);
+  static constexpr int blocks = !kPacked ? 1 : Op::kMaxWarps > 8 && !kLooksTwice ? 4 : 2;
+};
+
 // rows of at most kRows lane rows, a warp each
-template <class S, class Op, int kRows, bool kPacked>
-__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1) warp_rows(SUMEXP_PARAMETER Job job) {
+template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked, Op::kSecondLook && kRows == 8>>
+__global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   const Place p = place_of_warp(job);
   if (may_leave(job, p)) return;
@@ -71,7 +81,7 @@ __global__ void __launch_bounds__(32 * Op::kMaxWarps, 1) warp_rows(SUMEXP_PARAME
 
 // A row per block, or per cluster of blocks: chunk rank * warps + warp in registers.
 template <class S, class Op, bool kPacked>
-__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
+__global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   using State = typename Op::State;
   SUMEXP_SHARED(State, board, 16 * Op::kPasses);
@@ -113,8 +123,8 @@ SUMEXP_FN constexpr std::int64_t scratch_states(std::int64_t chunks) {
   return total;
 }
 
-template <class S, class Op, int pass, bool kPacked>
-__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1)
+template <class S, class Op, int pass, bool kPacked, class B = WarpBounds<Op, kPacked, Op::kSecondLook>>
+__global__ void __launch_bounds__(B::threads, B::blocks)
 reduce_chunks(SUMEXP_PARAMETER Job job, typename Op::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
   const Place p = place_of_warp(job);
@@ -182,8 +192,8 @@ merge_rows(SUMEXP_PARAMETER Job job, const typename Op::State* states, typename 
   }
 }
 
-template <class S, class Op, bool kPacked>
-__global__ void __launch_bounds__(32 * Op::kMaxWarps, 1)
+template <class S, class Op, bool kPacked, class B = WarpBounds<Op, kPacked>>
+__global__ void __launch_bounds__(B::threads, B::blocks)
 map_chunks(SUMEXP_PARAMETER Job job, const typename Op::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
   const Place p = place_of_warp(job);

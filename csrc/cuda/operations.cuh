@@ -3,6 +3,7 @@
 //
 //   kMaxWarps    of a block: what 64 K registers allow. A chunk in registers takes 64 of them for each kept float
 //                input, 32 for each double one; a second look at the chunk takes some more
+//   kSecondLook  reduce may sum a chunk twice (exp_chunk.cuh), which takes registers
 //   kKept        inputs that stay in registers between reduce and map; 0: map reads again
 //   kPasses      reductions before the result (softmax_hvp: 2)
 //   kRowOutput   one value a row (emit) instead of elements (map)
@@ -28,6 +29,7 @@ struct SoftmaxOp {
   using Row = SoftmaxRow<T>;
   static constexpr int kInputs = 1, kKept = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
+  static constexpr bool kSecondLook = false;
   static constexpr bool kRowOutput = false;
 
   template <int pass, int kRows, class Io>
@@ -89,6 +91,7 @@ struct LogSoftmaxOp {
   using Row = LogSoftmaxRow<T>;
   static constexpr int kInputs = 1, kKept = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
+  static constexpr bool kSecondLook = true;
   static constexpr bool kRowOutput = false;
 
   template <int pass, int kRows, class Io>
@@ -126,6 +129,7 @@ struct LogSumExpOp {
   };
   static constexpr int kInputs = 1, kKept = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
+  static constexpr bool kSecondLook = true;
   static constexpr bool kRowOutput = true;
 
   template <int pass, int kRows, class Io>
@@ -154,6 +158,7 @@ struct WeightedLogSumExpOp {
   using Row = Signed<T>;
   static constexpr int kInputs = 2, kKept = 2, kPasses = 1;
   static constexpr int kMaxWarps = 8;
+  static constexpr bool kSecondLook = false;
   static constexpr bool kRowOutput = true;
 
   SUMEXP_DEVICE static double product(float t, float b) { return static_cast<double>(t) * static_cast<double>(b); }
@@ -217,6 +222,7 @@ struct LogSumExpJvpOp {
   };
   static constexpr int kInputs = 2, kKept = 2, kPasses = 1;
   static constexpr int kMaxWarps = 8;
+  static constexpr bool kSecondLook = false;
   static constexpr bool kRowOutput = true;
 
   template <int pass, int kRows, class Io>
@@ -279,6 +285,7 @@ struct SumsOf {
   static constexpr int kKept = sizeof(T) == 8 || kInputs <= 2 ? kInputs : 0;
   static constexpr int kHeld = kKept > 0 ? kKept : 1;
   static constexpr int kMaxWarps = kKept > 0 ? 8 : 16;
+  static constexpr bool kSecondLook = false;
 
   // One lane row's contributions to the sums.
   template <int pass>

@@ -29,23 +29,25 @@ struct Row {
   Access access;
 };
 
-// Thresholds by compute capability: the first row whose `cc` is not above the device's. `packed_warps` and
-// `columns_warps` are blocks of the warp-per-row and streaming kernels.
+// Warps of a block of the warp-per-row and streaming kernels, where rows do not lie side by side: small blocks leave
+// the SM in small steps. The kernels' launch bounds count on it.
+inline constexpr int kPackedWarps = 4;
+
+// Thresholds by compute capability: the first row whose `cc` is not above the device's.
 //
 // None of these has been measured on a GPU yet; the reasons are the register and cache budgets:
-//   packed_warps   small blocks leave the SM in small steps: 4 warps of <= 128 registers are 1/4 of an SM
 //   columns_bytes  neighbouring rows that a block takes together: whole 32-byte sectors, twice over
 //   max_cluster    the largest portable cluster; none before sm_90
 //   fill           clusters keep a row on few SMs: streaming has more of the chip when rows are fewer
 //                  than this many per SM
 struct Tuning {
   int cc;
-  int packed_warps, columns_bytes, max_cluster;
+  int columns_bytes, max_cluster;
   double fill;
 };
 inline constexpr Tuning kTunings[] = {
-    {90, 4, 64, 8, 0.5},
-    {0, 4, 64, 1, 0.5},
+    {90, 64, 8, 0.5},
+    {0, 64, 1, 0.5},
 };
 
 inline const Tuning& tuning_for(const arch::Device& device) {
@@ -72,7 +74,7 @@ inline int columns_warps(const Tuning& t, const arch::Device& device, const Row&
 // by streaming, which serves any.
 inline Choice choose(const arch::Device& device, const Row& row, Path wanted) {
   const Tuning& t = tuning_for(device);
-  const int small = row.access == Access::columns ? columns_warps(t, device, row) : t.packed_warps;
+  const int small = row.access == Access::columns ? columns_warps(t, device, row) : kPackedWarps;
   const bool whole_block = row.access != Access::columns;
   const int most = staged_warps(device, row, 0);
   if (row.chunks == 1 && (wanted == Path::choose || wanted == Path::warp)) {

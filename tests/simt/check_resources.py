@@ -7,10 +7,11 @@ import pathlib
 import re
 import sys
 
-# Kernels that may use a little stack: a pattern of the mangled name, bytes, and why. Twice the registers would
-# cure it and halve the warps that hide the latency of memory.
+# Kernels that may use a little stack: a pattern of "arch name", bytes, and why. More registers would cure it and halve the
+# warps that hide the latency of memory.
 ALLOWED = [
-    ("3f16E.*(LogSoftmaxOp|LogSumExpOp)", 16, "the rare second look at a chunk spills one to four words"),
+    (r"(LogSoftmax|LogSumExp)Op", 16, "the rare second look at a chunk spills one to four words where blocks are large"),
+    (r"sm_80 .*WeightedLogSumExpOp", 72, "two inputs stay, at 255 registers; sm_90 and newer need none"),
 ]
 
 
@@ -28,7 +29,7 @@ def main(folder):
                 name, arch = match.groups()
                 kernels += 1
             elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
-                if int(match[1]) and not allowed(name, int(match[1])):
+                if int(match[1]) and not allowed(f"{arch} {name}", int(match[1])):
                     bad.append(f"{arch} {name}: {line.strip()}")
             elif match := re.search(r"Used (\d+) registers", line):
                 kind = re.search(r"warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks", name)
