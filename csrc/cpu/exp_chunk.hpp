@@ -10,6 +10,10 @@ namespace sumexp::SUMEXP_NS {
 template <class V, class E>
 SUMEXP_FN V lane_max(const E* x, int count) {
   using T = ElementOf<V>;
+  if (count <= V::W) {
+    const V x0 = count == V::W ? V::load(x) : Part{count}.load<V>(x, -Limits<T>::infinity);
+    return larger(x0, V(-Limits<T>::infinity));
+  }
   V best[4] = {V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity)};
   int i = 0;
   for (; i + 4 * V::W <= count; i += 4 * V::W)

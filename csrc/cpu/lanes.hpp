@@ -64,24 +64,31 @@ SUMEXP_FN void each_vector(std::int64_t count, Body body) {
 }
 
 // Step 2: columns first .. first + width (a power of two) of a chunk's lanes, those there are, fold over neighbours.
-// Vector u of column k is at slot k * kVectors + u.
-template <int first, int width, class V, int kSums, int kSlots, int kVectors>
-SUMEXP_FN void fold_columns(int columns, const V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
+// column(k, group) gives column k.
+template <int first, int width, class V, int kSums, int kVectors, class Column>
+SUMEXP_FN void fold_columns(int columns, V (&group)[kSums][kVectors], Column column) {
   if constexpr (width == 1) {
-#pragma GCC unroll 4
-    for (int a = 0; a < kSums; ++a)
-#pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u) group[a][u] = slot[first * kVectors + u][a];
+    column(first, group);
   } else {
-    fold_columns<first, width / 2>(columns, slot, group);
+    fold_columns<first, width / 2>(columns, group, column);
     if (columns <= first + width / 2) return;
     V right[kSums][kVectors];
-    fold_columns<first + width / 2, width / 2>(columns, slot, right);
+    fold_columns<first + width / 2, width / 2>(columns, right, column);
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a)
 #pragma GCC unroll 4
       for (int u = 0; u < kVectors; ++u) group[a][u] = group[a][u] + right[a][u];
   }
+}
+// Vector u of column k is at slot k * kVectors + u.
+template <class V, int kSums, int kSlots, int kVectors>
+SUMEXP_FN void fold_slots(int columns, const V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
+  fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V (&to)[kSums][kVectors]) {
+#pragma GCC unroll 4
+    for (int a = 0; a < kSums; ++a)
+#pragma GCC unroll 4
+      for (int u = 0; u < kVectors; ++u) to[a][u] = slot[k * kVectors + u][a];
+  });
 }
 
 template <class T>
@@ -131,19 +138,50 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
       for (int a = 0; a < kSums; ++a) slots[slot + b][a] = acc[b][a];
     }
   }
-  fold_columns<0, G::kColumns>(columns, slots, group);
+  fold_slots(columns, slots, group);
 }
 
-// The same sums for bodies that do little but read: straight through memory, all lanes at once.
+// The same sums for bodies that do little but read: straight through memory, all lanes at once. Where a lane has but
+// one element, nothing waits in memory.
 template <class V, int kSums, class Body>
 SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
   using G = Geometry<ElementOf<V>>;
-  constexpr int kSlots = G::kLanes / V::W;
-  V slots[kSlots][kSums];
-  const int columns = column_count<ElementOf<V>>(count);
-  for (int slot = 0; slot < (columns ? columns : 1) * (kSlots / G::kColumns); ++slot)
+  constexpr int kSlots = G::kLanes / V::W, kVectors = G::kGroup / V::W;
+  const V zero = V(ElementOf<V>(0));
+  if (count < G::kLanes) {
+    const int whole = count / G::kGroup;
+    V last[kSums][kVectors];  // the column that is not full
 #pragma GCC unroll 4
-    for (int a = 0; a < kSums; ++a) slots[slot][a] = V(ElementOf<V>(0));
+    for (int u = 0; u < kVectors; ++u) {
+      V acc[kSums];
+#pragma GCC unroll 4
+      for (int a = 0; a < kSums; ++a) acc[a] = zero;
+      const int i = whole * G::kGroup + u * V::W;
+      if (kVectors > 1 && i + V::W <= count) {
+        body(acc, i, Whole{});
+      } else if (i < count) {
+        body(acc, i, Part{count - i});
+      }
+#pragma GCC unroll 4
+      for (int a = 0; a < kSums; ++a) last[a][u] = acc[a];
+    }
+    fold_columns<0, G::kColumns>(column_count<ElementOf<V>>(count), group, [&](int k, V (&to)[kSums][kVectors]) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kVectors; ++u) {
+        V acc[kSums];
+#pragma GCC unroll 4
+        for (int a = 0; a < kSums; ++a) acc[a] = k < whole ? zero : last[a][u];
+        if (k < whole) body(acc, k * G::kGroup + u * V::W, Whole{});
+#pragma GCC unroll 4
+        for (int a = 0; a < kSums; ++a) to[a][u] = acc[a];
+      }
+    });
+    return;
+  }
+  V slots[kSlots][kSums];
+  for (int slot = 0; slot < kSlots; ++slot)
+#pragma GCC unroll 4
+    for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
   int i = 0;
   for (; i + G::kLanes <= count; i += G::kLanes)
 #pragma GCC unroll 16
@@ -151,7 +189,7 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
   int slot = 0;
   for (; i + V::W <= count; i += V::W) body(slots[slot++], i, Whole{});
   if (i < count) body(slots[slot], i, Part{count - i});
-  fold_columns<0, G::kColumns>(columns, slots, group);
+  fold_slots(G::kColumns, slots, group);
 }
 
 // Step 3: the members of a group, widened, fold by halves.
@@ -170,39 +208,51 @@ SUMEXP_FN auto fold_halves(E x) {
     return fold_halves<h / 2>(x + slide_down<h>(x));
   }
 }
+// The members of a group, hi or hi + lo of each, in one vector of the wide type that is still to fold by halves.
 template <class E, int n>
-SUMEXP_FN auto fold_members(E (&member)[n]) {
+SUMEXP_FN E fold_vectors(E (&member)[n]) {
 #pragma GCC unroll 4
   for (int h = n / 2; h > 0; h /= 2)
 #pragma GCC unroll 8
     for (int i = 0; i < h; ++i) member[i] = member[i] + member[i + h];
-  return fold_halves<F64::W / 2>(member[0]);
+  return member[0];
+}
+SUMEXP_FN void put_members(Twin<F64> w, F64* to) { to[0] = w.a, to[1] = w.b; }
+SUMEXP_FN void put_members(DD<F64> w, DD<F64>* to) { to[0] = w; }
+
+// V::W vectors fold by halves together: lane b of the result is what the lanes of row[b] are joined to. Each step halves
+// the vectors and their number, so that it takes a third of the shuffles of a transposition.
+template <int h, class D>
+SUMEXP_FN void halves(DD<D> a, DD<D> b, DD<D>& low, DD<D>& high) {
+  halves<h>(a.hi, b.hi, low.hi, high.hi);
+  halves<h>(a.lo, b.lo, low.lo, high.lo);
+}
+template <int h = 1, int k = 0, class E, int W, class Join>
+SUMEXP_FN E fold_rows(const E (&row)[W], Join join) {
+  if constexpr (h == W) {
+    constexpr int blocks = W == F64::W ? F64::W / 2 : W / 4;  // of 128 bits: the order in which halves leaves rows
+    return row[W / blocks * (k % blocks) + k / blocks];
+  } else {
+    E low, high;
+    halves<h>(fold_rows<2 * h, k>(row, join), fold_rows<2 * h, k + W / (2 * h)>(row, join), low, high);
+    return join(low, high);
+  }
 }
 
-template <int kVectors>
-SUMEXP_FN double fold_group(const F32 (&a)[kVectors], const F32 (&b)[kVectors]) {
-  F64 member[2 * kVectors];
+template <class V>
+using WideMembers = std::conditional_t<sizeof(ElementOf<V>) == 4, F64, DD<F64>>;
+
+template <class V, int kVectors, class... Low>
+SUMEXP_FN WideMembers<V> group_members(const V (&hi)[kVectors], const Low (&... lo)[kVectors]) {
+  constexpr int each = V::W / F64::W;
+  WideMembers<V> member[each * kVectors];
 #pragma GCC unroll 4
-  for (int u = 0; u < kVectors; ++u) {
-    const Twin<F64> w = WideOf<F32>::from(a[u], b[u]);
-    member[2 * u] = w.a, member[2 * u + 1] = w.b;
-  }
-  return fold_members(member);
+  for (int u = 0; u < kVectors; ++u) put_members(WideOf<V>::from(hi[u], lo[u]...), member + each * u);
+  return fold_vectors(member);
 }
-template <int kVectors>
-SUMEXP_FN DD<double> fold_group(const F64 (&a)[kVectors], const F64 (&b)[kVectors]) {
-  DD<F64> member[kVectors];
-#pragma GCC unroll 4
-  for (int u = 0; u < kVectors; ++u) member[u] = two_sum(a[u], b[u]);
-  return fold_members(member);
-}
-// a single sum
-template <class V, int kVectors>
-SUMEXP_FN Wide<ElementOf<V>> fold_group(const V (&a)[kVectors]) {
-  V zero[kVectors];
-#pragma GCC unroll 4
-  for (int u = 0; u < kVectors; ++u) zero[u] = V(ElementOf<V>(0));
-  return fold_group(a, zero);
+template <class V, int kVectors, class... Low>
+SUMEXP_FN Wide<ElementOf<V>> fold_group(const V (&hi)[kVectors], const Low (&... lo)[kVectors]) {
+  return fold_halves<F64::W / 2>(group_members(hi, lo...));
 }
 
 }  // namespace sumexp::SUMEXP_NS

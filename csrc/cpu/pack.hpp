@@ -19,6 +19,13 @@ SUMEXP_FN S read(const char* p) {
   return s;
 }
 
+template <class S, class T>
+SUMEXP_FN void write(char* p, T value) {
+  S s;
+  narrow(value, s);
+  memcpy(p, &s, sizeof(S));
+}
+
 // Calls body(offset, stride, i, count) for each straight run of elements [first, first + count) of a row,
 // i counted from `first`; offset and stride are operand k's.
 template <class Body>
@@ -61,11 +68,7 @@ void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int coun
     std::int64_t j = 0;
     if (stride == sizeof(S))
       for (; j + V::W <= run; j += V::W) V::store(reinterpret_cast<S*>(p) + j, V::load(from + i + j));
-    for (; j < run; ++j) {
-      S s;
-      narrow(from[i + j], s);
-      memcpy(p + j * stride, &s, sizeof(S));
-    }
+    for (; j < run; ++j) write<S>(p + j * stride, from[i + j]);
   });
 }
 
@@ -114,11 +117,7 @@ void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, c
     for (int j = 0; j < V::W; ++j) put_vector<V, S>(first_row + (i + j) * stride, square[j], stream);
   }
   for (; i < count; ++i)
-    for (int b = 0; b < rows; ++b) {
-      S s;
-      narrow(from[b * pitch + i], s);
-      memcpy(first_row + i * stride + b * sizeof(S), &s, sizeof(S));
-    }
+    for (int b = 0; b < rows; ++b) write<S>(first_row + i * stride + b * sizeof(S), from[b * pitch + i]);
 }
 
 // Left-out elements become -inf, which no result can tell from their absence.

@@ -1,101 +1,124 @@
-// The layout of rows of up to one chunk: every row stays where it is and is reduced to one group of lanes; then the
-// groups of V::W rows are transposed, and all that is done once a row (widening, the last fold, division, logarithm)
-// is done for V::W rows at once.
+// The layout of rows of up to one chunk: every row stays where it is and is reduced to one group of lanes; V::W of these
+// fold together (fold_rows), and all that is done once a row (division, logarithm) is done for V::W rows at once.
 #pragma once
 
 #include "tile_kernels.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-// E: the elements of the rows, of V's own type or a 16-bit format.
-template <class V, class E, int kInputs>
+// Row 0 and the bytes from one row to the next.
+struct RowsAt {
+  char* first;
+  std::int64_t step;
+};
+
+// E: the elements of the rows, of V's own type or a 16-bit format. Count: int, or a constant.
+template <class V, class E, int kInputs, class Count>
 struct Panel {
   using T = ElementOf<V>;
-  using G = Geometry<T>;
-  static constexpr int W = V::W, kVectors = G::kGroup / W;
+  static constexpr int W = V::W, kVectors = Geometry<T>::kGroup / W;
   // A NaN shows only when terms may have taken the place of x; results of its row are filled in.
   static constexpr bool kToleratesNaN = true;
 
-  const E* in[W][kInputs];
-  T* terms[W];
-  int count;
+  RowsAt in[kInputs], terms;
+  Count count;
   std::int64_t ahead;
+
+  // One row after the other.
+  class Cursor {
+   public:
+    SUMEXP_FN explicit Cursor(const Panel& panel) : panel_(panel), terms_(panel.terms.first) {
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) in_[k] = panel.in[k].first;
+    }
+    SUMEXP_FN void next() {
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) in_[k] += panel_.in[k].step;
+      terms_ += panel_.terms.step;
+    }
+    SUMEXP_FN const E* in(int k) const { return reinterpret_cast<const E*>(in_[k]); }
+    SUMEXP_FN T* terms() const { return reinterpret_cast<T*>(terms_); }
+
+   private:
+    const Panel& panel_;
+    const char* in_[kInputs];
+    char* terms_;
+  };
 
   struct Lanes {
     T at[W];
     SUMEXP_FN explicit Lanes(V v) { V::store(at, v); }
   };
-  // one group of lanes a row, vector u of row b at group[u][b]
-  using Groups = V[kVectors][W];
-
-  // Transposes every row's group and folds its members; widen(u, i) is member u * W + i of all rows.
-  template <class Widen>
-  static SUMEXP_FN Wide<V> fold(Groups& hi, Widen widen) {
-    Wide<V> member[G::kGroup];
-#pragma GCC unroll 4
-    for (int u = 0; u < kVectors; ++u) {
-      transpose(hi[u]);
-#pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) member[u * W + i] = widen(u, i);
+  // The members of one group a row.
+  class Groups {
+   public:
+    SUMEXP_FN WideMembers<V>& operator[](int b) { return row_[b / F64::W][b % F64::W]; }
+    SUMEXP_FN Wide<V> fold() const {
+      const auto add = [](auto low, auto high) { return low + high; };
+      if constexpr (W == F64::W) {
+        return fold_rows(row_[0], add);
+      } else {
+        return {fold_rows(row_[0], add), fold_rows(row_[1], add)};
+      }
     }
-    return tile_fold_members(G::kGroup, member);
-  }
+
+   private:
+    WideMembers<V> row_[W / F64::W][F64::W];
+  };
 
   SUMEXP_FN V largest() const {
     V best[W];
-    for (int b = 0; b < W; ++b) best[b] = lane_max<V>(in[b][0], count);
-    transpose(best);
-#pragma GCC unroll 4
-    for (int h = W / 2; h > 0; h /= 2)
-#pragma GCC unroll 8
-      for (int i = 0; i < h; ++i) best[i] = larger(best[i], best[i + h]);
-    return best[0];
+    Cursor row(*this);
+    for (int b = 0; b < W; ++b, row.next()) best[b] = lane_max<V>(row.in(0), count);
+    return fold_rows(best, [](V low, V high) { return larger(low, high); });
   }
   SUMEXP_FN V largest_below(V limit) const {
     const Lanes bound(limit);
     T found[W];
-    for (int b = 0; b < W; ++b) found[b] = chunk_max_below<V>(in[b][0], count, bound.at[b]);
+    Cursor row(*this);
+    for (int b = 0; b < W; ++b, row.next()) found[b] = chunk_max_below<V>(row.in(0), count, bound.at[b]);
     return V::load(found);
   }
-  template <bool kExclude, bool kStore>
+  template <bool kExclude, bool kStore, bool kAll>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {
     const Reduction<V> reduce = reduction_to(N);
     const Lanes shift(reduce.shift), floor(reduce.floor), bound(limit), want(wanted);
-    Groups hi, lo;
+    Groups groups;
     T left_out[W];
-    for (int b = 0; b < W; ++b) {
-      V sums[2][kVectors];
+    Cursor row(*this);
+    for (int b = 0; b < W; ++b, row.next()) {
       int out = 0;
-      if (want.at[b] != T(0)) {
-        const Reduction<V> row = {V(shift.at[b]), V(floor.at[b])};
-        sum_term_lanes<V, kExclude, kStore, false>(in[b][0], count, row, V(T(0)), V(bound.at[b]), out, terms[b], ahead,
-                                                   sums);
+      if (kAll || want.at[b] != T(0)) {
+        V sums[2][kVectors];
+        const Reduction<V> to = {V(shift.at[b]), V(floor.at[b])};
+        sum_term_lanes<V, kExclude, kStore, false>(row.in(0), count, to, V(T(0)), V(bound.at[b]), out, row.terms(),
+                                                   ahead, sums);
+        groups[b] = group_members(sums[0], sums[1]);
       } else {
-        for (int u = 0; u < kVectors; ++u) sums[0][u] = sums[1][u] = V(T(0));
+        groups[b] = WideMembers<V>{};
       }
-      for (int u = 0; u < kVectors; ++u) hi[u][b] = sums[0][u], lo[u][b] = sums[1][u];
       left_out[b] = static_cast<T>(out);
     }
     excluded = V::load(left_out);
-#pragma GCC unroll 4
-    for (int u = 0; u < kVectors; ++u) transpose(lo[u]);
-    return fold(hi, [&](int u, int i) { return WideOf<V>::from(hi[u][i], lo[u][i]); });
+    return groups.fold();
   }
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
-    Groups group[Op::kSums];
-    for (int b = 0; b < W; ++b) {
+    Groups groups[Op::kSums];
+    Cursor cursor(*this);
+    for (int b = 0; b < W; ++b, cursor.next()) {
+      const E* x[kInputs];
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) x[k] = cursor.in(k);
       V sums[Op::kSums][kVectors];
       if constexpr (pass == 0) {
-        sum_lanes<V, Op, 0>(in[b], count, row, sums);  // looks at no scalar yet
+        sum_lanes<V, Op, 0>(x, count, row, sums);  // looks at no scalar yet
       } else {
-        sum_lanes<V, Op, pass>(in[b], count, scalars_of(row, b), sums);
+        sum_lanes<V, Op, pass>(x, count, scalars_of(row, b), sums);
       }
-      for (int a = 0; a < Op::kSums; ++a)
-        for (int u = 0; u < kVectors; ++u) group[a][u][b] = sums[a][u];
+      for (int a = 0; a < Op::kSums; ++a) groups[a][b] = group_members(sums[a]);
     }
-    for (int a = 0; a < Op::kSums; ++a)
-      place_sum<Op, pass>(a, fold(group[a], [&](int u, int i) { return WideOf<V>::from(group[a][u][i]); }), row);
+    for (int a = 0; a < Op::kSums; ++a) place_sum<Op, pass>(a, groups[a].fold(), row);
   }
 
  private:
@@ -107,42 +130,63 @@ struct Panel {
   }
 };
 
-template <class V, class E, class Tile>
-bool reduce_panel(const Panel<V, E, Tile::kInputs>& rows, const TileParams<V>& params, typename Tile::Row& row) {
-  return Tile::reduce(&rows, 1, params, &row);
-}
-
-// The results of every row, row b to out[b].
-template <class V, class E, class Tile, class Out>
-void map_panel(const Panel<V, E, Tile::kInputs>& rows, const typename Tile::Row& row, Out* const* out, bool stream) {
+// The results of every row of a panel.
+template <class V, class Tile, class E, class Count>
+void map_panel(const Panel<V, E, Tile::kInputs, Count>& panel, const typename Tile::Row& row, RowsAt out, bool stream) {
   using T = ElementOf<V>;
   using Row = typename Tile::Row;
+  using Rows = Panel<V, E, Tile::kInputs, Count>;
   typedef T __attribute__((may_alias)) Lane;
   static_assert(sizeof(Row) % sizeof(V) == 0, "a Row is nothing but vectors");
-  const typename Panel<V, E, Tile::kInputs>::Lanes witness(Tile::witness(row));
-  for (int b = 0; b < V::W; ++b) {
+  const typename Rows::Lanes witness(Tile::witness(row));
+  typename Rows::Cursor cursor(panel);
+  for (int b = 0; b < V::W; ++b, cursor.next(), out.first += out.step) {
+    E* const to = reinterpret_cast<E*>(out.first);
     if (is_nan(witness.at[b])) {
-      fill_chunk<V>(out[b], rows.count, Limits<T>::nan());
+      fill_chunk<V>(to, panel.count, Limits<T>::nan());
       continue;
     }
     Row own;  // row b's scalars, each in all lanes
     const Lane* lanes = reinterpret_cast<const Lane*>(&row) + b;
 #pragma GCC unroll 9
     for (unsigned k = 0; k < sizeof(Row) / sizeof(V); ++k) reinterpret_cast<V*>(&own)[k] = V(T(lanes[k * V::W]));
-    store_chunk<V>(out[b], rows.count, stream, [&](int i, auto memory) {
+    const E* in[Tile::kInputs];
+#pragma GCC unroll 3
+    for (int k = 0; k < Tile::kInputs; ++k) in[k] = cursor.in(k);
+    const T* const terms = cursor.terms();
+    const std::int64_t ahead = panel.ahead;
+    store_chunk<V>(to, panel.count, stream, [&](int i, auto memory) {
       V v[Tile::kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < Tile::kInputs; ++k) {
         if constexpr (Tile::kTerms) {
-          v[k] = memory.template load<V>(rows.terms[b] + i, T(0));
+          v[k] = memory.template load<V>(terms + i, T(0));
         } else {
-          v[k] = memory.template load<V>(rows.in[b][k] + i, T(0));
-          if (Tile::kInputs > 1) __builtin_prefetch(rows.in[b][k] + i + rows.ahead, 0, 2);
+          v[k] = memory.template load<V>(in[k] + i, T(0));
+          if (Tile::kInputs > 1) __builtin_prefetch(in[k] + i + ahead, 0, 2);
         }
       }
       return Tile::map(v, own);
     });
   }
+}
+
+// Some panels to the results of their rows; false, with nothing written, where a row is special.
+template <class V, class S, class Tile, class E, class Count>
+bool run_panels(const Panel<V, E, Tile::kInputs, Count>* panels, int tiles, const TileParams<V>& params, RowsAt out,
+                bool stream) {
+  typename Tile::Row row[kTiles];
+  if (!Tile::reduce(panels, tiles, params, row)) return false;
+  for (int t = 0; t < tiles; ++t, out.first += V::W * out.step) {
+    if constexpr (Tile::kRowOutput) {
+      ElementOf<V> value[V::W];
+      V::store(value, Tile::emit(row[t]));
+      for (int b = 0; b < V::W; ++b) write<S>(out.first + b * out.step, value[b]);
+    } else {
+      map_panel<V, Tile>(panels[t], row[t], out, stream);
+    }
+  }
+  return true;
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -63,12 +63,14 @@ class RowDriver {
   static constexpr bool kDirect16 = V::kRegister && !Kernel::kPackedOnly;
   static constexpr bool kPanels = V::kRegister && !std::is_void_v<Tile>;
   static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
+  static constexpr int kShortRow = 64;  // several panels of these are taken together, to hide the latencies of each
   static constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
 
  public:
   // shared_maxima: where the maxima of a row's chunks go, for drivers that have a row in common
   RowDriver(const Plan& plan, Workspace& workspace, T* shared_maxima = nullptr) : plan_(plan) {
     params_.factor = temperature_factor<T>(plan);
+    row_input_ = cpu::op_info(plan.op).row_input;
     direct_ = plan.direct && (std::is_same_v<S, T> || kDirect16);
     chunks_ = chunk_count<T>(plan.n);
     width_ = plan.columns || (kPanels && chunks_ == 1) ? V::W : chunks_ == 1 ? kTogether : 1;
@@ -78,12 +80,16 @@ class RowDriver {
     const bool in_result = direct_ && std::is_same_v<S, T> && !plan.stream;
     keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || in_result);
     in_out_ = keep_terms_ && direct_ && !scratch_row;
-    pitch_ = (resident_ || scratch_row ? chunks_ : 1) * kChunk + 64 / sizeof(T);
+    // Rows in the cache are an odd number of lines apart, so that they do not meet in the same sets.
+    constexpr std::int64_t line = Geometry<T>::kGroup;
+    pitch_ = (chunks_ == 1 ? plan.n : (resident_ || scratch_row ? chunks_ : 1) * kChunk) / line * line + line;
+    if (pitch_ / line % 2 == 0) pitch_ += line;
+    panels_ = kPanels && direct_ && plan.n <= kShortRow ? kTiles : 1;
     for (int k = 0; k < cpu::kOperands; ++k) step_[k] = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
     ahead_ = ahead();
     workspace.reset();
     for (int k = 0; k < kInputs; ++k) packed_[k] = direct_ ? nullptr : take<T>(workspace, width_ * pitch_);
-    scratch_ = take<T>(workspace, scratch_row ? width_ * pitch_ : Kernel::kRowOutput ? kChunk : 1);
+    scratch_ = take<T>(workspace, scratch_row ? panels_ * width_ * pitch_ : Kernel::kRowOutput ? kChunk : 1);
     maxima_ = shared_maxima ? shared_maxima : take<T>(workspace, Kernel::kTerms ? width_ * chunks_ : 1);
     trees_ = take<MergeTree<State>>(workspace, width_);
   }
@@ -91,8 +97,10 @@ class RowDriver {
   // Rows [begin, end), one after the other.
   void run(std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
-      const int rows = block_rows<V, S>(plan_, r, end, width_);
-      block(r, rows);
+      int rows = block_rows<V, S>(plan_, r, end, panels_ * width_);
+      if (rows > width_) rows = rows / width_ * width_;
+      if (rows == width_ || !panel_block(r, rows))
+        for (int b = 0; b < rows; b += width_) block(r + b, rows - b < width_ ? rows - b : width_);
       r += rows;
     }
   }
@@ -126,7 +134,7 @@ class RowDriver {
   std::int64_t ahead() const {
     if (!direct_) return 0;
     if (plan_.n * static_cast<std::int64_t>(sizeof(S)) > kAheadBytes) return kChunk;
-    return width_ * step_[0] / static_cast<std::int64_t>(sizeof(S));
+    return panels_ * width_ * step_[0] / static_cast<std::int64_t>(sizeof(S));
   }
   int count_of(std::int64_t c) const {
     const std::int64_t left = plan_.n - c * kChunk;
@@ -167,6 +175,11 @@ class RowDriver {
   E* place_of(int k, std::int64_t c, int b) const {
     if (std::is_same_v<E, S> && direct_) return reinterpret_cast<E*>(address(k, b)) + c * kChunk;
     return reinterpret_cast<E*>(packed_[k == cpu::kOut ? 0 : k] + b * pitch_ + place(c));
+  }
+  std::int64_t pitch_bytes() const { return pitch_ * static_cast<std::int64_t>(sizeof(T)); }
+  template <class E>
+  RowsAt rows_at(int k, int b) const {
+    return {reinterpret_cast<char*>(place_of<E>(k, 0, b)), direct_ ? step_[k] : pitch_bytes()};
   }
   // f(a null E*), E the type of the elements that the kernels are to read and write.
   template <class F>
@@ -234,18 +247,13 @@ class RowDriver {
   }
 
   void read_row_input(int b) {
-    const int k = cpu::op_info(plan_.op).row_input;
-    if (k >= 0) params_.row_input = widen(read<S>(address(k, b)));
+    if (row_input_ >= 0) params_.row_input = widen(read<S>(address(row_input_, b)));
   }
   void emit(int b, const Row& row) {
     if constexpr (Kernel::kRowOutput) {
       T sign = T(0);
-      S stored;
-      narrow(Kernel::emit(row, plan_.data[cpu::kSign] ? &sign : nullptr), stored);
-      memcpy(address(cpu::kOut, b), &stored, sizeof(S));
-      if (!plan_.data[cpu::kSign]) return;
-      narrow(sign, stored);
-      memcpy(address(cpu::kSign, b), &stored, sizeof(S));
+      write<S>(address(cpu::kOut, b), Kernel::emit(row, plan_.data[cpu::kSign] ? &sign : nullptr));
+      if (plan_.data[cpu::kSign]) write<S>(address(cpu::kSign, b), sign);
     }
   }
 
@@ -279,48 +287,49 @@ class RowDriver {
     for (int b = 0; b < rows_; ++b) Kernel::finish(pass, state[b], row[b], params_);
   }
 
-  // The whole block as one panel; false where one of its rows is special.
-  template <class E>
-  bool panel_block() {
-    Panel<V, E, kInputs> panel;
-    panel.count = static_cast<int>(plan_.n);
-    panel.ahead = ahead_;
-    TileParams<V> tile_params;
-    T row_input[V::W];
-    pack(0);
-    for (int b = 0; b < V::W; ++b) {
-      inputs(0, b, panel.in[b]);
-      panel.terms[b] = Kernel::kTerms ? terms(0, b) : nullptr;
-      read_row_input(b);
-      row_input[b] = static_cast<T>(params_.row_input);
+  // A block of one or more panels; false where it is none, or one of its rows is special.
+  bool panel_block(std::int64_t r, int rows) {
+    if constexpr (kPanels) {
+      if (rows % V::W || chunks_ > 1 || plan_.n == 0 || plan_.data[cpu::kSign]) return false;
+      begin_block(r, rows);
+      pack(0);
+      const bool done = with_elements([&](auto* element) {
+        using E = std::remove_pointer_t<decltype(element)>;
+        if (plan_.n == V::W) return panels<E>(std::integral_constant<int, V::W>());
+        return panels<E>(static_cast<int>(plan_.n));
+      });
+      if (done && !direct_ && !Kernel::kRowOutput)
+        for (int b = 0; b < rows; ++b) unpack(0, b);
+      return done;
     }
-    tile_params.row_input[0] = V::load(row_input);
-    tile_params.factor = V(static_cast<T>(params_.factor));
-    typename Tile::Row row;
-    if (!reduce_panel<V, E, Tile>(panel, tile_params, row)) return false;
-    if constexpr (Kernel::kRowOutput) {
-      T value[V::W];
-      V::store(value, Tile::emit(row));
-      for (int b = 0; b < V::W; ++b) {
-        S stored;
-        narrow(value[b], stored);
-        memcpy(address(cpu::kOut, b), &stored, sizeof(S));
-      }
-    } else {
-      E* out[V::W];
-      for (int b = 0; b < V::W; ++b) out[b] = place_of<E>(cpu::kOut, 0, b);
-      map_panel<V, E, Tile>(panel, row, out, direct_ && plan_.stream);
-      for (int b = 0; b < V::W; ++b) unpack(0, b);
+    return false;
+  }
+  template <class E, class Count>
+  bool panels(Count count) const {
+    Panel<V, E, kInputs, Count> panel[kTiles];
+    TileParams<V> params;
+    params.factor = V(static_cast<T>(params_.factor));
+    const int tiles = rows_ / V::W;
+    for (int t = 0; t < tiles; ++t) {
+      const int first = t * V::W;
+      panel[t].count = count;
+      panel[t].ahead = ahead_;
+      for (int k = 0; k < kInputs; ++k) panel[t].in[k] = rows_at<E>(k, first);
+      panel[t].terms = {nullptr, 0};
+      if (Kernel::kTerms && in_out_) panel[t].terms = {address(cpu::kOut, first), step_[cpu::kOut]};
+      if (Kernel::kTerms && !in_out_) panel[t].terms = {reinterpret_cast<char*>(terms(0, first)), pitch_bytes()};
+      if (row_input_ < 0) continue;
+      T lanes[V::W];
+      for (int b = 0; b < V::W; ++b) lanes[b] = widen(read<S>(address(row_input_, first + b)));
+      params.row_input[t] = V::load(lanes);
     }
-    return true;
+    const RowsAt out = Kernel::kRowOutput ? RowsAt{address(cpu::kOut, 0), step_[cpu::kOut]} : rows_at<E>(cpu::kOut, 0);
+    return run_panels<V, S, Tile>(panel, tiles, params, out, direct_ && plan_.stream);
   }
 
   void block(std::int64_t r, int rows) {
+    if (panel_block(r, rows)) return;
     begin_block(r, rows);
-    if constexpr (kPanels)
-      if (rows == V::W && chunks_ == 1 && plan_.n > 0 && !plan_.data[cpu::kSign] &&
-          with_elements([&](auto* element) { return panel_block<std::remove_pointer_t<decltype(element)>>(); }))
-        return;
     Row row[kWidest];
     for (int b = 0; b < rows; ++b) row[b] = Row{};
     reduce_block<0>(row);
@@ -334,7 +343,7 @@ class RowDriver {
 
   const Plan& plan_;
   Params params_;
-  int width_, rows_ = 1;
+  int width_, panels_, row_input_, rows_ = 1;
   std::int64_t chunks_, pitch_, ahead_, packed_through_ = -1;
   bool direct_, resident_, keep_terms_, in_out_;
   Offsets offsets_ = {};

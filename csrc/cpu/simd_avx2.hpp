@@ -176,6 +176,19 @@ struct WideOf<F32> {
   }
 };
 
+template <int h>
+SUMEXP_FN void halves(F32 a, F32 b, F32& low, F32& high) {
+  const __m256d x = _mm256_castps_pd(a.v), y = _mm256_castps_pd(b.v);
+  if constexpr (h == 4) low = _mm256_permute2f128_ps(a.v, b.v, 0x20), high = _mm256_permute2f128_ps(a.v, b.v, 0x31);
+  if constexpr (h == 2) low = _mm256_castpd_ps(_mm256_unpacklo_pd(x, y)), high = _mm256_castpd_ps(_mm256_unpackhi_pd(x, y));
+  if constexpr (h == 1) low = _mm256_shuffle_ps(a.v, b.v, 0x88), high = _mm256_shuffle_ps(a.v, b.v, 0xdd);
+}
+template <int h>
+SUMEXP_FN void halves(F64 a, F64 b, F64& low, F64& high) {
+  if constexpr (h == 2) low = _mm256_permute2f128_pd(a.v, b.v, 0x20), high = _mm256_permute2f128_pd(a.v, b.v, 0x31);
+  if constexpr (h == 1) low = _mm256_unpacklo_pd(a.v, b.v), high = _mm256_unpackhi_pd(a.v, b.v);
+}
+
 // r[i] lane j <-> r[j] lane i
 SUMEXP_FN void transpose(F32 (&r)[8]) {
   __m256 t[8];

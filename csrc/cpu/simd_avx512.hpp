@@ -148,6 +148,21 @@ struct WideOf<F32> {
   }
 };
 
+template <int h>
+SUMEXP_FN void halves(F32 a, F32 b, F32& low, F32& high) {
+  const __m512d x = _mm512_castps_pd(a.v), y = _mm512_castps_pd(b.v);
+  if constexpr (h == 8) low = _mm512_shuffle_f32x4(a.v, b.v, 0x44), high = _mm512_shuffle_f32x4(a.v, b.v, 0xee);
+  if constexpr (h == 4) low = _mm512_shuffle_f32x4(a.v, b.v, 0x88), high = _mm512_shuffle_f32x4(a.v, b.v, 0xdd);
+  if constexpr (h == 2) low = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), high = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+  if constexpr (h == 1) low = _mm512_shuffle_ps(a.v, b.v, 0x88), high = _mm512_shuffle_ps(a.v, b.v, 0xdd);
+}
+template <int h>
+SUMEXP_FN void halves(F64 a, F64 b, F64& low, F64& high) {
+  if constexpr (h == 4) low = _mm512_shuffle_f64x2(a.v, b.v, 0x44), high = _mm512_shuffle_f64x2(a.v, b.v, 0xee);
+  if constexpr (h == 2) low = _mm512_shuffle_f64x2(a.v, b.v, 0x88), high = _mm512_shuffle_f64x2(a.v, b.v, 0xdd);
+  if constexpr (h == 1) low = _mm512_unpacklo_pd(a.v, b.v), high = _mm512_unpackhi_pd(a.v, b.v);
+}
+
 // r[i] lane j <-> r[j] lane i
 SUMEXP_FN void transpose(F32 (&r)[16]) {
   __m512 t[16];

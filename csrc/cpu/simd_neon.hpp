@@ -146,6 +146,18 @@ struct WideOf<F32> {
   }
 };
 
+template <int h>
+SUMEXP_FN void halves(F32 a, F32 b, F32& low, F32& high) {
+  const float64x2_t x = vreinterpretq_f64_f32(a.v), y = vreinterpretq_f64_f32(b.v);
+  if constexpr (h == 2) low = vreinterpretq_f32_f64(vtrn1q_f64(x, y)), high = vreinterpretq_f32_f64(vtrn2q_f64(x, y));
+  if constexpr (h == 1) low = vuzp1q_f32(a.v, b.v), high = vuzp2q_f32(a.v, b.v);
+}
+template <int h>
+SUMEXP_FN void halves(F64 a, F64 b, F64& low, F64& high) {
+  static_assert(h == 1);
+  low = vtrn1q_f64(a.v, b.v), high = vtrn2q_f64(a.v, b.v);
+}
+
 // r[i] lane j <-> r[j] lane i
 SUMEXP_FN void transpose(F32 (&r)[4]) {
   const auto pd = [](float32x4_t x) { return vreinterpretq_f64_f32(x); };

@@ -194,6 +194,17 @@ struct WideOf<F32> {
   }
 };
 
+// Of each 2h lanes the lower and the upper h: a's, then b's, in every 128 bits (h > 64 bits: in the whole vector).
+template <int h, class T, int W>
+SUMEXP_FN void halves(const Vector<T, W>& a, const Vector<T, W>& b, Vector<T, W>& low, Vector<T, W>& high) {
+  constexpr int quad = 16 / sizeof(T), block = h < quad ? quad : W;
+  for (int i = 0; i < W; ++i) {
+    const int at = i % (block / 2), lane = i / block * block + at / h * 2 * h + at % h;
+    const Vector<T, W>& from = i % block < block / 2 ? a : b;
+    low.v[i] = from.v[lane], high.v[i] = from.v[lane + h];
+  }
+}
+
 // r[i] lane j <-> r[j] lane i
 template <class T, int W>
 SUMEXP_FN void transpose(Vector<T, W> (&r)[W]) {

@@ -88,7 +88,7 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
   }
   V counted[kTiles];
   for (int t = 0; t < tiles; ++t)
-    state[t].R = rows[t].template sum_terms<kExclude, kStore>(state[t].N, state[t].m, counted[t], one);
+    state[t].R = rows[t].template sum_terms<kExclude, kStore, true>(state[t].N, state[t].m, counted[t], one);
   for (int t = 0; t < tiles; ++t) {
     TileState<V>& s = state[t];
     const V head = tile_head(O::scaled(s.R, kCarryDown<T>));
@@ -103,7 +103,7 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
         const V next = pick(equal(needs, one), rows[t].largest_below(s.m), s.m);
         if (out_of_direct_range(next)) return false;
         const V below = exponent_of(next);
-        const Wide<V> again = rows[t].template sum_terms<true, false>(below, s.m, counted[t], needs);
+        const Wide<V> again = rows[t].template sum_terms<true, false, false>(below, s.m, counted[t], needs);
         s.R = tile_pick(O::from(needs), tile_shifted(again, O::from(below - s.N)), s.R);
       }
     }

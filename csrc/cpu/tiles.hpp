@@ -2,6 +2,8 @@
 // Rows that lie side by side (axis not last) need no transposition: a load is already a column.
 #pragma once
 
+#include <limits>
+
 #include "columns.hpp"
 
 namespace sumexp::SUMEXP_NS {
@@ -75,15 +77,10 @@ class TileRows {
   void store_row_output(int t, V values) const {
     T lanes[W];
     V::store(lanes, values);
-    for (int b = 0; b < rows_[t]; ++b) put(row0_[t][cpu::kOut] + b * step_[cpu::kOut], lanes[b]);
+    for (int b = 0; b < rows_[t]; ++b) write<S>(row0_[t][cpu::kOut] + b * step_[cpu::kOut], lanes[b]);
   }
 
  private:
-  static void put(char* p, T value) {
-    S s;
-    narrow(value, s);
-    memcpy(p, &s, sizeof(S));
-  }
   // W elements of a row, `stride` bytes apart; only `left` where these are fewer
   static SUMEXP_FN V part_of_row(const char* p, std::int64_t stride, int left) {
     if (stride == sizeof(S)) {
@@ -101,7 +98,7 @@ class TileRows {
     }
     T lanes[W];
     V::store(lanes, x);
-    for (int i = 0; i < W && i < left; ++i) put(p + i * stride, lanes[i]);
+    for (int i = 0; i < W && i < left; ++i) write<S>(p + i * stride, lanes[i]);
   }
 
   const Plan& plan_;
@@ -127,11 +124,18 @@ class TileDriver {
       : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_((n_ + W - 1) / W * W), tiles_(plan) {
     params_.factor = V(temperature_factor<T>(plan));
     divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
+    panels_ = V::kRegister && plan.direct && (n_ % W == 0 || (Tile::kSumsOfColumns && std::is_same_v<S, T> && 2 * n_ > W));
   }
 
   void run(std::int64_t begin, std::int64_t end) {
     const int fit = kLongestColumn / pitch_, together = fit < kTiles ? fit : kTiles;
     for (std::int64_t r = begin; r < end;) {
+      // Rows of whole vectors keep them busy too, where there are enough rows.
+      if (const std::int64_t whole = panels_ ? rows_of_panels(r, end) : 0) {
+        run_rows<V, S, Kernel, Tile>(plan_, r, r + whole, workspace_);
+        r += whole;
+        continue;
+      }
       int tiles = 0;
       std::int64_t next = r;
       for (; tiles < together && next < end; ++tiles) {
@@ -145,6 +149,10 @@ class TileDriver {
   }
 
  private:
+  std::int64_t rows_of_panels(std::int64_t r, std::int64_t end) const {
+    const int rows = block_rows<V, S>(plan_, r, end, std::numeric_limits<int>::max());
+    return rows < kTiles * W ? 0 : rows / W * W;
+  }
   bool run_tiles(int tiles) {
     alignas(64) V buffer[kInputs][kLongestColumn];
     Transposed<V, kInputs> rows[kTiles];
@@ -172,7 +180,7 @@ class TileDriver {
   const Plan& plan_;
   Workspace& workspace_;
   int n_, pitch_;
-  bool divide_;
+  bool divide_, panels_;
   TileRows<V, S> tiles_;
   TileParams<V> params_;
 };

@@ -45,7 +45,7 @@ struct Transposed {
     return best;
   }
   // Terms take the place of x.
-  template <bool kExclude, bool kStore>
+  template <bool kExclude, bool kStore, bool>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V) const {
     V* const x = in[0];
     const Reduction<V> reduce = reduction_to(N);

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "../../csrc/cpu/lanes.hpp"
 #include "../../csrc/numerics/state.hpp"
 #include "../../csrc/ops/sums.hpp"
 #include "check.hpp"
@@ -224,6 +225,35 @@ void test_transpose() {
   for (int i = 0; i < V::W; ++i) expect("transpose", r[i], [&](int j) { return square[j][i]; });
 }
 
+template <class V, int h = V::W / 2>
+void test_halves() {
+  using T = ElementOf<V>;
+  constexpr int W = V::W, quad = 16 / sizeof(T), block = h < quad ? quad : W;
+  T from[2][W];
+  for (int i = 0; i < W; ++i) from[0][i] = T(i), from[1][i] = T(100 + i);
+  V half[2];
+  halves<h>(V::load(from[0]), V::load(from[1]), half[0], half[1]);
+  for (int upper = 0; upper < 2; ++upper)
+    expect("halves", half[upper], [&](int i) {
+      const int at = i % (block / 2);
+      return from[i % block >= block / 2][i / block * block + at / h * 2 * h + upper * h + at % h];
+    });
+  if constexpr (h > 1) test_halves<V, h / 2>();
+}
+
+template <class V>
+void test_fold_rows() {
+  using T = ElementOf<V>;
+  T square[V::W][V::W];
+  V row[V::W];
+  for (int b = 0; b < V::W; ++b) {
+    for (int i = 0; i < V::W; ++i) square[b][i] = T(100 * b + i);
+    row[b] = V::load(square[b]);
+  }
+  const V sum = fold_rows(row, [](V low, V high) { return low + high; });
+  expect("fold_rows", sum, [](int b) { return T(V::W * (100 * b) + V::W * (V::W - 1) / 2); });
+}
+
 // -- 16-bit formats ---------------------------------------------------------------------------------------
 
 template <class S>
@@ -421,6 +451,10 @@ int run() {
   test_memory<F64>();
   test_transpose<F32>();
   test_transpose<F64>();
+  test_halves<F32>();
+  test_halves<F64>();
+  test_fold_rows<F32>();
+  test_fold_rows<F64>();
   test_format<f16>("f16", to_f16);
   test_format<bf16>("bf16", to_bf16);
   // any NaN becomes the one that bf16 stores
