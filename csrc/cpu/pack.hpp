@@ -12,6 +12,8 @@ namespace sumexp::SUMEXP_NS {
 using cpu::Dim;
 using cpu::Plan;
 
+inline constexpr int kLineBytes = 64;  // of a cache line
+
 template <class S>
 SUMEXP_FN S read(const char* p) {
   S s;
@@ -72,25 +74,27 @@ void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int coun
   });
 }
 
-// Up to V::W rows that lie side by side: element i of row b is at first_row + i*stride + b*sizeof(S). Rows go
-// to to + b*pitch. Squares of W x W are transposed in registers. The lines of the next rows are prefetched: they
-// are on other pages than their neighbours here, where the hardware does not look.
+// Rows that lie side by side: element i of row b is at first_row + i*stride + b*sizeof(S). Rows go to to + b*pitch.
+// Squares of W x W are transposed in registers, where rows are whole squares. The lines of the next rows are
+// prefetched: they are on other pages than their neighbours here, where the hardware does not look.
 template <class V, class S>
 void pack_columns(const char* first_row, std::int64_t stride, int rows, int count, ElementOf<V>* to,
                   std::int64_t pitch) {
   int i = 0;
-  if (rows == V::W)
-  for (; i + V::W <= count; i += V::W) {
-    V square[V::W];
+  if (rows % V::W == 0)
+    for (; i + V::W <= count; i += V::W)
+      for (int b0 = 0; b0 < rows; b0 += V::W) {
+        const char* p = first_row + i * stride + b0 * sizeof(S);
+        V square[V::W];
 #pragma GCC unroll 16
-    for (int j = 0; j < V::W; ++j) {
-      square[j] = V::load(reinterpret_cast<const S*>(first_row + (i + j) * stride));
-      __builtin_prefetch(first_row + (i + j) * stride + V::W * sizeof(S), 0, 2);
-    }
-    transpose(square);
+        for (int j = 0; j < V::W; ++j) {
+          square[j] = V::load(reinterpret_cast<const S*>(p + j * stride));
+          __builtin_prefetch(p + j * stride + rows * sizeof(S), 0, 2);
+        }
+        transpose(square);
 #pragma GCC unroll 16
-    for (int b = 0; b < V::W; ++b) V::store(to + b * pitch + i, square[b]);
-  }
+        for (int b = 0; b < V::W; ++b) V::store(to + (b0 + b) * pitch + i, square[b]);
+      }
   for (; i < count; ++i)
     for (int b = 0; b < rows; ++b) to[b * pitch + i] = widen(read<S>(first_row + i * stride + b * sizeof(S)));
 }
@@ -107,15 +111,18 @@ template <class V, class S>
 void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, const ElementOf<V>* from,
                     std::int64_t pitch, bool stream) {
   int i = 0;
-  if (rows == V::W)
-  for (; i + V::W <= count; i += V::W) {
-    V square[V::W];
+  if (rows % V::W == 0)
+    for (; i + V::W <= count; i += V::W) {
+      V square[kLineBytes / sizeof(S) / V::W][V::W];
+      for (int g = 0; g < rows / V::W; ++g) {
 #pragma GCC unroll 16
-    for (int b = 0; b < V::W; ++b) square[b] = V::load(from + b * pitch + i);
-    transpose(square);
-#pragma GCC unroll 16
-    for (int j = 0; j < V::W; ++j) put_vector<V, S>(first_row + (i + j) * stride, square[j], stream);
-  }
+        for (int b = 0; b < V::W; ++b) square[g][b] = V::load(from + (g * V::W + b) * pitch + i);
+        transpose(square[g]);
+      }
+      for (int j = 0; j < V::W; ++j)  // whole lines, one after the other
+        for (int g = 0; g < rows / V::W; ++g)
+          put_vector<V, S>(first_row + (i + j) * stride + g * V::W * sizeof(S), square[g][j], stream);
+    }
   for (; i < count; ++i)
     for (int b = 0; b < rows; ++b) write<S>(first_row + i * stride + b * sizeof(S), from[b * pitch + i]);
 }

@@ -62,7 +62,8 @@ class RowDriver {
   // Where a vector is a register, it pays to convert 16-bit rows while they are loaded, and to take rows in panels.
   static constexpr bool kDirect16 = V::kRegister && !Kernel::kPackedOnly;
   static constexpr bool kPanels = V::kRegister && !std::is_void_v<Tile>;
-  static constexpr int kWidest = V::W > kTogether ? V::W : kTogether;
+  static constexpr int kLine = kLineBytes / sizeof(S) > V::W ? kLineBytes / sizeof(S) : V::W;
+  static constexpr int kWidest = kLine > kTogether ? kLine : kTogether;
   static constexpr int kShortRow = 64;  // several panels of these are taken together, to hide the latencies of each
   static constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
 
@@ -74,7 +75,9 @@ class RowDriver {
     direct_ = plan.direct && (std::is_same_v<S, T> || kDirect16);
     chunks_ = chunk_count<T>(plan.n);
     width_ = plan.columns || (kPanels && chunks_ == 1) ? V::W : chunks_ == 1 ? kTogether : 1;
-    resident_ = !direct_ && plan.n * width_ * kInputs * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
+    const std::int64_t bytes = plan.n * kInputs * static_cast<std::int64_t>(sizeof(T));
+    if (plan.columns && bytes * kLine <= kResidentBytes) width_ = kLine;
+    resident_ = !direct_ && bytes * width_ <= kResidentBytes;
     const bool scratch_row = direct_ && Kernel::kTerms && (plan.stream || !std::is_same_v<S, T>) &&
                              plan.n * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
     const bool in_result = direct_ && std::is_same_v<S, T> && !plan.stream;
@@ -98,7 +101,7 @@ class RowDriver {
   void run(std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
       int rows = block_rows<V, S>(plan_, r, end, panels_ * width_);
-      if (rows > width_) rows = rows / width_ * width_;
+      if (rows > V::W) rows = rows / V::W * V::W;
       if (rows == width_ || !panel_block(r, rows))
         for (int b = 0; b < rows; b += width_) block(r + b, rows - b < width_ ? rows - b : width_);
       r += rows;

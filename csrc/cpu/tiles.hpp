@@ -1,5 +1,6 @@
 // The driver of short rows: transposes V::W rows at a time into a tile, runs a tile kernel, transposes back.
-// Rows that lie side by side (axis not last) need no transposition: a load is already a column.
+// Rows that lie side by side (axis not last) need no transposition: a load is already a column. Rows of whole vectors
+// are left to panels, if there are enough of them.
 #pragma once
 
 #include <limits>
@@ -144,13 +145,14 @@ class TileDriver {
       : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_(plan.columns ? n_ : (n_ + W - 1) / W * W), tiles_(plan) {
     params_.factor = V(temperature_factor<T>(plan));
     divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
-    panels_ = V::kRegister && plan.direct && (n_ % W == 0 || (Tile::kSumsOfColumns && std::is_same_v<S, T> && 2 * n_ > W));
+    // Sums cost so little beside a transposition that half a vector will do (not of 16 bits: it has no part loads).
+    const bool cheap = Tile::kSumsOfColumns && std::is_same_v<S, T> && 2 * n_ > W;
+    panels_ = V::kRegister && plan.direct && (n_ % W == 0 || cheap);
   }
 
   void run(std::int64_t begin, std::int64_t end) {
     const int most = plan_.columns ? kMostTiles : kTiles, fit = kVectors / pitch_, together = fit < most ? fit : most;
     for (std::int64_t r = begin; r < end;) {
-      // Rows of whole vectors keep them busy too, where there are enough rows.
       if (const std::int64_t whole = panels_ ? rows_of_panels(r, end) : 0) {
         run_rows<V, S, Kernel, Tile>(plan_, r, r + whole, workspace_);
         r += whole;
