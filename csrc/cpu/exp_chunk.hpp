@@ -38,9 +38,9 @@ SUMEXP_FN bool any_nan(const E* x, int count) {
   return found != 0;
 }
 
-// The largest element below `limit`; -inf for none.
+// The largest element below `limit` is the largest of these lanes; -inf for none.
 template <class V, class E>
-SUMEXP_FN ElementOf<V> chunk_max_below(const E* x, int count, ElementOf<V> limit) {
+SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   using T = ElementOf<V>;
   const V lowest = V(-Limits<T>::infinity), bound = V(limit);
   V best = lowest;
@@ -48,7 +48,7 @@ SUMEXP_FN ElementOf<V> chunk_max_below(const E* x, int count, ElementOf<V> limit
     const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
     best = larger(pick(at_or_above(v, bound), lowest, v), best);
   });
-  return largest(best);
+  return best;
 }
 
 // The terms of a chunk, summed to one group of lanes: hi in sums[0], lo in sums[1] (TermSum). kExclude: elements
@@ -111,7 +111,7 @@ SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V> m
   state.R = sum_terms<V, kExclude, kStore>(x, count, base, state.m, of_max, terms, ahead);
   state.c = WideOf<T>::constant(of_max);
   if (kExclude && needs_second_look(state)) {
-    const T next = chunk_max_below<V>(x, count, state.m);
+    const T next = largest(lane_max_below<V>(x, count, state.m));
     const Base<T> lower = base_of(next);
     const Wide<T> R = sum_terms<V, true, false>(x, count, lower, state.m, others, nullptr, 0);
     state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));

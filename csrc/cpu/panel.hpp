@@ -74,10 +74,10 @@ struct Panel {
   }
   SUMEXP_FN V largest_below(V limit) const {
     const Lanes bound(limit);
-    T found[W];
+    V best[W];
     Cursor row(*this);
-    for (int b = 0; b < W; ++b, row.next()) found[b] = chunk_max_below<V>(row.in(0), count, bound.at[b]);
-    return V::load(found);
+    for (int b = 0; b < W; ++b, row.next()) best[b] = lane_max_below<V>(row.in(0), count, bound.at[b]);
+    return fold_rows(best, [](V low, V high) { return larger(low, high); });
   }
   template <bool kExclude, bool kStore, bool kAll>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {

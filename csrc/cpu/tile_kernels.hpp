@@ -24,7 +24,8 @@ namespace sumexp::SUMEXP_NS {
 
 template <class W, int kGroup>
 SUMEXP_FN W tile_fold_members(int n, W (&member)[kGroup]) {
-  int count = n < kGroup ? n : kGroup;
+  if (n >= kGroup) return fold_vectors(member);
+  int count = n;
   for (int h = kGroup / 2; h > 0; h /= 2) {
     for (int i = 0; i + h < count; ++i) member[i] = member[i] + member[i + h];
     if (count > h) count = h;
@@ -62,6 +63,13 @@ SUMEXP_FN Twin<F64> tile_pick(Twin<F64> flag, Twin<F64> x, Twin<F64> y) {  // x 
 SUMEXP_FN DD<F64> tile_pick(DD<F64> flag, DD<F64> x, DD<F64> y) {
   const auto no = equal(flag.hi, F64(0.0));
   return {pick(no, y.hi, x.hi), pick(no, y.lo, x.lo)};
+}
+// lane b from w[b]
+SUMEXP_FN Twin<F64> wide_lanes(const double* w) { return {F64::load(w), F64::load(w + F64::W)}; }
+SUMEXP_FN DD<F64> wide_lanes(const DD<double>* w) {
+  double hi[F64::W], lo[F64::W];
+  for (int b = 0; b < F64::W; ++b) hi[b] = w[b].hi, lo[b] = w[b].lo;
+  return {F64::load(hi), F64::load(lo)};
 }
 SUMEXP_FN F32 tile_head(Twin<F64> w) { return WideOf<F32>::narrow(w); }
 SUMEXP_FN F64 tile_head(DD<F64> w) { return w.hi; }

@@ -10,6 +10,14 @@ namespace sumexp::SUMEXP_NS {
 template <class V, int kSums, class Body, class Widen>
 SUMEXP_FN void tile_fold(int n, Body body, Widen widen) {
   using G = Geometry<ElementOf<V>>;
+  if (n <= G::kGroup) {  // nothing to fold yet
+    for (int i = 0; i < n; ++i) {
+      V one[kSums];
+      body(one, i);
+      widen(i, one);
+    }
+    return;
+  }
   for (int i = 0; i < G::kGroup && i < n; ++i) {
     V column[G::kColumns][kSums];
     int columns = 0;
@@ -45,8 +53,10 @@ struct Transposed {
     return best;
   }
   // Terms take the place of x.
-  template <bool kExclude, bool kStore, bool>
-  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V) const {
+  template <bool kExclude, bool kStore, bool kAll>
+  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {
+    if constexpr (!kAll && V::kRegister)
+      if (count(equal(wanted, V(T(1)))) * 4 <= V::W) return sum_few(N, limit, wanted);
     V* const x = in[0];
     const Reduction<V> reduce = reduction_to(N);
     const V one = V(T(1)), zero = V(T(0));
@@ -70,6 +80,25 @@ struct Transposed {
         [&](int i, const V* acc) { member[i] = WideOf<V>::from(acc[0], acc[1]); });
     excluded = left_out;
     return tile_fold_members(n, member);
+  }
+  // A few rows, one by one: the second look of a tile in which most need none. Elements from `limit` up are left out.
+  Wide<V> sum_few(V N, V limit, V wanted) const {
+    const Reduction<V> reduce = reduction_to(N);
+    T shift[V::W], floor[V::W], bound[V::W], want[V::W];
+    V::store(shift, reduce.shift), V::store(floor, reduce.floor), V::store(bound, limit), V::store(want, wanted);
+    Wide<T> sum[V::W];
+    for (int b = 0; b < V::W; ++b) {
+      sum[b] = WideOf<T>::constant(0);
+      if (want[b] == T(0)) continue;
+      T row[G::kLanes];
+      for (int j = 0; j < n; ++j) memcpy(row + j, reinterpret_cast<const char*>(in[0] + j) + b * sizeof(T), sizeof(T));
+      int out = 0;
+      V sums[2][G::kGroup / V::W];
+      const Reduction<V> to = {V(shift[b]), V(floor[b])};
+      sum_term_lanes<V, true, false, false>(row, n, to, V(T(0)), V(bound[b]), out, nullptr, 0, sums);
+      sum[b] = fold_group(sums[0], sums[1]);
+    }
+    return wide_lanes(sum);
   }
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
