@@ -208,7 +208,6 @@ SUMEXP_FN auto fold_halves(E x) {
     return fold_halves<h / 2>(x + slide_down<h>(x));
   }
 }
-// The members of a group, hi or hi + lo of each, in one vector of the wide type that is still to fold by halves.
 template <class E, int n>
 SUMEXP_FN E fold_vectors(E (&member)[n]) {
 #pragma GCC unroll 4
@@ -220,8 +219,8 @@ SUMEXP_FN E fold_vectors(E (&member)[n]) {
 SUMEXP_FN void put_members(Twin<F64> w, F64* to) { to[0] = w.a, to[1] = w.b; }
 SUMEXP_FN void put_members(DD<F64> w, DD<F64>* to) { to[0] = w; }
 
-// V::W vectors fold by halves together: lane b of the result is what the lanes of row[b] are joined to. Each step halves
-// the vectors and their number, so that it takes a third of the shuffles of a transposition.
+// W vectors of W lanes fold by halves together: lane b of the result is what the lanes of row[b] are joined to. Each
+// step halves the vectors, which takes half of the shuffles of a transposition.
 template <int h, class D>
 SUMEXP_FN void halves(DD<D> a, DD<D> b, DD<D>& low, DD<D>& high) {
   halves<h>(a.hi, b.hi, low.hi, high.hi);
@@ -239,6 +238,7 @@ SUMEXP_FN E fold_rows(const E (&row)[W], Join join) {
   }
 }
 
+// A group of lanes, widened (hi, or hi + lo) and folded to one vector of the wide type.
 template <class V>
 using WideMembers = std::conditional_t<sizeof(ElementOf<V>) == 4, F64, DD<F64>>;
 
@@ -252,7 +252,7 @@ SUMEXP_FN WideMembers<V> group_members(const V (&hi)[kVectors], const Low (&... 
 }
 template <class V, int kVectors, class... Low>
 SUMEXP_FN Wide<ElementOf<V>> fold_group(const V (&hi)[kVectors], const Low (&... lo)[kVectors]) {
-  return fold_halves<F64::W / 2>(group_members(hi, lo...));
+  return fold_halves<F64::W / 2>(group_members(hi, lo...)) + WideOf<ElementOf<V>>::constant(0);  // no sum is -0
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -2,8 +2,9 @@
 // b; the same definition as kernels.hpp has for a row alone. A layout holds the tile's elements and reduces them:
 //
 //   largest() -> V, largest_below(limit) -> V
-//   sum_terms<kExclude, kStore>(N, limit, excluded, wanted) -> Wide<V>   as sum_terms in exp_chunk.hpp, where wanted
-//   sums<Op, pass>(scalars)                                              the sums of an op of ops/sums.hpp
+//   sum_terms<kExclude, kStore, kAll>(N, limit, excluded, wanted) -> Wide<V>
+//                                   as sum_terms in exp_chunk.hpp; unless kAll, where wanted is 1
+//   sums<Op, pass>(scalars)         the sums of an op of ops/sums.hpp
 //
 // Transposed (transposed.hpp) has element j of every row in one vector; Panel (panel.hpp) leaves rows where they
 // are. An operation is
