@@ -50,6 +50,17 @@ def inputs_of(op, fmt, rows, n):
     return op.make(np.random.default_rng(seed("bytes", op.name, fmt.name, rows, n)), fmt, rows, n)
 
 
+def test_the_sign_of_zero():
+    """Sums of nothing but -0.0, as of a gradient of zeros that was multiplied by -1: in a batch as in a row alone."""
+    for op in OPS.values():
+        for n in (1, 5, 16, 24, 33, 64, 100, 300, 3000, 40_000):
+            inputs = [a if kind != "g" else np.full_like(a, -0.0) for kind, a in zip(op.inputs, inputs_of(op, F32, 70, n))]
+            alone = op.run(se, [a[:1] for a in inputs])
+            assert same(op.run(se, inputs)[:1], alone), f"{op.name} n = {n}: among 70 rows"
+            columns = [a if kind == "r" else np.ascontiguousarray(a.T).T for kind, a in zip(op.inputs, inputs)]
+            assert same(np.ascontiguousarray(op.run(se, columns)[:1]), alone), f"{op.name} n = {n}: as a column"
+
+
 # -- instruction sets and threads ----------------------------------------------------------------------------
 
 
