@@ -1,6 +1,10 @@
 """No kernel spills registers or uses local memory, by the compiler's own report.
 
-usage: check_resources.py FOLDER      reads the *.ptxas files (ptxas -v) below it; prints a table of registers
+usage: check_resources.py FOLDER [CHIP]      reads the *.ptxas files (ptxas -v) below it
+
+Prints, for each chip, kernel and storage type, the registers of a thread over all operations, the warps of an SM that
+these allow, and the largest stack. With CHIP, such as sm_90, the operations one by one instead: of the kernels for rows
+that fill a warp, packed.
 """
 import collections
 import pathlib
@@ -13,33 +17,67 @@ ALLOWED = [
     (r"(LogSoftmax|LogSumExp)Op", 16, "the rare second look at a chunk spills one to four words where blocks are large"),
     (r"sm_80 .*WeightedLogSumExpOp", 72, "two inputs stay, at 255 registers; sm_90 and newer need none"),
 ]
+KINDS = "warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks"
+TYPES = {"NS0_3f16E": "f16", "NS0_4bf16E": "bf16", "f": "f32", "d": "f64"}
+REGISTERS, MOST_WARPS = 65536, 64  # of an SM
 
 
-def allowed(name, stack):
-    return any(re.search(pattern, name) and stack <= most for pattern, most, _ in ALLOWED)
-
-
-def main(folder):
-    bad, kernels = [], 0
-    registers = collections.defaultdict(list)
+def kernels(folder):
+    """(arch, mangled name, registers, bytes of stack) of each."""
+    entry = re.compile(
+        r"entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", re.DOTALL
+    )
     for report in sorted(pathlib.Path(folder).rglob("*.ptxas")):
-        name = arch = ""
-        for line in report.read_text().splitlines():
-            if match := re.search(r"Compiling entry function '(\S+)' for '(\S+)'", line):
-                name, arch = match.groups()
-                kernels += 1
-            elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line):
-                if int(match[1]) and not allowed(f"{arch} {name}", int(match[1])):
-                    bad.append(f"{arch} {name}: {line.strip()}")
-            elif match := re.search(r"Used (\d+) registers", line):
-                kind = re.search(r"warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks", name)
-                registers[arch, kind[0] if kind else "other"].append(int(match[1]))
-    for (arch, kind), used in sorted(registers.items()):
-        print(f"{arch:8} {kind:14} {len(used):4} kernels  {min(used):3} to {max(used):3} registers")
-    print("\n".join(bad))
-    print(f"{kernels} kernels, {len(bad)} with spills or local memory")
-    return 1 if bad or not kernels else 0
+        for name, arch, stack, registers in entry.findall(report.read_text()):
+            yield arch, name, int(registers), int(stack)
+
+
+def allowed(arch, name, stack):
+    return any(re.search(pattern, f"{arch} {name}") and stack <= most for pattern, most, _ in ALLOWED)
+
+
+def warps(registers):
+    """Of an SM, as far as registers go: a thread has a multiple of 8."""
+    return min(MOST_WARPS, REGISTERS // (32 * ((registers + 7) // 8 * 8)))
+
+
+def summary(found):
+    """{(chip, kernel, type): [(registers, stack)]} as a table."""
+    print("| chip | kernel | type | kernels | registers | warps an SM holds | stack, bytes |\n|---|---|---|--:|--:|--:|--:|")
+    for (arch, kind, storage), group in sorted(found.items()):
+        used = sorted(registers for registers, _ in group)
+        print(f"| {arch} | {kind} | {storage} | {len(group)} | {used[0]} to {used[-1]} | {warps(used[-1])} to "
+              f"{warps(used[0])} | {max(stack for _, stack in group)} |")
+
+
+def by_operation(folder, chip):
+    cells = collections.defaultdict(dict)
+    for arch, name, registers, stack in kernels(folder):
+        op = r"NS0_(?:6SumsOfI\w+?NS0_)?\d+([A-Za-z]+?)(?:Op|(?=EEE))"
+        match = re.search(rf"(warp_rows|block_rows)I({'|'.join(TYPES)}){op}.*?E(Li8E)?Lb1E", name)
+        if arch == chip and match and (match[1] == "block_rows" or match[4]):
+            cells[match[3], TYPES[match[2]]][match[1]] = f"{registers} ({warps(registers)}{', stack ' + str(stack) if stack else ''})"
+    types = ("f32", "f64", "bf16", "f16")
+    print("| registers (warps an SM holds) | " + " | ".join(types) + " |\n|---|" + "--:|" * len(types))
+    for op in sorted({op for op, _ in cells}):
+        for kind in ("warp_rows", "block_rows"):
+            print(f"| {op}, {kind} | " + " | ".join(cells[op, t].get(kind, "") for t in types) + " |")
+
+
+def main(folder, chip=None):
+    if chip:
+        return by_operation(folder, chip)
+    bad, groups = [], collections.defaultdict(list)
+    for arch, name, registers, stack in kernels(folder):
+        kind, storage = re.search(rf"({KINDS})I({'|'.join(TYPES)})", name).groups()
+        groups[arch, kind, TYPES[storage]].append((registers, stack))
+        if stack and not allowed(arch, name, stack):
+            bad.append(f"{arch} {name}: {registers} registers, {stack} bytes of stack")
+    summary(groups)
+    count = sum(map(len, groups.values()))
+    print("", *bad, f"{count} kernels, {len(bad)} with spills or local memory that are not allowed for", sep="\n")
+    return 1 if bad or not count else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
