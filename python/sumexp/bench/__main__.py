@@ -26,7 +26,7 @@ def parse(arguments):
     )
     part = p.add_argument_group("parts")
     part.add_argument("--speed", action="store_true", help="the operations, peer by peer")
-    part.add_argument("--overhead", action="store_true", help="calls on 16 floats")
+    part.add_argument("--overhead", action="store_true", help="calls on 16 floats, and between matrix products")
     part.add_argument("--memory", action="store_true", help="peak scratch memory")
     part.add_argument("--accuracy", action="store_true", help="errors in ulp on adversarial rows")
     part.add_argument("--bars", nargs="+", metavar="BAR", choices=[*bars.NAMES, "all"],
@@ -170,9 +170,10 @@ def measure(options, document, save):
                 save()
             shown.close()
         if options.overhead or "overhead" in (options.bars or ()):
-            shown, progress = bar(7, "call overhead")
+            shown, progress = bar(10, "call overhead")
             peers = ["sumexp", "sumexp-tensor", *(p for p in options.peers if p not in ("sumexp", "numba"))]
             found = rounds.run_overhead(peers, max(options.rounds, 5), library, progress, note)
+            found += rounds.run_between(max(options.threads), max(options.rounds, 5), library, progress, note)
             add(document, "overhead", found)
             shown.close()
         if options.memory:

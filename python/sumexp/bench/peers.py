@@ -47,12 +47,19 @@ class SumexpTensor(Sumexp):
     def build(self, cell, inputs, out):
         return super().build(cell, tuple(map(self.torch.tensor, inputs)), self.torch.tensor(out))
 
-    def tiny(self, op, x, recorded=False):
+    @property
+    def face(self):
         try:
-            import sumexp.torch as face
+            import sumexp.torch
         except ImportError:
             raise Unsupported("no sumexp.torch") from None
-        return functools.partial(getattr(face, op), self.torch.small(x, recorded), -1)
+        return sumexp.torch
+
+    def tiny(self, op, x, recorded=False):
+        return functools.partial(getattr(self.face, op), self.torch.small(x, recorded), -1)
+
+    def between(self, q):
+        return self.torch.between(q, self.face.softmax)
 
 
 class Numpy:
@@ -120,6 +127,11 @@ class Torch:
 
     def tiny(self, op, x, recorded=False):
         return functools.partial(getattr(self.module, op), self.small(x, recorded), -1)
+
+    def between(self, q, softmax=None):
+        """softmax in turns with torch's matrix products, as in attention."""
+        q, softmax = self.small(q, False), softmax or self.module.softmax
+        return lambda: softmax(q @ q.mT, -1) @ q
 
 
 class Onnxruntime:

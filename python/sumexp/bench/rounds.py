@@ -208,6 +208,19 @@ def run_overhead(peers, rounds, library, progress, note, n=16, ops=("softmax", "
     return records
 
 
+def run_between(threads, rounds, library, progress, note, lengths=(256, 1024, 3000)):
+    """softmax of n x n between two of torch's matrix products, torch's own and sumexp.torch's: records as those of
+    run_overhead. torch's threads spin for a while after a product, on the cores that the other's need."""
+    records = []
+    with Fleet(threads, "best", library, note) as fleet:
+        for n in lengths:
+            names = fleet.prepare(["sumexp-tensor", "torch"], "between", n=n)
+            for name, seconds in fleet.turns(names, rounds, 5).items():
+                records.append({"op": "softmax", "n": n, "face": f"between products, {n} x {n}", "peer": name, "seconds": seconds})
+            progress(f"between products of {n}")
+    return records
+
+
 def run_alone(peers, requests, together, progress, note):
     """[(do, arguments)] in every peer: all of them in one process (together), or each in a fresh one."""
     records = []

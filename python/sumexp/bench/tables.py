@@ -72,7 +72,11 @@ def speed(records, spreads=False):
 
 
 def overhead(records):
-    records = [{**r, "op": f"{r['op']}, 4 rows, {r['face']}"} if "face" in r else r for r in records]
+    def named(record):
+        face = record.get("face")
+        return record["op"] + ("" if not face else f" {face}" if face.startswith("between") else f", 4 rows, {face}")
+
+    records = [{**r, "op": named(r)} for r in records]
     present = [p for p in ("sumexp", "sumexp-tensor", *ORDER[1:]) if any(r["peer"] == p for r in records)]
     ops = list(dict.fromkeys(r["op"] for r in records))
     found = {(r["op"], r["peer"]): r["seconds"] for r in records}

@@ -2,6 +2,7 @@
 
     {"do": "prepare", "cell": {...}}            -> {"ok": true} or {"skip": why}
     {"do": "tiny", "op": ..., "n": 16}           -> the same, for calls where the call itself is the cost
+    {"do": "between", "n": 1024}                 -> the same, for softmax between two matrix products
     {"do": "turn", "warm": 1, "calls": 3}        -> {"seconds": [...]}, one figure for each call
     {"do": "memory", "cell": {...}}              -> {"extra": bytes above the inputs and the output}
     {"do": "accuracy", "op": ..., "dtype": ...}  -> {"max": ulp, "mean": ulp, "worst": row} (accuracy.py)
@@ -50,7 +51,16 @@ class Worker:
         for size in shape:
             count *= size
         self.call = self.peer.tiny(op, cells.numbers("float32", count, 0).reshape(shape), **options)
-        for _ in range(100):
+        return self.chosen(100)
+
+    def between(self, n):
+        from . import cells
+
+        self.call = self.peer.between(cells.numbers("float32", n * 512, 0).reshape(n, 512))
+        return self.chosen(5)
+
+    def chosen(self, warm):
+        for _ in range(warm):
             self.call()
         self.choose_number()
         return {"ok": True, "number": self.number}
