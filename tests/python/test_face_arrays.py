@@ -258,7 +258,7 @@ def test_dlpack_objects_come_back_in_their_library(monkeypatch, namespace_method
 @pytest.mark.parametrize("device, words", [(2, "cuda:0"), (10, "a device of DLPack type 10")])
 def test_arrays_elsewhere_are_refused(monkeypatch, device, words):
     if device == 2 and _core.cuda_architectures:
-        pytest.skip("this build serves CUDA devices: tests/simt/test_faces.py and test_gpu.py")
+        pytest.skip("this build serves CUDA devices: tests/simt/faces.py and test_gpu.py")
     tensor = foreign_library(monkeypatch, False)
     for call in (se.softmax, se.logsumexp_hessian, se.special.log_softmax):
         with pytest.raises(TypeError, match=f"(x|y) is on {words}, accepted: the CPU"):
