@@ -7,6 +7,8 @@ library does not tell its stream (JAX), it is the default stream, and the call w
 sumexp.torch.)
 """
 
+import functools
+import importlib
 from typing import NamedTuple
 
 import numpy as np
@@ -125,54 +127,54 @@ def allocator(function, argument, like):
 
 def call(name, arrays, given):
     """sumexp.<name> on arrays of CUDA devices. `arrays` are the names among the keyword arguments `given`."""
-    main = arrays[-1] if arrays[-1] != "b" else arrays[-2]  # gives the shape, the dtype and the result's library
-    operands = {n: given[n] for n in (*arrays, "where", "out") if given.get(n) is not None}
-    memory = {n: describe(name, n, value) for n, value in operands.items()}
+    main = next(n for n in reversed(arrays) if n != "b")  # gives the shape, the dtype and the result's library
+    memory = _described(name, main, {n: given[n] for n in (*arrays, "where", "out") if given.get(n) is not None})
     first = memory[main]
-    for n, m in memory.items():
-        wanted = np.dtype(bool) if n == "where" else first.array.dtype
-        if m.device != first.device:
-            raise TypeError(f"{name}: {n} is on cuda:{m.device}, accepted: cuda:{first.device}, where {main} is")
-        if m.array.dtype != wanted or (n != "where" and wanted.kind in "bu"):
-            accepted = "bool" if n == "where" else "float16, bfloat16, float32 or float64, one for all arrays"
-            raise TypeError(f"{name}: {n} has dtype {m.array.dtype}, accepted: {accepted}")
-    stream = LEGACY_STREAM if first.stream is None else first.stream
+    new = functools.cache(lambda: allocator(name, main, given[main]))
 
-    shape = first.array.shape
-    if "b" in memory:
-        shape = np.broadcast_shapes(shape, memory["b"].array.shape)
+    shape = np.broadcast_shapes(*(memory[n].array.shape for n in (main, "b") if n in memory))
     if name in ("logsumexp", "logsumexp_jvp"):
         shape = row_shape(name, shape, given.get("axis"), given.get("keepdims", False))
-    out, dtype = given.get("out"), given[main].dtype
-    signs = given.get("return_sign", False)
-    new = None if out is not None and not signs else allocator(name, main, given[main])
-    result = out if out is not None else new(shape, dtype)
-    sign = new(shape, dtype) if signs and "b" in memory else None
+    signs, dtype = given.get("return_sign", False), given[main].dtype
+    result = given["out"] if "out" in memory else new()(shape, dtype)
+    sign = new()(shape, dtype) if signs and "b" in memory else None
     for n, value in (("out", result), ("sign", sign)):
         if value is not None:
             memory[n] = describe(name, n, value)
+
+    stream = LEGACY_STREAM if first.stream is None else first.stream
     for m in memory.values():  # what other streams still do to the arrays comes first
         if m.stream not in (None, stream):
             _core.synchronize(m.device, m.stream)
-
     options = {n: v for n, v in given.items() if n not in (*memory, "b", "where", "out", "return_sign")}
     options.update({n: memory[n].array for n in ("b", "where", "out") if n in memory})
     positional = [memory[n].array for n in arrays if n != "b"]
-    sign_array = memory["sign"].array if sign is not None else None
 
-    def run(address, size):
-        return _core.on_device(name, first.device, stream, address, size, sign_array, *positional, **options)
+    def run(address=0, size=0):
+        signs_to = None if sign is None else memory["sign"].array
+        return _core.on_device(name, first.device, stream, address, size, signs_to, *positional, **options)
 
-    wanted = run(0, 0)
-    if wanted:
-        new = new or allocator(name, main, given[main])
-        workspace = new((wanted,), np.uint8)  # given back to its library, which reuses it in the stream's order
-        run(describe(name, "workspace", workspace).array.ctypes.data, wanted)
+    if size := run():
+        workspace = new()((size,), np.uint8)  # given back to its library, which reuses it in the stream's order
+        run(describe(name, "workspace", workspace).array.ctypes.data, size)
     if first.stream is None:
         _core.synchronize(first.device, stream)
     if not signs:
         return result
-    return result, sign if sign is not None else plain_signs(result)
+    return result, plain_signs(result) if sign is None else sign
+
+
+def _described(name, main, operands):
+    """{argument: Memory}, all on the device of `main` and of its dtype, the mask aside."""
+    memory = {n: describe(name, n, value) for n, value in operands.items()}
+    device, dtype = memory[main].device, memory[main].array.dtype
+    for n, m in memory.items():
+        if m.device != device:
+            raise TypeError(f"{name}: {n} is on cuda:{m.device}, accepted: cuda:{device}, where {main} is")
+        if m.array.dtype != (np.bool_ if n == "where" else dtype) or (n != "where" and dtype.kind in "bu"):
+            accepted = "bool" if n == "where" else "float16, bfloat16, float32 or float64, one for all arrays"
+            raise TypeError(f"{name}: {n} has dtype {m.array.dtype}, accepted: {accepted}")
+    return memory
 
 
 def row_shape(function, shape, axis, keepdims):
@@ -187,9 +189,16 @@ def row_shape(function, shape, axis, keepdims):
     return tuple(1 if d in axes else n for d, n in enumerate(shape) if keepdims or d not in axes)
 
 
+def _namespace(value):
+    """The functions of an array's library: by the array API standard, or, in older releases of CuPy, its module."""
+    if hasattr(value, "__array_namespace__"):
+        return value.__array_namespace__()
+    return importlib.import_module(type(value).__module__.partition(".")[0])
+
+
 def plain_signs(lse):
     """The sign of a plain sum of exponentials, from its logarithm."""
-    xp = lse.__array_namespace__() if hasattr(lse, "__array_namespace__") else __import__("cupy")
+    xp = _namespace(lse)
     return xp.where(lse != lse, lse, xp.where(lse == -np.inf, xp.zeros_like(lse), xp.ones_like(lse)))
 
 
@@ -197,7 +206,7 @@ def matrix(function, value):
     """The three explicit matrices, in the library's own operations."""
     if value.ndim == 0:
         raise ValueError(f"{function}: the array has shape (), accepted: at least one dimension")
-    xp = value.__array_namespace__() if hasattr(value, "__array_namespace__") else __import__("cupy")
+    xp = _namespace(value)
     y = call("softmax", ("x",), {"x": value}) if function == "logsumexp_hessian" else value
     one = xp.eye(value.shape[-1], dtype=value.dtype)
     if function == "log_softmax_jacobian":
