@@ -11,7 +11,7 @@
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
 #include "numerics/formats.hpp"
-#include "sumexp/sumexp.hpp"
+#include "sumexp/cuda.hpp"
 
 namespace {
 
@@ -251,6 +251,31 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   if (beside(out) || (c.signs && beside(sign))) return failed("wrote beside the result");
 }
 
+// sumexp/cuda.hpp: a call runs on its device and leaves the current one as it was; too little workspace runs nothing.
+void check_devices() {
+  label = "sumexp::cuda::run";
+  const std::int64_t n = 300000, shape[1] = {n}, strides[1] = {4};
+  std::vector<float> x(std::size_t(n), 1.0f), y(std::size_t(n), 7.0f);
+  Call call;
+  call.ndim = 1;
+  call.shape = shape;
+  call.axes = 1;
+  call.in[0] = {x.data(), strides};
+  call.out = {y.data(), strides};
+  sumexp::cuda::Target target;
+  target.device = 1;
+  if (sumexp::cuda::run(call, target).code != sumexp::Code::needs_workspace || target.workspace_bytes == 0 || y[0] != 7)
+    return failed("a long row ran without its workspace");
+  std::vector<unsigned char> workspace(target.workspace_bytes + 256);
+  target.workspace = workspace.data() + 256 - reinterpret_cast<std::uintptr_t>(workspace.data()) % 256;
+  const sumexp::Status status = sumexp::cuda::run(call, target);
+  if (!status.ok() || y[0] == 7) return failed(status.message);
+  if (simt::counters().device != 1) failed("ran on another device than the target's");
+  if (simt::settings().device != 0) failed("left another device current");
+  target.device = simt::device_count;
+  if (sumexp::cuda::run(call, target).code != sumexp::Code::device_error) failed("took a device that does not exist");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -292,6 +317,7 @@ int main(int argc, char** argv) {
           run(path, Layout::heated, 12, path == Path::warp ? lanes + 9 : chunk + 9);
       if (c.row_output) run(Path::choose, Layout::packed, 3, 0);
     }
+  if (filter.empty()) check_devices();
   std::printf("%d checks, %d failed; %llu launches, %llu threads, %llu switches\n", checks, failures,
               (unsigned long long)simt::counters().launches, (unsigned long long)simt::counters().threads,
               (unsigned long long)simt::counters().switches);

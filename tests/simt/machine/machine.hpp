@@ -29,6 +29,7 @@ const std::string& error();
 // What the launches so far did.
 struct Counters {
   std::uint64_t launches = 0, threads = 0, switches = 0;
+  int device = -1;  // of the last launch
 };
 const Counters& counters();
 

@@ -243,6 +243,7 @@ cudaError_t run_grid(const Shape& shape, void (*body)(void*), void* argument) {
   m.variables.clear();
   m.fixed_used = 0;
   ++m.counters.launches;
+  m.counters.device = m.settings.device;
   run_all();
   for (Cluster& c : m.clusters)
     for (Block& b : c.blocks)
