@@ -32,6 +32,6 @@ fi
 
 jobs=$(nproc 2>/dev/null || echo 2)
 cmake -S "$root" -B "$build" -DCMAKE_TOOLCHAIN_FILE="$root/tests/cpp/aarch64.cmake" -DCMAKE_BUILD_TYPE=Release \
-  -DSUMEXP_BUILD_TESTS=ON -DSUMEXP_BUILD_PYTHON=OFF -DSUMEXP_CUDA=OFF
+  -DSUMEXP_BUILD_TESTS=ON -DSUMEXP_BUILD_SIMT=OFF -DSUMEXP_BUILD_PYTHON=OFF -DSUMEXP_CUDA=OFF
 cmake --build "$build" -j "$jobs"
 ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$jobs"

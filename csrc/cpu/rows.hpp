@@ -62,7 +62,9 @@ class RowDriver {
   // Where a vector is a register, it pays to convert 16-bit rows while they are loaded, and to take rows in panels.
   static constexpr bool kDirect16 = V::kRegister && !Kernel::kPackedOnly;
   static constexpr bool kPanels = V::kRegister && !std::is_void_v<Tile>;
-  static constexpr int kLine = kLineBytes / sizeof(S) > V::W ? kLineBytes / sizeof(S) : V::W;
+  // Columns taken together: a line of them, but no less than a vector and no more than kTiles panels.
+  static constexpr int kInLine = kLineBytes / sizeof(S), kMost = kTiles * V::W;
+  static constexpr int kLine = kInLine < V::W ? V::W : kInLine < kMost ? kInLine : kMost;
   static constexpr int kWidest = kLine > kTogether ? kLine : kTogether;
   static constexpr int kShortRow = 64;  // several panels of these are taken together, to hide the latencies of each
   static constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
