@@ -1,8 +1,8 @@
 // The row driver: carries any kernel of kernels.hpp over the rows of a plan.
 //
 // A block is up to a cache line of rows that lie side by side (plan.columns), some rows of one chunk each, taken through
-// every stage together (as panels, where V::W of them make one), or one long row. Direct rows are read where they are; others are
-// packed, whole blocks at once when they fit in the cache (resident), else chunk by chunk, once for each pass.
+// every stage together (as panels, where V::W of them make one), or one long row. Direct rows are read where they are;
+// others are packed, whole blocks at once when they fit in the cache (resident), else chunk by chunk, once for each pass.
 // Softmax's terms wait for the row's sum in the result itself, in the packed copy, or, when the result goes around the
 // cache or has 16 bits, in scratch; where there is no such place they are computed again: the same instructions on the
 // same input, hence the same bits.
