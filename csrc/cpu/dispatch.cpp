@@ -100,9 +100,10 @@ void run_rows(const cpu::Plan& plan) {
   const int threads = get_num_threads();
   const std::int64_t elements = plan.rows * plan.n;
   if (threads < 2 || elements < kParallelElements) return kernels.rows(plan, 0, plan.rows, cpu::thread_workspace());
-  // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one.
-  constexpr std::int64_t kLine = 64;
-  const std::int64_t group = plan.columns ? kLine / cpu::item_size(plan.dtype) : 1;
+  // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one; as many
+  // together as the driver takes (columns.hpp), if there are enough for all threads.
+  constexpr std::int64_t kLine = 64, kRun = 512;
+  const std::int64_t item = cpu::item_size(plan.dtype), group = plan.columns ? kLine / item : 1;
   if (plan.rows < 2 * threads * group && plan.n >= kSplitElements) return kernels.split(plan, threads);
 
   struct Work {
@@ -111,7 +112,8 @@ void run_rows(const cpu::Plan& plan) {
     std::int64_t head, step;
   } work = {plan, kernels.rows, plan.columns ? plan.rows_to_boundary(0, kLine) : 0, 0};
   std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
-  const std::int64_t fair = (plan.rows + 2 * threads - 1) / (2 * threads);
+  if (plan.columns && step < kRun / item) step = kRun / item;
+  const std::int64_t shares = plan.columns ? threads : 2 * threads, fair = (plan.rows + shares - 1) / shares;
   if (step > fair) step = fair;
   const std::int64_t multiple = step >= 16 && group < 16 ? 16 : group;  // 16: whole tiles and panels
   work.step = step < multiple ? multiple : step / multiple * multiple;

@@ -2,15 +2,14 @@
 // Included after the simd_<isa>.hpp that defines F32 and F64.
 #pragma once
 
+#include "columns.hpp"
 #include "table.hpp"
-#include "tiles.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
 // An op is a row kernel and, if short rows deserve one, a tile kernel.
 template <class V, class S, class Kernel, class Tile>
-inline constexpr cpu::OpKernels kWithTile = {run_short_or_long<V, S, Kernel, Tile>,
-                                             run_split_or_columns<V, S, Kernel, Tile>};
+inline constexpr cpu::OpKernels kWithTile = {run_any<V, S, Kernel, Tile>, run_any_split<V, S, Kernel, Tile>};
 template <class V, class S, class Kernel>
 inline constexpr cpu::OpKernels kRowsOnly = {run_rows<V, S, Kernel>, run_split<V, S, Kernel>};
 

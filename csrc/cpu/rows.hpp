@@ -110,11 +110,15 @@ class RowDriver {
     }
   }
 
-  // A block of rows in parts, for several drivers at once: reduce chunks [c0, c1) of the rows, then map them.
+  // A block of rows in parts, for several drivers at once: reduce chunks [c0, c1) of the rows, then map them. A driver
+  // that does not take special rows says so (false); this one takes all.
+  static int split_width(const Plan& plan) { return plan.columns ? V::W : 1; }
+  static constexpr int kWidestSplit = V::W, kMultiple = 1;
   template <int pass>
-  void reduce_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const Row* row, State* result) {
+  bool reduce_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const Row* row, State* result) {
     begin_block(r, rows);
     reduce_chunks<pass>(c0, c1, row, result);
+    return true;
   }
   void map_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const Row* row) {
     begin_block(r, rows);
@@ -364,7 +368,10 @@ void run_rows(const Plan& plan, std::int64_t begin, std::int64_t end, Workspace&
   RowDriver<V, S, Kernel, Tile>(plan, workspace).run(begin, end);
 }
 
-// Few, long rows: every row, or line of columns, is split over the threads, in aligned blocks of 2^kBlockLevel chunks.
+template <class V, class S, class Kernel>
+void run_split(const Plan& plan, std::int64_t begin, std::int64_t end, int threads);
+
+// Few, long rows: every row, or block of columns, is split over the threads, in aligned blocks of 2^kBlockLevel chunks.
 inline constexpr int kBlockLevel = 5;
 
 template <class Body>
@@ -375,77 +382,87 @@ SUMEXP_FN void run_parts(std::int64_t tasks, int threads, Body& body) {
       &body);
 }
 
-template <class V, class S, class Kernel>
+template <class V, class S, class Kernel, class Driver>
 class SplitDriver {
   using T = ElementOf<V>;
   using State = typename Kernel::State;
   using Row = typename Kernel::Row;
-  using Driver = RowDriver<V, S, Kernel>;
 
  public:
-  SplitDriver(const Plan& plan, int threads) : plan_(plan), threads_(threads), width_(plan.columns ? V::W : 1) {
+  SplitDriver(const Plan& plan, int threads) : plan_(plan), threads_(threads), width_(Driver::split_width(plan)) {
     chunks_ = chunk_count<T>(plan.n);
     blocks_ = (chunks_ + kBlock - 1) / kBlock;
-    const std::size_t states = static_cast<std::size_t>(blocks_ * width_) * sizeof(State);
-    char* own = static_cast<char*>(own_.keep_bytes(states + static_cast<std::size_t>(chunks_ * width_) * sizeof(T)));
-    states_ = reinterpret_cast<State*>(own);
-    maxima_ = reinterpret_cast<T*>(own + states);
   }
 
-  void run() {
-    for (std::int64_t r = 0; r < plan_.rows;) {
-      rows_ = block_rows<V, S>(plan_, r, plan_.rows, width_);
-      block(r);
-      r += rows_;
+  void run(std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; r += rows_) {
+      rows_ = block_rows<V, S>(plan_, r, end, width_);
+      if (rows_ > Driver::kMultiple) rows_ = rows_ / Driver::kMultiple * Driver::kMultiple;
+      if (rows_ % Driver::kMultiple || !block(r)) run_split<V, S, Kernel>(plan_, r, r + rows_, threads_);
     }
   }
 
  private:
   static constexpr std::int64_t kBlock = std::int64_t(1) << kBlockLevel;
-  std::int64_t end(std::int64_t i) const { return (i + 1) * kBlock < chunks_ ? (i + 1) * kBlock : chunks_; }
+  std::int64_t last(std::int64_t i) const { return (i + 1) * kBlock < chunks_ ? (i + 1) * kBlock : chunks_; }
 
-  void block(std::int64_t r) {
-    Row row[V::W];
+  bool block(std::int64_t r) {
+    const std::size_t states = static_cast<std::size_t>(blocks_ * rows_) * sizeof(State);
+    const std::size_t maxima = static_cast<std::size_t>(chunks_ * rows_) * sizeof(T);
+    char* own = static_cast<char*>(own_.keep_bytes(states + maxima + static_cast<std::size_t>(blocks_)));
+    states_ = reinterpret_cast<State*>(own);
+    maxima_ = reinterpret_cast<T*>(own + states);
+    taken_ = reinterpret_cast<bool*>(own + states + maxima);
+    Row row[Driver::kWidestSplit];
     for (int b = 0; b < rows_; ++b) row[b] = Row{};
-    reduce<0>(r, row);
+    if (!reduce<0>(r, row)) return false;
     if constexpr (Kernel::kPasses > 1) reduce<1>(r, row);
     if constexpr (Kernel::kRowOutput) {
       Driver(plan_, own_, maxima_).emit_rows(r, rows_, row);
     } else {
       auto part = [&](std::int64_t i, Workspace& workspace) {
-        Driver(plan_, workspace, maxima_).map_part(r, rows_, i * kBlock, end(i), row);
+        Driver(plan_, workspace, maxima_).map_part(r, rows_, i * kBlock, last(i), row);
       };
       run_parts(blocks_, threads_, part);
     }
+    return true;
   }
 
   template <int pass>
-  void reduce(std::int64_t r, Row* row) {
+  bool reduce(std::int64_t r, Row* row) {
     auto part = [&](std::int64_t i, Workspace& workspace) {
       Driver driver(plan_, workspace, maxima_);
-      driver.template reduce_part<pass>(r, rows_, i * kBlock, end(i), row, states_ + i * width_);
+      taken_[i] = driver.template reduce_part<pass>(r, rows_, i * kBlock, last(i), row, states_ + i * rows_);
     };
     run_parts(blocks_, threads_, part);
+    for (std::int64_t i = 0; i < blocks_; ++i)
+      if (!taken_[i]) return false;
     Params params;
     params.factor = temperature_factor<T>(plan_);
     for (int b = 0; b < rows_; ++b) {
       MergeTree<State> tree;
-      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(states_[i * width_ + b], kBlockLevel);
-      Kernel::finish(pass, tree.finish(states_[(blocks_ - 1) * width_ + b]), row[b], params);
+      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(states_[i * rows_ + b], kBlockLevel);
+      Kernel::finish(pass, tree.finish(states_[(blocks_ - 1) * rows_ + b]), row[b], params);
     }
+    return true;
   }
 
   const Plan& plan_;
   int threads_, width_, rows_ = 1;
   Workspace& own_ = cpu::thread_workspace();
   std::int64_t chunks_, blocks_;
-  State* states_;
-  T* maxima_;
+  State* states_ = nullptr;
+  T* maxima_ = nullptr;
+  bool* taken_ = nullptr;  // by each part
 };
 
 template <class V, class S, class Kernel>
+void run_split(const Plan& plan, std::int64_t begin, std::int64_t end, int threads) {
+  SplitDriver<V, S, Kernel, RowDriver<V, S, Kernel>>(plan, threads).run(begin, end);
+}
+template <class V, class S, class Kernel>
 void run_split(const Plan& plan, int threads) {
-  SplitDriver<V, S, Kernel>(plan, threads).run();
+  run_split<V, S, Kernel>(plan, 0, plan.rows, threads);
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -14,9 +14,14 @@
 //                                   fills a Row for each tile; false, with nothing written to memory, where a row is
 //                                   special (a maximum that is not finite or needs an anchor; a NaN, where the layout
 //                                   does not tolerate it): the row driver then takes these rows
-//   kSumsOfColumns                  an op of ops/sums.hpp, Op, which columns.hpp can carry over long columns
 //   map(v, row), or emit(row)       one element from its inputs (kTerms: from its term), or one value a row
 //   witness(row)                    NaN in the lanes whose results are all NaN
+//   Op                              an op of ops/sums.hpp; void for those on exponentials
+//
+// and for rows of many chunks, whose states merge one by one (columns.hpp):
+//
+//   chunk_states(layout, m, states) the states of a chunk's rows, and their maxima; false as above (not of Op)
+//   chunk_row(rows, m, g)           what map needs for a chunk with these maxima, from the finished rows
 #pragma once
 
 #include "kernels.hpp"
@@ -71,6 +76,20 @@ SUMEXP_FN DD<F64> wide_lanes(const DD<double>* w) {
   double hi[F64::W], lo[F64::W];
   for (int b = 0; b < F64::W; ++b) hi[b] = w[b].hi, lo[b] = w[b].lo;
   return {F64::load(hi), F64::load(lo)};
+}
+// and back
+SUMEXP_FN void put_lanes(Twin<F64> w, double* to) { F64::store(to, w.a), F64::store(to + F64::W, w.b); }
+SUMEXP_FN void put_lanes(DD<F64> w, DD<double>* to) {
+  double hi[F64::W], lo[F64::W];
+  F64::store(hi, w.hi), F64::store(lo, w.lo);
+  for (int b = 0; b < F64::W; ++b) to[b] = {hi[b], lo[b]};
+}
+// lane b from value(b)
+template <class V, class Value>
+SUMEXP_FN V lanes_of(Value value) {
+  ElementOf<V> lanes[V::W];
+  for (int b = 0; b < V::W; ++b) lanes[b] = value(b);
+  return V::load(lanes);
 }
 SUMEXP_FN F32 tile_head(Twin<F64> w) { return WideOf<F32>::narrow(w); }
 SUMEXP_FN F64 tile_head(DD<F64> w) { return w.hi; }
@@ -131,12 +150,26 @@ SUMEXP_FN V or_nan(const TileState<V>& state, V y) {
   return pick(unordered(tile_head(state.R)), V(Limits<ElementOf<V>>::nan()), y);
 }
 
+// The states of one tile's rows, one by one.
+template <bool kExclude, bool kStore, class V, class Layout>
+SUMEXP_FN bool lane_states(Layout& rows, V& m, ExpState<ElementOf<V>>* to) {
+  using T = ElementOf<V>;
+  TileState<V> state;
+  if (!tile_states<kExclude, kStore>(&rows, 1, &state)) return false;
+  m = state.m;
+  T maximum[V::W], N[V::W];
+  Wide<T> c[V::W], R[V::W];
+  V::store(maximum, m), V::store(N, state.N), put_lanes(state.c, c), put_lanes(state.R, R);
+  for (int b = 0; b < V::W; ++b) to[b] = {maximum[b], static_cast<std::int64_t>(N[b]), c[b], R[b]};
+  return true;
+}
+
 // -- one per op ---------------------------------------------------------------------------------------------
 
 template <class V>
 struct SoftmaxTile {
   using T = ElementOf<V>;
-  static constexpr bool kSumsOfColumns = false;
+  using Op = void;
   static constexpr int kInputs = 1;
   static constexpr bool kTerms = true, kRowOutput = false;
   struct Row {
@@ -161,6 +194,41 @@ struct SoftmaxTile {
   }
   static SUMEXP_FN V map(const V* v, const Row& row) { return probability(v[0], row.h, row.l, row.top_term, row.top); }
   static SUMEXP_FN V witness(const Row& row) { return row.h; }
+
+  // A chunk far below its row's maximum (TermScale) has a scale of its own.
+  struct ChunkRow : Row {
+    bool any_far;
+    V near, before, after;
+  };
+  template <class Layout>
+  static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
+    return lane_states<false, true>(rows, m, to);
+  }
+  static SUMEXP_FN ChunkRow chunk_row(const SoftmaxRow<T>* rows, V m, V g) {
+    T maximum[V::W];
+    V::store(maximum, m);
+    TermScale<T> scale[V::W];
+    ChunkRow row;
+    row.any_far = false;
+    for (int b = 0; b < V::W; ++b) {
+      scale[b] = term_scale(rows[b], maximum[b]);
+      row.any_far |= scale[b].far;
+    }
+    row.h = lanes_of<V>([&](int b) { return scale[b].h; });
+    row.l = lanes_of<V>([&](int b) { return scale[b].l; });
+    row.top_term = lanes_of<V>([&](int b) { return scale[b].top_term; });
+    row.top = lanes_of<V>([&](int b) { return scale[b].top; });
+    row.g = g;
+    row.near = lanes_of<V>([&](int b) { return T(scale[b].far ? 0 : 1); });
+    row.before = lanes_of<V>([&](int b) { return scale[b].before; });
+    row.after = lanes_of<V>([&](int b) { return scale[b].after; });
+    return row;
+  }
+  static SUMEXP_FN V map(const V* v, const ChunkRow& row) {
+    const V y = map(v, static_cast<const Row&>(row));
+    if (!row.any_far) return y;
+    return pick(equal(row.near, V(T(1))), y, probability_far(v[0], row.h, row.l, row.before, row.after));
+  }
 };
 
 template <class V>
@@ -168,11 +236,15 @@ struct LogSumExpVjpTile : SoftmaxTile<V> {
   static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V>::Row& row) {
     return quiet(SoftmaxTile<V>::map(v, row) * row.g);
   }
+  static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V>::ChunkRow& row) {
+    return quiet(SoftmaxTile<V>::map(v, row) * row.g);
+  }
 };
 
 template <class V>
 struct LogSoftmaxTile {
-  static constexpr bool kSumsOfColumns = false;
+  using T = ElementOf<V>;
+  using Op = void;
   static constexpr int kInputs = 1;
   static constexpr bool kTerms = false, kRowOutput = false;
   struct Row {
@@ -187,6 +259,15 @@ struct LogSoftmaxTile {
   }
   static SUMEXP_FN V map(const V* v, const Row& row) { return log_probability(v[0], row.m, row.L); }
   static SUMEXP_FN V witness(const Row& row) { return row.L; }
+
+  using ChunkRow = Row;
+  template <class Layout>
+  static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
+    return lane_states<true, false>(rows, m, to);
+  }
+  static SUMEXP_FN ChunkRow chunk_row(const LogSoftmaxRow<T>* rows, V, V) {
+    return {lanes_of<V>([&](int b) { return rows[b].m; }), lanes_of<V>([&](int b) { return rows[b].L; })};
+  }
 };
 
 SUMEXP_FN F32 plus_narrow(F32 m, Twin<F64> L) { return WideOf<F32>::narrow(WideOf<F32>::from(m) + L); }
@@ -197,7 +278,8 @@ SUMEXP_FN F64 plus_narrow(F64 m, DD<F64> L) {
 
 template <class V>
 struct LogSumExpTile {
-  static constexpr bool kSumsOfColumns = false;
+  using T = ElementOf<V>;
+  using Op = void;
   static constexpr int kInputs = 1;
   static constexpr bool kTerms = false, kRowOutput = true;
   struct Row {
@@ -212,12 +294,17 @@ struct LogSumExpTile {
     return true;
   }
   static SUMEXP_FN V emit(const Row& row) { return row.value; }
+
+  using ChunkRow = Row;
+  template <class Layout>
+  static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
+    return lane_states<true, false>(rows, m, to);
+  }
 };
 
 template <class V, class Op_>
 struct SumsTile {
   using Op = Op_;
-  static constexpr bool kSumsOfColumns = true;
   static constexpr int kInputs = Op::kInputs;
   static constexpr bool kTerms = false, kRowOutput = false;
   struct Row {
@@ -236,6 +323,18 @@ struct SumsTile {
   }
   static SUMEXP_FN V map(const V* v, const Row& row) { return quiet(Op::map(v, row.sums) * row.factor); }
   static SUMEXP_FN V witness(const Row& row) { return row.factor; }
+
+  using T = ElementOf<V>;
+  using ChunkRow = Row;
+  static SUMEXP_FN ChunkRow chunk_row(const typename SumsKernel<V, Op>::Row* rows, V, V) {
+    ChunkRow row;
+    for (int k = 0; k < RowScalars<V>::kMax; ++k) {
+      row.sums.h[k] = lanes_of<V>([&](int b) { return rows[b].sums.h[k]; });
+      row.sums.l[k] = lanes_of<V>([&](int b) { return rows[b].sums.l[k]; });
+    }
+    row.factor = lanes_of<V>([&](int b) { return rows[b].factor; });
+    return row;
+  }
 };
 
 // Sums of a pass, a in Wide<V>, to their places among the scalars.

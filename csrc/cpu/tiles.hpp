@@ -1,16 +1,13 @@
-// The driver of short rows: transposes V::W rows at a time into a tile, runs a tile kernel, transposes back.
-// Rows that lie side by side (axis not last) need no transposition: a load is already a column. Rows of whole vectors
-// are left to panels, if there are enough of them.
+// The driver of short rows: transposes V::W rows at a time into a tile, runs a tile kernel, transposes back. Rows of whole
+// vectors are left to panels, if there are enough of them.
 #pragma once
 
 #include <limits>
 
-#include "columns.hpp"
+#include "rows.hpp"
+#include "transposed.hpp"
 
 namespace sumexp::SUMEXP_NS {
-
-// How many tiles are loaded together: columns up to kMostTiles, for long runs through memory.
-inline constexpr int kMostTiles = 8;
 
 // The W rows of each of some tiles: where they are, and how they are transposed in and out. Shared by all ops.
 template <class V, class S>
@@ -32,33 +29,32 @@ class TileRows {
     rows_[t] = rows;
   }
 
-  // Element j of the rows of operand k, tile t, to columns[t * pitch + j]. Tiles of columns lie side by side: they go
-  // along each element together, because the next element is on another page, and in the same sets of the cache where
-  // the stride is a power of two. So what comes kElementsAhead later is prefetched, and no more.
-  void load(int tiles, int k, V* columns, int pitch) const {
-    for (int t = 0; t < tiles; ++t)
-      if (!in_place(t)) load_square(t, k, columns + t * pitch);
-    if (!plan_.columns) return;
-    const std::int64_t stride = stride_[k], next_tiles = tiles * W * sizeof(S);
-    for (int j = 0; j < n_; ++j) {
-      const int wrapped = j + kElementsAhead < n_ ? 0 : j + kElementsAhead < 2 * n_ ? n_ : kElementsAhead;
-      const std::int64_t ahead = (kElementsAhead - wrapped) * stride + (wrapped ? next_tiles : 0);
-      for (int t = 0; t < tiles; ++t) {
-        if (!in_place(t)) continue;
-        const char* p = row0_[t][k] + j * stride;
-        columns[t * pitch + j] = V::load(reinterpret_cast<const S*>(p));
-        __builtin_prefetch(p + ahead, 0, 2);
+  // Element j of the rows of operand k, tile t, to columns[j].
+  void load(int t, int k, V* columns) const {
+    for (int j = 0; j < n_; j += W) {
+      V square[W];
+      const char* p = row0_[t][k] + j * stride_[k];
+#pragma GCC unroll 16
+      for (int b = 0; b < W; ++b) {
+        square[b] = part_of_row(p, stride_[k], n_ - j);
+        __builtin_prefetch(p + kTiles * W * step_[k], 0, 2);
+        if (b + 1 < rows_[t]) p += step_[k];  // lanes past the last row repeat it, and are not written back
       }
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) columns[j + i] = square[i];
     }
   }
-  void store(int tiles, V* columns, int pitch) const {
-    for (int t = 0; t < tiles; ++t)
-      if (!in_place(t)) store_square(t, columns + t * pitch);
-    if (!plan_.columns) return;
-    for (int j = 0; j < n_; ++j)
-      for (int t = 0; t < tiles; ++t)
-        if (in_place(t))
-          put_vector<V, S>(row0_[t][cpu::kOut] + j * stride_[cpu::kOut], columns[t * pitch + j], plan_.stream);
+  void store(int t, const V* columns) const {
+    const std::int64_t stride = stride_[cpu::kOut], step = step_[cpu::kOut];
+    for (int j = 0; j < n_; j += W) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = columns[j + i];
+      transpose(square);
+      char* p = row0_[t][cpu::kOut] + j * stride;
+      for (int b = 0; b < rows_[t]; ++b, p += step) put_part(p, stride, square[b], n_ - j);
+    }
   }
 
   // One value a row.
@@ -74,34 +70,6 @@ class TileRows {
   }
 
  private:
-  static constexpr int kElementsAhead = 4;
-  bool in_place(int t) const { return plan_.columns && rows_[t] == W; }
-  void load_square(int t, int k, V* columns) const {
-    for (int j = 0; j < n_; j += W) {
-      V square[W];
-      const char* p = row0_[t][k] + j * stride_[k];
-#pragma GCC unroll 16
-      for (int b = 0; b < W; ++b) {
-        square[b] = part_of_row(p, stride_[k], n_ - j);
-        __builtin_prefetch(p + kTiles * W * step_[k], 0, 2);
-        if (b + 1 < rows_[t]) p += step_[k];  // lanes past the last row repeat it, and are not written back
-      }
-      transpose(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) columns[j + i] = square[i];
-    }
-  }
-  void store_square(int t, V* columns) const {
-    const std::int64_t stride = stride_[cpu::kOut], step = step_[cpu::kOut];
-    for (int j = 0; j < n_; j += W) {
-      V square[W];
-#pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) square[i] = columns[j + i];
-      transpose(square);
-      char* p = row0_[t][cpu::kOut] + j * stride;
-      for (int b = 0; b < rows_[t]; ++b, p += step) put_part(p, stride, square[b], n_ - j);
-    }
-  }
   // W elements of a row, `stride` bytes apart; only `left` where these are fewer
   static SUMEXP_FN V part_of_row(const char* p, std::int64_t stride, int left) {
     if (stride == sizeof(S)) {
@@ -123,35 +91,32 @@ class TileRows {
   }
 
   const Plan& plan_;
-  int n_, rows_[kMostTiles];
+  int n_, rows_[kTiles];
   std::int64_t stride_[cpu::kOperands], step_[cpu::kOperands];
-  char* row0_[kMostTiles][cpu::kOperands];
+  char* row0_[kTiles][cpu::kOperands];
 };
 
 template <class V, class S, class Tile, class Kernel>
 class TileDriver {
   using T = ElementOf<V>;
   static constexpr int W = V::W, kInputs = Tile::kInputs;
-  // Longer rows keep a vector busy by themselves (Panel); longer columns fill the buffer.
-  static constexpr int kLongestRow = 2 * W, kLongestColumn = 64, kVectors = 256;
+  static constexpr int kLongestRow = 2 * W;  // longer rows keep a vector busy by themselves (Panel)
 
  public:
   static bool serves(const Plan& plan) {
-    return plan.n >= 1 && plan.n <= (plan.columns ? kLongestColumn : kLongestRow) && plan.row_dims <= 1 &&
-           !plan.data[cpu::kWhere] && !plan.weighted;
+    return plan.n >= 1 && plan.n <= kLongestRow && plan.row_dims <= 1 && !plan.data[cpu::kWhere] && !plan.weighted;
   }
 
   TileDriver(const Plan& plan, Workspace& workspace)
-      : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_(plan.columns ? n_ : (n_ + W - 1) / W * W), tiles_(plan) {
+      : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_((n_ + W - 1) / W * W), tiles_(plan) {
     params_.factor = V(temperature_factor<T>(plan));
     divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
     // Sums cost so little beside a transposition that half a vector will do (not of 16 bits: it has no part loads).
-    const bool cheap = Tile::kSumsOfColumns && std::is_same_v<S, T> && 2 * n_ > W;
+    const bool cheap = !std::is_same_v<typename Kernel::State, ExpState<T>> && std::is_same_v<S, T> && 2 * n_ > W;
     panels_ = V::kRegister && plan.direct && (n_ % W == 0 || cheap);
   }
 
   void run(std::int64_t begin, std::int64_t end) {
-    const int most = plan_.columns ? kMostTiles : kTiles, fit = kVectors / pitch_, together = fit < most ? fit : most;
     for (std::int64_t r = begin; r < end;) {
       if (const std::int64_t whole = panels_ ? rows_of_panels(r, end) : 0) {
         run_rows<V, S, Kernel, Tile>(plan_, r, r + whole, workspace_);
@@ -160,7 +125,7 @@ class TileDriver {
       }
       int tiles = 0;
       std::int64_t next = r;
-      for (; tiles < together && next < end; ++tiles) {
+      for (; tiles < kTiles && next < end; ++tiles) {
         const int rows = block_rows<V, S>(plan_, next, end, W);
         tiles_.place(tiles, next, rows);
         next += rows;
@@ -176,28 +141,24 @@ class TileDriver {
     return rows < kTiles * W ? 0 : rows / W * W;
   }
   bool run_tiles(int tiles) {
-    V* buffer[kInputs];
     workspace_.reset();
-    for (int k = 0; k < kInputs; ++k) tiles_.load(tiles, k, buffer[k] = take<V>(workspace_, kVectors + W), pitch_);
+    V* buffer[kInputs];
+    for (V*& columns : buffer) columns = take<V>(workspace_, kTiles * kLongestRow);
     const int row_input = cpu::op_info(plan_.op).row_input;
-    for (int first = 0; first < tiles; first += kTiles) {
-      Transposed<V, kInputs> rows[kTiles];
-      const int count = tiles - first < kTiles ? tiles - first : kTiles;
-      for (int t = 0; t < count; ++t) {
-        rows[t].n = n_;
-        for (int k = 0; k < kInputs; ++k) rows[t].in[k] = buffer[k] + (first + t) * pitch_;
-        if (divide_) {
-          const V temperature = V(static_cast<T>(plan_.temperature));
-          for (int j = 0; j < n_; ++j) rows[t].in[0][j] = rows[t].in[0][j] / temperature;
-        }
-        if (row_input >= 0) params_.row_input[t] = tiles_.load_row_input(first + t, row_input);
-      }
-      if (!run_transposed<V, Tile>(rows, count, params_)) return false;
+    Transposed<V, kInputs> rows[kTiles];
+    for (int t = 0; t < tiles; ++t) {
+      rows[t].n = n_;
+      for (int k = 0; k < kInputs; ++k) tiles_.load(t, k, rows[t].in[k] = buffer[k] + t * pitch_);
+      if (divide_) rows[t].divide(V(static_cast<T>(plan_.temperature)));
+      if (row_input >= 0) params_.row_input[t] = tiles_.load_row_input(t, row_input);
     }
-    if constexpr (Tile::kRowOutput) {
-      for (int t = 0; t < tiles; ++t) tiles_.store_row_output(t, buffer[0][t * pitch_]);
-    } else {
-      tiles_.store(tiles, buffer[0], pitch_);
+    if (!run_transposed<V, Tile>(rows, tiles, params_)) return false;
+    for (int t = 0; t < tiles; ++t) {
+      if constexpr (Tile::kRowOutput) {
+        tiles_.store_row_output(t, rows[t].in[0][0]);
+      } else {
+        tiles_.store(t, rows[t].in[0]);
+      }
     }
     return true;
   }
@@ -213,31 +174,8 @@ class TileDriver {
 template <class V, class S, class Kernel, class Tile>
 void run_short_or_long(const Plan& plan, std::int64_t begin, std::int64_t end, Workspace& workspace) {
   using Driver = TileDriver<V, S, Tile, Kernel>;
-  if (Driver::serves(plan) && end - begin > 1) {
-    return Driver(plan, workspace).run(begin, end);
-  }
-  if constexpr (V::kRegister && Tile::kSumsOfColumns) {
-    using Columns = ColumnSums<V, S, typename Tile::Op>;
-    if (Columns::serves(plan)) return Columns::template run_rows_of<Kernel>(plan, begin, end, workspace);
-  }
+  if (Driver::serves(plan) && end - begin > 1) return Driver(plan, workspace).run(begin, end);
   run_rows<V, S, Kernel, Tile>(plan, begin, end, workspace);
-}
-
-// Few, long rows. Sums of columns stay whole: no thread gains from a share of a line.
-template <class V, class S, class Kernel, class Tile>
-void run_split_or_columns(const Plan& plan, int threads) {
-  if constexpr (V::kRegister && Tile::kSumsOfColumns) {
-    using Columns = ColumnSums<V, S, typename Tile::Op>;
-    if (Columns::serves(plan)) {
-      const std::int64_t head = block_rows<V, S>(plan, 0, plan.rows, V::W);
-      auto part = [&](std::int64_t i, Workspace& workspace) {
-        const std::int64_t begin = i ? head + (i - 1) * V::W : 0, end = head + i * V::W;
-        Columns::template run_rows_of<Kernel>(plan, begin, end < plan.rows ? end : plan.rows, workspace);
-      };
-      return run_parts(1 + (plan.rows - head + V::W - 1) / V::W, threads, part);
-    }
-  }
-  run_split<V, S, Kernel>(plan, threads);
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -1,12 +1,12 @@
-// The layout of the shortest rows: element j of all rows of a tile in one vector. With at most one lane row
-// (n <= kLanes) every lane of the geometry holds one element, and a sum is the fold alone.
+// The layout of the shortest rows, and of rows that lie side by side: element j of all rows of a tile in one vector.
+// Every lane of the geometry is a vector here, and folds are additions of vectors.
 #pragma once
 
 #include "tile_kernels.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-// Steps 2 and 3 of the geometry over element j's contributions body(acc, j).
+// Steps 2 and 3 of the geometry over n lanes, at most kLanes: body(acc, l) gives lane l, widen(i, acc) takes member i.
 template <class V, int kSums, class Body, class Widen>
 SUMEXP_FN void tile_fold(int n, Body body, Widen widen) {
   using G = Geometry<ElementOf<V>>;
@@ -32,6 +32,34 @@ SUMEXP_FN void tile_fold(int n, Body body, Widen widen) {
     widen(i, column[0]);
   }
 }
+// Lanes from memory: lane l at lane[l * step].
+template <class V, int kSums, class Widen>
+SUMEXP_FN void fold_kept_lanes(int n, const V (*lane)[kSums], int step, Widen widen) {
+  tile_fold<V, kSums>(
+      n,
+      [&](V* acc, int l) {
+        for (int a = 0; a < kSums; ++a) acc[a] = lane[l * step][a];
+      },
+      widen);
+}
+
+// Steps 1 to 3 over the n elements of a chunk: body(acc, j) adds element j to acc, of which the first begins at `start`,
+// which is taken off every lane again.
+template <class V, int kSums, class Body, class Widen>
+SUMEXP_FN void tile_reduce(int n, ElementOf<V> start, Body body, Widen widen) {
+  using G = Geometry<ElementOf<V>>;
+  const V first = V(start), zero = V(ElementOf<V>(0));
+  const auto add_lane = [&](V* acc, int l) {
+    acc[0] = first;
+    for (int a = 1; a < kSums; ++a) acc[a] = zero;
+    for (int j = l; j < n; j += G::kLanes) body(acc, j);
+    acc[0] = acc[0] - first;
+  };
+  if (n <= G::kLanes) return tile_fold<V, kSums>(n, add_lane, widen);
+  V lane[G::kLanes][kSums];  // all of them first, in the order in which memory is read best
+  for (int l = 0; l < G::kLanes; ++l) add_lane(lane[l], l);
+  fold_kept_lanes(G::kLanes, lane, 1, widen);
+}
 template <class V, int kInputs>
 struct Transposed {
   using T = ElementOf<V>;
@@ -41,6 +69,9 @@ struct Transposed {
   V* in[kInputs];  // in[k][j]: element j of the rows, input k
   int n;
 
+  SUMEXP_FN void divide(V temperature) const {
+    for (int j = 0; j < n; ++j) in[0][j] = in[0][j] / temperature;
+  }
   SUMEXP_FN V largest() const {
     V m = in[0][0];
     for (int j = 1; j < n; ++j) m = larger(in[0][j], m);
@@ -62,8 +93,8 @@ struct Transposed {
     const V one = V(T(1)), zero = V(T(0));
     Wide<V> member[G::kGroup];
     V left_out = zero;
-    tile_fold<V, 2>(
-        n,
+    tile_reduce<V, 2>(
+        n, TermSum<V>::kStart,
         [&](V* acc, int j) {
           ExpParts<V> e = exp_parts(x[j], reduce);
           if constexpr (kExclude) {
@@ -72,9 +103,7 @@ struct Transposed {
             e.s = clear(out, e.s);
           }
           const V rounded = term(e);
-          acc[0] = V(TermSum<V>::kStart), acc[1] = zero;
           TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
-          acc[0] = acc[0] - V(TermSum<V>::kStart);
           if constexpr (kStore) x[j] = rounded;
         },
         [&](int i, const V* acc) { member[i] = WideOf<V>::from(acc[0], acc[1]); });
@@ -90,7 +119,7 @@ struct Transposed {
     for (int b = 0; b < V::W; ++b) {
       sum[b] = WideOf<T>::constant(0);
       if (want[b] == T(0)) continue;
-      T row[G::kLanes];
+      T row[G::kChunk];
       for (int j = 0; j < n; ++j) memcpy(row + j, reinterpret_cast<const char*>(in[0] + j) + b * sizeof(T), sizeof(T));
       int out = 0;
       V sums[2][G::kGroup / V::W];
@@ -103,12 +132,11 @@ struct Transposed {
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
     Wide<V> member[Op::kSums][G::kGroup];
-    tile_fold<V, Op::kSums>(
-        n,
+    tile_reduce<V, Op::kSums>(
+        n, T(0),
         [&](V* acc, int j) {
           V v[kInputs];
           for (int k = 0; k < kInputs; ++k) v[k] = in[k][j];
-          for (int a = 0; a < Op::kSums; ++a) acc[a] = V(T(0));
           Op::template add<pass>(acc, v, row);
         },
         [&](int i, const V* acc) {

@@ -2,7 +2,7 @@
 
 The reference of each test is the plainest call: one thread, C-contiguous, aligned, rows in one batch. Sizes
 name the places where an implementation changes its way: vector widths (8, 16), rows short enough to be
-transposed (16 double, 32 float; 64 as columns), lane rows (64, 256), chunks (512, 2048), a row split over threads
+transposed (16 double, 32 float), lane rows (64, 256), chunks (512, 2048), a row split over threads
 (2^18), a result that is written around the cache (16 MB).
 """
 
@@ -200,7 +200,7 @@ def test_special_rows_in_the_batch(op, fmt):
 @FORMAT
 @OP
 def test_long_columns(op, fmt):
-    """Rows side by side, too long for their copies to stay in the cache: from any column on, on any threads, in place."""
+    """Rows side by side, too long for the buffer: from any column on, on any threads, in place."""
     rows, n = 75, 9_001
     inputs = inputs_of(op, fmt, rows, n)
     expected = op.run(se, inputs)
@@ -217,6 +217,37 @@ def test_long_columns(op, fmt):
         kept = next(k for k, kind in enumerate(op.inputs) if kind not in "rw")
         op.run(se, turned, out=turned[kept])
         assert same(np.ascontiguousarray(turned[kept]), expected), "in place"
+
+
+def uneven(x, fmt):
+    """Makes rows of x (in place) whose parts are far from each other in size, or special, in some of 32 rows."""
+    rows, n = x.shape
+    span = 60 if fmt is not F64 else 500  # beyond two of these a term is no longer a normal number
+    steps = np.arange(n) * 6 // n
+    for r in range(0, rows, 4):
+        x[r] += (-span * steps).astype(fmt.dtype)  # parts ever further down
+    x[1::8, n // 2] = 3 * span  # all others far below
+    x[2, : n // 2] = fmt.dtype.type(-np.inf)
+    x[35, n // 3] = fmt.dtype.type(np.nan)
+    x[37, n // 4] = fmt.dtype.type(np.inf)
+    x[38, n - 1] = fmt.dtype.type(6e4)
+
+
+@FORMAT
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.inputs[0] == "x"], ids=lambda op: op.name)
+def test_uneven_columns(op, fmt):
+    """Chunks far below the maximum of their row, and special rows, side by side: on any threads, on any axis."""
+    rows = 70  # among them tiles, of every width, with and without special rows
+    for n in (1500, 5000, 9001, 40_000) + ((1 << 18) + 777,) * (op.name in ("softmax", "log_softmax", "logsumexp")):
+        inputs = inputs_of(op, fmt, rows, n)
+        uneven(inputs[0], fmt)
+        expected = op.run(se, inputs)
+        turned = [np.asfortranarray(i) for i in inputs]
+        for begin, end in ((0, rows), (0, 16), (16, 32), (5, 40)):
+            for threads in (1, 3):
+                se.set_num_threads(threads)
+                got = op.run(se, [i[begin:end] for i in turned])
+                assert same(np.ascontiguousarray(got), expected[begin:end]), (n, begin, end, threads)
 
 
 @FORMAT
