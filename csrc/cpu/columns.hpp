@@ -97,7 +97,6 @@ class ColumnDriver {
       stride_[k] = plan_.row_dims ? plan_.row[0].stride[k] : 0;
       step_[k] = plan_.batch[plan_.batch_dims - 1].stride[k];
     }
-    loaded_ = -1;
     workspace_.reset();
     for (int k = 0; k < kInputs; ++k) buffer_[k] = take<V>(workspace_, tiles_ * pitch_);
     if (short_) return;
@@ -110,13 +109,6 @@ class ColumnDriver {
   }
   // Element 0 of chunk c in the buffer of tile t.
   V* place(int k, int t, std::int64_t c) const { return buffer_[k] + t * pitch_ + (resident_ ? c * kChunk : 0); }
-  Transposed<V, kInputs> chunk(int t, std::int64_t c) const {
-    Transposed<V, kInputs> rows;
-    rows.n = count_of(c);
-    for (int k = 0; k < kInputs; ++k) rows.in[k] = place(k, t, c);
-    return rows;
-  }
-
   // body(j, t, inputs) for the elements of chunk c, j counted from its first, of inputs [k0, k1) of every tile t. What comes
   // ahead_ elements later is prefetched, of this block, then of the next; but where the elements are next to each other the
   // hardware does it better.
@@ -146,19 +138,30 @@ class ColumnDriver {
       for (int k = k0; k < k1; ++k) from[k] += stride[k];
     }
   }
-  void load(std::int64_t c) {
-    if (loaded_ == c || (resident_ && c < loaded_)) return;
-    loaded_ = c;
-    load_input<0>(c);
+  // Chunk c of every tile to the buffer.
+  void load(std::int64_t c, Transposed<V, kInputs>* rows) {
+    for (int t = 0; t < tiles_; ++t) {
+      rows[t].n = count_of(c);
+      rows[t].top = V(-Limits<T>::infinity);
+      for (int k = 0; k < kInputs; ++k) rows[t].in[k] = place(k, t, c);
+    }
+    load_input<0>(c, rows);
     if (!divide_) return;
-    for (int t = 0; t < tiles_; ++t) chunk(t, c).divide(V(static_cast<T>(plan_.temperature)));
+    const V temperature = V(static_cast<T>(plan_.temperature));
+    for (int t = 0; t < tiles_; ++t) {
+      rows[t].divide(temperature);
+      rows[t].top = rows[t].top / temperature;
+    }
   }
   template <int k>
-  void load_input(std::int64_t c) {
+  void load_input(std::int64_t c, Transposed<V, kInputs>* rows) {
     V* const to = place(k, 0, c);
     const std::int64_t pitch = pitch_;
-    each_element<k, k + 1>(c, [=](int j, int t, const V* v) { to[t * pitch + j] = v[0]; });
-    if constexpr (k + 1 < kInputs) load_input<k + 1>(c);
+    each_element<k, k + 1>(c, [=](int j, int t, const V* v) {
+      to[t * pitch + j] = v[0];
+      if (!kSums) rows[t].top = larger(v[0], rows[t].top);
+    });
+    if constexpr (k + 1 < kInputs) load_input<k + 1>(c, rows);
   }
   void store(std::int64_t c) const {
     const V* const from = place(0, 0, c);
@@ -193,18 +196,15 @@ class ColumnDriver {
     return true;
   }
   bool short_rows() {
-    load(0);
+    Transposed<V, kInputs> rows[kMostTiles];
+    load(0, rows);
     TileParams<V> params;
     params.factor = V(static_cast<T>(params_.factor));
     const int together = n_ <= kShort ? kTiles : 1;
     for (int first = 0; first < tiles_; first += together) {
-      Transposed<V, kInputs> rows[kTiles];
       const int count = tiles_ - first < together ? tiles_ - first : together;
-      for (int t = 0; t < count; ++t) {
-        rows[t] = chunk(first + t, 0);
-        params.row_input[t] = load_row_input(first + t);
-      }
-      if (!run_transposed<V, Tile>(rows, count, params)) return false;
+      for (int t = 0; t < count; ++t) params.row_input[t] = load_row_input(first + t);
+      if (!run_transposed<V, Tile>(rows + first, count, params)) return false;
     }
     if constexpr (Kernel::kRowOutput) {
       for (int t = 0; t < tiles_; ++t) put_row_output(t, *place(0, t, 0));
@@ -235,14 +235,15 @@ class ColumnDriver {
     return true;
   }
   bool exp_chunk_states(std::int64_t c, State* result) {
-    load(c);
+    Transposed<V, kInputs> rows[kMostTiles];
+    load(c, rows);
     for (int t = 0; t < tiles_; ++t) {
-      Transposed<V, kInputs> rows = chunk(t, c);
       V m;
-      if (!Tile::chunk_states(rows, m, result + t * W)) return false;
+      if (!(resident_ ? Tile::template chunk_states<true>(rows[t], m, result + t * W)
+                      : Tile::template chunk_states<false>(rows[t], m, result + t * W)))
+        return false;
       if (Kernel::kTerms) V::store(maxima_ + (c * tiles_ + t) * W, m);
     }
-    if (Kernel::kTerms && !resident_) loaded_ = -1;  // terms have taken the place of x
     return true;
   }
   // Sums need no maximum first: straight down memory, with all lanes of all tiles in the cache.
@@ -316,7 +317,7 @@ class ColumnDriver {
   Params params_;
   bool divide_, short_, resident_;
   int row_input_, width_, tiles_ = 1;
-  std::int64_t n_, ahead_, chunks_, pitch_, loaded_ = -1;
+  std::int64_t n_, ahead_, chunks_, pitch_;
   char* data_[cpu::kOperands];
   std::int64_t stride_[cpu::kOperands], step_[cpu::kOperands];
   V* buffer_[kInputs];

@@ -20,7 +20,8 @@
 //
 // and for rows of many chunks, whose states merge one by one (columns.hpp):
 //
-//   chunk_states(layout, m, states) the states of a chunk's rows, and their maxima; false as above (not of Op)
+//   chunk_states<kKeepTerms>(layout, m, states)
+//                                   the states of a chunk's rows, and their maxima; false as above (not of Op)
 //   chunk_row(rows, m, g)           what map needs for a chunk with these maxima, from the finished rows
 #pragma once
 
@@ -200,9 +201,9 @@ struct SoftmaxTile {
     bool any_far;
     V near, before, after;
   };
-  template <class Layout>
+  template <bool kKeepTerms, class Layout>
   static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
-    return lane_states<false, true>(rows, m, to);
+    return lane_states<false, kKeepTerms>(rows, m, to);
   }
   static SUMEXP_FN ChunkRow chunk_row(const SoftmaxRow<T>* rows, V m, V g) {
     T maximum[V::W];
@@ -261,7 +262,7 @@ struct LogSoftmaxTile {
   static SUMEXP_FN V witness(const Row& row) { return row.L; }
 
   using ChunkRow = Row;
-  template <class Layout>
+  template <bool, class Layout>
   static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
     return lane_states<true, false>(rows, m, to);
   }
@@ -296,7 +297,7 @@ struct LogSumExpTile {
   static SUMEXP_FN V emit(const Row& row) { return row.value; }
 
   using ChunkRow = Row;
-  template <class Layout>
+  template <bool, class Layout>
   static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
     return lane_states<true, false>(rows, m, to);
   }

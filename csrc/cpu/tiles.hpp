@@ -112,7 +112,7 @@ class TileDriver {
     params_.factor = V(temperature_factor<T>(plan));
     divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
     // Sums cost so little beside a transposition that half a vector will do (not of 16 bits: it has no part loads).
-    const bool cheap = !std::is_same_v<typename Kernel::State, ExpState<T>> && std::is_same_v<S, T> && 2 * n_ > W;
+    const bool cheap = !std::is_void_v<typename Tile::Op> && std::is_same_v<S, T> && 2 * n_ > W;
     panels_ = V::kRegister && plan.direct && (n_ % W == 0 || cheap);
   }
 
@@ -150,6 +150,7 @@ class TileDriver {
       rows[t].n = n_;
       for (int k = 0; k < kInputs; ++k) tiles_.load(t, k, rows[t].in[k] = buffer[k] + t * pitch_);
       if (divide_) rows[t].divide(V(static_cast<T>(plan_.temperature)));
+      if (std::is_void_v<typename Tile::Op>) rows[t].measure();
       if (row_input >= 0) params_.row_input[t] = tiles_.load_row_input(t, row_input);
     }
     if (!run_transposed<V, Tile>(rows, tiles, params_)) return false;

@@ -67,16 +67,17 @@ struct Transposed {
   static constexpr bool kToleratesNaN = false;
 
   V* in[kInputs];  // in[k][j]: element j of the rows, input k
+  V top;           // the largest of each row of input 0, from measure() or from whoever has looked at all of them
   int n;
 
   SUMEXP_FN void divide(V temperature) const {
     for (int j = 0; j < n; ++j) in[0][j] = in[0][j] / temperature;
   }
-  SUMEXP_FN V largest() const {
-    V m = in[0][0];
-    for (int j = 1; j < n; ++j) m = larger(in[0][j], m);
-    return m;
+  SUMEXP_FN void measure() {
+    top = V(-Limits<T>::infinity);
+    for (int j = 0; j < n; ++j) top = larger(in[0][j], top);
   }
+  SUMEXP_FN V largest() const { return top; }
   SUMEXP_FN V largest_below(V limit) const {
     const V lowest = V(-Limits<T>::infinity);
     V best = lowest;
