@@ -17,7 +17,7 @@ struct Torch {  // filled by set_quick, under the GIL
   PyObject* is_grad_enabled = nullptr;
   PyObject* functorch_active = nullptr;  // () -> bool
   PyObject* counts[2] = {};              // () -> int: modes that watch operations
-  PyObject* tracing_state = nullptr;     // () -> None unless tracing
+  PyObject* is_tracing = nullptr;        // () -> bool
   PyObject* forward_ad = nullptr;        // the dict of the module that holds _current_level
   int (*read)(void*, dlpack::Tensor*) = nullptr;
 };
@@ -48,7 +48,7 @@ int is_plain(PyObject* x) {
   int yes = answers(torch.functorch_active, Py_False);
   if (yes > 0) yes = answers(torch.counts[0], zero);
   if (yes > 0) yes = answers(torch.counts[1], zero);
-  if (yes > 0) yes = answers(torch.tracing_state, Py_None);
+  if (yes > 0) yes = answers(torch.is_tracing, Py_False);
   if (yes > 0) yes = answers(torch.is_neg, x, Py_False);
   return yes;
 }
@@ -161,7 +161,7 @@ void add_quick(py::module_& module) {
        "quick_forward(op, x, dim, temperature, /)\n--\n\nThe result for a tensor that quick_softmax answered with True, or None."},
       {"set_quick", fast(&set_quick), METH_FASTCALL,
        "set_quick(tensor, empty_like, is_neg, is_grad_enabled, functorch_active, dispatch_modes, function_modes, "
-       "tracing_state, forward_ad, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
+       "is_tracing, forward_ad, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

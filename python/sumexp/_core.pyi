@@ -132,7 +132,7 @@ def set_quick(
     functorch_active: Any,
     dispatch_modes: Any,
     function_modes: Any,
-    tracing_state: Any,
+    is_tracing: Any,
     forward_ad: dict[str, Any],
     /,
 ) -> None: ...

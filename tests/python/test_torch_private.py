@@ -41,8 +41,8 @@ def test_mode_counts_and_tracing():
     with TorchFunctionMode():
         assert _private.function_mode_count() == 1
     seen = []
-    torch.jit.trace(lambda x: seen.append(_private.tracing_state() is None) or x + 1, torch.ones(2), check_trace=False)
-    assert seen == [False] and _private.tracing_state() is None
+    torch.jit.trace(lambda x: seen.append(_private.is_tracing()) or x + 1, torch.ones(2), check_trace=False)
+    assert seen == [True] and not _private.is_tracing()
 
 
 def test_legacy_batched():

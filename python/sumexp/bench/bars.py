@@ -225,7 +225,7 @@ def judge_overhead(overhead):
         if len(peers) == 2:
             ours, torch = peers["sumexp-tensor"], peers["torch"]
             where = f"{stats.median(ours) * 1e6:.2f} us against {stats.median(torch) * 1e6:.2f}"
-            limit = {"no gradient": 1.5, "gradient recorded": 3.0}.get(face, 1.0)
+            limit = {"no gradient": 1.5, "gradient recorded": 3.0}.get(face.split(",")[0], 1.0)
             what = face if face.startswith("between") else f"4 x 16, {face}"
             ratio = stats.ratio_interval(ours, torch)
             verdicts.append(every_cell(f"sumexp.torch.{op} / torch's, {what}", [(where, ratio)], limit, False))

@@ -6,6 +6,7 @@ another peer each, and there is a pause between turns, since some thread pools s
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import selectors
@@ -189,22 +190,24 @@ def run_cells(wanted, rounds, calls, library, progress, note):
                 progress(str(cell))
 
 
-def run_overhead(peers, rounds, library, progress, note, n=16, ops=("softmax", "log_softmax", "logsumexp")):
-    """One call on n floats, as users write it: a new result, no out=. Between torch and sumexp.torch also one on 4
-    rows of n, with and without a gradient recorded ("face")."""
+def run_overhead(peers, threads, rounds, library, progress, note, n=16, ops=("softmax", "log_softmax", "logsumexp")):
+    """One call on n floats, as users write it: a new result, no out=; on one thread. Between torch and sumexp.torch also
+    one on 4 rows of n, with and without a gradient recorded ("face"), where torch may use `threads` of them."""
     faces = [p for p in peers if p in ("sumexp-tensor", "torch")]
-    wanted = [(op, peers, {"shape": [n]}, {}) for op in ops]
-    for op in ops[:2]:
-        for recorded in (False, True):
-            label = {"face": "gradient recorded" if recorded else "no gradient"}
-            wanted.append((op, faces, {"shape": [4, n], "recorded": recorded}, label))
+    wanted = {1: [(op, peers, {"shape": [n]}, {}) for op in ops]}
+    for count in dict.fromkeys((1, threads)):
+        for op, recorded in itertools.product(ops[:2], (False, True)):
+            face = ("gradient recorded" if recorded else "no gradient") + (f", {count} threads" if count > 1 else "")
+            arguments = {"shape": [4, n], "recorded": recorded}
+            wanted.setdefault(count, []).append((op, faces, arguments, {"face": face}))
     records = []
-    with Fleet(1, "best", library, note) as fleet:
-        for op, names, arguments, label in wanted:
-            names = fleet.prepare(names, "tiny", op=op, **arguments)
-            for name, seconds in fleet.turns(names, rounds, 3).items():
-                records.append({"op": op, "n": n, **label, "peer": name, "seconds": seconds})
-            progress(f"call of {op}")
+    for count, calls in wanted.items():
+        with Fleet(count, "best", library, note) as fleet:
+            for op, names, arguments, label in calls:
+                names = fleet.prepare(names, "tiny", op=op, **arguments)
+                for name, seconds in fleet.turns(names, rounds, 3).items():
+                    records.append({"op": op, "n": n, **label, "peer": name, "seconds": seconds})
+                progress(f"call of {op}")
     return records
 
 

@@ -28,8 +28,8 @@ from ._private import (
     function_mode_count,
     functorch_active,
     implicit_softmax_dim,
+    is_tracing,
     peek_interpreter_stack,
-    tracing_state,
 )
 
 _STAND_INS = (FakeTensor, FunctionalTensor)
@@ -114,7 +114,7 @@ _core.set_quick(
     functorch_active,
     dispatch_mode_count,
     function_mode_count,
-    tracing_state,
+    is_tracing,
     vars(forward_ad),
 )
 _quick = _core.quick_softmax

@@ -13,7 +13,7 @@ from ._private import (
     function_mode_count,
     is_legacy_batched,
     functorch_active,
-    tracing_state,
+    is_tracing,
 )
 
 CODES = {
@@ -82,7 +82,7 @@ def launch(name, tensors, out, dims, temperature=1.0, where=None, sign=None):
 
 def is_traced():
     """Whether operations are being recorded or watched, so that they have to go through torch's dispatcher."""
-    return dispatch_mode_count() or function_mode_count() or tracing_state() is not None
+    return dispatch_mode_count() or function_mode_count() or is_tracing()
 
 
 def direct(name, tensors, dims, temperature=1.0, keepdim=True):

@@ -22,8 +22,8 @@ NAMES = {
     # How many __torch_dispatch__ and __torch_function__ modes are active: fake tensors, make_fx, counters, ...
     "dispatch_mode_count": ("torch._C", "_len_torch_dispatch_stack"),
     "function_mode_count": ("torch._C", "_len_torch_function_stack"),
-    # torch.jit.trace's state, or None.
-    "tracing_state": ("torch._C", "_get_tracing_state"),
+    # Whether torch.jit.trace is.
+    "is_tracing": ("torch._C", "_is_tracing"),
     # torch.autograd.Function.apply without its Python wrapper, which looks for functorch transforms again.
     "FunctionBase": ("torch._C", "_FunctionBase"),
     # The level of forward-mode AD, -1 outside of dual_level(): an attribute that changes, so read it through
