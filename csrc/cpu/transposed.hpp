@@ -19,9 +19,24 @@ SUMEXP_FN void tile_fold(int n, Body body, Widen widen) {
     return;
   }
   for (int i = 0; i < G::kGroup && i < n; ++i) {
-    V column[G::kColumns][kSums];
-    int columns = 0;
-    for (int j = i; j < n; j += G::kGroup) body(column[columns++], j);
+    V column[G::kColumns / 4 + 1][kSums];
+    int columns = 0, j = i;
+    for (; j + 3 * G::kGroup < n; j += 4 * G::kGroup, ++columns) {  // two steps of the fold in registers
+      V four[4][kSums];
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) body(four[k], j + k * G::kGroup);
+#pragma GCC unroll 2
+      for (int a = 0; a < kSums; ++a) column[columns][a] = (four[0][a] + four[1][a]) + (four[2][a] + four[3][a]);
+    }
+    if (j < n) {
+      body(column[columns], j);
+      for (j += G::kGroup; j < n; j += G::kGroup) {
+        V next[kSums];
+        body(next, j);
+        for (int a = 0; a < kSums; ++a) column[columns][a] = column[columns][a] + next[a];
+      }
+      ++columns;
+    }
     for (; columns > 1; columns = (columns + 1) / 2) {
       for (int k = 0; k < columns / 2; ++k)
 #pragma GCC unroll 2
@@ -49,15 +64,21 @@ template <class V, int kSums, class Body, class Widen>
 SUMEXP_FN void tile_reduce(int n, ElementOf<V> start, Body body, Widen widen) {
   using G = Geometry<ElementOf<V>>;
   const V first = V(start), zero = V(ElementOf<V>(0));
-  const auto add_lane = [&](V* acc, int l) {
+  const auto add_lane = [&](V* acc, int l, auto each) {
     acc[0] = first;
     for (int a = 1; a < kSums; ++a) acc[a] = zero;
-    for (int j = l; j < n; j += G::kLanes) body(acc, j);
+    each([&](int j) { body(acc, j); });
     acc[0] = acc[0] - first;
   };
-  if (n <= G::kLanes) return tile_fold<V, kSums>(n, add_lane, widen);
+  if (n <= G::kLanes) {
+    const auto one = [&](V* acc, int l) { add_lane(acc, l, [&](auto add) { add(l); }); };
+    return tile_fold<V, kSums>(n, one, widen);
+  }
   V lane[G::kLanes][kSums];  // all of them first, in the order in which memory is read best
-  for (int l = 0; l < G::kLanes; ++l) add_lane(lane[l], l);
+  for (int l = 0; l < G::kLanes; ++l)
+    add_lane(lane[l], l, [&](auto add) {
+      for (int j = l; j < n; j += G::kLanes) add(j);
+    });
   fold_kept_lanes(G::kLanes, lane, 1, widen);
 }
 template <class V, int kInputs>
