@@ -64,7 +64,8 @@ inline constexpr Shape kShapes[] = {
     {"streaming", 128, 131072, false},   // rows longer than the second-level cache
     {"split", 1, 1 << 22, false},        // one row over all threads (reached with two or more)
     {"columns", 65536, 16, true},        // rows side by side, short
-    {"columns", 4096, 1024, true},       // rows side by side
+    {"columns", 4096, 1024, true},       // rows side by side, of one chunk
+    {"columns", 4096, 4096, true},       // of some chunks
 };
 
 // The byte model: every full input once in, a full result once out; values one a row are not counted.

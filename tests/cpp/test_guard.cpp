@@ -253,6 +253,14 @@ int main(int argc, char** argv) {
             for (const bool at_end : {false, true}) one_layout(arenas, op, type, columns, n, columns + gap, gap != 0 && at_end, at_end);
         }
     }
+  // long rows side by side: of some chunks, and too long for a buffer
+  Arenas large(8 << 20);
+  for (const OpCase& op : kOps)
+    for (const DTypeCase& type : kDTypes)
+      for (const auto& [columns, n] : {std::pair<int, int>{17, 1100}, {33, 2100}, {40, 5000}, {18, 33'001}}) {
+        if (check::emulated() && n > 2100) continue;
+        for (const bool at_end : {false, true}) one_layout(large, op, type, columns, n, columns + (at_end ? 5 : 0), at_end, at_end);
+      }
   for (const DTypeCase& type : kDTypes)
     if (type.size >= 4) large_results(type);
   return check::finish();
