@@ -8,6 +8,7 @@
 // derivatives) need no buffer.
 #pragma once
 
+#include "split.hpp"
 #include "tiles.hpp"
 
 namespace sumexp::SUMEXP_NS {
