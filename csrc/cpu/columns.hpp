@@ -269,7 +269,7 @@ class ColumnDriver {
       });
       for (int a = 0; a < kSums; ++a) {
         Wide<T> sum[W];
-        put_lanes(tile_fold_members(lanes, member[a]), sum);
+        put_lanes(tile_fold_members(lanes, member[a]) + WideOf<V>::constant(0), sum);  // no sum is -0
         for (int b = 0; b < W; ++b) result[t * W + b].sum[a] = sum[b];
       }
     }

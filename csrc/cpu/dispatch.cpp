@@ -104,7 +104,8 @@ void run_rows(const cpu::Plan& plan) {
   // together as the driver takes (columns.hpp), if there are enough for all threads.
   constexpr std::int64_t kLine = 64, kRun = 512;
   const std::int64_t item = cpu::item_size(plan.dtype), group = plan.columns ? kLine / item : 1;
-  if (plan.rows < 2 * threads * group && plan.n >= kSplitElements) return kernels.split(plan, threads);
+  const bool few = plan.rows < threads * (plan.columns ? group : 2);
+  if (few && plan.n >= kSplitElements) return kernels.split(plan, threads);
 
   struct Work {
     const cpu::Plan& plan;
@@ -112,11 +113,16 @@ void run_rows(const cpu::Plan& plan) {
     std::int64_t head, step;
   } work = {plan, kernels.rows, plan.columns ? plan.rows_to_boundary(0, kLine) : 0, 0};
   std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
-  if (plan.columns && step < kRun / item) step = kRun / item;
-  const std::int64_t shares = plan.columns ? threads : 2 * threads, fair = (plan.rows + shares - 1) / shares;
-  if (step > fair) step = fair;
-  const std::int64_t multiple = step >= 16 && group < 16 ? 16 : group;  // 16: whole tiles and panels
-  work.step = step < multiple ? multiple : step / multiple * multiple;
+  if (plan.columns) {  // equal shares, of about a step
+    if (step < kRun / item) step = kRun / item;
+    const std::int64_t fair = (plan.rows + threads - 1) / threads, pieces = (fair + step - 1) / step;
+    const std::int64_t multiple = group < 16 ? 16 : group;  // whole tiles
+    work.step = ((fair + pieces - 1) / pieces + multiple - 1) / multiple * multiple;
+  } else {
+    const std::int64_t fair = (plan.rows + 2 * threads - 1) / (2 * threads);
+    if (step > fair) step = fair;
+    work.step = step < 1 ? 1 : step < 16 ? step : step / 16 * 16;  // whole panels
+  }
   const std::int64_t after_head = plan.rows > work.head ? plan.rows - work.head : 1;
   cpu::run_parts(
       (after_head + work.step - 1) / work.step, threads,

@@ -94,6 +94,9 @@ SUMEXP_FN V lanes_of(Value value) {
 }
 SUMEXP_FN F32 tile_head(Twin<F64> w) { return WideOf<F32>::narrow(w); }
 SUMEXP_FN F64 tile_head(DD<F64> w) { return w.hi; }
+// head(w) - d, with the sign that it has in double
+SUMEXP_FN F32 tile_head_over(Twin<F64> w, double d) { return WideOf<F32>::narrow({w.a - F64(d), w.b - F64(d)}); }
+SUMEXP_FN F64 tile_head_over(DD<F64> w, double d) { return w.hi - F64(d); }
 
 // Up to kTiles tiles are taken together.
 inline constexpr int kTiles = 4;
@@ -120,13 +123,14 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
     state[t].R = rows[t].template sum_terms<kExclude, kStore, true>(state[t].N, state[t].m, counted[t], one);
   for (int t = 0; t < tiles; ++t) {
     TileState<V>& s = state[t];
-    const V head = tile_head(O::scaled(s.R, kCarryDown<T>));
+    const Wide<V> others = O::scaled(s.R, kCarryDown<T>);
+    const V head = tile_head(others);
     if (!Layout::kToleratesNaN && count(unordered(head))) return false;
     s.c = O::constant(0);
     if constexpr (kExclude) {
       s.c = O::from(counted[t]);
-      // the second look, for the lanes that need it
-      V needs = pick(at_or_above(head, V(T(0x1p-8))), zero, pick(equal(tile_head(s.R), zero), zero, one));
+      // the second look, for the lanes that need it (needs_second_look)
+      V needs = pick(at_or_above(tile_head_over(others, 0x1p-8), zero), zero, pick(equal(tile_head(s.R), zero), zero, one));
       needs = pick(unordered(head), zero, needs);
       if (count(equal(needs, one))) {
         const V next = pick(equal(needs, one), rows[t].largest_below(s.m), s.m);
@@ -342,6 +346,7 @@ struct SumsTile {
 template <class Op, int pass, class V>
 SUMEXP_FN void place_sum(int a, Wide<V> sum, RowScalars<V>& row) {
   const int at = pass * Op::kSums + a;
+  sum = sum + WideOf<V>::constant(0);  // no sum is -0
   if (at < RowScalars<V>::kMax) WideOf<V>::split(sum, row.h[at], row.l[at]);
 }
 

@@ -73,7 +73,7 @@ SUMEXP_DEVICE Wide<Compute<S>> fold_lanes(const Compute<S>* a, const Compute<S>*
     const bool has_b = (arch::lane() & bit) != 0;
     member = O::from(has_b ? other : sum, has_b ? sum : other);
   } else {
-    member = O::from(sum, T(0));
+    member = O::from(sum, T(0));  // +0 makes a number of -0: no sum is -0
   }
 #pragma unroll
   for (int bit = kShare / 2; bit > 0; bit /= 2) member = member + arch::shfl_xor(member, bit);

@@ -61,6 +61,52 @@ def test_the_sign_of_zero():
             assert same(np.ascontiguousarray(op.run(se, columns)[:1]), alone), f"{op.name} n = {n}: as a column"
 
 
+def everywhere(op, inputs, n):
+    """Asserts that rows have the bytes that they have alone: in a batch, as columns, as misaligned columns."""
+    alone = np.concatenate([op.run(se, [a[r : r + 1] for a in inputs]) for r in range(len(inputs[0]))])
+    assert same(op.run(se, inputs), alone), f"{op.name} n = {n}: in a batch"
+    columns = [np.asfortranarray(a) for a in inputs]
+    for offset in (0, 4):
+        out = aligned(alone.shape[::-1], alone.dtype, offset * alone.dtype.itemsize).T
+        op.run(se, columns, out=out)
+        assert same(np.ascontiguousarray(out), alone), f"{op.name} n = {n}: as columns, {offset} elements past a line"
+
+
+def test_sums_that_underflow():
+    """Sums of products that are too small for a number, of either sign: +0, wherever the row stands."""
+    for fmt, small in ((F32, 2.0**-100), (F64, 2.0**-600)):
+        for name in ("softmax_vjp", "log_softmax_vjp", "softmax_hvp", "log_softmax_jvp"):
+            op = OPS[name]
+            for n in (16, 24, 40, 272, 288, 1100, 2400, 5000):
+                g = np.full((40, n), -small, fmt.dtype)
+                g[:, 256 if fmt is F32 else 64 :] = -0.0  # after the last lane has begun
+                y = np.full((40, n), small if "log" not in name else -100.0, fmt.dtype)
+                everywhere(op, [y if kind in "yl" else g for kind in op.inputs], n)
+
+
+def test_sums_that_overflow():
+    for n in (1, 2, 3, 17):
+        big = np.full((37, n), 1e200)
+        everywhere(OPS["softmax_vjp"], [big, big], n)
+
+
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+def test_second_look_threshold(fmt):
+    """Rows whose terms but the largest add up to 2^-8 less next to nothing: the rule is one, however rows are taken."""
+    rng = np.random.default_rng(7)
+    ln2, rows = float(np.log(2)), 20_000  # few of which would end in other bytes
+    top = rng.uniform(-1, 1, rows).astype(fmt.dtype)
+    base = np.exp2(np.rint(top.astype(float) / ln2))
+    limit = base / 256
+    second = np.log(limit * rng.uniform(0.97, 0.995, rows)).astype(fmt.dtype)
+    third = np.log(limit * (1 - 1.5e-8) - np.exp(second.astype(float))).astype(fmt.dtype)
+    for n in (3, 24, 300):
+        x = np.full((rows, n), -60000, fmt.dtype)
+        x[:, 0], x[:, 1], x[:, n - 1] = top, second, third
+        for name in ("log_softmax", "logsumexp"):
+            everywhere(OPS[name], [x], n)
+
+
 # -- instruction sets and threads ----------------------------------------------------------------------------
 
 

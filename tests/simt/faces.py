@@ -174,6 +174,20 @@ def test_functions(name, dtype):
         same(result, want)
 
 
+@pytest.mark.parametrize("dtype, small, lanes", [(np.float32, 2.0**-100, 256), (np.float64, 2.0**-600, 64)])
+@pytest.mark.parametrize("name", [name for name in CALLS if name.endswith(("vjp", "hvp", "jvp"))])
+def test_sums_that_underflow(name, dtype, small, lanes):
+    """No sum is -0, on any device."""
+    for n in (2 * lanes, 8 * lanes):  # no lane of a GPU's thread is filled up with zeros
+        g = np.full((3, n), -small, dtype)
+        g[:, lanes:] = -0.0
+        y = np.full((3, n), -100 if "log" in name else small, dtype)
+        args = [*[g] * (CALLS[name] - 1), y]
+        if name == "logsumexp_vjp":
+            args[0] = g[:, -1].copy()
+        same(getattr(se, name)(*map(TableArray, args), axis=1), np.asarray(getattr(se, name)(*args, axis=1)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", [0, -1, (0, 2), None])
 def test_axes_and_strides(kind, axis):
