@@ -5,7 +5,7 @@
 // Rows of one chunk are copied to a buffer tile by tile, finished as vectors like the short rows of tiles.hpp, and copied
 // back. Longer ones go chunk by chunk, whose states merge row by row as in rows.hpp. Where whole rows fit in the buffer
 // (resident) memory is read once; else once for each pass, and softmax's terms are computed again. Long sums (the
-// derivatives) need no buffer.
+// derivatives) are taken where the elements are.
 #pragma once
 
 #include "split.hpp"
@@ -38,8 +38,10 @@ class ColumnDriver {
   static constexpr int kElementsAhead = 32;
 
  public:
+  // plan.columns, with whole tiles among them.
   static bool serves(const Plan& plan) {
-    return plan.columns && plan.n >= 1 && !plan.data[cpu::kWhere] && !plan.data[cpu::kSign];
+    return plan.columns && plan.n >= 1 && plan.batch[plan.batch_dims - 1].size >= W && !plan.data[cpu::kWhere] &&
+           !plan.data[cpu::kSign];
   }
 
   // shared_maxima: where the maxima of a row's chunks go, for drivers that have a row in common
@@ -95,7 +97,7 @@ class ColumnDriver {
     const Offsets first = plan_.row_offsets(r);
     for (int k = 0; k < cpu::kOperands; ++k) {
       data_[k] = static_cast<char*>(plan_.data[k]) + first.at[k];
-      stride_[k] = plan_.row_dims ? plan_.row[0].stride[k] : 0;
+      stride_[k] = plan_.row[0].stride[k];
       step_[k] = plan_.batch[plan_.batch_dims - 1].stride[k];
     }
     workspace_.reset();
