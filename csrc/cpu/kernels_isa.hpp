@@ -7,7 +7,7 @@
 
 namespace sumexp::SUMEXP_NS {
 
-// An op is a row kernel and, if short rows deserve one, a tile kernel.
+// An op is a row kernel and, for rows that go V::W at a time, a tile kernel.
 template <class V, class S, class Kernel, class Tile>
 inline constexpr cpu::OpKernels kWithTile = {run_any<V, S, Kernel, Tile>, run_any_split<V, S, Kernel, Tile>};
 template <class V, class S, class Kernel>

@@ -170,7 +170,7 @@ def measure(options, document, save):
                 save()
             shown.close()
         if options.overhead or "overhead" in (options.bars or ()):
-            shown, progress = bar(14, "call overhead")
+            shown, progress = bar(10 + 4 * (max(options.threads) > 1), "call overhead")
             peers = ["sumexp", "sumexp-tensor", *(p for p in options.peers if p not in ("sumexp", "numba"))]
             found = rounds.run_overhead(peers, max(options.threads), max(options.rounds, 5), library, progress, note)
             found += rounds.run_between(max(options.threads), max(options.rounds, 5), library, progress, note)
