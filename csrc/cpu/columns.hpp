@@ -13,8 +13,7 @@
 
 namespace sumexp::SUMEXP_NS {
 
-inline constexpr int kColumnRun = 512;                 // bytes of neighbouring tiles that go together, at most
-inline constexpr std::int64_t kBufferBytes = 2 << 20;  // that they may take in the buffer
+inline constexpr std::int64_t kBufferBytes = 2 << 20;  // that the tiles of a block may take in the buffer
 
 template <class V, class S, class Kernel, class Tile>
 class ColumnDriver {
@@ -24,7 +23,7 @@ class ColumnDriver {
   using ChunkRow = typename Tile::ChunkRow;
   static constexpr bool kSums = !std::is_void_v<typename Tile::Op>;
   static constexpr int W = V::W, kInputs = Tile::kInputs, kChunk = Geometry<T>::kChunk;
-  static constexpr int kMostTiles = kColumnRun / (W * static_cast<int>(sizeof(S)));
+  static constexpr int kMostTiles = static_cast<int>(cpu::kColumnRun) / (W * static_cast<int>(sizeof(S)));
   static constexpr int kTilesInLine = kLineBytes / (W * sizeof(S)) > 1 ? kLineBytes / (W * sizeof(S)) : 1;
   static constexpr int kWidest = kMostTiles * W;
   static constexpr std::int64_t kVectorBytes = W * sizeof(T);
@@ -33,7 +32,6 @@ class ColumnDriver {
     if constexpr (kSums) return Geometry<T>::kLanes * Tile::Op::kSums;
     else return kChunk;
   }
-  static constexpr int kShort = 64;  // several tiles of these are reduced together, to hide the latencies of each
   static constexpr int kDirectSums = 1024;  // from here on sums are taken where the elements are
   static constexpr int kElementsAhead = 32;
 
@@ -55,8 +53,7 @@ class ColumnDriver {
     const bool fits = n_ * kVectorBytes * kInputs * kTilesInLine <= kBufferBytes;
     short_ = chunks_ == 1 && !(kSums && n_ >= kDirectSums);
     resident_ = short_ || (!kSums && !Kernel::kRowOutput && !shared_maxima && fits);
-    constexpr int in_line = kLineBytes / kVectorBytes;  // tiles an odd number of lines apart do not meet in the same sets
-    pitch_ = (((resident_ ? n_ : part()) + in_line - 1) / in_line | 1) * in_line;
+    pitch_ = pitch_of(resident_ ? n_ : part());
     width_ = tiles_of(pitch_) * W;
   }
 
@@ -70,7 +67,7 @@ class ColumnDriver {
   }
 
   // A block of whole tiles in parts, for several drivers at once (see RowDriver).
-  static int split_width(const Plan&) { return tiles_of(part()) * W; }
+  static int split_width(const Plan&) { return tiles_of(pitch_of(part())) * W; }
   static constexpr int kWidestSplit = kWidest, kMultiple = W;
   template <int pass>
   bool reduce_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const Row* row, State* result) {
@@ -87,9 +84,14 @@ class ColumnDriver {
   }
 
  private:
-  // How many tiles of so many vectors fit in the buffer, in whole lines.
-  static int tiles_of(std::int64_t vectors) {
-    const std::int64_t fit = kBufferBytes / (vectors * kVectorBytes * kInputs) / kTilesInLine * kTilesInLine;
+  // Tiles an odd number of lines apart do not meet in the same sets of the cache.
+  static std::int64_t pitch_of(std::int64_t vectors) {
+    constexpr int in_line = kLineBytes / kVectorBytes;
+    return ((vectors + in_line - 1) / in_line | 1) * in_line;
+  }
+  // How many tiles of such a pitch fit in the buffer, in whole lines.
+  static int tiles_of(std::int64_t pitch) {
+    const std::int64_t fit = kBufferBytes / (pitch * kVectorBytes * kInputs) / kTilesInLine * kTilesInLine;
     return static_cast<int>(fit < kTilesInLine ? kTilesInLine : fit < kMostTiles ? fit : kMostTiles);
   }
   void begin_block(std::int64_t r, int rows) {
@@ -101,14 +103,14 @@ class ColumnDriver {
       step_[k] = plan_.batch[plan_.batch_dims - 1].stride[k];
     }
     workspace_.reset();
-    for (int k = 0; k < kInputs; ++k) buffer_[k] = take<V>(workspace_, tiles_ * pitch_);
+    const int buffers = kSums && !short_ ? 1 : kInputs;  // one for the lanes of sums
+    for (int k = 0; k < buffers; ++k) buffer_[k] = take<V>(workspace_, tiles_ * pitch_);
     if (short_) return;
     maxima_ = shared_maxima_ ? shared_maxima_ : take<T>(workspace_, Kernel::kTerms ? chunks_ * rows : 1);
     trees_ = take<MergeTree<State>>(workspace_, rows);
   }
   int count_of(std::int64_t c) const {
-    const std::int64_t left = n_ - c * kChunk;
-    return static_cast<int>(left < kChunk ? left : kChunk);
+    return count_in_chunk<T>(n_, c);
   }
   // Element 0 of chunk c in the buffer of tile t.
   V* place(int k, int t, std::int64_t c) const { return buffer_[k] + t * pitch_ + (resident_ ? c * kChunk : 0); }
@@ -176,7 +178,7 @@ class ColumnDriver {
   }
   V load_row_input(int t) const {
     if (row_input_ < 0) return V(T(0));
-    return lanes_of<V>([&](int b) { return widen(read<S>(data_[row_input_] + (t * W + b) * step_[row_input_])); });
+    return load_rows<V, S>(data_[row_input_] + t * W * step_[row_input_], step_[row_input_], W);
   }
 
   bool block(std::int64_t r, int rows) {
@@ -203,7 +205,7 @@ class ColumnDriver {
     load(0, rows);
     TileParams<V> params;
     params.factor = V(static_cast<T>(params_.factor));
-    const int together = n_ <= kShort ? kTiles : 1;
+    const int together = n_ <= kShortRow ? kTiles : 1;
     for (int first = 0; first < tiles_; first += together) {
       const int count = tiles_ - first < together ? tiles_ - first : together;
       for (int t = 0; t < count; ++t) params.row_input[t] = load_row_input(first + t);
@@ -217,9 +219,7 @@ class ColumnDriver {
     return true;
   }
   void put_row_output(int t, V values) const {
-    T lanes[W];
-    V::store(lanes, values);
-    for (int b = 0; b < W; ++b) write<S>(data_[cpu::kOut] + (t * W + b) * step_[cpu::kOut], lanes[b]);
+    store_rows<V, S>(data_[cpu::kOut] + t * W * step_[cpu::kOut], step_[cpu::kOut], W, values);
   }
 
   template <int pass>

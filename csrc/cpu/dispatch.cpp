@@ -102,7 +102,7 @@ void run_rows(const cpu::Plan& plan) {
   if (threads < 2 || elements < kParallelElements) return kernels.rows(plan, 0, plan.rows, cpu::thread_workspace());
   // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one; as many
   // together as the driver takes (columns.hpp), if there are enough for all threads.
-  constexpr std::int64_t kLine = 64, kRun = 512;
+  constexpr std::int64_t kLine = 64;
   const std::int64_t item = cpu::item_size(plan.dtype), group = plan.columns ? kLine / item : 1;
   const bool few = plan.rows < threads * (plan.columns ? group : 2);
   if (few && plan.n >= kSplitElements) return kernels.split(plan, threads);
@@ -114,7 +114,7 @@ void run_rows(const cpu::Plan& plan) {
   } work = {plan, kernels.rows, plan.columns ? plan.rows_to_boundary(0, kLine) : 0, 0};
   std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
   if (plan.columns) {  // equal shares, of about a step
-    if (step < kRun / item) step = kRun / item;
+    if (step < cpu::kColumnRun / item) step = cpu::kColumnRun / item;
     const std::int64_t fair = (plan.rows + threads - 1) / threads, pieces = (fair + step - 1) / step;
     const std::int64_t multiple = group < 16 ? 16 : group;  // whole tiles
     work.step = ((fair + pieces - 1) / pieces + multiple - 1) / multiple * multiple;

@@ -28,6 +28,20 @@ SUMEXP_FN void write(char* p, T value) {
   memcpy(p, &s, sizeof(S));
 }
 
+// One value a row, of `rows` rows (V::W or fewer) that are `step` bytes apart; the lanes beyond repeat the last.
+template <class V, class S>
+SUMEXP_FN V load_rows(const char* p, std::int64_t step, int rows) {
+  ElementOf<V> lanes[V::W];
+  for (int b = 0; b < V::W; ++b) lanes[b] = widen(read<S>(p + (b < rows ? b : rows - 1) * step));
+  return V::load(lanes);
+}
+template <class V, class S>
+SUMEXP_FN void store_rows(char* p, std::int64_t step, int rows, V values) {
+  ElementOf<V> lanes[V::W];
+  V::store(lanes, values);
+  for (int b = 0; b < rows; ++b) write<S>(p + b * step, lanes[b]);
+}
+
 // Calls body(offset, stride, i, count) for each straight run of elements [first, first + count) of a row,
 // i counted from `first`; offset and stride are operand k's.
 template <class Body>

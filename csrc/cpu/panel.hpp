@@ -179,9 +179,7 @@ bool run_panels(const Panel<V, E, Tile::kInputs, Count>* panels, int tiles, cons
   if (!Tile::reduce(panels, tiles, params, row)) return false;
   for (int t = 0; t < tiles; ++t, out.first += V::W * out.step) {
     if constexpr (Tile::kRowOutput) {
-      ElementOf<V> value[V::W];
-      V::store(value, Tile::emit(row[t]));
-      for (int b = 0; b < V::W; ++b) write<S>(out.first + b * out.step, value[b]);
+      store_rows<V, S>(out.first, out.step, V::W, Tile::emit(row[t]));
     } else {
       map_panel<V, Tile>(panels[t], row[t], out, stream);
     }

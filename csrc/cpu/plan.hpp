@@ -11,6 +11,8 @@ namespace sumexp::cpu {
 // The operands of a call, in one list: up to three inputs, the mask, the result and its sign.
 enum Operand { kIn0 = 0, kIn1, kIn2, kWhere, kOut, kSign, kOperands };
 
+inline constexpr std::int64_t kColumnRun = 512;  // bytes of rows side by side that a driver takes together, at most
+
 struct Offsets {
   std::int64_t at[kOperands];  // bytes from each operand's data
 };

@@ -21,12 +21,18 @@ using cpu::Offsets;
 using cpu::Workspace;
 
 template <class T>
+SUMEXP_FN int count_in_chunk(std::int64_t n, std::int64_t c) {
+  const std::int64_t most = Geometry<T>::kChunk, left = n - c * most;
+  return static_cast<int>(left < most ? left : most);
+}
+
+template <class T>
 SUMEXP_FN T* take(Workspace& workspace, std::int64_t count) {
   return static_cast<T*>(workspace.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
 }
 
-// Rows of the block that begins at row r: at most `width`, of one stretch of the innermost batch dimension. Side
-// by side, they end where a vector of the result is aligned, so that the blocks after it begin there.
+// Rows of the block that begins at row r: at most `width`, of one stretch of the innermost batch dimension. Side by side,
+// they end where a vector of the result (of one value a row: the input) is aligned, so that the next blocks begin there.
 template <class V, class S>
 SUMEXP_FN int block_rows(const Plan& plan, std::int64_t r, std::int64_t end, int width) {
   const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
@@ -66,7 +72,6 @@ class RowDriver {
   static constexpr int kInLine = kLineBytes / sizeof(S), kMost = kTiles * V::W;
   static constexpr int kLine = kInLine < V::W ? V::W : kInLine < kMost ? kInLine : kMost;
   static constexpr int kWidest = kLine > kTogether ? kLine : kTogether;
-  static constexpr int kShortRow = 64;  // several panels of these are taken together, to hide the latencies of each
   static constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
 
  public:
@@ -146,8 +151,7 @@ class RowDriver {
     return panels_ * width_ * step_[0] / static_cast<std::int64_t>(sizeof(S));
   }
   int count_of(std::int64_t c) const {
-    const std::int64_t left = plan_.n - c * kChunk;
-    return static_cast<int>(left < kChunk ? left : kChunk);
+    return count_in_chunk<T>(plan_.n, c);
   }
   std::int64_t place(std::int64_t c) const { return resident_ ? c * kChunk : 0; }
 
@@ -328,9 +332,7 @@ class RowDriver {
       if (Kernel::kTerms && in_out_) panel[t].terms = {address(cpu::kOut, first), step_[cpu::kOut]};
       if (Kernel::kTerms && !in_out_) panel[t].terms = {reinterpret_cast<char*>(terms(0, first)), pitch_bytes()};
       if (row_input_ < 0) continue;
-      T lanes[V::W];
-      for (int b = 0; b < V::W; ++b) lanes[b] = widen(read<S>(address(row_input_, first + b)));
-      params.row_input[t] = V::load(lanes);
+      params.row_input[t] = load_rows<V, S>(address(row_input_, first), step_[row_input_], V::W);
     }
     const RowsAt out = Kernel::kRowOutput ? RowsAt{address(cpu::kOut, 0), step_[cpu::kOut]} : rows_at<E>(cpu::kOut, 0);
     return run_panels<V, S, Tile>(panel, tiles, params, out, direct_ && plan_.stream);

@@ -98,8 +98,8 @@ SUMEXP_FN F64 tile_head(DD<F64> w) { return w.hi; }
 SUMEXP_FN F32 tile_head_over(Twin<F64> w, double d) { return WideOf<F32>::narrow({w.a - F64(d), w.b - F64(d)}); }
 SUMEXP_FN F64 tile_head_over(DD<F64> w, double d) { return w.hi - F64(d); }
 
-// Up to kTiles tiles are taken together.
-inline constexpr int kTiles = 4;
+// Up to kTiles tiles are taken together; of rows up to kShortRow it pays, to hide the latencies of each.
+inline constexpr int kTiles = 4, kShortRow = 64;
 
 template <class V>
 struct TileParams {

@@ -59,14 +59,10 @@ class TileRows {
 
   // One value a row.
   V load_row_input(int t, int k) const {
-    T lanes[W];
-    for (int b = 0; b < W; ++b) lanes[b] = widen(read<S>(row0_[t][k] + (b < rows_[t] ? b : rows_[t] - 1) * step_[k]));
-    return V::load(lanes);
+    return load_rows<V, S>(row0_[t][k], step_[k], rows_[t]);
   }
   void store_row_output(int t, V values) const {
-    T lanes[W];
-    V::store(lanes, values);
-    for (int b = 0; b < rows_[t]; ++b) write<S>(row0_[t][cpu::kOut] + b * step_[cpu::kOut], lanes[b]);
+    store_rows<V, S>(row0_[t][cpu::kOut], step_[cpu::kOut], rows_[t], values);
   }
 
  private:

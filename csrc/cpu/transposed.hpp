@@ -64,19 +64,19 @@ template <class V, int kSums, class Body, class Widen>
 SUMEXP_FN void tile_reduce(int n, ElementOf<V> start, Body body, Widen widen) {
   using G = Geometry<ElementOf<V>>;
   const V first = V(start), zero = V(ElementOf<V>(0));
-  const auto add_lane = [&](V* acc, int l, auto each) {
+  const auto add_lane = [&](V* acc, auto each) {
     acc[0] = first;
     for (int a = 1; a < kSums; ++a) acc[a] = zero;
     each([&](int j) { body(acc, j); });
     acc[0] = acc[0] - first;
   };
   if (n <= G::kLanes) {
-    const auto one = [&](V* acc, int l) { add_lane(acc, l, [&](auto add) { add(l); }); };
+    const auto one = [&](V* acc, int l) { add_lane(acc, [&](auto add) { add(l); }); };
     return tile_fold<V, kSums>(n, one, widen);
   }
   V lane[G::kLanes][kSums];  // all of them first, in the order in which memory is read best
   for (int l = 0; l < G::kLanes; ++l)
-    add_lane(lane[l], l, [&](auto add) {
+    add_lane(lane[l], [&](auto add) {
       for (int j = l; j < n; j += G::kLanes) add(j);
     });
   fold_kept_lanes(G::kLanes, lane, 1, widen);
