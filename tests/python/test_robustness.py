@@ -246,3 +246,21 @@ def test_many_rows_past_2_31(five_gigabytes):
     # the columns of the same memory: an axis that is not last, at offsets past 2^32 bytes
     last = se.logsumexp(x[:, -1:], axis=0)
     assert last.tobytes() == se.logsumexp(np.ascontiguousarray(x[:, -1]), axis=0).tobytes()
+
+
+@pytest.mark.large
+def test_long_columns_past_2_31(five_gigabytes):
+    """Rows that lie side by side and end past 2^32 bytes: the bytes that they have as contiguous rows."""
+    columns = 32
+    n = five_gigabytes.size // columns
+    x = five_gigabytes[: n * columns].reshape(n, columns)
+    tail = np.random.default_rng(2).normal(18, 2, (5, columns)).astype(np.float32).astype(ml_dtypes.bfloat16)
+    x[...] = 0
+    x[-5:] = tail
+    some = (0, 1, 17, columns - 1)
+    alone = {k: np.ascontiguousarray(x[:, k]) for k in some}
+    lse = se.logsumexp(x, axis=0)
+    se.softmax(x, axis=0, out=x)
+    for k, row in alone.items():
+        assert lse[k].tobytes() == np.asarray(se.logsumexp(row)).tobytes(), k
+        assert x[:, k].tobytes() == se.softmax(row).tobytes(), k
