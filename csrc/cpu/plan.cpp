@@ -20,6 +20,9 @@ constexpr OpInfo kOps[kOpCount] = {
 // 0.95, 1.29, 1.42, 1.29, 1.31 and 1.46 times as long at 4, 8, 16, 24, 32, 64 and 128 MB.
 constexpr std::int64_t kStreamBytes = std::int64_t(16) << 20;
 
+// Terms of a long row wait in scratch as long as those that all threads keep stay in that cache.
+constexpr std::int64_t kKeptBytes = std::int64_t(16) << 20;
+
 template <class... Args>
 Status fail(Code code, const char* format, Args... args) {
   Status status;
@@ -134,6 +137,7 @@ Status make_plan(const Call& call, Plan& plan) {
   }
   if (plan.direct) plan.columns = false;
   plan.stream = !info.row_output && plan.rows * plan.n * item >= kStreamBytes;
+  plan.kept_bytes = kKeptBytes / get_num_threads();
   return Status{};
 }
 

@@ -4,8 +4,8 @@
 // every stage together (as panels, where V::W of them make one), or one long row. Direct rows are read where they are;
 // others are packed, whole blocks at once when they fit in the cache (resident), else chunk by chunk, once for each pass.
 // Softmax's terms wait for the row's sum in the result itself, in the packed copy, or, when the result goes around the
-// cache or has 16 bits, in scratch; where there is no such place they are computed again: the same instructions on the
-// same input, hence the same bits.
+// cache or has 16 bits, in scratch (as long as this stays in the cache); where there is no such place they are computed
+// again: the same instructions on the same input, hence the same bits.
 #pragma once
 
 #include <type_traits>
@@ -85,8 +85,9 @@ class RowDriver {
     const std::int64_t bytes = plan.n * kInputs * static_cast<std::int64_t>(sizeof(T));
     if (plan.columns && bytes * kLine <= kResidentBytes) width_ = kLine;
     resident_ = !direct_ && bytes * width_ <= kResidentBytes;
-    const bool scratch_row = direct_ && Kernel::kTerms && (plan.stream || !std::is_same_v<S, T>) &&
-                             plan.n * static_cast<std::int64_t>(sizeof(T)) <= kResidentBytes;
+    const std::int64_t most = plan.kept_bytes > kResidentBytes ? plan.kept_bytes : kResidentBytes;
+    const bool scratch_row = direct_ && Kernel::kTerms && (plan.stream || !std::is_same_v<S, T>) && !shared_maxima &&
+                             plan.n * static_cast<std::int64_t>(sizeof(T)) <= most;
     const bool in_result = direct_ && std::is_same_v<S, T> && !plan.stream;
     keep_terms_ = Kernel::kTerms && !Kernel::kRowOutput && (resident_ || scratch_row || in_result);
     in_out_ = keep_terms_ && direct_ && !scratch_row;
