@@ -20,7 +20,8 @@ x : array of float16, bfloat16, float32 or float64
 axis : int, tuple of ints or None
     The axis along which the result sums to 1; several axes are one row; None is all of them.
 temperature : float
-    T > 0; large values flatten the distribution.
+    T > 0; large values flatten the distribution. The result has the bytes of softmax(x / T): the quotient is rounded
+    once, and the bound below is that from there on.
 where : array of bool, broadcastable to x
     False leaves an element out: it counts as -inf and its result is 0.
 out : array
@@ -86,7 +87,8 @@ x : array of float16, bfloat16, float32 or float64
 axis : int, tuple of ints or None
     The axes to sum over; None, the default, is all of them.
 b : array, broadcastable with x
-    Finite weights, of any sign. An element of weight 0 adds nothing, even where x is inf or NaN.
+    Finite weights, of any sign; in float64 up to 1e200. An element of weight 0 adds nothing, even where x is inf or
+    NaN; nor does one whose e^x is below 2^-198 (float64: 2^-1322) of the largest, whatever its weight.
 keepdims : bool
     Keep the reduced axes with length 1.
 return_sign : bool

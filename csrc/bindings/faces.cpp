@@ -104,8 +104,11 @@ bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssi
 bool parse_temperature(const Face& face, PyObject* given, double* value) {
   *value = PyFloat_AsDouble(given);
   if (*value == -1.0 && PyErr_Occurred()) {
-    PyErr_Format(PyExc_TypeError, "%s: temperature is %R, accepted: a float > 0", face.name, given);
-    return false;
+    if (PyErr_ExceptionMatches(PyExc_TypeError))
+      PyErr_Format(PyExc_TypeError, "%s: temperature is %R, accepted: a float > 0", face.name, given);
+    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return false;
+    PyErr_Clear();
+    *value = std::numeric_limits<double>::infinity();  // an int beyond floats, refused below
   }
   if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
   PyErr_Format(PyExc_ValueError, "%s: temperature is %R, accepted: a finite number > 0", face.name, given);
@@ -246,7 +249,10 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
     } else {
       if (slot < arrays - 1 && !(shape_of(array) == full))
         return shape_error(face, face.arrays[slot], shape_of(array), full, "the shape of the last array"), nullptr;
-      broadcast(array, full, &in[k]);
+      if (!broadcast(array, full, &in[k])) {  // code of the caller's, run by an argument, changed it meanwhile
+        PyErr_Format(PyExc_ValueError, "%s: %s changed its shape during the call", face.name, slot_name(face, slot));
+        return nullptr;
+      }
     }
     call.in[k] = in[k].view();
   }

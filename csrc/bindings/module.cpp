@@ -58,8 +58,7 @@ py::dict build_info() {
 // Looked for by name: how threadpoolctl tells this module from the others called _core.
 extern "C" SUMEXP_API int sumexp_core_num_threads() { return sumexp::get_num_threads(); }
 
-// NumPy refuses to be loaded into a second interpreter, so this module does too, in so many words.
-PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(), pybind11::multiple_interpreters::not_supported()) {
+PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multiple_interpreters::not_supported()) {
   using namespace sumexp::python;
   numpy.load();
   axis_error = py::object(py::module_::import("numpy.exceptions").attr("AxisError")).release().ptr();
@@ -85,4 +84,11 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used(), pybind11::multiple_inter
   m.def("set_num_threads", [](int n) { raise(sumexp::set_num_threads(n)); }, py::arg("n"));
   m.def("get_isa", [] { return std::string(sumexp::isa()); });
   m.def("set_isa", [](const std::string& name) { raise(sumexp::set_isa(name.c_str())); }, py::arg("name"));
+}
+
+// One interpreter, the main one: in another, pybind11 would wait for ever for a lock that this thread holds.
+extern "C" SUMEXP_API PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() == PyInterpreterState_Main()) return PyInit_core_of_main();
+  PyErr_SetString(PyExc_ImportError, "sumexp._core does not support loading in subinterpreters");
+  return nullptr;
 }

@@ -15,6 +15,7 @@ struct Torch {  // filled by set_quick, under the GIL
   PyObject* empty_like = nullptr;
   PyObject* is_neg = nullptr;  // Tensor.is_neg, whose tensors DLPack hands over without the sign
   PyObject* is_grad_enabled = nullptr;
+  PyObject* is_inference = nullptr;  // inference mode: nothing is recorded, whatever is_grad_enabled says
   PyObject* functorch_active = nullptr;  // () -> bool
   PyObject* counts[2] = {};              // () -> int: modes that watch operations
   PyObject* is_tracing = nullptr;        // () -> bool
@@ -57,7 +58,17 @@ int needs_gradient(PyObject* x) {
   PyObject* flag = PyObject_GetAttr(x, requires_grad);
   if (!flag) return -1;
   Py_DECREF(flag);
-  return flag == Py_True ? answers(torch.is_grad_enabled, Py_True) : 0;
+  if (flag != Py_True) return 0;
+  const int yes = answers(torch.is_grad_enabled, Py_True);
+  return yes > 0 ? answers(torch.is_inference, Py_False) : yes;
+}
+
+// Whether the kernels take it: strided CPU memory of their dtypes. (What DLPack cannot describe is an error there.)
+bool is_served(PyObject* x) {
+  dlpack::Tensor in;
+  if (torch.read(x, &in) != 0) return PyErr_Clear(), false;
+  const int code = dlpack::dtype_code(in.dtype);
+  return in.device.type == dlpack::kCPU && code >= 0 && code != dlpack::kMask && in.ndim <= kMaxDims;
 }
 
 // softmax or log_softmax of a contiguous CPU tensor; null where x is something else, with or without an error
@@ -81,6 +92,7 @@ PyObject* compute(PyObject* op, PyObject* x, PyObject* dim, PyObject* temperatur
     elements *= in.shape[d];
   }
   long axis = PyLong_AsLong(dim);
+  if (axis == -1 && PyErr_Occurred()) return nullptr;
   if (axis < 0) axis += in.ndim;
   if (axis < 0 || axis >= in.ndim || elements == 0) return nullptr;
   call.axes = std::uint64_t{1} << axis;
@@ -107,7 +119,7 @@ PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (!PyLong_CheckExact(dim) || !PyFloat_CheckExact(args[3])) Py_RETURN_NONE;
   if (is_plain(x) > 0) {
     const int gradient = needs_gradient(x);
-    if (gradient > 0) Py_RETURN_TRUE;
+    if (gradient > 0 && is_served(x)) Py_RETURN_TRUE;
     if (gradient == 0) result = compute(args[0], x, dim, args[3]);
   }
   if (result) return result;
@@ -128,7 +140,7 @@ PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 // set_quick(...): arguments as its signature below says; forward_ad is the module's dict.
 PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs != 9 || !PyType_Check(args[0]) || !PyDict_Check(args[8])) {
+  if (nargs != 10 || !PyType_Check(args[0]) || !PyDict_Check(args[9])) {
     PyErr_SetString(PyExc_TypeError, "set_quick: bad arguments");
     return nullptr;
   }
@@ -142,8 +154,8 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     return nullptr;
   }
   for (Py_ssize_t k = 0; k < nargs; ++k) Py_INCREF(args[k]);  // kept for good
-  torch = {reinterpret_cast<PyTypeObject*>(args[0]), args[1], args[2], args[3], args[4], {args[5], args[6]}, args[7],
-           args[8], api->from_object};
+  torch = {reinterpret_cast<PyTypeObject*>(args[0]), args[1], args[2], args[3], args[4], args[5], {args[6], args[7]}, args[8],
+           args[9], api->from_object};
   Py_RETURN_NONE;
 }
 
@@ -160,8 +172,8 @@ void add_quick(py::module_& module) {
       {"quick_forward", fast(&quick_forward), METH_FASTCALL,
        "quick_forward(op, x, dim, temperature, /)\n--\n\nThe result for a tensor that quick_softmax answered with True, or None."},
       {"set_quick", fast(&set_quick), METH_FASTCALL,
-       "set_quick(tensor, empty_like, is_neg, is_grad_enabled, functorch_active, dispatch_modes, function_modes, "
-       "is_tracing, forward_ad, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
+       "set_quick(tensor, empty_like, is_neg, is_grad_enabled, is_inference_mode_enabled, functorch_active, "
+       "dispatch_modes, function_modes, is_tracing, forward_ad, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -1,14 +1,15 @@
 // The public functions: chooses an instruction set once, splits rows among threads.
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
 
 #include "../ops/jacobians.hpp"
+#include "floating_point.hpp"
 #include "plan.hpp"
 #include "pool.hpp"
+#include "status.hpp"
 #include "table.hpp"
 
 namespace sumexp {
@@ -47,12 +48,7 @@ const Isa kIsas[] = {
 #endif
 };
 
-Status fail(Code code, const char* format, const char* given) {
-  Status status;
-  status.code = code;
-  std::snprintf(status.message, sizeof(status.message), format, given);
-  return status;
-}
+using cpu::fail;
 
 // The chosen row of kIsas.
 std::atomic<const Isa*> g_isa{nullptr};
@@ -119,7 +115,7 @@ void run_rows(const cpu::Plan& plan) {
     const std::int64_t multiple = group < 16 ? 16 : group;  // whole tiles
     work.step = ((fair + pieces - 1) / pieces + multiple - 1) / multiple * multiple;
   } else {
-    const std::int64_t fair = (plan.rows + 2 * threads - 1) / (2 * threads);
+    const std::int64_t shares = 2 * std::int64_t{threads}, fair = (plan.rows + shares - 1) / shares;
     if (step > fair) step = fair;
     work.step = step < 1 ? 1 : step < 16 ? step : step / 16 * 16;  // whole panels
   }
@@ -145,19 +141,16 @@ void run_plan(const cpu::Plan& plan) {
 
 Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
               double temperature) {
-  Status status;
-  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim) {
-    status.code = Code::invalid_argument;
-    std::snprintf(status.message, sizeof(status.message), "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d",
-                  axis, ndim, kMaxDims);
-    return status;
-  }
+  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim, kMaxDims);
+  if (!shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
   const int on = axis < 0 ? axis + ndim : axis;
   std::int64_t in_strides[kMaxDims], out_strides[kMaxDims];
   std::int64_t item = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2, in_step = item, out_step = item;
   for (int d = ndim - 1; d >= 0; --d) {
-    in_strides[d] = in_step, in_step *= shape[d];
-    out_strides[d] = out_step, out_step *= op == Op::logsumexp && d == on ? 1 : shape[d];
+    in_strides[d] = in_step, out_strides[d] = out_step;  // where they overflow, make_plan refuses the shape
+    (void)__builtin_mul_overflow(in_step, shape[d], &in_step);
+    if (op != Op::logsumexp || d != on) (void)__builtin_mul_overflow(out_step, shape[d], &out_step);
   }
   Call call;
   call.op = op, call.dtype = dtype, call.ndim = ndim, call.shape = shape;
@@ -181,6 +174,7 @@ void matrix_rows(Matrix which, const T* y, T* out, std::int64_t rows, std::int64
 }  // namespace
 
 Status run(const Call& call) noexcept {
+  const cpu::DefaultFloatingPoint mode;
   cpu::Plan plan;
   const Status status = cpu::make_plan(call, plan);
   if (!status.ok() || plan.rows == 0) return status;
@@ -194,12 +188,18 @@ Status run(const Call& call) noexcept {
 }
 
 Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t rows, std::int64_t n) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  const int code = static_cast<int>(which);
+  if (which != Matrix::softmax_jacobian && which != Matrix::log_softmax_jacobian && which != Matrix::logsumexp_hessian)
+    return fail(Code::invalid_argument, "which: got code %d; accepted are 0 to 2", code);
+  if (rows < 0 || n < 0) return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (rows && n && (!y || !out)) return fail(Code::invalid_argument, "%s: missing", y ? "out" : "y");
   if (dtype == DType::f32) {
     matrix_rows(which, static_cast<const float*>(y), static_cast<float*>(out), rows, n);
   } else if (dtype == DType::f64) {
     matrix_rows(which, static_cast<const double*>(y), static_cast<double*>(out), rows, n);
   } else {
-    return fail(Code::unsupported, "dtype: got %s; accepted are f32 and f64", dtype == DType::f16 ? "f16" : "bf16");
+    return fail(Code::unsupported, "dtype: got code %d; accepted are 2 and 3 (f32, f64)", static_cast<int>(dtype));
   }
   return Status{};
 }
@@ -217,11 +217,7 @@ Status logsumexp(const void* x, void* out, DType dtype, int ndim, const std::int
 }
 
 Status set_num_threads(int n) noexcept {
-  if (n < 1) {
-    char given[16];
-    std::snprintf(given, sizeof(given), "%d", n);
-    return fail(Code::invalid_argument, "n: got %s; accepted are integers from 1", given);
-  }
+  if (n < 1) return fail(Code::invalid_argument, "n: got %d; accepted are integers from 1", n);
   g_threads.store(n);
   return Status{};
 }
@@ -242,14 +238,11 @@ const char* usable_isas() noexcept {
 }
 Status set_isa(const char* name) noexcept {
   for (const Isa& isa : kIsas)
-    if (std::strcmp(isa.name, name) == 0 && isa.usable()) {
+    if (name && std::strcmp(isa.name, name) == 0 && isa.usable()) {
       g_isa.store(&isa);
       return Status{};
     }
-  Status status;
-  status.code = Code::invalid_argument;
-  std::snprintf(status.message, sizeof(status.message), "isa: got '%.40s'; accepted on this machine are %s", name, usable_isas());
-  return status;
+  return fail(Code::invalid_argument, "isa: got '%.40s'; accepted on this machine are %s", name ? name : "nullptr", usable_isas());
 }
 const char* version() noexcept { return SUMEXP_VERSION; }
 

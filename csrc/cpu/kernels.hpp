@@ -224,8 +224,9 @@ struct LogSumExpJvpKernel : LogitsKernel<V> {
     State state = {exp_chunk<V, false, true>(in[0], count, peak, terms, ahead), WideOf<T>::constant(0)};
     if (!is_finite(state.sum.m)) return state;
     V dot[1][Geometry<T>::kGroup / V::W];
+    const V down = V(static_cast<T>(kCarryDown<T>));
     lane_reduce<V, 1>(count, T(0), dot, [&](V* acc, int i, auto memory) {
-      acc[0] = fma(memory.template load<V>(terms + i, T(0)), memory.template load<V>(in[1] + i, T(0)), acc[0]);
+      acc[0] = fma(memory.template load<V>(terms + i, T(0)) * down, memory.template load<V>(in[1] + i, T(0)), acc[0]);
     });
     state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
     return state;

@@ -141,12 +141,12 @@ void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, c
     for (int b = 0; b < rows; ++b) write<S>(first_row + i * stride + b * sizeof(S), from[b * pitch + i]);
 }
 
-// Left-out elements become -inf, which no result can tell from their absence.
+// Left-out elements become `absent`: logits of -inf, which no result can tell from their absence, and weights of 0.
 template <class T>
-void apply_where(const Plan& plan, const char* mask_row, std::int64_t first, int count, T* x) {
+void apply_where(const Plan& plan, const char* mask_row, std::int64_t first, int count, T* x, T absent) {
   each_run(plan, cpu::kWhere, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
     for (std::int64_t j = 0; j < run; ++j)
-      if (!mask_row[offset + j * stride]) x[i + j] = -Limits<T>::infinity;
+      if (!mask_row[offset + j * stride]) x[i + j] = absent;
   });
 }
 

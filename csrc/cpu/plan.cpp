@@ -1,7 +1,8 @@
 #include "plan.hpp"
 
 #include <cmath>
-#include <cstdio>
+
+#include "status.hpp"
 
 namespace sumexp::cpu {
 
@@ -22,14 +23,6 @@ constexpr std::int64_t kStreamBytes = std::int64_t(16) << 20;
 
 // Terms of a long row wait in scratch as long as those that all threads keep stay in that cache.
 constexpr std::int64_t kKeptBytes = std::int64_t(16) << 20;
-
-template <class... Args>
-Status fail(Code code, const char* format, Args... args) {
-  Status status;
-  status.code = code;
-  std::snprintf(status.message, sizeof(status.message), format, args...);
-  return status;
-}
 
 bool has_length_one_on_rows(const OpInfo& info, int operand) {
   if (operand == kOut || operand == kSign) return info.row_output;
@@ -88,6 +81,8 @@ Status make_plan(const Call& call, Plan& plan) {
     return fail(Code::invalid_argument, "axes: a bit is set at or above ndim = %d", call.ndim);
   if (!(call.temperature > 0.0) || !std::isfinite(call.temperature))
     return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
+  if (call.dtype != DType::f64 && (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature))))
+    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers that are finite and above 0 in float32", call.temperature);
   const OpInfo& info = op_info(call.op);
   if (info.temperature == 0 && call.temperature != 1.0)
     return fail(Code::invalid_argument, "temperature: got %g; %s takes none (1)", call.temperature, info.name);
@@ -101,20 +96,30 @@ Status make_plan(const Call& call, Plan& plan) {
   const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.sign};
   const int inputs = plan.weighted ? 2 : info.inputs + (info.row_input >= 0 ? 1 : 0);
 
+  if (call.ndim > 0 && !call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
+  constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "sign"};
+  for (int k = 0; k < kOperands; ++k)
+    if (call.ndim > 0 && views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+  if (call.sign.data && !plan.weighted) return fail(Code::invalid_argument, "sign: only logsumexp with weights, in[1], has one");
+
   plan.rows = plan.n = 1;
   plan.batch_dims = plan.row_dims = 0;
+  std::int64_t bytes = item_size(call.dtype);
+  bool fits = true;
   for (int d = 0; d < call.ndim; ++d) {
     const std::int64_t size = call.shape[d];
     if (size < 0) return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d, static_cast<long long>(size));
     const bool on_row = (call.axes >> d) & 1;
     Dim& dim = on_row ? plan.row[plan.row_dims++] : plan.batch[plan.batch_dims++];
     dim.size = size;
-    (on_row ? plan.n : plan.rows) *= size;
+    std::int64_t& count = on_row ? plan.n : plan.rows;
+    fits &= !__builtin_mul_overflow(count, size, &count) && !(size && __builtin_mul_overflow(bytes, size, &bytes));
     for (int k = 0; k < kOperands; ++k) {
       const bool skip = !views[k]->data || (on_row && has_length_one_on_rows(info, k));
       dim.stride[k] = skip ? 0 : views[k]->strides[d];
     }
   }
+  if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   for (int k = 0; k < kOperands; ++k) plan.data[k] = views[k]->data;
   const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
   if (!empty) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -117,8 +118,9 @@ void parallel_for(std::int64_t tasks, int threads, Task task, void* context) {
 
 int default_threads() {
   if (const char* text = std::getenv("SUMEXP_NUM_THREADS")) {
-    const int n = std::atoi(text);
-    if (n >= 1) return n;
+    char* end = nullptr;
+    const long n = std::strtol(text, &end, 10);
+    if (n >= 1 && n <= std::numeric_limits<int>::max() && !*end) return static_cast<int>(n);
   }
 #if defined(__linux__)
   cpu_set_t set;

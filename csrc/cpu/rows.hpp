@@ -172,9 +172,11 @@ class RowDriver {
     }
     for (int b = 0; b < rows_; ++b) {
       T* x = packed_[0] + b * pitch_ + place(c);
-      if (plan_.data[cpu::kWhere]) apply_where(plan_, address(cpu::kWhere, b), first, count, x);
+      const bool masked = plan_.data[cpu::kWhere];
+      if (masked) apply_where(plan_, address(cpu::kWhere, b), first, count, x, -Limits<T>::infinity);
       if constexpr (std::is_same_v<Kernel, WeightedLogSumExpKernel<V>>) {
-        const T* weight = packed_[1] + b * pitch_ + place(c);
+        T* weight = packed_[1] + b * pitch_ + place(c);
+        if (masked) apply_where(plan_, address(cpu::kWhere, b), first, count, weight, T(0));
         for (int i = 0; i < count; ++i)
           if (weight[i] == T(0)) x[i] = -Limits<T>::infinity;
       }

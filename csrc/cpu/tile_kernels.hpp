@@ -189,8 +189,6 @@ struct SoftmaxTile {
       const V m = state[t].m, N = state[t].N;
       const Wide<V> inverse = O::constant(kCarryUp<T>) / state[t].R;
       O::split(inverse, row[t].h, row[t].l);
-      const V step = V(static_cast<T>(kCarryDown<T>));
-      row[t].h = row[t].h * step, row[t].l = row[t].l * step;
       row[t].top = tile_head(inverse * exp_wide(remainder_wide(O::from(m), O::from(N))));
       row[t].top_term = term(exp_parts(m, reduction_to(N)));
       row[t].g = params.row_input[t];

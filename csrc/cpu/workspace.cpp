@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "floating_point.hpp"
 #include "pool.hpp"
 
 namespace sumexp::cpu {
@@ -75,6 +76,7 @@ void run_parts(std::int64_t tasks, int threads, PartBody body, void* context) {
   parallel_for(
       tasks, threads,
       [](void* p, std::int64_t i) {
+        const DefaultFloatingPoint mode;
         const Parts& parts = *static_cast<Parts*>(p);
         parts.body(parts.context, i, thread_workspace());
       },

@@ -234,7 +234,7 @@ struct LogSumExpJvpOp {
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int i = 0; i < L::kValues; ++i) dot[i] = fma(v[0][r][i], v[1][r][i], dot[i]);
+      for (int i = 0; i < L::kValues; ++i) dot[i] = fma(v[0][r][i] * T(kCarryDown<T>), v[1][r][i], dot[i]);
     const Wide<T> sum = fold_lanes<S, false>(dot, nullptr);
     if (is_finite(state.sum.m)) state.dot = sum * anchor_factor(base_of(state.sum.m));
     return state;

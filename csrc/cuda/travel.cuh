@@ -214,9 +214,12 @@ class Travel {
   SUMEXP_DEVICE T value(int k, std::int64_t i, int over) const {
     return widen(*reinterpret_cast<const S*>(element(k, i, over)));
   }
+  SUMEXP_DEVICE bool is_masked(std::int64_t i, int over) const {
+    return job_.data[cuda::kWhere] && !*element(cuda::kWhere, i, over);
+  }
   // An element of in0 as the kernel is to see it: left out by the mask or by weight 0, over temperature.
   SUMEXP_DEVICE T logit(std::int64_t i, int over) const {
-    if (job_.data[cuda::kWhere] && !*element(cuda::kWhere, i, over)) return -Limits<T>::infinity;
+    if (is_masked(i, over)) return -Limits<T>::infinity;
     if (job_.weighted && value(1, i, over) == T(0)) return -Limits<T>::infinity;
     const T x = value(0, i, over);
     return job_.divide ? x / static_cast<T>(job_.temperature) : x;
@@ -224,7 +227,7 @@ class Travel {
 
   SUMEXP_DEVICE void stage_in(int k, int r, int rows, T fill) {
     each_staged(r, rows, [&](std::int64_t i, int staged, int over, bool there) {
-      stage_[staged] = !there ? fill : k == 0 ? logit(i, over) : value(k, i, over);
+      stage_[staged] = !there ? fill : k == 0 ? logit(i, over) : k == 1 && is_masked(i, over) ? T(0) : value(k, i, over);
     });
     stage_sync();
   }

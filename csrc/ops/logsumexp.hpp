@@ -2,7 +2,7 @@
 //
 //   forward    l = m + log1p((c - 1) + R / e^m)
 //   weighted   l = log |sum_j b_j e^(x_j)|, with its sign: c is the sum of the weights of the maxima, R that
-//              of the other weighted terms
+//              of the other weighted terms; a sum below half its maximum's term is first scaled up, exactly
 //   VJP        dx = g s            (g one number a row)
 //   JVP        dl = <s, t>
 // The Hessian is the Jacobian of softmax (jacobians.hpp).
@@ -25,6 +25,22 @@ SUMEXP_FN T logsumexp_finish(const ExpState<T>& row) {
   return plus_narrow(row.m, log_over_max(row));
 }
 
+// log z for 0 < z < 1/2: k ln 2 + log1p(z 2^-k - 1)
+SUMEXP_FN double log_of_small(double z) {
+  double k;
+  const double m = exponent_split(z * 0x1p200, k);  // which a subnormal z becomes normal by
+  return log1p_wide(m - 1.0) + (k - 200.0) * ExpConstants<double>::ln2_hi;
+}
+SUMEXP_FN DD<double> log_of_small(DD<double> z) {
+  double k;
+  z = WideOf<double>::scaled(z, 0x1p200);
+  const double m = exponent_split(z.hi, k);
+  const DD<double> log_m = log1p_wide(two_sum(m - 1.0, z.lo * pow2<double>(static_cast<std::int64_t>(-k))));
+  k = k - 200.0;
+  const DD<double> head = two_sum(k * LogConstants::ln2_hi, log_m.hi);
+  return fast_two_sum(head.hi, head.lo + fma(k, LogConstants::ln2_lo, log_m.lo));
+}
+
 // The weighted sum over its maximum term, c + R / e^m, may have any sign; log|.| of it is log1p near 1.
 template <class T>
 struct Signed {
@@ -44,11 +60,13 @@ SUMEXP_FN Signed<T> logsumexp_finish_signed(const ExpState<T>& row) {
   const double sum = head(row.c + others);
   if (sum == 0.0) return {-Limits<T>::infinity, T(0)};
   const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
-  const Wide<T> u = (flip * row.c + O::constant(-1)) + flip * others;
-  return {plus_narrow(row.m, log1p_wide(u)), T(head(flip))};
+  const Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
+                                            : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
+  return {plus_narrow(row.m, L), T(head(flip))};
 }
 
-// The state of the JVP: the sum and the weighted sum, relative to the same power of two.
+// The state of the JVP: the sum and the weighted sum, relative to the same power of two; but the latter without the
+// carry, which would take large tangents past the largest number.
 template <class T>
 struct ExpDotState {
   ExpState<T> sum;
@@ -67,7 +85,7 @@ SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b)
 
 template <class T>
 SUMEXP_FN T logsumexp_jvp_finish(const ExpDotState<T>& row) {
-  const Wide<T> S = total(row.sum);
+  const Wide<T> S = WideOf<T>::scaled(total(row.sum), kCarryDown<T>);
   if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return Limits<T>::nan();
   return static_cast<T>(head(row.dot / S));
 }

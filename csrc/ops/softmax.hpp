@@ -6,7 +6,8 @@
 //              s ( (v - <s,v>)(g - <s,g>) - <s, (v - <s,v>)(g - <s,g>)> ) / T^2
 //
 // Forward. A kernel keeps terms t_i = e^(x_i) 2^(carry - N_chunk); the row multiplies them by
-// 2^(N_row - N_chunk ...)/S, held as h + l so that its rounding does not count: y = fma(t, h, t*l).
+// 2^(N_row - N_chunk ...)/S, held as h + l so that its rounding does not count: y = fma(t, h, t*l) 2^-carry. The carry
+// goes last: before, t*l of a result near the smallest normal number would be less than a number.
 // Error: 1.15 * 2^-24 in t (relative), 0.12 * 2^-24 in S, half an ulp here: 1.8 ulp, 2 promised.
 // The rounding of t would let the largest probability of a confident row be 1 + ulp, or softmax([x]) 1 - ulp. So
 // the maximum's own probability is e^m / S in the wide type, rounded once.
@@ -35,8 +36,9 @@ SUMEXP_FN SoftmaxRow<T> softmax_finish(const ExpState<T>& row) {
   return {row.m, row.N, inverse, static_cast<T>(head(inverse * exp_wide(base_of(row.m).rho))), false};
 }
 
-// The factor of one chunk's terms, y = fma(t, h, t*l) * after: after is 1 unless the chunk lies so far
-// below the row's maximum that h would be subnormal; then t is first divided by 2^carry (before).
+// The factor of one chunk's terms, y = fma(t, h, t*l) 2^-carry; where the chunk lies so far below the row's maximum that
+// h would be subnormal, t is first divided by 2^carry (before), and the power of two between the chunk and the row goes
+// last (after).
 template <class T>
 struct TermScale {
   T h, l;
@@ -55,17 +57,17 @@ SUMEXP_FN TermScale<T> term_scale(const SoftmaxRow<T>& row, T chunk_m) {
   scale.top_term = chunk_m == row.m ? term(exp_parts(chunk_m - base.anchor, base.reduce)) : T(-1);  // terms are >= 0
   scale.top = row.top;
   O::split(row.inverse * anchor_factor(base), scale.h, scale.l);
-  const T step = pow2<T>(gap - Format<T>::carry);
-  scale.far = !(scale.h * step >= Format<T>::nearest_factor);
+  scale.far = !(scale.h * pow2<T>(gap - Format<T>::carry) >= Format<T>::nearest_factor);
   scale.before = static_cast<T>(kCarryDown<T>);
   scale.after = pow2<T>(gap);
-  if (!scale.far) scale.h = scale.h * step, scale.l = scale.l * step;
+  if (!scale.far) scale.h = scale.h * scale.after, scale.l = scale.l * scale.after;
   return scale;
 }
 
 template <class V>
 SUMEXP_FN V probability(V term, V h, V l, V top_term, V top) {
-  return pick(equal(term, top_term), top, fma(term, h, term * l));
+  using T = ElementOf<V>;
+  return pick(equal(term, top_term), top, fma(term, h, term * l) * V(static_cast<T>(kCarryDown<T>)));
 }
 template <class V>
 SUMEXP_FN V probability_far(V term, V h, V l, V before, V after) {
@@ -95,7 +97,8 @@ struct SoftmaxHvp : SumsOp {
       acc[0] = fma(in[2], in[0], acc[0]);
       acc[1] = fma(in[2], in[1], acc[1]);
     } else {
-      acc[0] = fma(in[2], row.minus(0, in[0]) * row.minus(1, in[1]), acc[0]);
+      // y first: an absent element adds 0 whatever the sums are
+      acc[0] = fma(in[2] * row.minus(0, in[0]), row.minus(1, in[1]), acc[0]);
     }
   }
   template <class V>

@@ -12,6 +12,8 @@ USAGE = """usage: python -m sumexp COMMAND
 
 def main(argv):
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
+    if command in ("config", "demo") and rest in (["-h"], ["--help"]):
+        command, rest = "", []
     if command == "config" and not rest:
         from . import show_config
 

@@ -76,8 +76,10 @@ def ingest(function, argument, value):
             array = np.asarray(value)  # bfloat16 among others: NumPy cannot import it, its owner can export it
     else:
         array = np.asarray(value)
+    if array.dtype == np.longdouble and array.itemsize == 8:  # where long double is double
+        array = array.astype(np.float64)
     dtype = array.dtype
-    if not (dtype.kind in "biu" or (dtype.kind == "f" and dtype.itemsize <= 8) or dtype.name == "bfloat16"):
+    if not (dtype.kind in "biu" or dtype.type in (np.float16, np.float32, np.float64) or dtype.name == "bfloat16"):
         hint = "; sumexp.special.logsumexp takes complex numbers" if dtype.kind == "c" else ""
         raise TypeError(f"{function}: {argument} has dtype {dtype}, accepted: {ACCEPTED}{hint}")
     return array
@@ -99,6 +101,8 @@ def _is_strong(value):
 
 
 def _mask(function, value):
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{function}: where is a masked array, accepted: an array of bool")
     mask = np.from_dlpack(value) if is_foreign(value) else np.asarray(value)
     if mask.dtype != np.bool_:
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: bool")

@@ -129,6 +129,7 @@ def set_quick(
     empty_like: Any,
     is_neg: Any,
     is_grad_enabled: Any,
+    is_inference_mode_enabled: Any,
     functorch_active: Any,
     dispatch_modes: Any,
     function_modes: Any,

@@ -79,6 +79,9 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     """
     if any(is_torch(v) or is_foreign(v) for v in (a, b)):
         return _core.logsumexp(a, axis, b=b, keepdims=keepdims, return_sign=return_sign)
+    for name, value in (("a", a), ("b", b)):
+        if isinstance(value, np.ma.MaskedArray) or (name == "a" and value is None):
+            raise TypeError(f"logsumexp: {name} is a {type(value).__name__}, accepted: an array_like of numbers")
     # SciPy's promotion: among the arguments, with Python numbers weak, and at least to the default float.
     dtype = np.result_type(*(v if isinstance(v, (int, float, complex)) else np.asarray(v)
                              for v in (a, b, 1.0) if v is not None))
@@ -109,12 +112,16 @@ def _has_kernel(x):
 
 
 def _generic_softmax(x, axis):
+    if x.size == 0:
+        return np.exp(x)
     with np.errstate(invalid="ignore"):
         e = np.exp(x - np.max(x, axis=axis, keepdims=True))
         return e / np.sum(e, axis=axis, keepdims=True)
 
 
 def _generic_log_softmax(x, axis):
+    if x.size == 0:
+        return np.exp(x)
     with np.errstate(divide="ignore", invalid="ignore"):
         shifted = x - np.max(x, axis=axis, keepdims=True)
         return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))

@@ -48,6 +48,13 @@ void test_bad_calls() {
   refuses("ndim", [](Refused& r) { r.call.ndim = sumexp::kMaxDims + 1; });
   refuses("axes", [](Refused& r) { r.call.axes = 4; });
   refuses("shape", [](Refused& r) { r.shape[1] = -1; });
+  refuses("shape", [](Refused& r) { r.shape[0] = r.shape[1] = std::int64_t{1} << 32; });
+  refuses("shape", [](Refused& r) { r.shape[0] = std::numeric_limits<std::int64_t>::max(); });
+  refuses("shape", [](Refused& r) { r.call.shape = nullptr; });
+  refuses("in[0]", [](Refused& r) { r.call.in[0].strides = nullptr; });
+  refuses("out", [](Refused& r) { r.call.out.strides = nullptr; });
+  refuses("sign", [](Refused& r) { r.call.sign = {r.b, r.strides}; });
+  refuses("temperature", [](Refused& r) { r.call.temperature = 1e-46; });  // 0 in float
   refuses("in[0]", [](Refused& r) { r.call.in[0].data = nullptr; });
   refuses("in[1]", [](Refused& r) { r.call.op = Op::softmax_vjp; });
   refuses("in[2]", [](Refused& r) { r.call.op = Op::softmax_hvp, r.call.in[1] = {r.b, r.strides}; });
@@ -70,6 +77,18 @@ void test_bad_calls() {
     const Status status = sumexp::set_num_threads(n);
     CHECK(status.code == Code::invalid_argument && std::strstr(status.message, "n: "), "threads: %s", status.message);
   }
+  const auto names = [](const Status& status, const char* naming) {
+    CHECK(status.code == Code::invalid_argument && std::strstr(status.message, naming), "%s: %s", naming, status.message);
+  };
+  names(sumexp::softmax(x, y, DType::f32, 2, nullptr, 1), "shape");
+  const std::int64_t huge[2] = {std::numeric_limits<std::int64_t>::max(), 3};
+  names(sumexp::softmax(x, y, DType::f32, 2, huge, 1), "shape");
+  names(sumexp::set_isa(nullptr), "isa");
+  names(sumexp::matrix(static_cast<sumexp::Matrix>(9), DType::f32, x, y, 1, 2), "which");
+  names(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f32, nullptr, y, 1, 2), "y");
+  names(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f32, x, nullptr, 1, 2), "out");
+  names(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f32, x, y, -1, 2), "rows");
+  names(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f32, x, y, 1, -2), "n");
   const Status isa = sumexp::set_isa("abacus");
   CHECK(isa.code == Code::invalid_argument && std::strstr(isa.message, "abacus") && std::strstr(isa.message, "scalar"), "isa: %s",
         isa.message);

@@ -84,6 +84,15 @@ def test_sums_that_underflow():
                 everywhere(op, [y if kind in "yl" else g for kind in op.inputs], n)
 
 
+def test_products_that_overflow():
+    """softmax_hvp: absent lanes have y = 0, and add nothing even where a product without y is infinite."""
+    for fmt, big in ((F32, 1e20), (F64, 1e160), (BF16, 1e20)):
+        for n in (1, 2, 3, 17, 40, 300, 2100):
+            g = cast(np.full((37, n), big) * np.random.default_rng(n).choice([1, -1, 0.5], (37, n)), fmt)
+            y = cast(np.full((37, n), 1 / n), fmt)
+            everywhere(OPS["softmax_hvp"], [g, g[::-1].copy(), y], n)
+
+
 def test_sums_that_overflow():
     for n in (1, 2, 3, 17):
         big = np.full((37, n), 1e200)

@@ -1,5 +1,6 @@
 """Wrong arguments: the error names the argument, what was given and what is accepted, and nothing is written."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -39,6 +40,40 @@ def test_masked_arrays():
         se.softmax(masked)
     with pytest.raises(TypeError, match="out is a MaskedArray"):
         se.softmax(np.ones(2), out=masked)
+
+
+def test_masks_are_not_dropped():
+    mask = np.ma.array([True, True], mask=[0, 1])
+    with pytest.raises(TypeError, match="where is a masked array"):
+        se.softmax(np.ones(2), where=mask)
+    masked = np.ma.array([1.0, 2.0], mask=[0, 1])
+    for a, b in ((masked, None), (np.ones(2), masked), (None, None)):
+        with pytest.raises(TypeError, match="logsumexp: [ab] is a (MaskedArray|NoneType), accepted"):
+            special.logsumexp(a, b=b)
+
+
+@pytest.mark.parametrize("name", ["float8_e5m2", "float8_e4m3fn"])
+def test_float8(name):
+    with pytest.raises(TypeError, match=f"x has dtype {name}, accepted"):
+        se.softmax(np.array([1, 2], getattr(ml_dtypes, name)))
+
+
+def test_more_elements_than_can_be_counted():
+    many = np.broadcast_to(0.0, (2**32, 1))
+    with pytest.raises(ValueError, match="logsumexp: shape: has more bytes than 63 bits can count"):
+        se.logsumexp(many, b=np.broadcast_to(1.0, (1, 2**32)))
+
+
+def test_an_argument_that_changes_another():
+    x = np.zeros(4_000)
+
+    class Flag:
+        def __bool__(self):
+            x.resize(3, refcheck=False)
+            return False
+
+    with pytest.raises(ValueError, match="x changed its shape during the call"):
+        se.logsumexp(x, keepdims=Flag())
 
 
 @pytest.mark.parametrize("axis, error, pattern", [

@@ -176,3 +176,10 @@ def test_more_accurate_than_the_formula():
     assert special.logsumexp([0.0, -50.0]) == pytest.approx(np.exp(-50), rel=1e-15)
     assert special.log_softmax([0.0, -50.0])[0] == pytest.approx(-np.exp(-50), rel=1e-15)
     assert special.logsumexp(np.array([0, -50 + 0j])).real == pytest.approx(np.exp(-50), rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, np.complex128, np.float32, np.int64])
+def test_empty_arrays_without_kernels(dtype):
+    for f in (special.softmax, special.log_softmax):
+        for shape in ((0,), (3, 0), (0, 3)):
+            assert f(np.empty(shape, dtype), axis=-1).shape == shape

@@ -140,6 +140,21 @@ def resident():
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def test_a_second_interpreter_is_refused():
+    """In so many words, where it would otherwise wait for ever for a lock."""
+    module = "_xxsubinterpreters" if sys.version_info < (3, 13) else "_interpreters"
+    program = f"import {module} as interpreters; interpreters.run_string(interpreters.create(), {{!r}})"
+    inside = "try:\n import sumexp\nexcept ImportError as error:\n print(error, flush=True)"
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program.format(inside)], capture_output=True, text=True, timeout=120)
+    assert "does not support loading in subinterpreters" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize("given", ["99999999999", "1e3", "0", "-2", "many", ""])
+def test_environment_that_is_no_number_of_threads(given):
+    program = "import os, sumexp; assert sumexp.get_num_threads() == len(os.sched_getaffinity(0))"
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "SUMEXP_NUM_THREADS": given}, check=True)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
 def test_no_leak_over_1e5_calls():
     x = np.linspace(-3, 3, 64, dtype=np.float32).reshape(4, 16)

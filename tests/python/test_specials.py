@@ -1,5 +1,9 @@
 """Infinities, NaNs, empty rows and masks, in every format; and wrong arguments, which must leave `out` alone."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -116,11 +120,14 @@ def test_special_values_do_not_pass_a_mask(fmt):
         expected.append(se.logsumexp(x, -1, where=mask).tobytes())
         b = mask.astype(fmt.dtype)  # a weight of 0 likewise
         expected.append(se.logsumexp(x, -1, b=b).tobytes())
+        weights = logits(fmt, 5, n)  # those of masked elements may be anything
+        expected.append(se.logsumexp(x, -1, b=weights, where=mask).tobytes())
         for value in (NAN, INF, -INF):
-            x[:, 1] = value
+            x[:, 1] = weights[:, 1] = value
             got = [f(x, where=mask).tobytes() for f in (se.softmax, se.log_softmax)]
             got.append(se.logsumexp(x, -1, where=mask).tobytes())
             got.append(se.logsumexp(x, -1, b=b).tobytes())
+            got.append(se.logsumexp(x, -1, b=weights, where=mask).tobytes())
             assert got == expected
 
 
@@ -192,6 +199,51 @@ def test_floating_point_state_is_left_alone():
     assert tiny * np.float32(1) == tiny  # subnormals are still subnormals
 
 
+# What a caller may have done to its thread's floating-point unit, as a library built with -ffast-math does: MXCSR flushes
+# subnormals, or rounds down.
+FLOATING_POINT = """
+import ctypes, platform, sys
+import numpy as np
+import sumexp as se
+se.set_num_threads(3)
+rows = np.tile(np.float32([0, -95, -100, -3]), (20_000, 1))
+columns, long = np.asfortranarray(rows), np.resize(rows, 600_001)
+calls = [lambda: se.softmax(rows), lambda: se.log_softmax(columns), lambda: se.softmax(long), lambda: se.softmax(rows[:2]),
+         lambda: se.log_softmax([1.0, 2.0, 3.0]), lambda: se.softmax_jacobian(rows[0])]
+late = sys.argv[1] == "late"
+expected = [f().tobytes() for f in calls] if late else None  # the threads begin here, or with the caller's mode
+libm = ctypes.CDLL("libm.so.6")
+down = {"x86_64": 0x400, "aarch64": 0x800000}[platform.machine()]
+before = libm.fegetround()
+assert libm.fesetround(down) == 0
+got = [f().tobytes() for f in calls]
+assert libm.fegetround() == down, "the caller's mode is gone"
+libm.fesetround(before)
+assert got == (expected or [f().tobytes() for f in calls])
+"""
+
+
+@pytest.mark.parametrize("threads_begin", ["late", "early"])
+def test_the_callers_rounding_mode(threads_begin):
+    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("sets the rounding mode by glibc's numbers for x86-64 and AArch64")
+    subprocess.run([sys.executable, "-c", FLOATING_POINT, threads_begin], check=True)
+
+
+def test_flushed_subnormals():
+    torch = pytest.importorskip("torch")
+    x = np.tile(np.float32([0, -95, -100, -3]), (20_000, 1))
+    expected = se.softmax(x)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("torch cannot flush subnormals on this CPU")
+    try:
+        got = se.softmax(x)
+        assert np.float32(1e-45) * np.float32(1) == 0, "still the caller's mode"
+    finally:
+        torch.set_flush_denormal(False)
+    assert got.tobytes() == expected.tobytes()
+
+
 # -- wrong arguments ---------------------------------------------------------------------------------------
 
 
@@ -206,6 +258,7 @@ WRONG = [
     ("softmax", (X,), {"axis": 0.5}, TypeError, "axis is 0.5, accepted"),
     ("softmax", (X,), {"temperature": 0.0}, ValueError, "temperature is 0.0, accepted"),
     ("softmax", (X,), {"temperature": NAN}, ValueError, "temperature is nan, accepted"),
+    ("softmax", (X,), {"temperature": 10**400}, ValueError, "temperature is 1000*, accepted"),
     ("softmax", (X,), {"temperature": "hot"}, TypeError, "temperature is 'hot', accepted"),
     ("log_softmax", (X,), {"where": np.ones((3, 5), bool)}, ValueError, r"where has shape \(3, 5\), accepted"),
     ("log_softmax", (X,), {"where": np.ones((3, 4), int)}, TypeError, "where has dtype int64, accepted: bool"),

@@ -1,5 +1,6 @@
 """The promise about accuracy. Bounds come from oracle.bounds and nowhere else; the table is printed at the end."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -144,20 +145,48 @@ def test_temperature(fmt):
 
 
 @pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
-def test_weighted(fmt):
+def test_smallest_normal_numbers(fmt):
+    """Probabilities about the smallest normal number, where a product of what makes them is less than any number."""
+    rng = np.random.default_rng(11)
+    least = float(np.log(np.finfo(fmt.dtype).tiny))
+    worst = {}
+    for _ in range(40):
+        x = cast(rng.uniform(-20, 20, (20_000, 4)), fmt)
+        x[:, 3] = se.logsumexp(x[:, :3], axis=-1) + cast(least + rng.uniform(-1, 2, 20_000), fmt)
+        for entry, value in accuracy.forward_rows(x, fmt, se).items():
+            worst[entry] = max(value, worst.get(entry, 0))
+    check(fmt, worst, "next to the smallest normal number")
+
+
+@pytest.mark.parametrize("size", [1, 1e-12, 1e-30, 1e30])
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+def test_weighted(fmt, size):
     """With weights: as accurate as the cancellation between them allows."""
     rng = np.random.default_rng(5)
     for n in (1, 2, 7, 33, 100, 700, 3000):
         x, b = cast(rng.standard_normal((50, n)) * 4, fmt), cast(rng.standard_normal((50, n)), fmt)
         b[rng.random((50, n)) < 0.1] = 0
-        b[:, 0] = 2.5
+        if size == 1:
+            b[:, 0] = 2.5
+        b *= fmt.dtype.type(size)
         got, sign = se.logsumexp(x, axis=-1, b=b, keepdims=True, return_sign=True)
-        total, size, m = reference.weighted_sum(x, b)
+        some = (b != 0).any(axis=-1)  # the others are -inf
+        x, b, got, sign = x[some], b[some], got[some], sign[some]
+        total, magnitude, m = reference.weighted_sum(x, b)
         np.testing.assert_array_equal(sign, np.sign(total))
         value = m + np.log(np.abs(total))
         eps = longdouble(np.finfo(fmt.compute).eps)
-        error = np.abs(exact(got) - value) / (ulp(np.maximum(np.abs(value), np.abs(m)), fmt) + 3 * eps * size / np.abs(total))
+        error = np.abs(exact(got) - value) / (
+            ulp(np.maximum(np.abs(value), np.abs(m)), fmt) + 3 * eps * magnitude / np.abs(total)
+        )
         assert error.max() <= 1, (n, float(error.max()))
+
+
+def test_weights_that_cancel_or_vanish():
+    assert se.logsumexp([0.0], b=[1e-17]) == np.log(1e-17)
+    assert se.logsumexp([0.0, 0.0, -40.0], b=[1, -1, 1]) == -40.0
+    assert se.logsumexp([0.0], b=[5e-324]) == np.log(5e-324)
+    assert se.logsumexp(cast([0.0], BF16), b=cast([1e-20], BF16)) == cast([np.log(1e-20)], BF16)[0]
 
 
 # -- derivatives --------------------------------------------------------------------------------------------
@@ -174,6 +203,16 @@ def test_derivative(name, fmt, record_accuracy):
 
 def _central(function, x, v, step=longdouble(2) ** -20):
     return (function(x + step * v) - function(x - step * v)) / (2 * step)
+
+
+@FORMAT
+def test_large_tangents(fmt):
+    """A mean is a number as long as the sum is one: what terms are scaled by does not count."""
+    for n in (2, 20, 300, 5000):
+        large = cast(float(ml_dtypes.finfo(fmt.dtype).max) / (2 * n), fmt)
+        x = np.zeros(n, fmt.dtype)
+        assert se.logsumexp_jvp(np.full(n, large), x) == pytest.approx(float(large), rel=1e-2)
+        assert se.logsumexp_jvp(np.full(n, -large), x) == pytest.approx(-float(large), rel=1e-2)
 
 
 def test_formulas_are_the_derivatives():

@@ -35,6 +35,8 @@ def _leave_out(function, x, where):
     mask = torch.as_tensor(where, device=x.device)
     if mask.dtype is not torch.bool:
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")
+    if len(mask.shape) > x.dim() or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape))):
+        raise ValueError(f"{function}: where has shape {tuple(mask.shape)}, accepted: {tuple(x.shape)}, or what broadcasts to it")
     return x.masked_fill(~mask, float("-inf"))
 
 

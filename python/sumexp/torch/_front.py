@@ -8,7 +8,8 @@ torch.compile. So each call takes the way that is right for its situation, the f
    own function; but a TypeError for a device that this build does not serve, where torch's numbers would differ;
 2. compiling or exporting: the registered operation; inside a functorch transform torch's own function;
 3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one;
-4. a functorch transform is active: a Function of the kind functorch takes;
+4. a functorch transform is active: a Function of the kind functorch takes, but the registered operation where such
+   a Function would not do (functionalize has no rule for it; under no_grad it would be recorded all the same);
 5. a gradient or a tangent is recorded: a Function of the fast kind;
 6. otherwise: the kernel.
 """
@@ -28,8 +29,9 @@ from ._private import (
     function_mode_count,
     functorch_active,
     implicit_softmax_dim,
+    interpreter_stack,
+    is_legacy_batched,
     is_tracing,
-    peek_interpreter_stack,
 )
 
 _STAND_INS = (FakeTensor, FunctionalTensor)
@@ -55,10 +57,12 @@ def way(x):
     if is_compiling():
         return "torch" if functorch_active() else "op"
     if functorch_active():
-        # functionalize has no rule for autograd.Functions
-        return "op" if peek_interpreter_stack().key() == TransformType.Functionalize else "functorch"
-    if type(x) not in PLAIN_TYPES or is_traced():
+        functionalized = any(level.key() == TransformType.Functionalize for level in interpreter_stack())
+        return "op" if functionalized or not torch.is_grad_enabled() else "functorch"
+    if type(x) not in PLAIN_TYPES or is_traced() or is_legacy_batched(x):
         return "op"
+    if torch.is_inference_mode_enabled():
+        return "kernel"
     if (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0:
         return "function"
     return "kernel"
@@ -111,6 +115,7 @@ _core.set_quick(
     torch.empty_like,
     torch.Tensor.is_neg,
     torch.is_grad_enabled,
+    torch.is_inference_mode_enabled,
     functorch_active,
     dispatch_mode_count,
     function_mode_count,
@@ -145,15 +150,20 @@ def log_softmax(input, dim=None, _stacklevel=3, dtype=None, *, temperature=1.0):
 
 def _softmax_like(name, x, dim, stacklevel, dtype, T):
     T = check_temperature(name, T)
-    if dtype is not None and type(x) in (*PLAIN_TYPES, *_STAND_INS) and x.device.type in DEVICES:
-        x, dtype = x.to(dtype), None
-    elif dtype is None:
-        x = autocast(x)
+    if type(x) in (*PLAIN_TYPES, *_STAND_INS):
+        if dtype is None:
+            x = autocast(x)
+        elif x.device.type in DEVICES:
+            x, dtype = x.to(dtype), None
     if not is_ours(name, x):
         x = x if T == 1 else x / T
         return getattr(torch.nn.functional, name)(x, dim, stacklevel + 2, dtype)
-    if dim is None:
+    if dim is None and is_compiling():  # a warning would be a graph break
+        dim = 0 if x.dim() in (0, 1, 3) else 1
+    elif dim is None:
         dim = implicit_softmax_dim(name, x.dim(), stacklevel + 1)
+    elif isinstance(dim, (tuple, list)):
+        raise TypeError(f"{name}: dim is {dim!r}, accepted: an int")
     return soft(name, x, dims_of(dim, x.dim()), T)
 
 

@@ -14,10 +14,11 @@ import torch
 from torch.autograd import Function
 
 from .. import _core
+from . import _formulas
 from ._formulas import total
 from ._kernels import dims_of, direct, row_shape
 from ._library import hvp_in_y
-from ._private import forward_ad, function_apply, functorch_active
+from ._private import forward_ad, function_apply, functorch_active, is_legacy_batched
 from ._vmap import batch
 
 _quick_forward = _core.quick_forward
@@ -26,9 +27,19 @@ _quick_forward = _core.quick_forward
 def differentiable(name, tensors, dims, T=1.0):
     """Runs a derivative operation so that it can be differentiated again, where anything asks for that."""
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if recorded and any(map(is_legacy_batched, tensors)):
+        return written_out(name, tensors, dims, T)
     if recorded or forward_ad._current_level >= 0 or functorch_active():
         return Derivative.apply(name, dims, T, *tensors)
     return direct(name, tensors, dims, T)
+
+
+def written_out(name, tensors, dims, T):
+    """A derivative operation in torch's own: what a Function records is lost when is_grads_batched ends."""
+    if not name.startswith("logsumexp"):
+        of = "log_softmax" if name.startswith("log_softmax") else "softmax"
+        tensors = (*tensors[:-1], Relabel.apply(tensors[-1], "value", of, dims, T))
+    return getattr(_formulas, name)(*tensors, dims, T)
 
 
 def anchor_of(name, x, dims):
@@ -80,7 +91,7 @@ class Softmax(Function):
     def backward(ctx, g, g_anchor):
         if g is None:
             return g_anchor, None
-        (anchor,) = ctx.saved_tensors
+        anchor = ctx.saved_tensors[0]
         name, dims, T = ctx.call[:3]
         dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim()), T)
         return dx if g_anchor is None else dx + g_anchor, None
@@ -118,7 +129,8 @@ class SoftmaxFunctorch(Softmax):
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
-        ctx.save_for_backward(outputs[1])
+        # functorch counts the versions of the two apart: y is kept for the check that nobody has written to it
+        ctx.save_for_backward(outputs[1], outputs[0])
         ctx.save_for_forward(outputs[1])
         ctx.set_materialize_grads(False)
         ctx.call = inputs[1]
@@ -194,7 +206,8 @@ class Relabel(Function):
 
     @staticmethod
     def forward(a, to, name, dims, T):
-        return a.exp() if to == "probabilities" else a.detach().view_as(a)
+        # a copy: forward mode lays a tangent out like its value, which vmap may have stretched (stride 0)
+        return a.exp() if to == "probabilities" else a.detach().clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

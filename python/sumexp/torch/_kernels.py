@@ -5,6 +5,8 @@ length 1 along every reduced dimension. `dims` is a tuple of dimensions; an empt
 row of its own, which is also what a 0-d tensor is.
 """
 
+import operator
+
 import torch
 
 from .. import _core
@@ -14,6 +16,7 @@ from ._private import (
     is_legacy_batched,
     functorch_active,
     is_tracing,
+    unwrap_if_dead,
 )
 
 CODES = {
@@ -39,7 +42,9 @@ _empty_like = torch.empty_like
 
 
 def dims_of(dim, ndim):
-    """dim, an int or a sequence of them, as a tuple of dimensions counted from 0."""
+    """dim, an integer or a sequence of them, as a tuple of dimensions counted from 0."""
+    if not isinstance(dim, (int, tuple, list, torch.Size)):
+        dim = operator.index(dim)  # NumPy's integers, tensors of one
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
     for d in dims:
@@ -87,6 +92,7 @@ def is_traced():
 
 def direct(name, tensors, dims, temperature=1.0, keepdim=True):
     """Runs an operation below autograd: the kernel, or the registered operation where something watches."""
+    tensors = tuple(unwrap_if_dead(t if t.layout is torch.strided else t.to_dense()) for t in tensors)
     plain = all(type(t) in PLAIN_TYPES and not t.is_neg() and not is_legacy_batched(t) for t in tensors)
     if plain and not is_traced() and not functorch_active():
         return run(name, tensors, dims, temperature, keepdim)

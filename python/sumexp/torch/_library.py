@@ -10,8 +10,8 @@ import torch
 
 from . import _formulas
 from ._formulas import total
-from ._kernels import ROW_RESULT, row_shape, run
-from ._private import AutogradInfo, forward_ad, functorch_active, make_autograd_impl
+from ._kernels import ROW_RESULT, is_traced, row_shape, run
+from ._private import AutogradInfo, TracingContext, forward_ad, functorch_active, make_autograd_impl, unpack_dual
 from ._vmap import batch
 
 LIBRARY = torch.library.Library("sumexp", "DEF")
@@ -93,7 +93,13 @@ def _log_softmax_hvp(u, g, v, y, dims, T):  # -sum(g) s (v - <s, v>) / T^2 with 
 
 
 def has_tangent(t):
-    return forward_ad.unpack_dual(t).tangent is not None
+    return unpack_dual(t, level=0).tangent is not None
+
+
+def maybe_dual():
+    """Whether tensors have to be asked for tangents. Asking is an operation of torch's, which make_fx would record."""
+    # compiled code enters a level without telling torch.autograd.forward_ad
+    return forward_ad._current_level >= 0 or TracingContext.try_get() is not None or not is_traced()
 
 
 # -- registration --------------------------------------------------------------------------------------------
@@ -119,6 +125,8 @@ def _register(name, derivative):
 
     def fake(*args):
         x, dims = args[0], args[count]
+        if any(t.device != x.device for t in args[:count]):
+            raise RuntimeError(f"{name}: tensors are on {', '.join(str(t.device) for t in args[:count])}, accepted: one device")
         keepdim = options(args[count + 1 :])[1]
         return x.new_empty(row_shape(x.shape, dims, keepdim) if name in ROW_RESULT else x.shape)
 
@@ -138,7 +146,7 @@ def _register(name, derivative):
 
     def autograd(keyset, *args):
         # What register_autograd makes refuses functorch's grad, and drops tangents silently.
-        if functorch_active() or (forward_ad._current_level >= 0 and any(map(has_tangent, args[:count]))):
+        if functorch_active() or (maybe_dual() and any(map(has_tangent, args[:count]))):
             return formula(*args)
         return reverse(keyset, *args)
 

@@ -14,9 +14,11 @@ NAMES = {
     # Whether a functorch transform (grad, vjp, jvp, vmap, functionalize) is being carried out. torch.compile
     # knows the answer of this function while it traces; of the others that tell it does not.
     "functorch_active": ("torch._C", "_are_functorch_transforms_active"),
-    # The innermost of these transforms, and the names of their kinds.
-    "peek_interpreter_stack": ("torch._C", "_functorch.peek_interpreter_stack"),
+    # These transforms, and the names of their kinds.
+    "interpreter_stack": ("torch._C", "_functorch.get_interpreter_stack"),
     "TransformType": ("torch._C", "_functorch.TransformType"),
+    # The tensor under the wrapper of a transform that has ended.
+    "unwrap_if_dead": ("torch._C", "_functorch.unwrap_if_dead"),
     # Whether a tensor belongs to the older vmap that autograd uses for is_grads_batched and gradcheck.
     "is_legacy_batched": ("torch._C", "_functorch.is_legacy_batchedtensor"),
     # How many __torch_dispatch__ and __torch_function__ modes are active: fake tensors, make_fx, counters, ...
@@ -31,6 +33,10 @@ NAMES = {
     "forward_level": ("torch.autograd.forward_ad", "_current_level"),
     # A context manager that turns forward-mode AD on or off; used through the module as well.
     "set_forward_mode": ("torch.autograd.forward_ad", "_set_fwd_grad_enabled"),
+    # The tangent of a tensor at a level of forward-mode AD, also inside a registered operation.
+    "unpack_dual": ("torch", "_VF._unpack_dual"),
+    # Whether torch.compile is making something of a program.
+    "TracingContext": ("torch._guards", "TracingContext"),
     # The dimension that softmax(x) without one takes, with torch's warning.
     "implicit_softmax_dim": ("torch.nn.functional", "_get_softmax_dim"),
     # What register_autograd registers, so that it can be wrapped.

@@ -1,0 +1,217 @@
+"""Corners of torch in which a derivative, or the tensor itself, could get lost without a word."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+import torch.autograd.forward_ad as fw  # noqa: E402
+from torch import func  # noqa: E402
+
+import sumexp  # noqa: E402
+import sumexp.torch as st  # noqa: E402
+
+OURS = {"softmax": st.softmax, "log_softmax": st.log_softmax, "logsumexp": st.logsumexp}
+THEIRS = {"softmax": torch.softmax, "log_softmax": torch.log_softmax, "logsumexp": torch.logsumexp}
+each_function = pytest.mark.parametrize("name", OURS)
+X = torch.arange(12, dtype=torch.float64).reshape(3, 4).sin() * 3
+
+
+def both(name, compute):
+    """compute(f) for f ours and torch's, which must agree."""
+    got, expected = compute(lambda x: OURS[name](x, -1)), compute(lambda x: THEIRS[name](x, -1))
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+    return got
+
+
+# -- derivatives -----------------------------------------------------------------------------------------------
+
+
+@each_function
+@pytest.mark.parametrize("inner", [lambda x: x, lambda x: x * x], ids=["direct", "composed"])
+def test_batched_gradients_are_recorded(name, inner):
+    def compute(f):
+        x = X.clone().requires_grad_()
+        J = torch.autograd.functional.jacobian(lambda x: f(inner(x)), x, create_graph=True, vectorize=True)
+        (second,) = torch.autograd.grad(J.sin().sum(), x, create_graph=True)
+        (third,) = torch.autograd.grad(second.cos().sum(), x)
+        return J, second, third
+
+    both(name, compute)
+    both(name, lambda f: torch.autograd.functional.hessian(lambda x: f(x).sin().sum(), X, vectorize=True))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("wrap", [func.grad, func.jacrev, lambda f: func.vmap(func.grad(f))], ids=["grad", "jacrev", "vmap"])
+def test_result_changed_in_place_under_a_transform(name, wrap):
+    def f(x):
+        y = OURS[name](x, -1)
+        y.mul_(2)
+        return (y * y).sum()
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        wrap(f)(X)
+
+
+@each_function
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_dual_level_inside_a_compiled_function(name, backend):
+    def compute(f):
+        def program(x, t):
+            with fw.dual_level():
+                return fw.unpack_dual(f(fw.make_dual(x, t))).tangent
+
+        torch._dynamo.reset()
+        return torch.compile(program, backend=backend)(X, X.cos())
+
+    both(name, compute)
+
+
+@each_function
+def test_no_grad_inside_nested_transforms(name):
+    def compute(f):
+        def g(x):
+            with torch.no_grad():
+                c = f(x)
+            return (c * f(x)).sum()
+
+        return func.grad(lambda x: func.grad(g)(x).sin().sum())(X)
+
+    both(name, compute)
+
+
+@each_function
+def test_vmap_under_no_grad_runs_the_kernel(name):
+    with torch.no_grad():
+        got = func.vmap(lambda x: OURS[name](x, -1))(X)
+    assert got.numpy().tobytes() == getattr(sumexp, name)(X.numpy(), axis=-1).tobytes()
+
+
+@each_function
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_pullback_without_grad(name, off):
+    def compute(f):
+        y, pull = func.vjp(f, X)
+        with off():
+            return pull(torch.ones_like(y))[0]
+
+    both(name, compute)
+
+
+@each_function
+def test_functionalize_around_a_transform(name):
+    for transform in (func.grad, func.hessian):
+        both(name, lambda f: func.functionalize(transform(lambda x: f(x).sin().sum()))(X))
+    both(name, lambda f: func.functionalize(func.vmap(f))(X))
+
+
+@each_function
+def test_fourth_order_in_every_mixture(name):
+    x = X[0, :3]
+    modes = (func.jacrev, func.jacfwd)
+    for a in modes:
+        for b in modes:
+            for c in modes:
+                both(name, lambda f: a(b(c(func.jacrev(lambda x: f(x).sin()))))(x))
+                both(name, lambda f: a(b(c(func.jacfwd(lambda x: f(x).sin()))))(x))
+
+
+@each_function
+def test_inference_mode_records_nothing(name):
+    x = X.clone().requires_grad_()
+    with torch.inference_mode(), torch.enable_grad():
+        y = OURS[name](x, -1)
+    assert not y.requires_grad
+    torch.testing.assert_close(y, THEIRS[name](X, -1))
+
+
+@each_function
+def test_inside_a_batched_hook(name):
+    def compute(f):
+        x = X.clone().requires_grad_()
+        y = x * 2
+        y.register_hook(lambda g: g * f(g).sum(-1, keepdim=True))
+        return torch.autograd.grad(y, x, torch.stack([X.cos(), X]), is_grads_batched=True)[0]
+
+    both(name, compute)
+
+
+def test_sparse_gradient():
+    gradients = []
+    for f in (st.logsumexp, torch.logsumexp):
+        x = X.clone().requires_grad_()
+        torch.nn.functional.embedding(torch.tensor([0, 2]), f(x, 1, True), sparse=True).sum().backward()
+        gradients.append(x.grad.to_dense())
+    torch.testing.assert_close(*gradients)
+
+
+# -- tensors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_what_the_kernels_do_not_take_while_recording(name):
+    """A tensor that requires grad goes the same way as one that does not."""
+    meta = OURS[name](torch.empty(3, 4, device="meta", requires_grad=True), -1)
+    assert meta.device.type == "meta" and meta.shape == (3, 4)
+    if name == "softmax":  # torch has no other one of nested tensors
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], requires_grad=True)
+        for got, expected in zip(st.softmax(nested, -1).unbind(), torch.softmax(nested, -1).unbind()):
+            assert torch.equal(got, expected)
+    for odd in (torch.ones(3, 4, dtype=torch.complex64), torch.ones(3, 4).to_sparse()):
+        for f in (OURS, THEIRS):
+            with pytest.raises(NotImplementedError):
+                f[name](odd.clone().requires_grad_(), -1)
+
+
+def test_tensor_left_over_from_a_transform():
+    kept = []
+
+    def f(x):
+        kept.append(x)
+        return (x * x).sum()
+
+    x = X.clone().requires_grad_()
+    func.grad(f)(x)
+    (gradient,) = torch.autograd.grad(st.softmax(kept[0], -1).sin().sum(), x)
+    (expected,) = torch.autograd.grad(torch.softmax(x, -1).sin().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+@each_function
+def test_dim_may_be_any_integer(name):
+    for one in (np.int64(1), torch.tensor(1)):
+        assert torch.equal(OURS[name](X, one), OURS[name](X, 1))
+    assert torch.equal(sumexp.softmax(X, axis=np.int64(0)), st.softmax(X, 0))
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("dim", [(), (0,), [0, 1]])
+def test_softmax_has_one_dim(name, dim):
+    with pytest.raises(TypeError, match="dim is"):
+        OURS[name](X, dim)
+
+
+def test_symbolic_trace():
+    traced = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Linear(4, 4), st.nn.Softmax(-1)))
+    assert traced(torch.ones(2, 4)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_implicit_dim_compiles(name):
+    torch._dynamo.reset()
+    compiled = torch.compile(OURS[name], backend="eager", fullgraph=True)
+    with pytest.warns(UserWarning, match="Implicit dimension"):
+        expected = OURS[name](X)
+    assert torch.equal(compiled(X), expected)
+
+
+def test_operations_want_one_device():
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ops.sumexp.softmax_vjp(X, X.to("meta"), [1])
+
+
+def test_mask_of_more_dimensions():
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="where has shape"):
+        sumexp.softmax(X, where=mask)
+    with pytest.raises(ValueError, match="where has shape"):
+        sumexp.logsumexp(X, where=mask[0, :, :3])
