@@ -23,6 +23,7 @@ from ._arrays import is_foreign, is_torch
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 KERNELS = "efd"  # float16, float32, float64: straight to the kernels
+LARGEST_WEIGHT = 1e200  # that the kernel for float64 takes
 
 
 def softmax(x, axis=None):
@@ -88,7 +89,7 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     a = np.atleast_1d(np.asarray(a, dtype))
     if b is not None:
         b = np.atleast_1d(np.asarray(b, dtype))
-    if _has_kernel(a) and (b is None or np.isfinite(b).all()):
+    if _has_kernel(a) and (b is None or (np.abs(b) <= min(LARGEST_WEIGHT, float(np.finfo(b.dtype).max))).all()):
         result = _core.logsumexp(a, axis, b=b, keepdims=keepdims, return_sign=return_sign)
     else:
         result = _generic_logsumexp(a, b, axis, keepdims, return_sign)
@@ -128,7 +129,7 @@ def _generic_log_softmax(x, axis):
 
 
 def _generic_logsumexp(a, b, axis, keepdims, return_sign):
-    """log sum b exp(a) in NumPy: for complex and longdouble, which have no kernels, and for infinite weights.
+    """log sum b exp(a) in NumPy: for complex and longdouble, which have no kernels, and for weights too large for one.
 
     The element with the largest real part is factored out and kept out of the sum of the others:
     log|sum| = Re top + log|w| + log|1 + rest|, with w its weight.

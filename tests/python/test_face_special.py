@@ -183,3 +183,8 @@ def test_empty_arrays_without_kernels(dtype):
     for f in (special.softmax, special.log_softmax):
         for shape in ((0,), (3, 0), (0, 3)):
             assert f(np.empty(shape, dtype), axis=-1).shape == shape
+
+
+def test_weights_of_any_size():
+    for b in ([1e250, 1e250], [1e-250, 1e250], [1e-300, 1e-300], [np.inf, 1.0]):
+        np.testing.assert_allclose(special.logsumexp([0.0, -1.0], b=b), scipy_special.logsumexp([0.0, -1.0], b=b), rtol=1e-14)
