@@ -188,6 +188,13 @@ def test_sums_that_underflow(name, dtype, small, lanes):
         same(getattr(se, name)(*map(TableArray, args), axis=1), np.asarray(getattr(se, name)(*args, axis=1)))
 
 
+@pytest.mark.parametrize("dtype, big", [(np.float32, 1e20), (np.float64, 1e160)])
+def test_products_that_overflow(dtype, big):
+    for n in (1, 2, 17, 300, 2100):
+        g, y = np.full((3, n), big, dtype), np.full((3, n), 1 / n, dtype)
+        same(se.softmax_hvp(*map(TableArray, (g, -g, y))), se.softmax_hvp(g, -g, y))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", [0, -1, (0, 2), None])
 def test_axes_and_strides(kind, axis):
@@ -207,6 +214,12 @@ def test_options(kind):
     for got, want in zip(se.logsumexp(kind(x), 1, b=kind(b), return_sign=True), se.logsumexp(x, 1, b=b, return_sign=True)):
         same(got, want)
     same(se.logsumexp(kind(x[0]), b=kind(abs(b))), np.asarray(se.logsumexp(x[0][None].repeat(4, 0), b=abs(b))))
+    odd = np.where(mask, b, np.nan)  # a masked element's weight may be anything
+    for weights in (odd, odd * 1e-250):
+        got = se.logsumexp(kind(x), 1, b=kind(weights), where=kind(mask), return_sign=True)
+        for ours, want in zip(got, se.logsumexp(x, 1, b=weights, where=mask, return_sign=True)):
+            assert np.isfinite(want).all()
+            same(ours, want)
     x[0], x[1, 0] = -np.inf, np.nan
     for got, want in zip(se.logsumexp(kind(x), 1, return_sign=True), se.logsumexp(x, 1, return_sign=True)):
         same(got, want)
