@@ -63,24 +63,23 @@ int needs_gradient(PyObject* x) {
   return yes > 0 ? answers(torch.is_inference, Py_False) : yes;
 }
 
-// Whether the kernels take it: strided CPU memory of their dtypes. (What DLPack cannot describe is an error there.)
-bool is_served(PyObject* x) {
-  dlpack::Tensor in;
-  if (torch.read(x, &in) != 0) return PyErr_Clear(), false;
-  const int code = dlpack::dtype_code(in.dtype);
-  return in.device.type == dlpack::kCPU && code >= 0 && code != dlpack::kMask && in.ndim <= kMaxDims;
+// The kernels' code for x's dtype, and what DLPack tells of it; -1, with or without an error set, where they do not take x:
+// not strided CPU memory of their dtypes.
+int read_served(PyObject* x, dlpack::Tensor* tensor) {
+  if (torch.read(x, tensor) != 0 || tensor->device.type != dlpack::kCPU || tensor->ndim > kMaxDims) return -1;
+  const int code = dlpack::dtype_code(tensor->dtype);
+  return code == dlpack::kMask ? -1 : code;
 }
 
 // softmax or log_softmax of a contiguous CPU tensor; null where x is something else, with or without an error
 // set.
 PyObject* compute(PyObject* op, PyObject* x, PyObject* dim, PyObject* temperature) {
   dlpack::Tensor in, out;
-  if (torch.read(x, &in) != 0) return nullptr;
+  const int code = read_served(x, &in);
+  if (code < 0) return nullptr;
   Call call;
   call.op = static_cast<Op>(PyLong_AsLong(op));
   call.temperature = PyFloat_AsDouble(temperature);
-  const int code = dlpack::dtype_code(in.dtype);
-  if (in.device.type != dlpack::kCPU || code < 0 || code == dlpack::kMask || in.ndim > kMaxDims) return nullptr;
   call.dtype = static_cast<DType>(code);
   call.ndim = in.ndim;
   call.shape = in.shape;
@@ -119,7 +118,8 @@ PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (!PyLong_CheckExact(dim) || !PyFloat_CheckExact(args[3])) Py_RETURN_NONE;
   if (is_plain(x) > 0) {
     const int gradient = needs_gradient(x);
-    if (gradient > 0 && is_served(x)) Py_RETURN_TRUE;
+    dlpack::Tensor tensor;
+    if (gradient > 0 && read_served(x, &tensor) >= 0) Py_RETURN_TRUE;
     if (gradient == 0) result = compute(args[0], x, dim, args[3]);
   }
   if (result) return result;
