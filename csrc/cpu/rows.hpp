@@ -311,7 +311,8 @@ class RowDriver {
       pack(0);
       const bool done = with_elements([&](auto* element) {
         using E = std::remove_pointer_t<decltype(element)>;
-        if (plan_.n == V::W) return panels<E>(std::integral_constant<int, V::W>());
+        constexpr int kGroup = Geometry<T>::kGroup;  // known to the compiler, a row of one group has no loop left
+        if (plan_.n == kGroup) return panels<E>(std::integral_constant<int, kGroup>());
         return panels<E>(static_cast<int>(plan_.n));
       });
       if (done && !direct_ && !Kernel::kRowOutput)
