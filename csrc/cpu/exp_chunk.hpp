@@ -61,17 +61,19 @@ SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce,
                               V (&sums)[2][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
   int left_out = 0;
-  lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](V* acc, int i, auto memory) {
-    const V raw = memory.template load<V>(x + i, -Limits<T>::infinity);
-    __builtin_prefetch(x + i + ahead, 0, 2);
-    ExpParts<V> e = exp_parts(kAnchored ? raw - anchor : raw, reduce);
+  lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+    using U = std::remove_pointer_t<decltype(acc)>;  // V, or some abreast
+    const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
+    for (int j = 0; j < U::W; j += V::W) __builtin_prefetch(x + i + j + ahead, 0, 2);
+    const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
+    ExpParts<U> e = exp_parts(kAnchored ? raw - U(anchor) : raw, to);
     if constexpr (kExclude) {
-      const auto out = at_or_above(raw, bound);
+      const auto out = at_or_above(raw, U(bound));
       left_out += ::sumexp::SUMEXP_NS::count(out);
       e.s = clear(out, e.s);
     }
-    const V rounded = term(e);
-    TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
+    const U rounded = term(e);
+    TermSum<U>::accumulate(acc[0], acc[1], e, rounded);
     if constexpr (kStore) memory.store(terms + i, rounded);
   });
   excluded = left_out;

@@ -225,8 +225,10 @@ struct LogSumExpJvpKernel : LogitsKernel<V> {
     if (!is_finite(state.sum.m)) return state;
     V dot[1][Geometry<T>::kGroup / V::W];
     const V down = V(static_cast<T>(kCarryDown<T>));
-    lane_reduce<V, 1>(count, T(0), dot, [&](V* acc, int i, auto memory) {
-      acc[0] = fma(memory.template load<V>(terms + i, T(0)) * down, memory.template load<V>(in[1] + i, T(0)), acc[0]);
+    lane_reduce<V, 1>(count, T(0), dot, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+      using U = std::remove_pointer_t<decltype(acc)>;
+      const U term = memory.template load<U>(terms + i, T(0)) * U(down);
+      acc[0] = fma(term, memory.template load<U>(in[1] + i, T(0)), acc[0]);
     });
     state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
     return state;

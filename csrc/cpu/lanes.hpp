@@ -7,6 +7,7 @@
 
 #include "../numerics/formats.hpp"
 #include "../numerics/geometry.hpp"
+#include "abreast.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -56,6 +57,28 @@ struct Part {
   }
 };
 
+// For vectors abreast, one after the other in memory: all are whole but the last.
+template <class Last>
+struct Line {
+  Last last;
+  template <class A, class E>
+  SUMEXP_FN A load(const E* p, ElementOf<A> fill) const {
+    using V = typename A::Member;
+    A x;
+#pragma GCC unroll 4
+    for (int j = 0; j < A::kCount - 1; ++j) x.at[j] = Whole{}.load<V>(p + j * V::W, fill);
+    x.at[A::kCount - 1] = last.template load<V>(p + A::W - V::W, fill);
+    return x;
+  }
+  template <class A, class E>
+  SUMEXP_FN void store(E* p, const A& x) const {
+    using V = typename A::Member;
+#pragma GCC unroll 4
+    for (int j = 0; j < A::kCount - 1; ++j) Whole{}.store(p + j * V::W, x.at[j]);
+    last.store(p + A::W - V::W, x.at[A::kCount - 1]);
+  }
+};
+
 template <class V, class Body>
 SUMEXP_FN void each_vector(std::int64_t count, Body body) {
   std::int64_t i = 0;
@@ -98,47 +121,57 @@ SUMEXP_FN int column_count(int count) {
   return columns < G::kColumns ? columns : G::kColumns;
 }
 
-// Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector at element
-// i of a chunk of `count` elements into acc[0 .. kSums). acc[0] begins at `start`, which is taken off every
+// Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector, or vectors abreast, at
+// element i of a chunk of `count` elements into acc[0 .. kSums). acc[0] begins at `start`, which is taken off every
 // lane again. Leaves the one group of lanes in `group`.
 //
-// For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go two by two,
-// down all lane rows, so that two chains of additions stay in registers.
+// For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go V::kAbreast at a time,
+// down all lane rows, so that their sums stay in registers; if they are columns, these fold before they are put aside.
 template <class V, int kSums, class Body>
 SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W],
                            Body body) {
   using T = ElementOf<V>;
   using G = Geometry<T>;
-  V slots[G::kLanes / V::W][kSums];
+  using Together = Abreast<V, V::kAbreast>;
+  constexpr int kVectors = G::kGroup / V::W, kFolded = V::kAbreast > kVectors ? 2 : 1, kKept = V::kAbreast / kFolded;
+  static_assert(V::kAbreast <= 2);
+  V slots[G::kLanes / Together::W * kKept][kSums];
   const int columns = column_count<T>(count);
   if (columns == 0)
-    for (int u = 0; u < G::kGroup / V::W; ++u)
+    for (int u = 0; u < kVectors; ++u)
       for (int a = 0; a < kSums; ++a) slots[u][a] = V(T(0));
-  for (int slot = 0; slot < columns * (G::kGroup / V::W); slot += 2) {
-    V acc[2][kSums];
-#pragma GCC unroll 2
-    for (int b = 0; b < 2; ++b)
+  for (int first = 0, slot = 0; first < columns * G::kGroup; first += Together::W, slot += kKept) {
+    Together acc[kSums];
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) acc[b][a] = V(a == 0 ? start : T(0));
-    int i = slot * V::W;
-    for (; i + 2 * V::W <= count; i += G::kLanes) {
-      body(acc[0], i, Whole{});
-      body(acc[1], i + V::W, Whole{});
-    }
-    if (i + V::W <= count) {
-      body(acc[0], i, Whole{});
-      if (i + V::W < count) body(acc[1], i + V::W, Part{count - i - V::W});
+    for (int a = 0; a < kSums; ++a) acc[a] = Together(a == 0 ? start : T(0));
+    int i = first;
+    for (; i + Together::W <= count; i += G::kLanes) body(acc, i, Line<Whole>{});
+    if (V::kAbreast == 2 && i + V::W < count) {
+      body(acc, i, Line<Part>{{count - i - V::W}});
     } else if (i < count) {
-      body(acc[0], i, Part{count - i});
-    }
-#pragma GCC unroll 2
-    for (int b = 0; b < 2; ++b) {
-      acc[b][0] = acc[b][0] - V(start);
+      V one[kSums];
 #pragma GCC unroll 4
-      for (int a = 0; a < kSums; ++a) slots[slot + b][a] = acc[b][a];
+      for (int a = 0; a < kSums; ++a) one[a] = acc[a].at[0];
+      if (i + V::W == count) {
+        body(one, i, Whole{});
+      } else {
+        body(one, i, Part{count - i});
+      }
+#pragma GCC unroll 4
+      for (int a = 0; a < kSums; ++a) acc[a].at[0] = one[a];
+    }
+    acc[0] = acc[0] - Together(start);
+#pragma GCC unroll 4
+    for (int a = 0; a < kSums; ++a) {
+      if constexpr (kFolded == 2) {
+        slots[slot][a] = acc[a].at[0] + acc[a].at[1];
+      } else {
+#pragma GCC unroll 2
+        for (int b = 0; b < kKept; ++b) slots[slot + b][a] = acc[a].at[b];
+      }
     }
   }
-  fold_slots(columns, slots, group);
+  fold_slots((columns + kFolded - 1) / kFolded, slots, group);
 }
 
 // The same sums for bodies that do little but read: straight through memory, all lanes at once. Where a lane has but

@@ -20,6 +20,7 @@ struct F32 {
   using T = float;
   static constexpr int W = 8;
   static constexpr bool kRegister = true;
+  static constexpr int kAbreast = 1;
   using Mask = Mask32;
   __m256 v;
   F32() = default;
@@ -71,6 +72,7 @@ struct F64 {
   using T = double;
   static constexpr int W = 4;
   static constexpr bool kRegister = true;
+  static constexpr int kAbreast = 1;
   using Mask = Mask64;
   __m256d v;
   F64() = default;

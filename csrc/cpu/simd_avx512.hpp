@@ -12,6 +12,7 @@ struct F32 {
   using T = float;
   static constexpr int W = 16;
   static constexpr bool kRegister = true;
+  static constexpr int kAbreast = 2;
   using Mask = __mmask16;
   __m512 v;
   F32() = default;
@@ -62,6 +63,7 @@ struct F64 {
   using T = double;
   static constexpr int W = 8;
   static constexpr bool kRegister = true;
+  static constexpr int kAbreast = 2;
   using Mask = __mmask8;
   __m512d v;
   F64() = default;

@@ -14,6 +14,7 @@ struct F32 {
   using T = float;
   static constexpr int W = 4;
   static constexpr bool kRegister = true;
+  static constexpr int kAbreast = 2;
   using Mask = uint32x4_t;  // lanes of all ones or all zeros
   float32x4_t v;
   F32() = default;
@@ -59,6 +60,7 @@ struct F64 {
   using T = double;
   static constexpr int W = 2;
   static constexpr bool kRegister = true;
+  static constexpr int kAbreast = 2;
   using Mask = uint64x2_t;
   float64x2_t v;
   F64() = default;

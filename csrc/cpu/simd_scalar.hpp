@@ -39,6 +39,7 @@ struct Vector {
   using T = T_;
   static constexpr int W = W_;
   static constexpr bool kRegister = false;
+  static constexpr int kAbreast = 1;
   struct Mask {
     std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t> v[W];  // -1 or 0
   };

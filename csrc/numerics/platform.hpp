@@ -18,6 +18,8 @@
 #define SUMEXP_FN inline __attribute__((always_inline))
 #endif
 
+#define SUMEXP_INLINE __attribute__((always_inline))  // of a lambda, behind its parameters
+
 namespace sumexp::SUMEXP_NS {
 
 template <class To, class From>
