@@ -9,7 +9,7 @@ interval over the repetitions, and says
     SAME     the whole interval lies within the margins
     UNSURE   anything else: measure more, on a quieter machine
 
-The exit status is 1 where anything is SLOWER. Only needs NumPy.
+The exit status is 1 where anything is SLOWER, or fails or is missing afterwards. Only needs NumPy.
 """
 
 import argparse
@@ -26,23 +26,30 @@ DRAWS = 4000
 
 
 def samples(path):
-    """{name: seconds of each repetition} of either kind of file, and a line on the machine."""
+    """{name: seconds of each repetition} of either kind of file (none where it failed), and a line on the machine."""
     with open(path) as file:
         document = json.load(file)
     found = collections.defaultdict(list)
+
+    def only(name, seconds):
+        if name in found:
+            raise SystemExit(f"{path}: has two measurements of {name}")
+        found[name] = seconds
     if "benchmarks" in document:  # Google Benchmark
         scale = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
         for run in document["benchmarks"]:
-            if run.get("run_type") == "iteration" and not run.get("error_occurred"):
-                found[run["run_name"]].append(run["real_time"] * scale[run["time_unit"]])
+            if run.get("run_type") == "iteration":
+                seconds = found[run["run_name"]]
+                if not run.get("error_occurred"):
+                    seconds.append(run["real_time"] * scale[run["time_unit"]])
         context = document["context"]
         machine = f"{context.get('num_cpus')} CPUs, {context.get('threads', '?')} threads, {context['date'][:10]}"
     else:
         for record in document["records"]:
-            name = "{op} {dtype} {rows}x{n} axis {axis} threads {threads} {isa}: {peer}".format(**record)
-            found[name] = record["seconds"]
+            name = "{op} {dtype} {rows}x{n} axis {axis} threads {threads} {isa}: {peer}, for ".format(**record)
+            only(name + "+".join(record["groups"]), record["seconds"])
         for record in document["overhead"]:
-            found[f"call of {record['op']}: {record['peer']}"] = record["seconds"]
+            only("call of {op}, n = {n}{face}: {peer}".format(**{"face": "", **record}), record["seconds"])
         machine = "{cpu}, {cpus} CPUs, {isa}".format(**document["machine"]) + f", {document['date']}"
     return dict(found), machine
 
@@ -77,9 +84,11 @@ def main(arguments=None):
     before, machine_before = samples(options.before)
     after, machine_after = samples(options.after)
     print(f"before: {machine_before}\nafter:  {machine_after}")
-    shared = [name for name in before if name in after and fnmatch.fnmatch(name, options.only)]
+    before, after = ({n: s for n, s in side.items() if fnmatch.fnmatch(n, options.only)} for side in (before, after))
+    lost = [name for name, seconds in before.items() if seconds and not after.get(name)]
+    shared = [name for name, seconds in before.items() if seconds and after.get(name)]
     if not shared:
-        print("no measurement is in both files", file=sys.stderr)
+        print("no measurement is in both files (aggregates alone, or other names)", file=sys.stderr)
         return 2
     few = [n for n in shared if min(len(before[n]), len(after[n])) < FEWEST]
     rng = np.random.default_rng(0)
@@ -95,11 +104,13 @@ def main(arguments=None):
         print(f"{word:<7} {ratio:6.3f} [{low:.3f}, {high:.3f}]  {name}")
     count = collections.Counter(row[0] for row in rows)
     print(", ".join(f"{count[word]} {word}" for word in order if count[word]))
+    for name in lost:
+        print(f"GONE    {name}: {'failed' if name in after else 'missing'} after")
     if rows:
         print(f"geometric mean {math.exp(np.mean([math.log(row[1]) for row in rows])):.3f}")
     if few:
-        print(f"{len(few)} left out: fewer than {FEWEST} repetitions (--benchmark_repetitions=9)")
-    return 1 if count["SLOWER"] else 0
+        print(f"{len(few)} left out: fewer than {FEWEST} repetitions (--benchmark_repetitions=9, --rounds 9)")
+    return 2 if not rows else 1 if count["SLOWER"] or lost else 0
 
 
 if __name__ == "__main__":

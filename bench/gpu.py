@@ -231,25 +231,32 @@ def measure(document, cells, rivals, seconds, save, clock=None, free_memory=None
     def leave_out(peer, reason):
         document["records"].append(gpu_report.record(cell, peer, left_out=reason))
 
+    def one_cell(at, cell):
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        left = deadline - time.monotonic()
+        names, without = gpu_report.choose(cell, available, left, len(cells) - at)
+        if names and cell.held > free_memory():
+            names, without = [], {p: f"{gpu_report.NO_MEMORY}: {cell.held} bytes" for p in available}
+        for peer, reason in without.items():
+            leave_out(peer, reason)
+        if not names:
+            return
+        calls = prepare(cell, names, generator, failed)
+        left = deadline - time.monotonic()
+        rounds = functools.partial(gpu_report.rounds_of, seconds_left=left, cells_left=len(cells) - at)
+        for peer, (samples, host) in (take_turns(calls, clock, rounds) if calls else {}).items():
+            document["records"].append(gpu_report.record(cell, peer, seconds=samples, host=host))
+        del calls  # and with it the inputs
+
     with tqdm(cells, desc="cells", ncols=100) as shown:
         for at, cell in enumerate(shown):
             shown.set_postfix_str(str(cell))
-            if device == "cuda":
-                torch.cuda.empty_cache()
-            left = deadline - time.monotonic()
-            names, without = gpu_report.choose(cell, available, left, len(cells) - at)
-            if names and cell.held > free_memory():
-                names, without = [], {p: f"{gpu_report.NO_MEMORY}: {cell.held} bytes" for p in available}
-            for peer, reason in without.items():
-                leave_out(peer, reason)
-            if not names:
-                continue
-            calls = prepare(cell, names, generator, failed)
-            left = deadline - time.monotonic()
-            rounds = functools.partial(gpu_report.rounds_of, seconds_left=left, cells_left=len(cells) - at)
-            for peer, (samples, host) in (take_turns(calls, clock, rounds) if calls else {}).items():
-                document["records"].append(gpu_report.record(cell, peer, seconds=samples, host=host))
-            del calls  # and with it the inputs
+            try:
+                one_cell(at, cell)
+            except RuntimeError as error:  # the device itself has failed: so would every call from now on
+                document["wrong"].append(f"{cell}: {type(error).__name__}: {str(error).strip()[:300]}")
+                break
             if at % 20 == 19:
                 save()
     save()

@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -16,6 +17,23 @@ from . import accuracy, bars, cells, limits, rounds, tables
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 PEERS = ("sumexp", "torch", "onnxruntime", "jax", "numba", "scipy", "numpy")
 SECTIONS = ("records", "overhead", "memory", "accuracy")
+
+
+def positive(text):
+    """An integer from 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}, accepted: integers from 1")
+    return int(text)
+
+
+def length(text):
+    return text if text == "all" else positive(text)
+
+
+def threads(text):
+    if positive(text) > ALL:
+        raise argparse.ArgumentTypeError(f"{text}, accepted: 1 to {ALL}, the CPUs there are")
+    return int(text)
 
 
 def parse(arguments):
@@ -32,21 +50,22 @@ def parse(arguments):
     part.add_argument("--bars", nargs="+", metavar="BAR", choices=[*bars.NAMES, "all"],
                       help="measure and judge the speed bars: " + ", ".join(bars.NAMES) + ", all")
     which = p.add_argument_group("what to measure")
-    which.add_argument("--ops", nargs="+", choices=cells.OPS, default=list(cells.OPS))
+    which.add_argument("--ops", nargs="+", choices=cells.OPS, help="default: all")
     which.add_argument("--dtypes", nargs="+", choices=cells.DTYPES, help="default: float32; all four with --bars")
     which.add_argument("--axes", nargs="+", choices=cells.AXES, help="default: last; both with --bars")
-    which.add_argument("--lengths", nargs="+", metavar="N", help="row lengths, and 'all' for one row of everything")
-    which.add_argument("--threads", nargs="+", type=int, help=f"default: {ALL}; 1 and {ALL} with --bars")
+    which.add_argument("--lengths", nargs="+", metavar="N", type=length, help="row lengths, and 'all' for one row of all")
+    which.add_argument("--threads", nargs="+", metavar="N", type=threads, help=f"default: {ALL}; 1 and {ALL} with --bars")
     which.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     size = which.add_mutually_exclusive_group()
-    size.add_argument("--megabytes", type=int, default=64, help="size of an array (default 64)")
+    size.add_argument("--megabytes", type=positive, help="size of an array (default 64)")
     size.add_argument("--listed-sizes", action="store_true", help="65536x16, 16384x128, ... of 4 to 64 MB instead")
-    which.add_argument("--rounds", type=int, default=7)
-    which.add_argument("--calls", type=int, default=3, help="timed calls in a turn")
-    which.add_argument("--quick", action="store_true", help="few cells of 8 MB, three rounds: under two minutes")
+    which.add_argument("--rounds", type=positive, help="default: 7")
+    which.add_argument("--calls", type=positive, default=3, help="timed calls in a turn")
+    which.add_argument("--quick", action="store_true", help="unless said otherwise 8 MB, three rounds, few operations and "
+                       "lengths: under two minutes")
     out = p.add_argument_group("results")
-    out.add_argument("--json", metavar="FILE", help="where figures go, beside those that are there already "
-                     "(default: bench.json in --out)")
+    out.add_argument("--json", metavar="FILE", help="where figures go, beside those of this machine and these versions "
+                     "that are there already (default: a new bench.json in --out)")
     out.add_argument("--out", metavar="FOLDER", default="sumexp-bench", help="of JSON and pictures")
     out.add_argument("--from", dest="source", nargs="+", metavar="FILE", help="measure nothing, show these figures")
     out.add_argument("--readme", metavar="FILE", help="rewrite its tables between the bench markers")
@@ -59,17 +78,23 @@ def parse(arguments):
     if not (options.speed or options.overhead or options.memory or options.accuracy or judged):
         options.speed = options.overhead = options.memory = options.accuracy = True
     if options.quick:
-        options.megabytes, options.rounds = 8, 3
-        options.ops = [op for op in options.ops if op in ("softmax", "logsumexp", "softmax_vjp")]
-        options.lengths = options.lengths or [128, 4096, 131072]
+        options.ops = options.ops or ["softmax", "logsumexp", "softmax_vjp"]
+        options.lengths = options.lengths or [100, 128, 4096, 131072]
+    options.ops = options.ops or list(cells.OPS)
+    options.rounds = options.rounds or (3 if options.quick else 7)
+    options.megabytes = options.megabytes or (8 if options.quick else 64)
+    options.asked_dtypes = options.dtypes
     options.dtypes = options.dtypes or (list(cells.DTYPES) if judged else ["float32"])
     options.axes = options.axes or (list(cells.AXES) if judged else ["last"])
     options.threads = options.threads or (sorted({1, ALL}) if judged else [ALL])
-    options.lengths = [n if n == "all" else int(n) for n in options.lengths or cells.LENGTHS]
     if options.listed_sizes:
         options.megabytes = None
-        if any(n not in cells.LISTED for n in options.lengths):
+        if any(n not in cells.LISTED for n in options.lengths or ()):
             p.error("--listed-sizes goes with the lengths " + ", ".join(map(str, cells.LISTED)))
+    # the bars have their own lengths; what is shown to users has the awkward ones as well
+    awkward = () if options.listed_sizes else cells.AWKWARD
+    options.shown_lengths = options.lengths or sorted([*cells.LENGTHS[:-1], *awkward]) + ["all"]
+    options.lengths = options.lengths or list(cells.LENGTHS)
     return options
 
 
@@ -125,11 +150,25 @@ def add(document, section, records):
     document[section] = kept + records
 
 
+def finite(value):
+    """A document as JSON can hold it: infinitely many ulp are "inf"."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def load(paths):
     document = None
     for path in paths:
-        with open(path) as file:
-            read = json.load(file)
+        try:
+            with open(path) as file:
+                read = json.load(file, object_hook=lambda d: {k: math.inf if v == "inf" else v for k, v in d.items()})
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"{path}: {error}") from None
+        if not isinstance(read, dict) or not set(SECTIONS) <= read.keys():
+            raise SystemExit(f"{path}: not a file of python -m sumexp bench")
         if document is None:
             document = read
         else:
@@ -158,7 +197,7 @@ def measure(options, document, save):
         wanted = []
         selection = (options.ops, options.dtypes, options.axes, options.lengths)
         if options.speed:
-            grid = cells.grid(*selection, options.threads, options.megabytes)
+            grid = cells.grid(*selection[:3], options.shown_lengths, options.threads, options.megabytes)
             wanted += [("speed", c, [*options.peers, "limit:copy"]) for c in grid]
         for name in options.bars or ():
             needed = bars.plan(name, *selection, options.threads, max(options.threads), options.megabytes)
@@ -178,15 +217,15 @@ def measure(options, document, save):
             shown.close()
         if options.memory:
             ops = [op for op in options.ops if op in ("softmax", "log_softmax", "logsumexp")]
-            grid = cells.grid(ops, ["float32"], ["last"], [4096], [1], 64)
+            grid = cells.grid(ops, ["float32"], ["last"], [4096, 1 << 20], [1], 64)
             requests = [("memory", {"cell": dataclasses.asdict(c)}) for c in grid]
             shown, progress = bar(len(requests) * len(options.peers), "memory")
             add(document, "memory", rounds.run_alone(options.peers, requests, False, progress, note))
             shown.close()
         if options.accuracy:
-            requests = [("accuracy", {"op": op, "dtype": d}) for d in cells.DTYPES for op in accuracy.OPS]
-            if options.quick:
-                requests = [r for r in requests if r[1]["dtype"] in ("float32", "float64")]
+            few = ("float32", "float64") if options.quick else cells.DTYPES
+            dtypes = [d for d in cells.DTYPES if d in (options.asked_dtypes or few)]
+            requests = [("accuracy", {"op": op, "dtype": d}) for d in dtypes for op in accuracy.OPS if op in options.ops]
             peers = [p for p in options.peers if p in accuracy.PEERS]
             shown, progress = bar(len(peers) * len(requests), "accuracy")
             found = rounds.run_alone(peers, requests, True, progress, note)
@@ -220,29 +259,40 @@ def main(arguments=None):
         document = new_document()
         if options.json and path.exists():
             older = load([path])
-            if older["machine"]["cpu"] != document["machine"]["cpu"]:
-                raise SystemExit(f"{path}: holds figures of another machine, {older['machine']['cpu']}")
+            for what in ("machine", "versions"):
+                if older[what] != document[what]:
+                    raise SystemExit(f"{path}: holds figures of another run: {what} {older[what]}, here {document[what]}")
+            first = older["date"][:10]
+            document["date"] = first if first == document["date"] else f"{first} to {document['date']}"
             document.update({section: older[section] for section in SECTIONS})
 
         def save():
             partial = path.with_name(path.name + ".partial")
-            text = json.dumps(document, separators=(",", ":")).replace('},{"', '},\n{"')  # a record a line
+            text = json.dumps(finite(document), separators=(",", ":"), allow_nan=False)
+            text = text.replace('},{"', '},\n{"')  # a record a line
             partial.write_text(text + "\n")
             partial.replace(path)
 
-        measure(options, document, save)
+        try:
+            measure(options, document, save)
+        except KeyboardInterrupt:
+            raise SystemExit(f"stopped; the figures so far are in {path}") from None
         print(f"figures: {path}")
     show(options, document)
-    if not options.no_pictures:
+    if options.readme:
+        print(f"{options.readme}: rewrote {', '.join(tables.write_readme(options.readme, document, options.bars or ()))}")
+    if not options.no_pictures and (options.speed or options.accuracy):
         from . import pictures
 
         throughput, errors = folder / "throughput.svg", folder / "accuracy.svg"
-        drawn = [throughput] if options.speed and pictures.throughput(document["records"], throughput) else []
-        drawn += [errors] if options.accuracy and pictures.accuracy(document["accuracy"], errors) else []
+        try:
+            drawn = [throughput] if options.speed and pictures.throughput(document["records"], throughput) else []
+            drawn += [errors] if options.accuracy and pictures.accuracy(document["accuracy"], errors) else []
+        except ImportError as error:
+            print(f"no pictures: {error}", file=sys.stderr)
+            return 0
         for path in drawn:
             print(f"picture: {path}")
-    if options.readme:
-        print(f"{options.readme}: rewrote {', '.join(tables.write_readme(options.readme, document))}")
     return 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from . import cells
 
 OPS = ("softmax", "log_softmax", "logsumexp")
-PEERS = ("sumexp", "numpy", "scipy", "torch", "jax")
+PEERS = ("sumexp", "numpy", "scipy", "torch", "onnxruntime", "jax", "numba")
 LONG = np.longdouble
 
 
@@ -20,15 +20,16 @@ def rows(dtype):
     """{name: row}: what softmax meets in practice, and what breaks it."""
     rng = np.random.default_rng(7)
     item = cells.ITEM[dtype]
-    deep = 740 if dtype == "float64" else 100  # down to subnormal probabilities
+    deep = {"float64": 740, "float16": 16}.get(dtype, 100)  # down to subnormal probabilities
+    margin, loser = (9, -9.0) if dtype == "float16" else (30, -50.0)  # e^loser is a normal number
     huge = 6e4 if dtype == "float16" else 1e30
     made = {
         "logits of a classifier, 4 N(0, 1)": 4 * rng.standard_normal(4096),
         "logits in (-100, 100)": rng.uniform(-100, 100, 1000),
         "large offset": 5000 + rng.uniform(-8, 8, 1000) if item > 2 else 500 + rng.uniform(-8, 8, 1000),
         "confident, margin 17": np.r_[17.0, np.zeros(9)],
-        "confident, margin 30 over 1000": np.r_[rng.uniform(-1, 1, 999), 30.0],
-        "maximum 0 and -50": np.array([0.0, -50.0]),
+        f"confident, margin {margin} over 1000": np.r_[rng.uniform(-1, 1, 999), margin],
+        f"maximum 0 and {loser:g}": np.array([0.0, loser]),
         "subnormal probabilities": np.r_[0.0, -rng.uniform(0.85 * deep, deep, 500)],
         "all equal, 65536": np.full(65536, 3.0),
         "long, a million in (0, 1)": rng.uniform(0, 1, 1_000_000),
@@ -56,7 +57,8 @@ def oracle(op, x):
 def spacing(exact, dtype):
     bits, low = {"float32": (24, -149), "float64": (53, -1074), "float16": (11, -24), "bfloat16": (8, -133)}[dtype]
     _, exponent = np.frexp(exact)
-    return np.ldexp(LONG(1), np.maximum(exponent - bits, low))
+    exponent = np.where(exact == 0, low, exponent - bits)  # frexp has 0 for 0
+    return np.ldexp(LONG(1), np.maximum(exponent, low))
 
 
 def errors(op, x, got, dtype):

@@ -1,8 +1,9 @@
 """The project's speed bars: what each needs measured, and whether the figures meet it.
 
 A bar is judged from records (rounds.run_cells) alone, so that it can be judged again from a JSON file. All
-figures are ratios of medians of one run, with the interval that stats.ratio_interval gives; "met" goes by
-the ratio, and "(noise)" marks bars whose worst cell's interval holds the limit.
+figures are ratios of medians of one run, with the interval that stats.ratio_interval gives. "met" goes by the
+ratios, and needs every cell that was asked for; of the cells that are not, those count as noise whose interval holds
+the limit.
 """
 
 import dataclasses
@@ -20,8 +21,18 @@ class Verdict:
     limit: str
     met: bool | None  # None: nothing measured for it
     where: str = ""
-    noise: bool = False
+    beyond: int = 0  # cells whose whole interval is beyond the limit
     failing: list = dataclasses.field(default_factory=list)  # [(cell, figure)]
+    missing: int = 0  # cells that a peer could not be measured in
+
+    @property
+    def word(self):
+        if self.met is None:
+            return "not measured"
+        missing = f", {self.missing} cells not measured" if self.missing else ""
+        if not self.met:
+            return "NOT MET" + ("" if self.beyond else " (noise)") + missing
+        return "met" + missing
 
 
 def plan(bar, ops, dtypes, axes, lengths, threads, all_threads, megabytes):
@@ -66,7 +77,8 @@ LIMITS_OF = {
 
 
 def index(records, group):
-    """{Cell: {peer: seconds of each round}} of the records that were measured for a group."""
+    """{Cell: {peer: seconds of each round}} of the records that were measured for a group. A peer that could not be
+    measured has no seconds (its record says why)."""
     fields = [f.name for f in dataclasses.fields(cells.Cell)]
     table = {}
     for record in records:
@@ -76,23 +88,29 @@ def index(records, group):
     return table
 
 
-def every_cell(bar, ratios, limit, at_least):
+def measured(records, group):
+    """index() without what could not be measured."""
+    return {cell: {p: s for p, s in peers.items() if s} for cell, peers in index(records, group).items()}
+
+
+def every_cell(bar, ratios, limit, at_least, missing=0):
     """The verdict on the worst of [(Cell, (low, ratio, high))] against one limit."""
     text = f"{'at least' if at_least else 'at most'} {limit:g}"
     if not ratios:
-        return Verdict(bar, 0, "", text, None)
+        return Verdict(bar, 0, "", text, None, missing=missing)
     worst_cell, worst = (min if at_least else max)(ratios, key=lambda item: item[1][1])
     bad = [(c, r[1]) for c, r in ratios if (r[1] < limit if at_least else r[1] > limit)]
     bad.sort(key=lambda item: item[1], reverse=not at_least)
+    beyond = sum(r[2] < limit if at_least else r[0] > limit for _, r in ratios)
     figure = f"{worst[1]:.2f} [{worst[0]:.2f}, {worst[2]:.2f}]"
-    return Verdict(bar, len(ratios), figure, text, not bad, str(worst_cell), worst[0] <= limit <= worst[2], bad)
+    return Verdict(bar, len(ratios), figure, text, not bad, str(worst_cell), beyond, bad, missing)
 
 
 def mean_cell(bar, ratios, limit):
     if not ratios:
         return Verdict(bar, 0, "", f"at least {limit:g}", None)
     mean = stats.geometric_mean([r[1] for _, r in ratios])
-    return Verdict(bar, len(ratios), f"{mean:.2f}", f"at least {limit:g}", mean >= limit)
+    return Verdict(bar, len(ratios), f"{mean:.2f}", f"at least {limit:g}", mean >= limit, beyond=int(mean < limit))
 
 
 def against(table, peer):
@@ -100,31 +118,36 @@ def against(table, peer):
     return [
         (cell, stats.ratio_interval(peers[peer], peers["sumexp"]))
         for cell, peers in table.items()
-        if "sumexp" in peers and peer in peers
+        if peers.get("sumexp") and peers.get(peer)
     ]
+
+
+def missing(table, peer):
+    """How many cells were to be measured with a peer and could not."""
+    return sum(peer in peers and not (peers[peer] and peers.get("sumexp")) for peers in table.values())
 
 
 def over(table, op, choose, keep=lambda cell: True):
     """[(Cell, interval of sumexp / the limit's figure)]; choose({limit: seconds}) -> seconds, or None."""
     found = []
     for cell, peers in table.items():
-        if cell.op != op or "sumexp" not in peers or not keep(cell):
+        if cell.op != op or not peers.get("sumexp") or not keep(cell):
             continue
         limit = choose(peers)
-        if limit is not None:
+        if limit:
             found.append((cell, stats.ratio_interval(peers["sumexp"], limit)))
     return found
 
 
 def triad_of(peers):
     """The faster of the two loops, plain and non-temporal stores."""
-    loops = [peers[k] for k in ("limit:triad", "limit:triad_nt") if k in peers]
+    loops = [peers[k] for k in ("limit:triad", "limit:triad_nt") if peers.get(k)]
     return min(loops, key=stats.median) if loops else None
 
 
 def sum_of(peers):
     """What a logsumexp may cost: 1.15 exp-and-add loops or 1.3 reads, whichever is slower."""
-    if "limit:read" not in peers or "limit:exp_add" not in peers:
+    if not (peers.get("limit:read") and peers.get("limit:exp_add")):
         return None
     allowed = [[1.15 * s for s in peers["limit:exp_add"]], [1.3 * s for s in peers["limit:read"]]]
     return max(allowed, key=stats.median)
@@ -142,7 +165,7 @@ def judge(records, overhead, names):
 def judge_torch(table):
     ratios = against(table, "torch")
     return [
-        every_cell("torch / sumexp, every cell", ratios, 1.0, True),
+        every_cell("torch / sumexp, every cell", ratios, 1.0, True, missing(table, "torch")),
         mean_cell("torch / sumexp, geometric mean", ratios, 2.5),
     ]
 
@@ -150,20 +173,22 @@ def judge_torch(table):
 def judge_avx2(table):
     ratios = against(table, "torch")
     return [
-        every_cell("AVX2: torch / sumexp, every cell", ratios, 1.0, True),
+        every_cell("AVX2: torch / sumexp, every cell", ratios, 1.0, True, missing(table, "torch")),
         mean_cell("AVX2: torch / sumexp, geometric mean", ratios, 1.5),
     ]
 
 
 def judge_onnxruntime_jax(table):
     peers = ("onnxruntime", "jax")
-    return [every_cell(f"{p} / sumexp, (log_)softmax float32", against(table, p), 1.0, True) for p in peers]
+    return [
+        every_cell(f"{p} / sumexp, (log_)softmax float32", against(table, p), 1.0, True, missing(table, p)) for p in peers
+    ]
 
 
 def judge_scalar(table):
+    names = {"numpy": "NumPy", "numpy-baseline": "NumPy without its dispatch"}
     return [
-        every_cell("scalar: NumPy / sumexp", against(table, "numpy"), 1.0, True),
-        every_cell("scalar: NumPy without its dispatch / sumexp", against(table, "numpy-baseline"), 1.0, True),
+        every_cell(f"scalar: {text} / sumexp", against(table, p), 1.0, True, missing(table, p)) for p, text in names.items()
     ]
 
 
@@ -189,17 +214,18 @@ def judge_linear(table):
     """ns per element of 1 GB over those of 64 MB."""
     pairs = {}
     for cell, peers in table.items():
-        if "sumexp" in peers:
+        if peers.get("sumexp"):
             pairs.setdefault(cell.op, {})[cell.bytes >> 20] = (cell, peers["sumexp"])
     verdicts = []
     for op, sizes in pairs.items():
         if 64 in sizes and 1024 in sizes:
-            low, middle, high = stats.ratio_interval([s / 16 for s in sizes[1024][1]], sizes[64][1])
+            low, middle, high = stats.ratio_interval(
+                [s / 16 for s in sizes[1024][1]], sizes[64][1], paired=False)
             figure = f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-            noise = low <= 1 / 1.3 <= high or low <= 1.3 <= high
+            beyond = int(high < 1 / 1.3 or low > 1.3)
             met = 1 / 1.3 <= middle <= 1.3
             name = f"{op}, ns at 1 GB / at 64 MB"
-            verdicts.append(Verdict(name, 2, figure, "within 1.3", met, str(sizes[1024][0]), noise))
+            verdicts.append(Verdict(name, 2, figure, "within 1.3", met, str(sizes[1024][0]), beyond))
     return verdicts or [Verdict("ns at 1 GB / at 64 MB", 0, "", "within 1.3", None)]
 
 

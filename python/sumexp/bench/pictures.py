@@ -27,7 +27,7 @@ def pyplot():
 
 def throughput(records, path):
     """GB/s by the byte model against n, a panel an operation; the dashed line is memcpy of the same bytes."""
-    table = {c: p for c, p in bars.index(records, "speed").items() if (c.dtype, c.axis) == ("float32", "last")}
+    table = {c: p for c, p in bars.measured(records, "speed").items() if (c.dtype, c.axis) == ("float32", "last")}
     if not table:
         return False
     threads = max(c.threads for c in table)

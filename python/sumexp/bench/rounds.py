@@ -12,6 +12,7 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 import time
 
 from . import cells, limits, stats
@@ -22,6 +23,10 @@ PATIENCE = 180  # seconds for one answer
 # Workers keep what they free: a peer without out= then finds the memory of its result mapped, as one with
 # out= does. Without these, page faults cost such peers more than the arithmetic does.
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+# What a user's environment may tell a peer about threads and instruction sets: not in a measurement.
+TUNING = ("ATEN_", "GOMP_", "JAX_", "KMP_", "MALLOC_", "MKL_", "NPY_", "NUMBA_", "OMP_", "ONEDNN_", "DNNL_", "OPENBLAS_",
+          "SUMEXP_", "TORCH_", "XLA_")
 
 
 def numpy_dispatch():
@@ -36,11 +41,11 @@ def numpy_dispatch():
 class Worker:
     def __init__(self, name, threads, isa="best", keep_memory=True, library=None):
         self.name = name
-        environment = dict(os.environ)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(TUNING)}
         for variable in ("OMP", "MKL", "OPENBLAS", "NUMBA", "SUMEXP"):
             environment[variable + "_NUM_THREADS"] = str(threads)
         environment["PYTHONWARNINGS"] = "ignore"
-        environment.pop("SUMEXP_ISA", None)
+        environment["JAX_PLATFORMS"] = "cpu"
         if keep_memory:
             environment.update(KEEP_MEMORY)
         if isa != "best":
@@ -52,11 +57,12 @@ class Worker:
             environment[limits.VARIABLE] = str(library)
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         chosen = ",".join(map(str, cpus[:threads]))
+        self.errors, self.last_words = tempfile.TemporaryFile("w+", errors="replace"), ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "sumexp.bench.worker", name, str(threads), chosen],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             env=environment,
             text=True,
         )
@@ -90,6 +96,10 @@ class Worker:
         self.process.wait()
         self.selector.close()
         self.process.stdout.close()
+        self.errors.seek(0)
+        said = [line.strip() for line in self.errors if line.strip()]
+        self.last_words = f": {said[-1]}" if said else ""
+        self.errors.close()
         try:
             self.process.stdin.close()
         except BrokenPipeError:  # it held a request that nobody will read
@@ -102,6 +112,7 @@ class Fleet:
     def __init__(self, threads, isa="best", library=None, note=print):
         self.threads, self.isa, self.library, self.note = threads, isa, library, note
         self.workers, self.absent = {}, {}
+        self.skipped = {}  # of the last cell: {name: why it was not measured}, of peers that are there
 
     def __enter__(self):
         return self
@@ -123,7 +134,7 @@ class Fleet:
             if answer and "ready" in answer:
                 self.workers[name] = worker
                 continue
-            self.absent[name] = answer["absent"] if answer else "its process ended"
+            self.absent[name] = answer["absent"] if answer else "its process ended" + worker.last_words
             self.note(f"{name} left out: {self.absent[name]}")
             worker.close()
         return [n for n in names if n in self.workers]
@@ -133,17 +144,19 @@ class Fleet:
         present = self.start(names)
         for name in present:
             self.workers[name].say(do, **arguments)
-        ready = []
+        ready, self.skipped = [], {}
         for name in present:
             answer = self.workers[name].hear()
             if answer and answer.get("ok"):
                 ready.append(name)
             elif answer is None:
-                self.note(f"{name}: its process ended or did not answer; left out from here on")
-                self.absent[name] = "its process ended"
-                del self.workers[name]
-            elif answer.get("failed"):
-                self.note(f"{name}: {answer['skip']}")
+                why = "its process ended or did not answer" + self.workers.pop(name).last_words
+                self.note(f"{name}: {why}; left out from here on")
+                self.absent[name] = self.skipped[name] = why
+            else:
+                self.skipped[name] = answer["skip"]
+                if answer.get("failed"):
+                    self.note(f"{name}: {answer['skip']}")
         return ready
 
     def turns(self, names, rounds, calls):
@@ -158,7 +171,7 @@ class Fleet:
                 answer = self.workers[name].ask("turn", warm=1, calls=calls)
                 if answer is None or "seconds" not in answer:
                     self.note(f"{name}: failed in round {r}; left out from here on")
-                    self.absent[name] = "failed"
+                    self.absent[name] = self.skipped[name] = "failed"
                     self.workers.pop(name).close()
                     continue
                 figures[name].append(stats.median(answer["seconds"]))
@@ -170,7 +183,8 @@ class Fleet:
 
 def run_cells(wanted, rounds, calls, library, progress, note):
     """`wanted`: [(group, Cell, names of peers)]. Yields a list of records for each cell: the cell's fields, peer,
-    seconds of each round, and the groups that asked for it. A cell that several ask for is measured once."""
+    seconds of each round, and the groups that asked for it; where a peer could not be measured no seconds, and "skip"
+    says why. A cell that several ask for is measured once."""
     peers, groups = {}, {}
     for group, cell, names in wanted:
         peers.setdefault(cell, {}).update(dict.fromkeys(names))
@@ -186,7 +200,8 @@ def run_cells(wanted, rounds, calls, library, progress, note):
                 names = fleet.prepare(list(peers[cell]), "prepare", cell=dataclasses.asdict(cell))
                 figures = fleet.turns(names, rounds, calls)
                 shared = {**dataclasses.asdict(cell), "groups": list(groups[cell])}
-                yield [{**shared, "peer": name, "seconds": seconds} for name, seconds in figures.items()]
+                skipped = [{**shared, "peer": name, "seconds": [], "skip": why} for name, why in fleet.skipped.items()]
+                yield [{**shared, "peer": name, "seconds": seconds} for name, seconds in figures.items()] + skipped
                 progress(str(cell))
 
 

@@ -39,7 +39,7 @@ def count(n):
 
 def speed(records, spreads=False):
     """ns per element by operation and shape, one column a peer, with memcpy's beside them."""
-    table = bars.index(records, "speed")
+    table = bars.measured(records, "speed")
     present = [p for p in ORDER if any(p in peers for peers in table.values())]
     copies = any("limit:copy" in peers for peers in table.values())
     dtypes, axes, threads = ({getattr(c, f) for c in table} for f in ("dtype", "axis", "threads"))
@@ -83,15 +83,16 @@ def overhead(records):
     rows = [
         [op, *(figure(stats.median(found[op, p]) * 1e6) if (op, p) in found else "" for p in present)] for op in ops
     ]
-    return ["call on 16 floats, us", *present], rows
+    return ["one call, us; on 16 floats unless said", *present], rows
 
 
 def memory(records):
     present = [p for p in ORDER if any(r["peer"] == p for r in records)]
-    ops = list(dict.fromkeys(r["cell"]["op"] for r in records))
-    found = {(r["cell"]["op"], r["peer"]): r["extra"] for r in records}
-    rows = [[op, *(f"{found[op, p] / 2**20:.0f}" if (op, p) in found else "" for p in present)] for op in ops]
-    return ["scratch memory for 64 MB, MB", *present], rows
+    named = [("{op} {rows} x {n}".format(**r["cell"]), r) for r in records]
+    found = {(name, r["peer"]): r["extra"] for name, r in named}
+    cells_shown = list(dict.fromkeys(name for name, _ in named))
+    rows = [[c, *(f"{found[c, p] / 2**20:.0f}" if (c, p) in found else "" for p in present)] for c in cells_shown]
+    return ["scratch memory for 64 MB, MB, one thread", *present], rows
 
 
 def ulps(records):
@@ -117,12 +118,11 @@ def ulp(value):
 def verdicts(found, failing=8):
     rows = []
     for v in found:
-        met = "not measured" if v.met is None else ("met" if v.met else "NOT MET") + (" (noise)" if v.noise else "")
-        rows.append([v.bar, v.cells or "", v.figure, v.limit, met, v.where])
-    text = aligned(["bar", "cells", "worst [95 %]", "limit", "", "where"], rows)
+        rows.append([v.bar, v.cells or "", v.figure, v.limit, v.word, v.where])
+    text = aligned(["bar", "cells", "worst [interval]", "limit", "", "where"], rows)
     for v in found:
         if v.failing:
-            text += f"\n\n{v.bar}: {len(v.failing)} of {v.cells} cells beyond the limit"
+            text += f"\n\n{v.bar}: {len(v.failing)} of {v.cells} cells beyond the limit, {v.beyond} with their whole interval"
             text += "".join(f"\n  {ratio:.2f}  {cell}" for cell, ratio in v.failing[:failing])
     return text
 
@@ -136,9 +136,15 @@ def machine_line(document):
     return f"{m['cpu']}, {m['cpus']} CPUs, {m['isa']}; {versions}; {document['date']}"
 
 
-def readme_blocks(document):
-    """{marker: markdown} for whatever the document has figures of."""
+def readme_blocks(document, names=()):
+    """{marker: markdown} for whatever the document has figures of, and the verdicts on the bars `names`."""
     blocks = {}
+    if names:
+        rows = []
+        for v in bars.judge(document["records"], document["overhead"], names):
+            of = f"{v.cells - len(v.failing)} of {v.cells}" if v.cells and not v.where.endswith("us") else ""
+            rows.append([v.bar, of, v.figure, v.limit, v.word])
+        blocks["bars"] = markdown(["bar", "cells that meet it", "worst, or mean", "limit", ""], rows)
     speeds = [r for r in document["records"] if "speed" in r["groups"]]
     shown = [
         r
@@ -146,8 +152,10 @@ def readme_blocks(document):
         if (r["dtype"], r["axis"]) == ("float32", "last") and r["threads"] == max(q["threads"] for q in speeds)
     ]
     if shown:
-        text = "Nanoseconds per element, float32, last axis, all threads, medians of interleaved rounds:\n\n"
-        text += markdown(*speed(shown))
+        threads, cpus = shown[0]["threads"], document["machine"]["cpus"]
+        used = "all threads" if threads == cpus else f"{threads} of {cpus} threads"
+        text = f"Nanoseconds per element, float32, last axis, {used}, medians of interleaved rounds. memcpy moves one array\n"
+        text += "in and one out; a VJP moves two in and one out.\n\n" + markdown(*speed(shown))
         if document["overhead"]:
             text += "\n\n" + markdown(*overhead(document["overhead"]))
         if document["memory"]:
@@ -160,17 +168,20 @@ def readme_blocks(document):
     return blocks
 
 
-def write_readme(path, document):
-    """Replaces what lies between the markers of `path`; returns the names of the blocks written."""
+def write_readme(path, document, names=()):
+    """Replaces what lies between the markers of `path`, of those blocks that it has; returns their names."""
     path = pathlib.Path(path)
     page = path.read_text(encoding="utf-8")
+    blocks = readme_blocks(document, names)
     written = []
-    for name, text in readme_blocks(document).items():
+    for name, text in blocks.items():
         start, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
         block = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-        if not block.search(page):
-            raise SystemExit(f"{path}: has no {start} ... {end} to write into")
-        page = block.sub(lambda _: f"{start}\n{text}\n{end}", page, count=1)
-        written.append(name)
+        if block.search(page):
+            page = block.sub(lambda _: f"{start}\n{text}\n{end}", page, count=1)
+            written.append(name)
+    if not written:
+        markers = ", ".join(f"<!-- bench:{name} --> ... <!-- /bench:{name} -->" for name in blocks)
+        raise SystemExit(f"{path}: nothing to write" if not blocks else f"{path}: has no {markers} to write into")
     path.write_text(page, encoding="utf-8")
     return written

@@ -135,8 +135,8 @@ def main(name, threads, cpus):
     os.dup2(2, 1)
     try:
         worker = Worker(name, int(threads))
-    except ImportError as error:
-        print(json.dumps({"absent": str(error)}), file=answers)
+    except Exception as error:  # not installed, or broken: the parent says which
+        print(json.dumps({"absent": f"{type(error).__name__}: {error}"}), file=answers)
         return
     print(json.dumps({"ready": name}), file=answers)
     gc.disable()
