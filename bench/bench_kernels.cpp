@@ -41,17 +41,17 @@ class Case {
       : operation_(operation), format_(format), shape_(shape) {
     dims_[0] = shape.first_axis ? shape.n : shape.rows;
     dims_[1] = shape.first_axis ? shape.rows : shape.n;
-    full_[0] = dims_[1] * format.size, full_[1] = format.size;
+    full_[0] = dims_[1] * shape.apart * format.size, full_[1] = shape.apart * format.size;
     // one value a row: length 1 along the reduced axis
     per_row_[0] = shape.first_axis ? 0 : format.size, per_row_[1] = shape.first_axis ? format.size : 0;
     call_.op = operation.op, call_.dtype = format.dtype, call_.ndim = 2, call_.shape = dims_;
     call_.axes = shape.first_axis ? 1 : 2;
     for (int k = 0; k < 3 && operation.in[k] != Role::none; ++k) {
       const bool row = k == operation.row_input;
-      in_[k] = fill(operation.in[k], row ? shape.rows : shape.rows * shape.n, static_cast<unsigned>(k));
+      in_[k] = fill(operation.in[k], row ? shape.rows : full_count(), static_cast<unsigned>(k));
       call_.in[k] = {in_[k].get(), row ? per_row_ : full_};
     }
-    out_ = buffer((operation.row_output ? shape.rows : shape.rows * shape.n) * format.size);
+    out_ = buffer((operation.row_output ? shape.rows : full_count()) * format.size);
     call_.out = {out_.get(), operation.row_output ? per_row_ : full_};
   }
 
@@ -80,6 +80,7 @@ class Case {
   }
 
  private:
+  std::int64_t full_count() const { return shape_.rows * shape_.n * shape_.apart; }
   // Logits and cotangents are normal numbers, with outliers planted so that rows are not all flat:
   // a far larger one (a confident row), and equal maxima.
   Buffer fill(Role role, std::int64_t count, unsigned seed) {
@@ -113,7 +114,8 @@ class Case {
 
   std::vector<Real> row_of(const char* data, std::int64_t r, bool one) const {
     std::vector<Real> row(static_cast<std::size_t>(one ? 1 : shape_.n));
-    const std::int64_t start = one || shape_.first_axis ? r : r * shape_.n, step = shape_.first_axis ? shape_.rows : 1;
+    const std::int64_t start = one || shape_.first_axis ? r : r * shape_.n * shape_.apart;
+    const std::int64_t step = shape_.first_axis ? shape_.rows : shape_.apart;
     for (std::size_t i = 0; i < row.size(); ++i) {
       const std::int64_t at = start + static_cast<std::int64_t>(i) * step;
       row[i] = static_cast<Real>(get(format_.dtype, data + at * format_.size));
