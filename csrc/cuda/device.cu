@@ -54,6 +54,11 @@ Status run(const Call& call, Target& target) noexcept {
     target.workspace_bytes = plan.workspace;
     return status;
   }
+  if (plan.workspace && reinterpret_cast<std::uintptr_t>(target.workspace) % 16) {
+    status.code = Code::invalid_argument;
+    std::snprintf(status.message, sizeof status.message, "workspace is at %p, accepted: a multiple of 16", target.workspace);
+    return status;
+  }
   const cudaError_t error = launch(plan, target.workspace, static_cast<cudaStream_t>(target.stream));
   return error == cudaSuccess ? status : failure(error, target.device);
 }

@@ -60,7 +60,7 @@ inline const Tuning& tuning_for(const arch::Device& device) {
 inline int staged_warps(const arch::Device& device, const Row& row, int spare) {
   if (row.stage == 0) return row.max_warps;
   const int shared = device.shared_optin > 0 ? device.shared_optin : 99 * 1024;  // the least of sm_80 and newer
-  const int fit = (shared - 4096) / row.stage - spare;
+  const int fit = (shared - arch::static_shared_limit) / row.stage - spare;
   return fit < row.max_warps ? fit : row.max_warps;
 }
 inline int columns_warps(const Tuning& t, const arch::Device& device, const Row& row) {

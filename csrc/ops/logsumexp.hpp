@@ -62,7 +62,8 @@ SUMEXP_FN Signed<T> logsumexp_finish_signed(const ExpState<T>& row) {
   const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
   const Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
                                             : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
-  return {plus_narrow(row.m, L), T(head(flip))};
+  const T value = plus_narrow(row.m, L);
+  return {value == value ? value : Limits<T>::nan(), T(head(flip))};  // weights near the largest number
 }
 
 // The state of the JVP: the sum and the weighted sum, relative to the same power of two; but the latter without the
@@ -87,7 +88,8 @@ template <class T>
 SUMEXP_FN T logsumexp_jvp_finish(const ExpDotState<T>& row) {
   const Wide<T> S = WideOf<T>::scaled(total(row.sum), kCarryDown<T>);
   if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return Limits<T>::nan();
-  return static_cast<T>(head(row.dot / S));
+  const T value = static_cast<T>(head(row.dot / S));
+  return value == value ? value : Limits<T>::nan();
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -140,6 +140,7 @@ def shapes(dtype):
         "a chunk": (26, chunk),
         "two chunks": (14, chunk + 1),
         "three chunks, a block": (14, 3 * chunk - 5),
+        "48 KB of a block": (14, (12 if dtype == torch.float64 else 6) * chunk - 5),
         "eight chunks, a block": (14, 8 * chunk),
         "sixteen chunks, a block": (14, 16 * chunk - 8),
         "nine chunks, a cluster": (72, 9 * chunk + 8),

@@ -27,7 +27,14 @@ from sumexp import _core  # noqa: E402
 pytestmark = cases.marks()
 
 # One shape of float32 for each way of csrc/cuda/tuning.hpp.
-WAYS = {"warp": (300, 1000), "block": (40, 8 * 2048), "cluster": (80, 17 * 2048), "stream": (2, 40 * 2048)}
+WAYS = {
+    "warp": (300, 1000),
+    "block": (40, 8 * 2048),
+    "staged block": (14, 7 * 2048 - 3),  # rows that are no multiple of 16 bytes pass through shared memory
+    "larger staged block": (14, 12 * 2048 - 3),
+    "cluster": (80, 17 * 2048),
+    "stream": (2, 40 * 2048),
+}
 each_way = pytest.mark.parametrize("shape", WAYS.values(), ids=list(WAYS))
 
 

@@ -1,4 +1,5 @@
-"""No kernel spills registers or uses local memory, by the compiler's own report.
+"""No kernel spills registers, uses local memory or declares more shared memory than launches allow for, by the compiler's
+own report.
 
 usage: check_resources.py FOLDER [CHIP]      reads the *.ptxas files (ptxas -v) below it
 
@@ -20,16 +21,18 @@ ALLOWED = [
 KINDS = "warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks"
 TYPES = {"NS0_3f16E": "f16", "NS0_4bf16E": "bf16", "f": "f32", "d": "f64"}
 REGISTERS, MOST_WARPS = 65536, 64  # of an SM
+STATIC_SHARED = 4096  # static_shared_limit of csrc/cuda/arch/arch.hpp; merge_rows has no dynamic shared memory
 
 
 def kernels(folder):
-    """(arch, mangled name, registers, bytes of stack) of each."""
+    """(arch, mangled name, registers, bytes of stack, of static shared memory) of each."""
     entry = re.compile(
-        r"entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers", re.DOTALL
+        r"entry function '(\S+)' for '(\S+)'.*?(\d+) bytes stack frame.*?Used (\d+) registers([^\n]*)", re.DOTALL
     )
     for report in sorted(pathlib.Path(folder).rglob("*.ptxas")):
-        for name, arch, stack, registers in entry.findall(report.read_text()):
-            yield arch, name, int(registers), int(stack)
+        for name, arch, stack, registers, rest in entry.findall(report.read_text()):
+            shared = re.search(r"(\d+) bytes smem", rest)
+            yield arch, name, int(registers), int(stack), int(shared[1]) if shared else 0
 
 
 def allowed(arch, name, stack):
@@ -52,7 +55,7 @@ def summary(found):
 
 def by_operation(folder, chip):
     cells = collections.defaultdict(dict)
-    for arch, name, registers, stack in kernels(folder):
+    for arch, name, registers, stack, _ in kernels(folder):
         op = r"NS0_(?:6SumsOfI\w+?NS0_)?\d+([A-Za-z]+?)(?:Op|(?=EEE))"
         match = re.search(rf"(warp_rows|block_rows)I({'|'.join(TYPES)}){op}.*?E(Li8E)?Lb1E", name)
         if arch == chip and match and (match[1] == "block_rows" or match[4]):
@@ -68,14 +71,16 @@ def main(folder, chip=None):
     if chip:
         return by_operation(folder, chip)
     bad, groups = [], collections.defaultdict(list)
-    for arch, name, registers, stack in kernels(folder):
+    for arch, name, registers, stack, shared in kernels(folder):
         kind, storage = re.search(rf"({KINDS})I({'|'.join(TYPES)})", name).groups()
         groups[arch, kind, TYPES[storage]].append((registers, stack))
         if stack and not allowed(arch, name, stack):
             bad.append(f"{arch} {name}: {registers} registers, {stack} bytes of stack")
+        if shared > STATIC_SHARED and kind != "merge_rows":
+            bad.append(f"{arch} {name}: {shared} bytes of shared memory, accepted: at most {STATIC_SHARED}")
     summary(groups)
     count = sum(map(len, groups.values()))
-    print("", *bad, f"{count} kernels, {len(bad)} with spills or local memory that are not allowed for", sep="\n")
+    print("", *bad, f"{count} kernels, {len(bad)} with spills, local or shared memory that are not allowed for", sep="\n")
     return 1 if bad or not count else 0
 
 

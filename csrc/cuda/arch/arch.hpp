@@ -36,6 +36,7 @@ struct alignas(16) Pack {
 
 inline constexpr int lane_count = 32;
 inline constexpr unsigned whole_warp = 0xffffffffu;
+inline constexpr int static_shared_limit = 4096;  // bytes that a kernel may declare beside dynamic ones
 
 // What the selection of kernels looks at. `cc` is major * 10 + minor.
 struct Device {

@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+
 #define SUMEXP_DEVICE __device__ __forceinline__
 
 // A kernel parameter that stays in constant memory however it is indexed.
@@ -175,12 +177,36 @@ struct Launch {
   cudaStream_t stream = nullptr;
 };
 
+// An error is reported where it happens, not once more by the next call of the runtime.
+inline cudaError_t reported(cudaError_t e) {
+  if (e != cudaSuccess) cudaGetLastError();
+  return e;
+}
+
+// Allows a kernel all the dynamic shared memory that the current device has beside the kernel's own. Always the same
+// amount, and once: the attribute belongs to the kernel, so that a launch that set its own needs would take away what
+// another thread's, or one in a graph, has asked for. A kernel that has lost its entry here is only allowed once more.
+inline cudaError_t allow_shared(const void* kernel) {
+  static std::atomic<std::uint64_t> allowed[1024];
+  int device = 0, optin = 0;
+  cudaError_t e = cudaGetDevice(&device);
+  const std::uint64_t key = reinterpret_cast<std::uintptr_t>(kernel) ^ std::uint64_t(device + 1) << 52;
+  std::atomic<std::uint64_t>& entry = allowed[key * 0x9e3779b97f4a7c15u >> 54];
+  if (e == cudaSuccess && entry.load(std::memory_order_relaxed) == key) return e;
+  cudaFuncAttributes own = {};
+  if (e == cudaSuccess) e = cudaFuncGetAttributes(&own, kernel);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&optin, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (e == cudaSuccess)
+    e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, optin - int(own.sharedSizeBytes));
+  if (e == cudaSuccess) entry.store(key, std::memory_order_relaxed);
+  return reported(e);
+}
+
 // Enqueues the kernel; neither synchronises nor allocates, so a graph can capture it.
 template <class... Params, class... Args>
 cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
-  if (how.dynamic_shared > 48 * 1024) {
-    cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         int(how.dynamic_shared));
+  if (how.dynamic_shared > 48 * 1024 - static_shared_limit) {
+    const cudaError_t e = allow_shared(reinterpret_cast<const void*>(kernel));
     if (e != cudaSuccess) return e;
   }
   cudaLaunchConfig_t config = {};
@@ -197,24 +223,21 @@ cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
     config.attrs = &attribute;
     config.numAttrs = 1;
   }
-  const cudaError_t e = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
-  if (e != cudaSuccess) cudaGetLastError();  // reported here, not once more by the next call of the runtime
-  return e;
+  return reported(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 
 inline const char* error_name(cudaError_t e) { return cudaGetErrorName(e); }
 inline const char* error_text(cudaError_t e) { return cudaGetErrorString(e); }
-inline cudaError_t get_device(int& id) { return cudaGetDevice(&id); }
-inline cudaError_t set_device(int id) { return cudaSetDevice(id); }
-inline cudaError_t synchronize(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+inline cudaError_t get_device(int& id) { return reported(cudaGetDevice(&id)); }
+inline cudaError_t set_device(int id) { return reported(cudaSetDevice(id)); }
+inline cudaError_t synchronize(cudaStream_t stream) { return reported(cudaStreamSynchronize(stream)); }
 inline int device_count() {
   int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+  return reported(cudaGetDeviceCount(&count)) == cudaSuccess ? count : 0;
 }
 inline int device_at(const void* address) {
   cudaPointerAttributes a = {};
-  const cudaError_t e = cudaPointerGetAttributes(&a, address);
-  if (e != cudaSuccess) cudaGetLastError();
+  const cudaError_t e = reported(cudaPointerGetAttributes(&a, address));
   return e == cudaSuccess && a.type != cudaMemoryTypeUnregistered ? a.device : 0;
 }
 
@@ -228,7 +251,7 @@ inline cudaError_t query(Device& d) {
   if (e == cudaSuccess)
     e = cudaDeviceGetAttribute(&d.shared_optin, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
   d.cc = major * 10 + minor;
-  return e;
+  return reported(e);
 }
 
 }  // namespace sumexp::arch

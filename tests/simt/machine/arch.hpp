@@ -30,6 +30,7 @@
 namespace sumexp::arch {
 
 inline constexpr bool has_clusters = true;
+static_assert(::simt::fixed_beside_dynamic == static_shared_limit);
 
 inline int lane() { return ::simt::self->lane; }
 inline int warp() { return ::simt::self->warp; }

@@ -170,8 +170,9 @@ void* static_shared_memory(const void* tag, std::size_t bytes, const char* name)
   auto found = m.variables.find(tag);
   if (found == m.variables.end()) {
     const std::size_t taken = (bytes + fence_bytes + 15) / 16 * 16;
-    if (m.fixed_used + taken > m.running->block->fixed.size())
-      fail(cudaErrorInvalidValue, "%s does not fit: a block declares at most 48 KB of shared memory", name);
+    const std::size_t most = m.shape.dynamic_shared ? fixed_beside_dynamic : m.running->block->fixed.size();
+    if (m.fixed_used + taken > most)
+      fail(cudaErrorInvalidValue, "%s does not fit: a block declares at most %zu bytes of shared memory", name, most);
     found = m.variables.emplace(tag, SharedVariable{m.fixed_used, bytes, name}).first;
     m.fixed_used += taken;
     const unsigned char poison = poison_byte(m.random());

@@ -10,6 +10,7 @@
 namespace simt {
 
 inline constexpr int device_count = 2;
+inline constexpr std::size_t fixed_beside_dynamic = 4096;  // bytes of shared memory that a kernel with dynamic ones declares
 
 // The device that the machine pretends to be, and the seed of its scheduler. Tests change it freely.
 struct Settings {

@@ -46,8 +46,9 @@ cudaError_t check(const Shape& s) {
     return reject(cudaErrorInvalidConfiguration, "a block has 1 to 1024 threads, not %llu", threads);
   if (!s.grid.x || !s.grid.y || !s.grid.z || s.grid.x > 0x7fffffffu || s.grid.y > 65535 || s.grid.z > 65535)
     return reject(cudaErrorInvalidConfiguration, "no grid of %u x %u x %u", s.grid.x, s.grid.y, s.grid.z);
-  if (s.dynamic_shared > d.shared_optin)
-    return reject(cudaErrorInvalidValue, "%zu bytes of shared memory asked for, %zu there", s.dynamic_shared, d.shared_optin);
+  if (s.dynamic_shared && s.dynamic_shared + fixed_beside_dynamic > d.shared_optin)
+    return reject(cudaErrorInvalidValue, "%zu bytes of shared memory asked for beside the kernel's own, %zu there",
+                  s.dynamic_shared, d.shared_optin);
   if (s.cluster > 1 && d.cc < 90) return reject(cudaErrorNotSupported, "clusters need compute capability 9.0");
   if (s.cluster == 0 || s.cluster > 16 || s.grid.x % s.cluster)
     return reject(cudaErrorInvalidConfiguration, "clusters of %u do not divide a grid of %u", s.cluster, s.grid.x);

@@ -97,7 +97,7 @@ void wait(Thread& t, Waits what);         // switches away; returns when made re
 // Text that may still be in use when a fiber is abandoned: it lives in a ring of static buffers.
 const char* words(const char* format, ...) __attribute__((format(printf, 1, 2)));
 const char* who(const Thread& t);         // "thread (3,0,0) of block (1,0,0)"
-const char* what(const Thread& t);        // "waits at shfl_xor (fold.hpp:40, mask 0xffffffff)"
+const char* what(const Thread& t);        // "waits at shfl_xor (fold.cuh:40, mask 0xffffffff)"
 [[noreturn]] void fail_as(const Thread& t, cudaError_t code, const char* text);
 
 // collectives.cpp
