@@ -17,7 +17,7 @@ namespace sumexp::python::dlpack {
 inline constexpr std::uint32_t kMajorVersion = 1;
 inline constexpr const char* kCapsuleName = "dlpack_exchange_api";
 inline constexpr std::int32_t kCPU = 1, kCUDA = 2, kCUDAHost = 3, kCUDAManaged = 13;
-enum : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBFloat = 4, kBool = 6 };
+enum : std::uint8_t { kUInt = 1, kFloat = 2, kBFloat = 4, kBool = 6 };
 
 struct Version {
   std::uint32_t major, minor;

@@ -8,7 +8,7 @@ namespace sumexp::python {
 extern PyObject* axis_error;  // operands.cpp
 
 void add_faces(py::module_& module);    // faces.cpp: softmax ... log_softmax_hvp
-void add_tensors(py::module_& module);  // tensors.cpp: run_raw, run_tensors
+void add_tensors(py::module_& module);  // tensors.cpp: run_tensors, read_dlpack
 void add_quick(py::module_& module);    // quick.cpp: quick_softmax, quick_forward, set_quick
 
 // A helper of sumexp._arrays, the Python side of the slow path; imported on first use. New reference.

@@ -11,7 +11,7 @@ function(sumexp_python_module target)
   target_compile_definitions(${target} PRIVATE "SUMEXP_BUILD_TYPE=\"$<CONFIG>\"")
   target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU,Clang,AppleClang>:-Wall -Wextra>)
   if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-    # The library's symbols stay inside: another copy of it in the process must not answer for this one.
+    # The symbols of libraries stay inside: another copy of one in the process must not answer for this one.
     target_link_options(${target} PRIVATE LINKER:--exclude-libs,ALL)
   endif()
 endfunction()

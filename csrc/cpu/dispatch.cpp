@@ -4,6 +4,9 @@
 #include <cstring>
 #include <new>
 #include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "../ops/jacobians.hpp"
 #include "floating_point.hpp"
@@ -17,6 +20,14 @@ namespace sumexp {
 namespace {
 
 using cpu::Kernels;
+
+#if defined(SUMEXP_HAVE_AVX2) || defined(SUMEXP_HAVE_AVX512)
+// What the files of both are compiled with. F16C from CPUID: clang's __builtin_cpu_supports does not know it.
+bool has_avx2() {
+  unsigned a, b, c, d;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 // Best last. `usable` asks the CPU.
 struct Isa {
@@ -33,13 +44,12 @@ const Isa kIsas[] = {
     {"scalar", cpu::kernels_scalar, [] { return true; }},
 #endif
 #if defined(SUMEXP_HAVE_AVX2)
-    {"avx2", cpu::kernels_avx2,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+    {"avx2", cpu::kernels_avx2, has_avx2},
 #endif
 #if defined(SUMEXP_HAVE_AVX512)
     {"avx512", cpu::kernels_avx512,
      [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+       return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
      }},
 #endif

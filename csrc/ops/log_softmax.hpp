@@ -5,8 +5,9 @@
 //   JVP        dy = (t - <s, t>) / T                      so that the two differ)
 //   HVP        d/dx <g, y> along v:  -s (v - <s, v>) sum(g) / T^2
 //
-// Forward in T: x - m is within half an ulp of itself, L and the last subtraction likewise, and two of the
-// three cannot both be as large as y: 1.25 ulp and what L carries. At the winner x - m = 0 and y = -L.
+// Forward in T: x - m is within half an ulp of itself, L and the last subtraction likewise, and x - m and -L,
+// which add up to y, cannot both lie in y's binade: 1.25 ulp and the 0.12 eps that L carries. At the winner
+// x - m = 0 and y = -L; a subnormal L of double rows is within 1.5 ulp (numerics/README.md, section 7).
 #pragma once
 
 #include "../numerics/state.hpp"

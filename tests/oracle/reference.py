@@ -5,7 +5,7 @@ Forward operations take arrays of any format and treat their values as exact. De
 has to be measured against where the difference cancels. Probabilities that the implementation has to compute
 count there as at least `tiny`, the smallest normal number of its arithmetic: below it rounding is absolute.
 
-logsumexp_mp and log_softmax_mp are the same in mpmath, slow, for checking the references themselves.
+forward_mp is the three forward operations in mpmath, slow, for checking the references themselves.
 """
 
 import mpmath

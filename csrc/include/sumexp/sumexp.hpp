@@ -12,16 +12,15 @@
 // Promise (per output, any n, any finite input): softmax, log_softmax <= 2 ulp; logsumexp <= 1 ulp
 // of max(|result|, |maximum|) and <= 2 ulp of the result when the maximum is 0; f16/bf16 <= 0.51 ulp.
 // A row's result depends on that row's values alone: never on batch, strides, threads or ISA.
+//
+// Every function may be called from several threads at once. The threads of the pool serve one call at a time: a
+// call that finds them busy computes alone, on its caller's thread.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#if defined(_WIN32)
-#define SUMEXP_API
-#else
 #define SUMEXP_API __attribute__((visibility("default")))
-#endif
 
 namespace sumexp {
 
@@ -31,7 +30,8 @@ inline constexpr int kMaxInputs = 3;
 enum class DType : std::int32_t { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };
 
 // The table of operations. `in` lists the inputs in order; "row" inputs and outputs have length 1
-// along every reduced axis (keepdims form), all others have the full shape.
+// along every reduced axis (keepdims form), all others have the full shape. Derivatives list the saved y last,
+// but logsumexp_vjp and logsumexp_jvp take x, first.
 enum class Op : std::int32_t {
   softmax = 0,          // in: x              out: full   temperature
   log_softmax = 1,      // in: x              out: full   temperature
@@ -55,8 +55,8 @@ enum class Code : std::int32_t {
   needs_workspace = 5,
 };
 
-// Outcome of a call. On failure nothing has been written and `message` names the argument,
-// what was given and what is accepted.
+// Outcome of a call. On failure `message` names the argument, what was given and what is accepted, and nothing
+// has been written; but out may be partly written where scratch space (out_of_memory) or a device (device_error) failed.
 struct Status {
   Code code = Code::ok;
   char message[240] = {0};
@@ -93,6 +93,7 @@ enum class Matrix : std::int32_t {
   log_softmax_jacobian = 1,  // y = log_softmax(x)  -> I - 1 exp(y)^T
   logsumexp_hessian = 2,     // y = softmax(x)      -> the same matrix as softmax_jacobian
 };
+// dtype is f32 or f64; f16 and bf16 are unsupported.
 SUMEXP_API Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t rows,
                          std::int64_t n) noexcept;
 
