@@ -18,6 +18,28 @@ from ._core import (
     softmax_vjp as softmax_vjp,
 )
 
+__all__ = [
+    "__version__",
+    "get_num_threads",
+    "log_softmax",
+    "log_softmax_hvp",
+    "log_softmax_jacobian",
+    "log_softmax_jvp",
+    "log_softmax_vjp",
+    "logsumexp",
+    "logsumexp_hessian",
+    "logsumexp_jvp",
+    "logsumexp_vjp",
+    "set_num_threads",
+    "show_config",
+    "softmax",
+    "softmax_hvp",
+    "softmax_jacobian",
+    "softmax_jvp",
+    "softmax_vjp",
+    "special",
+]
+
 def softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def log_softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def logsumexp_hessian(x: ArrayLike | Any) -> Any: ...

@@ -27,6 +27,7 @@ ARRAYS = {
     "log_softmax_hvp": ("g", "v", "y"),
 }
 
+SPECIAL = ("softmax", "log_softmax", "logsumexp")  # of which sumexp.special has one, for complex numbers too
 ACCEPTED = "float16, bfloat16, float32, float64, integers and bools"
 
 
@@ -80,7 +81,7 @@ def ingest(function, argument, value):
         array = array.astype(np.float64)
     dtype = array.dtype
     if not (dtype.kind in "biu" or dtype.type in (np.float16, np.float32, np.float64) or dtype.name == "bfloat16"):
-        hint = "; sumexp.special.logsumexp takes complex numbers" if dtype.kind == "c" else ""
+        hint = f"; sumexp.special.{function} takes complex numbers" if dtype.kind == "c" and function in SPECIAL else ""
         raise TypeError(f"{function}: {argument} has dtype {dtype}, accepted: {ACCEPTED}{hint}")
     return array
 
@@ -177,6 +178,7 @@ def softmax_jacobian(y):
 
     Takes y of shape (..., K), returns (..., K, K) of the same dtype. K * K numbers for every row: ask for it
     only where the matrix itself is needed; softmax_vjp and softmax_jvp multiply by it without forming it.
+    16-bit matrices are computed in float32 and rounded once. TypeError and ValueError as for softmax.
     """
     if is_torch(y):
         from . import torch as torch_face
@@ -189,7 +191,8 @@ def log_softmax_jacobian(y):
     """The Jacobian of log_softmax over the last axis, I - 1 exp(y)^T with y = log_softmax(x).
 
     Takes y of shape (..., K), returns (..., K, K) of the same dtype: row i is the gradient of output i.
-    Not symmetric.
+    Not symmetric: log_softmax_vjp and log_softmax_jvp multiply by its two sides without forming it. Dtypes and
+    errors as for softmax_jacobian.
     """
     if is_torch(y):
         from . import torch as torch_face
@@ -201,7 +204,8 @@ def log_softmax_jacobian(y):
 def logsumexp_hessian(x):
     """The Hessian of logsumexp over the last axis, diag(s) - s s^T with s = softmax(x).
 
-    Takes x of shape (..., K), returns (..., K, K) of the same dtype.
+    Takes x of shape (..., K), returns (..., K, K) of the same dtype. softmax_vjp(v, softmax(x)) is the product
+    with v, without forming it. Dtypes and errors as for softmax_jacobian.
     """
     if is_torch(x):
         from . import torch as torch_face

@@ -144,8 +144,9 @@ def call(name, arrays, given):
 
     stream = LEGACY_STREAM if first.stream is None else first.stream
     for m in memory.values():  # what other streams still do to the arrays comes first
-        if m.stream not in (None, stream):
-            _core.synchronize(m.device, m.stream)
+        others = LEGACY_STREAM if m.stream is None else m.stream  # what describe() has had it export to
+        if others != stream:
+            _core.synchronize(m.device, others)
     options = {n: v for n, v in given.items() if n not in (*memory, "b", "where", "out", "return_sign")}
     options.update({n: memory[n].array for n in ("b", "where", "out") if n in memory})
     positional = [memory[n].array for n in arrays if n != "b"]
@@ -157,7 +158,7 @@ def call(name, arrays, given):
     if size := run():
         workspace = new()((size,), np.uint8)  # given back to its library, which reuses it in the stream's order
         run(describe(name, "workspace", workspace).array.ctypes.data, size)
-    if first.stream is None:
+    if any(m.stream is None for m in memory.values()):  # a library without a stream to wait on
         _core.synchronize(first.device, stream)
     if not signs:
         return result
@@ -207,6 +208,8 @@ def matrix(function, value):
     if value.ndim == 0:
         raise ValueError(f"{function}: the array has shape (), accepted: at least one dimension")
     xp = _namespace(value)
+    if value.dtype.itemsize == 2:  # rounded once, from float32
+        return matrix(function, value.astype(xp.float32)).astype(value.dtype)
     y = call("softmax", ("x",), {"x": value}) if function == "logsumexp_hessian" else value
     one = xp.eye(value.shape[-1], dtype=value.dtype)
     if function == "log_softmax_jacobian":

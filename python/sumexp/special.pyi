@@ -2,6 +2,8 @@ from typing import Any, Literal, SupportsIndex, TypeAlias, overload
 
 from numpy.typing import ArrayLike
 
+__all__ = ["log_softmax", "logsumexp", "softmax"]
+
 _Array: TypeAlias = ArrayLike | Any
 _Axis: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...] | None
 

@@ -34,6 +34,16 @@ def test_dtype(value, dtype):
         se.softmax_jacobian(value)
 
 
+def test_complex_numbers_name_the_function_that_takes_them():
+    z = np.ones(3, np.complex128)
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        with pytest.raises(TypeError, match=f"{name}: x has dtype complex128, .*; sumexp.special.{name} takes complex numbers"):
+            getattr(se, name)(z)
+        assert getattr(special, name)(z).dtype == np.complex128
+    with pytest.raises(TypeError, match="bools$"):
+        se.softmax_vjp(z, z)
+
+
 def test_masked_arrays():
     masked = np.ma.array([1.0, 2.0], mask=[0, 1])
     with pytest.raises(TypeError, match="x is a masked array, accepted: its data, with where=~mask"):

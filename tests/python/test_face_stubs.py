@@ -68,6 +68,9 @@ def test_names(module):
     public = set(getattr(runtime, "__all__", None) or
                  [n for n in dir(runtime) if not n.startswith("_") or n == "__version__"])
     assert stub == public
+    exported = [ast.literal_eval(node.value) for node in tree.body
+                if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"]
+    assert exported == ([runtime.__all__] if hasattr(runtime, "__all__") else [])
 
 
 def test_typed_marker():

@@ -287,7 +287,143 @@ def test_dispatch_matrices():
         leaf = a.double().requires_grad_()
         torch.testing.assert_close(f(leaf), f(a.double()))
         assert torch.autograd.gradcheck(f, leaf[0, 0].detach().requires_grad_())
-        assert f(a.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matrices_of_16_bits(dtype):
+    """The NumPy face's bytes; with gradients, and so from torch's formulas, float32 rounded once as well."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = X.to(dtype)
+    for f, a in ((se.softmax_jacobian, se.softmax(x)), (se.log_softmax_jacobian, se.log_softmax(x)),
+                 (se.logsumexp_hessian, x)):
+        array = a.numpy() if dtype == torch.float16 else a.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        got = f(a)
+        assert got.dtype == dtype
+        same_bytes(got, f(array))
+        leaf = a.clone().requires_grad_()
+        recorded = f(leaf)
+        assert recorded.dtype == dtype and recorded.requires_grad
+        exact = f(a.double())
+        half_ulp = torch.finfo(dtype).eps / 2 * exact.abs() + torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        assert ((recorded.double() - exact).abs() <= 1.01 * half_ulp + 1e-6 * exact.abs().amax()).all()
+        recorded.float().sum().backward()
+        assert leaf.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_integers_and_bools_become_torchs_default_dtype(default):
+    torch.set_default_dtype(default)
+    try:
+        for x in (torch.arange(6).reshape(2, 3), X > 0, torch.arange(4, dtype=torch.uint8)):
+            for name in NAMES:
+                f = getattr(se, name)
+                same_bytes(f(x, -1), f(x.to(default).numpy(), -1))
+                same_bytes(f(x, -1, where=x > 0), f(x.to(default).numpy(), -1, where=x.numpy() > 0))
+            assert se.logsumexp(x, b=2).dtype == se.logsumexp_hessian(x).dtype == default
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+CALLS = {
+    "softmax": lambda x, m, **o: se.softmax(x, where=m, **o),
+    "log_softmax": lambda x, m, **o: se.log_softmax(x, 1, temperature=0.7, where=m, **o),
+    "logsumexp": lambda x, m, **o: se.logsumexp(x, (0, -1), where=m, **o),
+    "logsumexp, weights": lambda x, m, **o: se.logsumexp(x, 1, b=x * x, where=m, keepdims=True, **o),
+    "softmax_vjp": lambda x, m, **o: se.softmax_vjp(x, x * 2, **o),
+    "log_softmax_hvp": lambda x, m, **o: se.log_softmax_hvp(x, x, x, axis=0, **o),
+    "logsumexp_vjp": lambda x, m, **o: se.logsumexp_vjp(x[:, 0], x, 1, **o),
+    "logsumexp_jvp": lambda x, m, **o: se.logsumexp_jvp(x, x, (0, 1), **o),
+}
+
+
+def equal(a, b):
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(7), b.nan_to_num(7))
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_out_and_where_make_no_copies(call, monkeypatch):
+    x, m = X[::2, :, 1::3], (X > -1)[::2, :, 1::3]
+    want = call(x, m)
+    same_bytes(want, np.asarray(call(x.numpy(), m.numpy())))
+    outs = [torch.empty(want.shape), torch.empty(tuple(reversed(want.shape))).permute(*reversed(range(want.dim()))),
+            torch.empty((*want.shape, 2))[..., 1]]
+    for name in ("copy_", "masked_fill"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, **__: pytest.fail("a copy is made"))
+    for out in outs:
+        version = out._version
+        assert call(x, m, out=out) is out and out._version > version
+    call(x, m)
+    monkeypatch.undo()
+    assert all(equal(out, want) for out in outs)
+
+
+@pytest.mark.parametrize("call", [CALLS["softmax"], CALLS["log_softmax"], CALLS["softmax_vjp"], CALLS["log_softmax_hvp"]])
+def test_out_that_is_or_overlaps_an_argument(call):
+    buffer = torch.randn(20)
+    mask = torch.arange(12).reshape(3, 4) % 5 != 0
+    for shift in (0, 1, 4):
+        memory = buffer.clone()
+        x, out = memory[:12].reshape(3, 4), memory[shift : shift + 12].reshape(3, 4)
+        want = call(x.clone(), mask)
+        assert call(x, mask, out=out) is out and torch.equal(out, want)
+    square = torch.randn(4, 4)
+    want = call(square.clone(), None)
+    assert torch.equal(call(square, None, out=square.T), want) and torch.equal(square.T, want)
+    a = np.random.default_rng(0).normal(size=13)  # one memory, two storages
+    x, out = torch.from_numpy(a[:12]).reshape(3, 4), torch.from_numpy(a[1:]).reshape(3, 4)
+    want = call(x.clone(), None)
+    assert torch.equal(call(x, None, out=out), want)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        call(x, None, out=torch.zeros(1, dtype=x.dtype).expand(3, 4))
+    bits = torch.zeros(96, dtype=torch.bool)
+    bits[:12] = True
+    assert torch.equal(call(x, bits[:12].reshape(3, 4), out=bits.view(torch.float64).reshape(3, 4)), call(x, None))
+
+
+def test_errors_leave_out_untouched():
+    out = torch.full_like(X, 7)
+    for options in ({"axis": 9}, {"temperature": 0}, {"where": X}, {"where": torch.ones(2, 2, dtype=torch.bool)}):
+        with pytest.raises((TypeError, ValueError, IndexError)):
+            se.softmax(X, out=out, **options)
+    for bad, error in ((out.double(), TypeError), (out[0], ValueError), (out.numpy(), TypeError),
+                       (out.to_sparse(), Exception)):
+        with pytest.raises(error):
+            se.softmax(X, out=bad)
+    assert (out == 7).all()
+
+
+def test_out_that_was_saved_for_backward():
+    x = torch.ones(3, requires_grad=True)
+    y = x.exp()
+    with torch.no_grad():
+        se.softmax(torch.ones(3), out=y)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_out_in_inference_mode():
+    with torch.inference_mode():
+        out = torch.empty(3)
+        assert torch.equal(se.softmax(torch.ones(3), out=out), torch.full((3,), 1 / 3))
+    with pytest.raises(RuntimeError, match="[Ii]nference"):
+        se.softmax(torch.ones(3), out=out)
+
+
+def test_out_with_lazy_negation():
+    x = torch.imag(torch.complex(X, X).conj())
+    out = torch.imag(torch.complex(X, X).conj())
+    assert x.is_neg() and out.is_neg()
+    assert equal(se.softmax(x, where=X > 0, out=out), se.softmax(-X, where=X > 0))
+
+
+def test_annotations():
+    import inspect
+
+    forwards = [layer.forward for layer in (st.nn.Softmax, st.nn.LogSoftmax, st.nn.Softmax2d)]
+    for f in (st.softmax, st.log_softmax, st.logsumexp, *forwards):
+        signature = inspect.signature(f)
+        assert signature.return_annotation is torch.Tensor
+        assert all(p.annotation is not p.empty for n, p in signature.parameters.items() if n != "self")
 
 
 def test_devices_that_are_not_served():

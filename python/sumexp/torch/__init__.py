@@ -4,8 +4,9 @@
     p = st.softmax(x, dim=-1)              # autograd, forward mode, torch.func, vmap, compile, export
     layer = st.nn.Softmax(dim=-1)
 
-CPU tensors of float16, bfloat16, float32 and float64 are computed by this library, everything else (other
-devices, tensor subclasses, sparse layouts, complex numbers) by torch's own functions.
+Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU and, where it was
+built, on CUDA devices; on any other device they raise a TypeError. Everything else (tensor subclasses, sparse
+and nested layouts, complex numbers, meta tensors) goes to torch's own functions.
 """
 
 from . import nn

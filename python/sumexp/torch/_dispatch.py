@@ -26,10 +26,15 @@ def _beside(function, argument, tensor, name, other):
     return tensor
 
 
-def _leave_out(function, x, where):
-    """x with -inf, which adds nothing to a sum, where the mask is False."""
+def _floating(x):
+    """x, or integers and bools in torch's default dtype, as torch.logsumexp has it."""
+    return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
+
+
+def _mask(function, x, where):
+    """where as a tensor of x's shape; None stays None."""
     if where is None:
-        return x
+        return None
     if isinstance(where, torch.Tensor):
         _beside(function, "where", where, "x", x)
     mask = torch.as_tensor(where, device=x.device)
@@ -37,26 +42,108 @@ def _leave_out(function, x, where):
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")
     if len(mask.shape) > x.dim() or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape))):
         raise ValueError(f"{function}: where has shape {tuple(mask.shape)}, accepted: {tuple(x.shape)}, or what broadcasts to it")
-    return x.masked_fill(~mask, float("-inf"))
+    return mask.expand(x.shape)
+
+
+def _leave_out(x, mask):
+    """x with -inf, which adds nothing to a sum, where the mask is False."""
+    return x if mask is None else x.masked_fill(~mask, float("-inf"))
+
+
+def _check_out(function, out, like, shape):
+    """An error unless `out` can take a result of this shape, of like's dtype and on its device."""
+    _beside(function, "out", _tensor(function, "out", out), "the result", like)
+    if torch.is_grad_enabled() and (out.requires_grad or like.requires_grad):
+        raise RuntimeError(f"{function}: out= cannot be differentiated; leave it out, or use torch.no_grad()")
+    if out.dtype != like.dtype:
+        raise TypeError(f"{function}: out has dtype {out.dtype}, accepted: {like.dtype}, the dtype of the result")
+    if out.shape != torch.Size(shape):
+        raise ValueError(f"{function}: out has shape {tuple(out.shape)}, accepted: {tuple(shape)}")
 
 
 def _into(function, out, result):
     if out is None:
         return result
-    _beside(function, "out", _tensor(function, "out", out), "the result", result)
-    if torch.is_grad_enabled() and (out.requires_grad or result.requires_grad):
-        raise RuntimeError(f"{function}: out= cannot be differentiated; leave it out, or use torch.no_grad()")
-    if out.dtype != result.dtype:
-        raise TypeError(f"{function}: out has dtype {out.dtype}, accepted: {result.dtype}, the dtype of the result")
-    if out.shape != result.shape:
-        raise ValueError(f"{function}: out has shape {tuple(out.shape)}, accepted: {tuple(result.shape)}")
+    _check_out(function, out, result, result.shape)
     return out.copy_(result)
 
 
+# -- straight to the kernels ---------------------------------------------------------------------------------
+
+
+def _is_direct(function, tensors, mask=None):
+    """Whether a call is its kernel and nothing else: plain tensors, nothing recorded, watched or transformed."""
+    if not all(is_ours(function, t) and way(t) == "kernel" for t in tensors):
+        return False
+    return mask is None or (type(mask) in _kernels.PLAIN_TYPES and mask.layout is torch.strided and way(mask) == "kernel")
+
+
+def _extent(t):
+    """The address of a tensor's first byte, and the one behind its last."""
+    if t.numel() == 0:
+        return 0, 0
+    last = sum((n - 1) * step for n, step in zip(t.shape, t.stride()))
+    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
+
+
+def _overlaps_itself(t):
+    """Whether elements may share memory: True unless each stride steps over all that the smaller ones reach."""
+    reach = 0
+    for step, n in sorted((step, n) for n, step in zip(t.shape, t.stride()) if n > 1):
+        if step <= reach:
+            return True
+        reach += step * (n - 1)
+    return False
+
+
+def _can_write(function, out, full, others):
+    """Whether a kernel may write its result to `out`, which passes _check_out, while it reads the other tensors.
+
+    It must be apart from them, but may be exactly one of `full`, which are read element by element.
+    """
+    if not is_ours(function, out) or way(out) != "kernel" or out.is_neg() or _overlaps_itself(out):
+        return False
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        return False  # copy_ says what is wrong
+    low, high = _extent(out)
+    for t in (*full, *others):
+        first, end = _extent(t)
+        same = first == low and t.shape == out.shape and t.stride() == out.stride() and any(t is f for f in full)
+        if not same and first < high and low < end:
+            return False
+    return True
+
+
+def _launch(function, op, tensors, dims, T=1.0, *, shape, where=None, out=None, sign=None):
+    """The result of a direct call: written to `out` where it lies apart, and else copied there."""
+    tensors = tuple(t.resolve_neg() for t in tensors)
+    target = None
+    if out is not None:
+        _check_out(function, out, tensors[0].detach(), shape)
+        rows = op in _kernels.ROW_RESULT
+        full = () if rows else tensors[:1] if op == "logsumexp_vjp" else tensors
+        others = [t for t in (*tensors[len(full) :], where) if t is not None]
+        target = out if _can_write(function, out, full, others) else None
+    result = tensors[0].new_empty(shape) if target is None else target
+    _kernels.launch(op, tensors, result, dims, T, where, sign)
+    if target is not None:
+        if not out.is_inference():  # what autograd has saved of it is no longer there
+            torch.autograd.graph.increment_version(out)
+        return out
+    return result if out is None else out.copy_(result)
+
+
+# -- forward -------------------------------------------------------------------------------------------------
+
+
 def _softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, _name="softmax"):
-    x = autocast(_leave_out(_name, _tensor(_name, "x", x), where))
+    x = autocast(_floating(_tensor(_name, "x", x)))
+    mask = _mask(_name, x, where)
     T = check_temperature(_name, temperature)
     dims = _dims(x, axis)
+    if _is_direct(_name, (x,), mask):
+        return _launch(_name, _name, (x,), dims, T, shape=x.shape, where=mask, out=out)
+    x = _leave_out(x, mask)
     y = soft(_name, x, dims, T) if is_ours(_name, x) else getattr(_formulas, _name)(x, dims, T)
     return _into(_name, out, y)
 
@@ -66,29 +153,38 @@ def _log_softmax(x, axis=-1, **options):
 
 
 def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where=None, out=None):
-    x = _leave_out("logsumexp", _tensor("logsumexp", "x", x), where)
-    if b is None:
-        x = x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
-        dims = _dims(x, axis)
+    x = autocast(_floating(_tensor("logsumexp", "x", x)))
+    if b is not None:
+        return _weighted(x, axis, b, keepdims, return_sign, where, out)
+    mask = _mask("logsumexp", x, where)
+    dims = _dims(x, axis)
+    if _is_direct("logsumexp", (x,), mask):
+        shape = _kernels.row_shape(x.shape, dims, keepdims)
+        lse = _launch("logsumexp", "logsumexp", (x,), dims, shape=shape, where=mask, out=out)
+    else:
+        x = _leave_out(x, mask)
         lse = summed(x, dims, keepdims) if is_ours("logsumexp", x) else torch.logsumexp(x, dims, keepdims)
-        if not return_sign:
-            return _into("logsumexp", out, lse)
-        one = torch.where(lse == float("-inf"), 0, torch.ones_like(lse)).masked_fill(lse.isnan(), float("nan"))
-        return _into("logsumexp", out, lse), one
+        lse = _into("logsumexp", out, lse)
+    if not return_sign:
+        return lse
+    return lse, torch.where(lse == float("-inf"), 0, torch.ones_like(lse)).masked_fill(lse.isnan(), float("nan"))
+
+
+def _weighted(x, axis, b, keepdims, return_sign, where, out):
     if isinstance(b, torch.Tensor):
         _beside("logsumexp", "b", b, "x", x)
     x, b = torch.broadcast_tensors(x, torch.as_tensor(b, dtype=x.dtype, device=x.device))
-    if not is_ours("logsumexp", x) or way(x) != "kernel" or way(b) != "kernel":
+    mask = _mask("logsumexp", x, where)
+    if not _is_direct("logsumexp", (x, b), mask):
         raise NotImplementedError(
             "logsumexp: b with gradients, transforms or a tensor the kernels do not take; for positive weights "
             "use logsumexp(x + b.log())"
         )
     dims = _dims(x, axis)
-    lse, sign = (x.new_empty(_kernels.row_shape(x.shape, dims, keepdims)) for _ in range(2))
-    _kernels.launch("logsumexp", (x.resolve_neg(), b.resolve_neg()), lse, dims, sign=sign)
-    if not return_sign:
-        return _into("logsumexp", out, lse.masked_fill_(sign < 0, float("nan")))
-    return _into("logsumexp", out, lse), sign
+    shape = _kernels.row_shape(x.shape, dims, keepdims)
+    sign = x.new_empty(shape)
+    lse = _launch("logsumexp", "logsumexp", (x, b), dims, shape=shape, where=mask, out=out, sign=sign)
+    return (lse, sign) if return_sign else lse.masked_fill_(sign < 0, float("nan"))
 
 
 # -- derivatives, as functions of tensors of their own -------------------------------------------------------
@@ -127,6 +223,9 @@ def _derivative(function, *args, **kwargs):
         tensors[0] = tensors[0].reshape(_kernels.row_shape(last.shape, dims))
     if "logsumexp" in op:
         tensors.reverse()  # the operations take x first
+    if _is_direct(function, tensors):
+        shape = _kernels.row_shape(last.shape, dims, keepdims) if op == "logsumexp_jvp" else last.shape
+        return _launch(function, op, tensors, dims, T, shape=shape, out=out)
     forward_mode = forward_ad._current_level >= 0 or functorch_active()
     if forward_mode or not all(is_ours(function, t) for t in tensors):
         result = getattr(_formulas, op)(*tensors, dims, T)
@@ -141,10 +240,12 @@ def _derivative(function, *args, **kwargs):
 
 
 def _matrix(function, x):
-    x = _tensor(function, "x" if function == "logsumexp_hessian" else "y", x)
+    x = _floating(_tensor(function, "x" if function == "logsumexp_hessian" else "y", x))
     if x.dim() == 0:
         raise ValueError(f"{function}: the tensor has shape (), accepted: at least one dimension")
-    if is_ours(function, x) and way(x) == "kernel" and x.dtype != torch.bfloat16 and x.device.type == "cpu":
+    if x.dtype in (torch.float16, torch.bfloat16):  # rounded once, from float32
+        return _matrix(function, x.float()).to(x.dtype)
+    if is_ours(function, x) and way(x) == "kernel" and x.device.type == "cpu":
         return torch.from_numpy(np.asarray(getattr(_arrays, function)(x.resolve_neg().detach().numpy())))
     if function == "log_softmax_jacobian":
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - x.exp().unsqueeze(-2)
