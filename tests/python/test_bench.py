@@ -89,8 +89,8 @@ def test_check_accepts_the_library_and_no_mistake(op, axis, dtype):
     cells.check(cell, inputs, result)
     with pytest.raises(ArithmeticError, match=op):
         cells.check(cell, inputs, np.asarray(result) * 1.1 + 0.01)
-    if op == "softmax":
-        zeroed = np.where(np.asarray(result) < 1e-3, 0, np.asarray(result))
+    if op == "softmax" and dtype != "float16":
+        zeroed = np.where(np.asarray(result) < 1e-7, 0, np.asarray(result))
         with pytest.raises(ArithmeticError, match=op):
             cells.check(cell, inputs, zeroed)
 
