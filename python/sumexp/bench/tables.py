@@ -142,7 +142,7 @@ def readme_blocks(document, names=()):
     if names:
         rows = []
         for v in bars.judge(document["records"], document["overhead"], names):
-            of = f"{v.cells - len(v.failing)} of {v.cells}" if v.cells and not v.where.endswith("us") else ""
+            of = f"{v.cells - len(v.failing)} of {v.cells}" if v.cells and v.where and " us against " not in v.where else ""
             rows.append([v.bar, of, v.figure, v.limit, v.word])
         blocks["bars"] = markdown(["bar", "cells that meet it", "worst, or mean", "limit", ""], rows)
     speeds = [r for r in document["records"] if "speed" in r["groups"]]
