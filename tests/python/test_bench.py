@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sumexp.bench import __main__ as main
 from sumexp.bench import accuracy, bars, cells, peers, rounds, stats, tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +161,13 @@ def test_verdicts_in_a_page(tmp_path):
 def test_refuses_with_a_reason(arguments, message):
     run = bench(*arguments)
     assert run.returncode and message in run.stderr and "Traceback" not in run.stderr
+
+
+def test_a_measured_cell_replaces_one_that_could_not_be():
+    cell = {"op": "softmax", "n": 16, "peer": "torch", "groups": ["torch"]}
+    document = {"records": [{**cell, "seconds": [], "skip": "its process ended"}]}
+    main.add(document, "records", [{**cell, "seconds": [1.0]}])
+    assert document["records"] == [{**cell, "seconds": [1.0]}]
 
 
 def test_figures_of_another_run_stay_alone(measured, tmp_path):

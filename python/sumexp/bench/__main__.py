@@ -129,7 +129,7 @@ def new_document():
     }
 
 
-RESULTS = ("peer", "seconds", "extra", "max", "mean", "worst", "by_row", "groups")
+RESULTS = ("peer", "seconds", "skip", "extra", "max", "mean", "worst", "by_row", "groups")
 
 
 def add(document, section, records):
@@ -217,7 +217,7 @@ def measure(options, document, save):
             shown.close()
         if options.memory:
             ops = [op for op in options.ops if op in ("softmax", "log_softmax", "logsumexp")]
-            grid = cells.grid(ops, ["float32"], ["last"], [4096, 1 << 20], [1], 64)
+            grid = cells.grid(ops, ["float32"], ["last"], [4096] if options.quick else [4096, 1 << 20], [1], 64)
             requests = [("memory", {"cell": dataclasses.asdict(c)}) for c in grid]
             shown, progress = bar(len(requests) * len(options.peers), "memory")
             add(document, "memory", rounds.run_alone(options.peers, requests, False, progress, note))

@@ -2,8 +2,8 @@
 
 A bar is judged from records (rounds.run_cells) alone, so that it can be judged again from a JSON file. All
 figures are ratios of medians of one run, with the interval that stats.ratio_interval gives. "met" goes by the
-ratios, and needs every cell that was asked for; of the cells that are not, those count as noise whose interval holds
-the limit.
+ratios, with the number of cells that could not be measured beside it; where every cell that misses a limit has it in its
+interval, the bar is marked "(noise)".
 """
 
 import dataclasses
