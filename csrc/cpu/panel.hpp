@@ -1,5 +1,6 @@
 // The layout of rows of up to one chunk: every row stays where it is and is reduced to one group of lanes; V::W of these
-// fold together (fold_rows), and all that is done once a row (division, logarithm) is done for V::W rows at once.
+// fold together (fold_rows), and all that is done once a row (division, logarithm) is done for V::W rows at once. Where
+// there are fewer rows, lanes without one repeat the first.
 #pragma once
 
 #include "tile_kernels.hpp"
@@ -22,9 +23,9 @@ struct Panel {
 
   RowsAt in[kInputs], terms;
   Count count;
+  int rows;  // up to V::W
   std::int64_t ahead;
 
-  // One row after the other.
   class Cursor {
    public:
     SUMEXP_FN explicit Cursor(const Panel& panel) : panel_(panel), terms_(panel.terms.first) {
@@ -44,6 +45,16 @@ struct Panel {
     const char* in_[kInputs];
     char* terms_;
   };
+  // f(b, cursor at row b), one row after the other.
+  template <class F>
+  SUMEXP_FN void each_row(F f) const {
+    Cursor row(*this);
+    for (int b = 0; b < rows; ++b, row.next()) f(b, row);
+  }
+  template <class X>
+  SUMEXP_FN void repeat_first(X& lane) const {
+    for (int b = rows; b < W; ++b) lane[b] = lane[0];
+  }
 
   struct Lanes {
     T at[W];
@@ -68,15 +79,15 @@ struct Panel {
 
   SUMEXP_FN V largest() const {
     V best[W];
-    Cursor row(*this);
-    for (int b = 0; b < W; ++b, row.next()) best[b] = lane_max<V>(row.in(0), count);
+    each_row([&](int b, const Cursor& row) SUMEXP_INLINE { best[b] = lane_max<V>(row.in(0), count); });
+    repeat_first(best);
     return fold_rows(best, [](V low, V high) { return larger(low, high); });
   }
   SUMEXP_FN V largest_below(V limit) const {
     const Lanes bound(limit);
     V best[W];
-    Cursor row(*this);
-    for (int b = 0; b < W; ++b, row.next()) best[b] = lane_max_below<V>(row.in(0), count, bound.at[b]);
+    each_row([&](int b, const Cursor& row) SUMEXP_INLINE { best[b] = lane_max_below<V>(row.in(0), count, bound.at[b]); });
+    repeat_first(best);
     return fold_rows(best, [](V low, V high) { return larger(low, high); });
   }
   template <bool kExclude, bool kStore, bool kAll>
@@ -85,8 +96,7 @@ struct Panel {
     const Lanes shift(reduce.shift), floor(reduce.floor), bound(limit), want(wanted);
     Groups groups;
     T left_out[W];
-    Cursor row(*this);
-    for (int b = 0; b < W; ++b, row.next()) {
+    each_row([&](int b, const Cursor& row) SUMEXP_INLINE {
       int out = 0;
       if (kAll || want.at[b] != T(0)) {
         V sums[2][kVectors];
@@ -98,15 +108,15 @@ struct Panel {
         groups[b] = WideMembers<V>{};
       }
       left_out[b] = static_cast<T>(out);
-    }
+    });
+    repeat_first(groups), repeat_first(left_out);
     excluded = V::load(left_out);
     return groups.fold();
   }
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
     Groups groups[Op::kSums];
-    Cursor cursor(*this);
-    for (int b = 0; b < W; ++b, cursor.next()) {
+    each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
       const E* x[kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < kInputs; ++k) x[k] = cursor.in(k);
@@ -117,8 +127,8 @@ struct Panel {
         sum_lanes<V, Op, pass>(x, count, scalars_of(row, b), sums);
       }
       for (int a = 0; a < Op::kSums; ++a) groups[a][b] = group_members(sums[a]);
-    }
-    for (int a = 0; a < Op::kSums; ++a) place_sum<Op, pass>(a, groups[a].fold(), row);
+    });
+    for (int a = 0; a < Op::kSums; ++a) repeat_first(groups[a]), place_sum<Op, pass>(a, groups[a].fold(), row);
   }
 
  private:
@@ -140,7 +150,7 @@ void map_panel(const Panel<V, E, Tile::kInputs, Count>& panel, const typename Ti
   static_assert(sizeof(Row) % sizeof(V) == 0, "a Row is nothing but vectors");
   const typename Rows::Lanes witness(Tile::witness(row));
   typename Rows::Cursor cursor(panel);
-  for (int b = 0; b < V::W; ++b, cursor.next(), out.first += out.step) {
+  for (int b = 0; b < panel.rows; ++b, cursor.next(), out.first += out.step) {
     E* const to = reinterpret_cast<E*>(out.first);
     if (is_nan(witness.at[b])) {
       fill_chunk<V>(to, panel.count, Limits<T>::nan());
@@ -179,7 +189,7 @@ bool run_panels(const Panel<V, E, Tile::kInputs, Count>* panels, int tiles, cons
   if (!Tile::reduce(panels, tiles, params, row)) return false;
   for (int t = 0; t < tiles; ++t, out.first += V::W * out.step) {
     if constexpr (Tile::kRowOutput) {
-      store_rows<V, S>(out.first, out.step, V::W, Tile::emit(row[t]));
+      store_rows<V, S>(out.first, out.step, panels[t].rows, Tile::emit(row[t]));
     } else {
       map_panel<V, Tile>(panels[t], row[t], out, stream);
     }

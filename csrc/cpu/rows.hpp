@@ -68,6 +68,7 @@ class RowDriver {
   // Where a vector is a register, it pays to convert 16-bit rows while they are loaded, and to take rows in panels.
   static constexpr bool kDirect16 = V::kRegister && !Kernel::kPackedOnly;
   static constexpr bool kPanels = V::kRegister && !std::is_void_v<Tile>;
+  static constexpr int kFewest = 2;  // rows of a panel
   // Columns taken together: a line of them, but no less than a vector and no more than kTiles panels.
   static constexpr int kInLine = kLineBytes / sizeof(S), kMost = kTiles * V::W;
   static constexpr int kLine = kInLine < V::W ? V::W : kInLine < kMost ? kInLine : kMost;
@@ -108,8 +109,7 @@ class RowDriver {
   // Rows [begin, end), one after the other.
   void run(std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
-      int rows = block_rows<V, S>(plan_, r, end, panels_ * width_);
-      if (rows > V::W) rows = rows / V::W * V::W;
+      const int rows = block_rows<V, S>(plan_, r, end, panels_ * width_);
       if (rows == width_ || !panel_block(r, rows))
         for (int b = 0; b < rows; b += width_) block(r + b, rows - b < width_ ? rows - b : width_);
       r += rows;
@@ -306,7 +306,7 @@ class RowDriver {
   // A block of one or more panels; false where it is none, or one of its rows is special.
   bool panel_block(std::int64_t r, int rows) {
     if constexpr (kPanels) {
-      if (rows % V::W || chunks_ > 1 || plan_.n == 0 || plan_.data[cpu::kSign]) return false;
+      if (rows < kFewest || chunks_ > 1 || plan_.n == 0 || plan_.data[cpu::kSign]) return false;
       begin_block(r, rows);
       pack(0);
       const bool done = with_elements([&](auto* element) {
@@ -326,17 +326,18 @@ class RowDriver {
     Panel<V, E, kInputs, Count> panel[kTiles];
     TileParams<V> params;
     params.factor = V(static_cast<T>(params_.factor));
-    const int tiles = rows_ / V::W;
+    const int tiles = (rows_ + V::W - 1) / V::W;
     for (int t = 0; t < tiles; ++t) {
-      const int first = t * V::W;
+      const int first = t * V::W, left = rows_ - first;
       panel[t].count = count;
+      panel[t].rows = left < V::W ? left : V::W;
       panel[t].ahead = ahead_;
       for (int k = 0; k < kInputs; ++k) panel[t].in[k] = rows_at<E>(k, first);
       panel[t].terms = {nullptr, 0};
       if (Kernel::kTerms && in_out_) panel[t].terms = {address(cpu::kOut, first), step_[cpu::kOut]};
       if (Kernel::kTerms && !in_out_) panel[t].terms = {reinterpret_cast<char*>(terms(0, first)), pitch_bytes()};
       if (row_input_ < 0) continue;
-      params.row_input[t] = load_rows<V, S>(address(row_input_, first), step_[row_input_], V::W);
+      params.row_input[t] = load_rows<V, S>(address(row_input_, first), step_[row_input_], panel[t].rows);
     }
     const RowsAt out = Kernel::kRowOutput ? RowsAt{address(cpu::kOut, 0), step_[cpu::kOut]} : rows_at<E>(cpu::kOut, 0);
     return run_panels<V, S, Tile>(panel, tiles, params, out, direct_ && plan_.stream);

@@ -134,7 +134,7 @@ class TileDriver {
  private:
   std::int64_t rows_of_panels(std::int64_t r, std::int64_t end) const {
     const int rows = block_rows<V, S>(plan_, r, end, std::numeric_limits<int>::max());
-    return rows < kTiles * W ? 0 : rows / W * W;
+    return rows;
   }
   bool run_tiles(int tiles) {
     workspace_.reset();

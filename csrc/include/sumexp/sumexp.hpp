@@ -59,7 +59,8 @@ enum class Code : std::int32_t {
 // has been written; but out may be partly written where scratch space (out_of_memory) or a device (device_error) failed.
 struct Status {
   Code code = Code::ok;
-  char message[240] = {0};
+  char message[240];
+  Status() { message[0] = '\0'; }
   bool ok() const { return code == Code::ok; }
 };
 
