@@ -2,8 +2,8 @@
 //
 // They are plain CPython vectorcall functions, because on a row of 16 numbers the call is the cost:
 // arguments are compared by pointer, nothing is allocated but the result. Only exact ndarrays of the
-// four dtypes in native byte order are handled here. Everything else (torch tensors, lists, integers,
-// swapped bytes, DLPack) goes to sumexp._arrays.call, which makes such arrays and calls again.
+// four dtypes in native byte order, and by quick.cpp plain torch tensors, are handled here. Everything else (other
+// tensors, lists, integers, swapped bytes, DLPack) goes to sumexp._arrays.call, which makes such arrays and calls again.
 #include "faces.hpp"
 
 #include "docs.hpp"
@@ -331,7 +331,10 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kw
   Arguments a = {};
   if (!parse(face, keywords[I], args, nargs, kwnames, a)) return nullptr;
   const int code = plain_dtype(a, array_count(face));
-  return code < 0 ? call_slow_path(face, args, nargs, kwnames) : call_plain(face, a, code);
+  if (code >= 0) return call_plain(face, a, code);
+  if (!out_is_row(face.op) && !input_is_row(face.op, 1) && !a[kWhere] && !a[kOut])
+    if (PyObject* result = quick_result(face.op, a, array_count(face), a[kAxis], a[kTemperature])) return result;
+  return call_slow_path(face, args, nargs, kwnames);
 }
 
 // on_device(name, device, stream, workspace, workspace_bytes, sign, *arrays, **options): a function on arrays that

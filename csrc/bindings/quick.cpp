@@ -1,4 +1,4 @@
-// quick_softmax: the common case of sumexp.torch's softmax and log_softmax in one call.
+// The common case of torch tensors in one call: contiguous, on the CPU, with nothing special going on.
 //
 // For a tensor of 4 x 16 the call is the cost, and asking torch "is anything special going on?" from Python
 // is a good part of it. The questions are asked here instead. Their answers, and the allocation, come from
@@ -40,9 +40,9 @@ int answers(PyObject* function, PyObject* argument, PyObject* wanted) {
   return answer == wanted;
 }
 
-// 1 if x is a plain tensor and no transform, mode or trace is active.
-int is_plain(PyObject* x) {
-  if (!torch.tensor || Py_TYPE(x) != torch.tensor) return 0;
+// 1 if no transform, mode or trace is active.
+int is_quiet() {
+  if (!torch.tensor) return 0;
   PyObject* level = PyDict_GetItemWithError(torch.forward_ad, current_level);
   if (!level || !PyLong_Check(level) || PyLong_AsLong(level) >= 0) return 0;
   static PyObject* const zero = PyLong_FromLong(0);
@@ -50,8 +50,11 @@ int is_plain(PyObject* x) {
   if (yes > 0) yes = answers(torch.counts[0], zero);
   if (yes > 0) yes = answers(torch.counts[1], zero);
   if (yes > 0) yes = answers(torch.is_tracing, Py_False);
-  if (yes > 0) yes = answers(torch.is_neg, x, Py_False);
   return yes;
+}
+
+int is_plain(PyObject* x) {
+  return Py_TYPE(x) == torch.tensor ? answers(torch.is_neg, x, Py_False) : 0;
 }
 
 int needs_gradient(PyObject* x) {
@@ -71,40 +74,50 @@ int read_served(PyObject* x, dlpack::Tensor* tensor) {
   return code == dlpack::kMask ? -1 : code;
 }
 
-// softmax or log_softmax of a contiguous CPU tensor; null where x is something else, with or without an error
-// set.
-PyObject* compute(PyObject* op, PyObject* x, PyObject* dim, PyObject* temperature) {
-  dlpack::Tensor in, out;
-  const int code = read_served(x, &in);
-  if (code < 0) return nullptr;
+// An operation on `count` contiguous CPU tensors of one shape and dtype, which its result has too; null where they are
+// something else, with or without an error set.
+PyObject* compute(Op op, PyObject* const* x, int count, long axis, double temperature) {
+  dlpack::Tensor in[kMaxInputs], out;
   Call call;
-  call.op = static_cast<Op>(PyLong_AsLong(op));
-  call.temperature = PyFloat_AsDouble(temperature);
-  call.dtype = static_cast<DType>(code);
-  call.ndim = in.ndim;
-  call.shape = in.shape;
-
   std::int64_t strides[kMaxDims], elements = 1;
-  for (int d = in.ndim - 1; d >= 0; --d) {
-    if (in.strides[d] != elements) return nullptr;  // empty_like below must give these strides too
-    strides[d] = elements * item_size(code);
-    elements *= in.shape[d];
+  for (int k = 0; k < count; ++k) {
+    const int code = read_served(x[k], &in[k]);
+    if (code < 0) return nullptr;
+    if (k == 0) {
+      call.dtype = static_cast<DType>(code);
+      call.ndim = in[0].ndim;
+      call.shape = in[0].shape;
+      for (int d = call.ndim - 1; d >= 0; --d) {
+        strides[d] = elements * item_size(code);
+        elements *= call.shape[d];
+      }
+    }
+    if (call.dtype != static_cast<DType>(code) || in[k].ndim != call.ndim) return nullptr;
+    for (int d = 0; d < call.ndim; ++d)  // empty_like below must give these strides too
+      if (in[k].shape[d] != call.shape[d] || in[k].strides[d] * item_size(code) != strides[d]) return nullptr;
+    call.in[k] = {static_cast<char*>(in[k].data) + in[k].byte_offset, strides};
   }
-  long axis = PyLong_AsLong(dim);
-  if (axis == -1 && PyErr_Occurred()) return nullptr;
-  if (axis < 0) axis += in.ndim;
-  if (axis < 0 || axis >= in.ndim || elements == 0) return nullptr;
+  if (axis < 0) axis += call.ndim;
+  if (axis < 0 || axis >= call.ndim || elements == 0) return nullptr;
+  call.op = op;
   call.axes = std::uint64_t{1} << axis;
+  call.temperature = temperature;
 
-  PyObject* result = PyObject_CallOneArg(torch.empty_like, x);
+  PyObject* result = PyObject_CallOneArg(torch.empty_like, x[0]);
   if (!result) return nullptr;
   if (torch.read(result, &out) == 0) {
-    call.in[0] = {static_cast<char*>(in.data) + in.byte_offset, strides};
     call.out = {static_cast<char*>(out.data) + out.byte_offset, strides};
     if (run_call(call, elements, "softmax")) return result;
   }
   Py_DECREF(result);
   return nullptr;
+}
+
+// The same for (op, x, dim, temperature).
+PyObject* compute_softmax(PyObject* const* args) {
+  const long op = PyLong_AsLong(args[0]), dim = PyLong_AsLong(args[2]);
+  const double temperature = PyFloat_AsDouble(args[3]);
+  return PyErr_Occurred() ? nullptr : compute(static_cast<Op>(op), &args[1], 1, dim, temperature);
 }
 
 // quick_softmax(op, x, dim, temperature): the result; True where all is plain but a gradient is to be
@@ -114,13 +127,13 @@ PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     PyErr_SetString(PyExc_TypeError, "quick_softmax(op, x, dim, temperature): bad arguments");
     return nullptr;
   }
-  PyObject *x = args[1], *dim = args[2], *result = nullptr;
-  if (!PyLong_CheckExact(dim) || !PyFloat_CheckExact(args[3])) Py_RETURN_NONE;
-  if (is_plain(x) > 0) {
+  PyObject *x = args[1], *result = nullptr;
+  if (!PyLong_CheckExact(args[2]) || !PyFloat_CheckExact(args[3])) Py_RETURN_NONE;
+  if (is_quiet() > 0 && is_plain(x) > 0) {
     const int gradient = needs_gradient(x);
     dlpack::Tensor tensor;
     if (gradient > 0 && read_served(x, &tensor) >= 0) Py_RETURN_TRUE;
-    if (gradient == 0) result = compute(args[0], x, dim, args[3]);
+    if (gradient == 0) result = compute_softmax(args);
   }
   if (result) return result;
   PyErr_Clear();
@@ -133,7 +146,7 @@ PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     PyErr_SetString(PyExc_TypeError, "quick_forward(op, x, dim, temperature): bad arguments");
     return nullptr;
   }
-  if (PyObject* result = compute(args[0], args[1], args[2], args[3])) return result;
+  if (PyObject* result = compute_softmax(args)) return result;
   PyErr_Clear();
   Py_RETURN_NONE;
 }
@@ -160,6 +173,22 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 }
 
 }  // namespace
+
+PyObject* quick_result(Op op, PyObject* const* x, int count, PyObject* axis, PyObject* temperature) {
+  if (!torch.tensor || Py_TYPE(x[0]) != torch.tensor) return nullptr;
+  if ((axis && !PyLong_CheckExact(axis)) || (temperature && !PyFloat_CheckExact(temperature) && !PyLong_CheckExact(temperature)))
+    return nullptr;
+  bool plain = is_quiet() > 0;
+  for (int k = 0; plain && k < count; ++k) plain = is_plain(x[k]) > 0 && needs_gradient(x[k]) == 0;
+  PyObject* result = nullptr;
+  if (plain) {
+    const long dim = axis ? PyLong_AsLong(axis) : -1;
+    const double T = temperature ? PyFloat_AsDouble(temperature) : 1.0;
+    if (!PyErr_Occurred()) result = compute(op, x, count, dim, T);
+  }
+  if (!result) PyErr_Clear();
+  return result;
+}
 
 void add_quick(py::module_& module) {
   requires_grad = PyUnicode_InternFromString("requires_grad");

@@ -416,6 +416,80 @@ def test_out_with_lazy_negation():
     assert equal(se.softmax(x, where=X > 0, out=out), se.softmax(-X, where=X > 0))
 
 
+# name -> tensors, of the functions that have a short way for plain tensors (csrc/bindings/quick.cpp)
+PLAIN = {"softmax": 1, "log_softmax": 1, "softmax_vjp": 2, "softmax_jvp": 2, "log_softmax_vjp": 2, "log_softmax_jvp": 2,
+         "softmax_hvp": 3, "log_softmax_hvp": 3}  # fmt: skip
+ODD = {
+    "plain": lambda t: t,
+    "negated": lambda t: torch._neg_view(-t),
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "expanded": lambda t: t[:1].expand_as(t),
+    "parameter": lambda t: torch.nn.Parameter(t, requires_grad=False),
+}
+
+
+def operands(name):
+    y = torch.log_softmax(X, -1) if name.startswith("log") else torch.softmax(X, -1)
+    return [X] if PLAIN[name] == 1 else [X.sin(), X.cos()][: PLAIN[name] - 1] + [y]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_odd_tensor_among_plain_ones(name, odd):
+    for k in range(PLAIN[name]):
+        tensors = operands(name)
+        tensors[k] = ODD[odd](tensors[k])
+        arrays = [t.resolve_neg().detach().numpy() for t in tensors]
+        for axis in (0, 2, -1, -4):
+            for T in (1.0, 2, 0.5):
+                same_bytes(getattr(se, name)(*tensors, axis, temperature=T), getattr(se, name)(*arrays, axis, temperature=T))
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_recorded_tensor_among_plain_ones(name):
+    for k in range(PLAIN[name]):
+        tensors = operands(name)
+        tensors[k] = tensors[k].clone().requires_grad_()
+        y = getattr(se, name)(*tensors)
+        assert y.requires_grad
+        y.sum().backward()
+        assert tensors[k].grad is not None
+        with torch.no_grad():
+            assert not getattr(se, name)(*tensors).requires_grad
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_under_a_mode(name):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Seen(TorchDispatchMode):
+        ops = ()
+
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            self.ops += (op.namespace,)
+            return op(*args, **(kwargs or {}))
+
+    with Seen() as seen:
+        getattr(se, name)(*operands(name))
+    assert "sumexp" in seen.ops
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_that_do_not_fit(name):
+    call, tensors = getattr(se, name), operands(name)
+    for axis in (4, -5, 1 << 70):
+        with pytest.raises((IndexError, OverflowError)):
+            call(*tensors, axis)
+    for T in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"{name}: temperature is {T}, accepted"):
+            call(*tensors, temperature=T)
+    tensors = [t.bfloat16() for t in tensors]
+    for k in range(PLAIN[name] - 1):
+        for other in (tensors[k][:1], tensors[k].double(), tensors[k].half(), tensors[k].reshape(-1)):
+            with pytest.raises(ValueError, match=f"{name}: [gvt] has shape"):
+                call(*(other if i == k else t for i, t in enumerate(tensors)))
+
+
 def test_annotations():
     import inspect
 
