@@ -220,7 +220,7 @@ def test_place_in_the_batch(op, fmt):
         inputs = inputs_of(op, fmt, rows, n)
         expected = op.run(se, inputs)
         alone = range(rows) if n <= 300 else (0, 1, rows - 1)
-        for begin, end in [(r, r + 1) for r in alone] + [(1, rows), (0, rows - 1), (3, 20), (16, 33)]:
+        for begin, end in [(r, r + 1) for r in alone] + [(1, rows), (0, rows - 1), (3, 20), (16, 33), (2, 4), (9, 14), (20, 35)]:
             got = op.run(se, [i[begin:end] for i in inputs])
             assert same(got, expected[begin:end]), (n, begin, end)
         order = np.random.default_rng(n).permutation(rows)
@@ -250,6 +250,8 @@ def test_special_rows_in_the_batch(op, fmt):
                 alone = op.run(se, [i[r : r + 1] for i in inputs])
                 assert same(batch[r : r + 1], alone), (n, r)
                 assert same(turned[r : r + 1], alone), (n, r, "first axis")
+            for begin, end in ((4, 6), (18, 21), (30, 37)):
+                assert same(op.run(se, [i[begin:end] for i in inputs]), batch[begin:end]), (n, begin, end)
 
 
 @FORMAT
