@@ -1,8 +1,6 @@
 // The driver of short rows: transposes V::W rows at a time into a tile, runs a tile kernel, transposes back. Rows of whole
-// vectors are left to panels, if there are enough of them.
+// vectors, and a few rows, are left to panels.
 #pragma once
-
-#include <limits>
 
 #include "rows.hpp"
 #include "transposed.hpp"
@@ -99,26 +97,23 @@ class TileDriver {
   static constexpr int kLongestRow = 2 * W;  // longer rows keep a vector busy by themselves (Panel)
 
  public:
-  static bool serves(const Plan& plan) {
-    return plan.n >= 1 && plan.n <= kLongestRow && plan.row_dims <= 1 && !plan.data[cpu::kWhere] && !plan.weighted;
+  static bool serves(const Plan& plan, std::int64_t rows) {
+    if (plan.n < 1 || plan.n > kLongestRow || plan.row_dims > 1 || plan.data[cpu::kWhere] || plan.weighted) return false;
+    if (!V::kRegister || !plan.direct) return rows > 1;
+    // A tile costs as much as its elements, a panel as its rows, and sums little beside a transposition, so that half a vector
+    // will do. Parts of 16-bit vectors cannot be loaded.
+    constexpr bool parts = std::is_same_v<S, T>, sums = !std::is_void_v<typename Tile::Op>;
+    return plan.n % W != 0 && !(parts && (2 * rows <= plan.n || (sums && 2 * plan.n > W)));
   }
 
   TileDriver(const Plan& plan, Workspace& workspace)
       : plan_(plan), workspace_(workspace), n_(static_cast<int>(plan.n)), pitch_((n_ + W - 1) / W * W), tiles_(plan) {
     params_.factor = V(temperature_factor<T>(plan));
     divide_ = cpu::op_info(plan.op).temperature == -1 && plan.temperature != 1.0;
-    // Sums cost so little beside a transposition that half a vector will do (not of 16 bits: it has no part loads).
-    const bool cheap = !std::is_void_v<typename Tile::Op> && std::is_same_v<S, T> && 2 * n_ > W;
-    panels_ = V::kRegister && plan.direct && (n_ % W == 0 || cheap);
   }
 
   void run(std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end;) {
-      if (const std::int64_t whole = panels_ ? rows_of_panels(r, end) : 0) {
-        run_rows<V, S, Kernel, Tile>(plan_, r, r + whole, workspace_);
-        r += whole;
-        continue;
-      }
       int tiles = 0;
       std::int64_t next = r;
       for (; tiles < kTiles && next < end; ++tiles) {
@@ -132,10 +127,6 @@ class TileDriver {
   }
 
  private:
-  std::int64_t rows_of_panels(std::int64_t r, std::int64_t end) const {
-    const int rows = block_rows<V, S>(plan_, r, end, std::numeric_limits<int>::max());
-    return rows;
-  }
   bool run_tiles(int tiles) {
     workspace_.reset();
     V* buffer[kInputs];
@@ -163,7 +154,7 @@ class TileDriver {
   const Plan& plan_;
   Workspace& workspace_;
   int n_, pitch_;
-  bool divide_, panels_;
+  bool divide_;
   TileRows<V, S> tiles_;
   TileParams<V> params_;
 };
@@ -171,7 +162,7 @@ class TileDriver {
 template <class V, class S, class Kernel, class Tile>
 void run_short_or_long(const Plan& plan, std::int64_t begin, std::int64_t end, Workspace& workspace) {
   using Driver = TileDriver<V, S, Tile, Kernel>;
-  if (Driver::serves(plan) && end - begin > 1) return Driver(plan, workspace).run(begin, end);
+  if (Driver::serves(plan, end - begin)) return Driver(plan, workspace).run(begin, end);
   run_rows<V, S, Kernel, Tile>(plan, begin, end, workspace);
 }
 
