@@ -325,6 +325,21 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
   return Py_BuildValue("(NN)", value, sign_value);
 }
 
+// What quick.cpp serves; null, without an error set, for all else. Arguments that may be wrong are left to the long way.
+PyObject* try_quick(const Face& face, const Arguments& a) {
+  if (a[kWhere] || a[kB] || a[kReturnSign]) return nullptr;
+  QuickCall quick = {face.op, a, array_count(face), a[kAxis] || !face.axis_none ? a[kAxis] : Py_None};
+  if (PyObject* const given = a[kTemperature]) {
+    if (!PyFloat_CheckExact(given) && !PyLong_CheckExact(given)) return nullptr;
+    quick.temperature = PyFloat_AsDouble(given);  // -1 for an int beyond floats, which no call takes either
+    PyErr_Clear();
+  }
+  if (a[kKeepdims] && !PyBool_Check(a[kKeepdims])) return nullptr;
+  quick.keepdims = a[kKeepdims] == Py_True;
+  quick.out = a[kOut];
+  return quick_result(quick);
+}
+
 template <int I>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   constexpr const Face& face = kFaces[I];
@@ -332,8 +347,7 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kw
   if (!parse(face, keywords[I], args, nargs, kwnames, a)) return nullptr;
   const int code = plain_dtype(a, array_count(face));
   if (code >= 0) return call_plain(face, a, code);
-  if (!out_is_row(face.op) && !input_is_row(face.op, 1) && !a[kWhere] && !a[kOut])
-    if (PyObject* result = quick_result(face.op, a, array_count(face), a[kAxis], a[kTemperature])) return result;
+  if (PyObject* result = try_quick(face, a)) return result;
   return call_slow_path(face, args, nargs, kwnames);
 }
 

@@ -1,4 +1,4 @@
-// The common case of torch tensors in one call: contiguous, on the CPU, with nothing special going on.
+// The common case of torch tensors in one call: contiguous, on the CPU, with nothing special going on; the result new or in `out`.
 //
 // For a tensor of 4 x 16 the call is the cost, and asking torch "is anything special going on?" from Python
 // is a good part of it. The questions are asked here instead. Their answers, and the allocation, come from
@@ -15,15 +15,17 @@ struct Torch {  // filled by set_quick, under the GIL
   PyObject* empty_like = nullptr;
   PyObject* is_neg = nullptr;  // Tensor.is_neg, whose tensors DLPack hands over without the sign
   PyObject* is_grad_enabled = nullptr;
-  PyObject* is_inference = nullptr;  // inference mode: nothing is recorded, whatever is_grad_enabled says
+  PyObject* inference_mode = nullptr;  // () -> bool: nothing is recorded, whatever is_grad_enabled says
   PyObject* functorch_active = nullptr;  // () -> bool
   PyObject* counts[2] = {};              // () -> int: modes that watch operations
   PyObject* is_tracing = nullptr;        // () -> bool
   PyObject* forward_ad = nullptr;        // the dict of the module that holds _current_level
+  PyObject* is_inference = nullptr;  // Tensor.is_inference
+  PyObject* increment_version = nullptr;
   int (*read)(void*, dlpack::Tensor*) = nullptr;
 };
 Torch torch;
-PyObject *requires_grad, *current_level;  // interned
+PyObject *requires_grad, *current_level, *new_empty;  // interned
 
 // Calls without arguments and compares the result with `wanted`: 1, 0, or -1 with an error set.
 int answers(PyObject* function, PyObject* wanted) {
@@ -63,7 +65,7 @@ int needs_gradient(PyObject* x) {
   Py_DECREF(flag);
   if (flag != Py_True) return 0;
   const int yes = answers(torch.is_grad_enabled, Py_True);
-  return yes > 0 ? answers(torch.is_inference, Py_False) : yes;
+  return yes > 0 ? answers(torch.inference_mode, Py_False) : yes;
 }
 
 // The kernels' code for x's dtype, and what DLPack tells of it; -1, with or without an error set, where they do not take x:
@@ -74,40 +76,87 @@ int read_served(PyObject* x, dlpack::Tensor* tensor) {
   return code == dlpack::kMask ? -1 : code;
 }
 
-// An operation on `count` contiguous CPU tensors of one shape and dtype, which its result has too; null where they are
-// something else, with or without an error set.
-PyObject* compute(Op op, PyObject* const* x, int count, long axis, double temperature) {
+bool is_contiguous(const dlpack::Tensor& tensor, const Shape& shape) {
+  if (tensor.ndim != shape.ndim) return false;
+  std::int64_t step = 1;
+  for (int d = shape.ndim - 1; d >= 0; --d) {
+    if (tensor.shape[d] != shape.dims[d] || tensor.strides[d] != step) return false;
+    step *= shape.dims[d];
+  }
+  return true;
+}
+
+char* address(const dlpack::Tensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
+
+// Whether a call may write to a tensor that the caller gave: no gradient goes through it, and it is apart from the inputs
+// or, element by element, one of them. What autograd has saved of it is then marked as changed.
+bool may_write(PyObject* out, const Call& call, std::int64_t in_bytes, std::int64_t out_bytes) {
+  if (is_plain(out) <= 0 || answers(torch.is_inference, out, Py_False) <= 0) return false;
+  PyObject* gradient = PyObject_GetAttr(out, requires_grad);
+  Py_XDECREF(gradient);
+  if (gradient != Py_False) return false;
+  const char* const low = static_cast<const char*>(call.out.data);
+  for (const View& input : call.in) {
+    const char* const first = static_cast<const char*>(input.data);
+    const bool same = first == low && !out_is_row(call.op);
+    if (first && !same && first < low + out_bytes && low < first + in_bytes) return false;
+  }
+  PyObject* done = PyObject_CallOneArg(torch.increment_version, out);
+  Py_XDECREF(done);
+  return done;
+}
+
+// Memory for the result: empty_like's for a full one.
+PyObject* new_result(PyObject* x, bool is_row, const Shape& shape) {
+  if (!is_row) return PyObject_CallOneArg(torch.empty_like, x);
+  PyObject* sizes = shape_tuple(shape);
+  PyObject* result = sizes ? PyObject_CallMethodOneArg(x, new_empty, sizes) : nullptr;
+  Py_XDECREF(sizes);
+  return result;
+}
+
+// The call on contiguous CPU tensors of one shape and dtype; null where they are something else, with or without an error set.
+PyObject* compute(const QuickCall& quick) {
   dlpack::Tensor in[kMaxInputs], out;
   Call call;
-  std::int64_t strides[kMaxDims], elements = 1;
-  for (int k = 0; k < count; ++k) {
-    const int code = read_served(x[k], &in[k]);
+  Shape full;
+  for (int k = 0; k < quick.count; ++k) {
+    const int code = read_served(quick.x[k], &in[k]);
     if (code < 0) return nullptr;
     if (k == 0) {
       call.dtype = static_cast<DType>(code);
-      call.ndim = in[0].ndim;
-      call.shape = in[0].shape;
-      for (int d = call.ndim - 1; d >= 0; --d) {
-        strides[d] = elements * item_size(code);
-        elements *= call.shape[d];
-      }
+      full.ndim = in[0].ndim;
+      std::copy_n(in[0].shape, full.ndim, full.dims);
     }
-    if (call.dtype != static_cast<DType>(code) || in[k].ndim != call.ndim) return nullptr;
-    for (int d = 0; d < call.ndim; ++d)  // empty_like below must give these strides too
-      if (in[k].shape[d] != call.shape[d] || in[k].strides[d] * item_size(code) != strides[d]) return nullptr;
-    call.in[k] = {static_cast<char*>(in[k].data) + in[k].byte_offset, strides};
+    if (call.dtype != static_cast<DType>(code) || !is_contiguous(in[k], full)) return nullptr;
   }
-  if (axis < 0) axis += call.ndim;
-  if (axis < 0 || axis >= call.ndim || elements == 0) return nullptr;
-  call.op = op;
-  call.axes = std::uint64_t{1} << axis;
-  call.temperature = temperature;
+  if (quick.axis ? !parse_axes("", quick.axis, full.ndim, &call.axes) : full.ndim == 0) return nullptr;
+  if (!quick.axis) call.axes = std::uint64_t{1} << (full.ndim - 1);
+  call.op = quick.op;
+  call.ndim = full.ndim;
+  call.shape = full.dims;
+  call.temperature = quick.temperature;
 
-  PyObject* result = PyObject_CallOneArg(torch.empty_like, x[0]);
+  const bool is_row = out_is_row(call.op);
+  const int item = item_size(static_cast<int>(call.dtype));
+  std::int64_t strides[kMaxDims], out_strides[kMaxDims], in_bytes = item, out_bytes = item;
+  for (int d = full.ndim - 1; d >= 0; --d) {
+    const bool reduced = is_row && call.axes >> d & 1;
+    strides[d] = in_bytes;
+    out_strides[d] = reduced ? 0 : out_bytes;
+    in_bytes *= full.dims[d];
+    if (!reduced) out_bytes *= full.dims[d];
+  }
+  if (in_bytes == 0) return nullptr;
+  for (int k = 0; k < quick.count; ++k) call.in[k] = {address(in[k]), strides};
+
+  const Shape shape = is_row ? row_shape(full, call.axes, quick.keepdims) : full;
+  PyObject* result = quick.out ? Py_NewRef(quick.out) : new_result(quick.x[0], is_row, shape);
   if (!result) return nullptr;
-  if (torch.read(result, &out) == 0) {
-    call.out = {static_cast<char*>(out.data) + out.byte_offset, strides};
-    if (run_call(call, elements, "softmax")) return result;
+  if (read_served(result, &out) == static_cast<int>(call.dtype) && is_contiguous(out, shape)) {
+    call.out = {address(out), out_strides};
+    const bool ours = !quick.out || may_write(result, call, in_bytes, out_bytes);
+    if (ours && run_call(call, in_bytes / item, "softmax")) return result;
   }
   Py_DECREF(result);
   return nullptr;
@@ -115,9 +164,9 @@ PyObject* compute(Op op, PyObject* const* x, int count, long axis, double temper
 
 // The same for (op, x, dim, temperature).
 PyObject* compute_softmax(PyObject* const* args) {
-  const long op = PyLong_AsLong(args[0]), dim = PyLong_AsLong(args[2]);
+  const long op = PyLong_AsLong(args[0]);
   const double temperature = PyFloat_AsDouble(args[3]);
-  return PyErr_Occurred() ? nullptr : compute(static_cast<Op>(op), &args[1], 1, dim, temperature);
+  return PyErr_Occurred() ? nullptr : compute({static_cast<Op>(op), &args[1], 1, args[2], temperature});
 }
 
 // quick_softmax(op, x, dim, temperature): the result; True where all is plain but a gradient is to be
@@ -153,7 +202,7 @@ PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 // set_quick(...): arguments as its signature below says; forward_ad is the module's dict.
 PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs != 10 || !PyType_Check(args[0]) || !PyDict_Check(args[9])) {
+  if (nargs != 12 || !PyType_Check(args[0]) || !PyDict_Check(args[9])) {
     PyErr_SetString(PyExc_TypeError, "set_quick: bad arguments");
     return nullptr;
   }
@@ -168,24 +217,19 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   }
   for (Py_ssize_t k = 0; k < nargs; ++k) Py_INCREF(args[k]);  // kept for good
   torch = {reinterpret_cast<PyTypeObject*>(args[0]), args[1], args[2], args[3], args[4], args[5], {args[6], args[7]}, args[8],
-           args[9], api->from_object};
+           args[9], args[10], args[11], api->from_object};
   Py_RETURN_NONE;
 }
 
 }  // namespace
 
-PyObject* quick_result(Op op, PyObject* const* x, int count, PyObject* axis, PyObject* temperature) {
-  if (!torch.tensor || Py_TYPE(x[0]) != torch.tensor) return nullptr;
-  if ((axis && !PyLong_CheckExact(axis)) || (temperature && !PyFloat_CheckExact(temperature) && !PyLong_CheckExact(temperature)))
-    return nullptr;
+PyObject* quick_result(const QuickCall& quick) {
+  const bool served = !out_is_row(quick.op) && !input_is_row(quick.op, 1);
+  if (!torch.tensor || Py_TYPE(quick.x[0]) != torch.tensor || !(served || quick.op == Op::logsumexp)) return nullptr;
+  if (quick.axis && quick.axis != Py_None && !PyLong_CheckExact(quick.axis)) return nullptr;
   bool plain = is_quiet() > 0;
-  for (int k = 0; plain && k < count; ++k) plain = is_plain(x[k]) > 0 && needs_gradient(x[k]) == 0;
-  PyObject* result = nullptr;
-  if (plain) {
-    const long dim = axis ? PyLong_AsLong(axis) : -1;
-    const double T = temperature ? PyFloat_AsDouble(temperature) : 1.0;
-    if (!PyErr_Occurred()) result = compute(op, x, count, dim, T);
-  }
+  for (int k = 0; plain && k < quick.count; ++k) plain = is_plain(quick.x[k]) > 0 && needs_gradient(quick.x[k]) == 0;
+  PyObject* result = plain ? compute(quick) : nullptr;
   if (!result) PyErr_Clear();
   return result;
 }
@@ -193,6 +237,7 @@ PyObject* quick_result(Op op, PyObject* const* x, int count, PyObject* axis, PyO
 void add_quick(py::module_& module) {
   requires_grad = PyUnicode_InternFromString("requires_grad");
   current_level = PyUnicode_InternFromString("_current_level");
+  new_empty = PyUnicode_InternFromString("new_empty");
   const auto fast = [](auto* f) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)); };
   static PyMethodDef methods[] = {
       {"quick_softmax", fast(&quick_softmax), METH_FASTCALL,
@@ -202,7 +247,8 @@ void add_quick(py::module_& module) {
        "quick_forward(op, x, dim, temperature, /)\n--\n\nThe result for a tensor that quick_softmax answered with True, or None."},
       {"set_quick", fast(&set_quick), METH_FASTCALL,
        "set_quick(tensor, empty_like, is_neg, is_grad_enabled, is_inference_mode_enabled, functorch_active, "
-       "dispatch_modes, function_modes, is_tracing, forward_ad, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
+       "dispatch_modes, function_modes, is_tracing, forward_ad, is_inference, "
+       "increment_version, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -135,6 +135,8 @@ def set_quick(
     function_modes: Any,
     is_tracing: Any,
     forward_ad: dict[str, Any],
+    is_inference: Any,
+    increment_version: Any,
     /,
 ) -> None: ...
 def matrix(which: SupportsIndex, y: Any) -> Any: ...

@@ -1,6 +1,7 @@
 """sumexp.torch without gradients: values, bytes, layouts, dtypes, errors, fallbacks, and the package's dispatch."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -417,8 +418,8 @@ def test_out_with_lazy_negation():
 
 
 # name -> tensors, of the functions that have a short way for plain tensors (csrc/bindings/quick.cpp)
-PLAIN = {"softmax": 1, "log_softmax": 1, "softmax_vjp": 2, "softmax_jvp": 2, "log_softmax_vjp": 2, "log_softmax_jvp": 2,
-         "softmax_hvp": 3, "log_softmax_hvp": 3}  # fmt: skip
+PLAIN = {"softmax": 1, "log_softmax": 1, "logsumexp": 1, "softmax_vjp": 2, "softmax_jvp": 2, "log_softmax_vjp": 2,
+         "log_softmax_jvp": 2, "softmax_hvp": 3, "log_softmax_hvp": 3}  # fmt: skip
 ODD = {
     "plain": lambda t: t,
     "negated": lambda t: torch._neg_view(-t),
@@ -429,8 +430,14 @@ ODD = {
 
 
 def operands(name):
-    y = torch.log_softmax(X, -1) if name.startswith("log") else torch.softmax(X, -1)
+    y = torch.log_softmax(X, -1) if name.startswith("log_") else torch.softmax(X, -1)
     return [X] if PLAIN[name] == 1 else [X.sin(), X.cos()][: PLAIN[name] - 1] + [y]
+
+
+def plain_calls(name):
+    """The function with its options, one call each."""
+    options = [{"keepdims": k} for k in (False, True)] if name == "logsumexp" else [{"temperature": T} for T in (1.0, 2, 0.5)]
+    return [partial(getattr(se, name), axis=axis, **o) for axis in (0, 2, -1, -4, None) for o in options]
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -440,9 +447,63 @@ def test_one_odd_tensor_among_plain_ones(name, odd):
         tensors = operands(name)
         tensors[k] = ODD[odd](tensors[k])
         arrays = [t.resolve_neg().detach().numpy() for t in tensors]
-        for axis in (0, 2, -1, -4):
-            for T in (1.0, 2, 0.5):
-                same_bytes(getattr(se, name)(*tensors, axis, temperature=T), getattr(se, name)(*arrays, axis, temperature=T))
+        for call in plain_calls(name):
+            same_bytes(call(*tensors), np.asarray(call(*arrays)))
+
+
+@pytest.mark.parametrize("odd", ["plain", "negated", "transposed", "parameter"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_and_an_odd_out(name, odd):
+    for call in plain_calls(name):
+        want = call(*operands(name))
+        if odd == "transposed" and want.dim() < 2:
+            continue
+        out = ODD[odd](torch.full_like(want, 7))
+        version = out._version
+        assert call(*operands(name), out=out) is out and out._version > version
+        same_bytes(out.resolve_neg().detach(), want.numpy())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_and_an_out_in_their_memory(name):
+    for call in plain_calls(name):
+        want = call(*operands(name))
+        for k in range(PLAIN[name]):
+            for shift in (-1, 0, 1, -want.numel(), X.numel()):
+                tensors = operands(name)
+                memory = torch.zeros(X.numel() + 2 * want.numel())
+                first = want.numel()
+                tensors[k] = memory[first : first + X.numel()].view_as(X).copy_(tensors[k])
+                out = memory[first + shift : first + shift + want.numel()].view(want.shape)
+                call(*tensors, out=out)
+                same_bytes(out, want.numpy())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_take_the_short_way(name, monkeypatch):
+    monkeypatch.setattr(se._arrays, "call", lambda *_: pytest.fail("the long way is taken"))
+    for call in plain_calls(name):
+        tensors = operands(name)
+        out = call(*tensors)
+        call(*tensors, out=out)
+        if out.shape == X.shape:
+            call(*tensors, out=tensors[-1].clone())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_and_an_out_that_does_not_fit(name):
+    call = getattr(se, name)
+    tensors = [t.bfloat16() for t in operands(name)]
+    want = call(*tensors)
+    for out, error in ((want.half(), TypeError), (want.float(), TypeError), (want.unsqueeze(0), ValueError),
+                       (torch.zeros(7, dtype=want.dtype), ValueError), (want.clone().requires_grad_(), RuntimeError)):
+        before = out.detach().clone()
+        with pytest.raises(error, match=f"{name}: out"):
+            call(*tensors, out=out)
+        assert torch.equal(out, before)
+    with torch.no_grad():
+        leaf = torch.zeros_like(want).requires_grad_()
+        assert call(*tensors, out=leaf) is leaf and torch.equal(leaf, want)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -480,7 +541,7 @@ def test_plain_tensors_that_do_not_fit(name):
     for axis in (4, -5, 1 << 70):
         with pytest.raises((IndexError, OverflowError)):
             call(*tensors, axis)
-    for T in (0, -1.0, float("nan")):
+    for T in (0, -1.0, float("nan"), 1 << 2000) if name != "logsumexp" else ():
         with pytest.raises(ValueError, match=f"{name}: temperature is {T}, accepted"):
             call(*tensors, temperature=T)
     tensors = [t.bfloat16() for t in tensors]

@@ -37,6 +37,7 @@ from ._private import (
     is_tracing,
 )
 
+LARGEST = torch.finfo(torch.float64).max
 _STAND_INS = (FakeTensor, FunctionalTensor)
 
 
@@ -124,6 +125,8 @@ _core.set_quick(
     function_mode_count,
     is_tracing,
     vars(forward_ad),
+    torch.Tensor.is_inference,
+    torch.autograd.graph.increment_version,
 )
 _quick = _core.quick_softmax
 _apply_quick = _functions.apply_softmax_quick
@@ -242,6 +245,6 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
 def check_temperature(name, T):
     if isinstance(T, torch.Tensor):
         raise TypeError(f"{name}: temperature is a tensor, accepted: a number; divide the input to differentiate in it")
-    if not 0 < T < float("inf"):
+    if not 0 < T <= LARGEST:
         raise ValueError(f"{name}: temperature is {T}, accepted: a finite number > 0")
     return T
