@@ -1,4 +1,4 @@
-// The common case of torch tensors in one call: contiguous, on the CPU, with nothing special going on; the result new or in `out`.
+// The common case of torch tensors in one call: contiguous, on the CPU, with nothing special going on.
 //
 // For a tensor of 4 x 16 the call is the cost, and asking torch "is anything special going on?" from Python
 // is a good part of it. The questions are asked here instead. Their answers, and the allocation, come from
@@ -244,7 +244,8 @@ void add_quick(py::module_& module) {
        "quick_softmax(op, x, dim, temperature, /)\n--\n\n"
        "The result for a plain torch tensor; True where a gradient is to be recorded, None in any other case."},
       {"quick_forward", fast(&quick_forward), METH_FASTCALL,
-       "quick_forward(op, x, dim, temperature, /)\n--\n\nThe result for a tensor that quick_softmax answered with True, or None."},
+       "quick_forward(op, x, dim, temperature, /)\n--\n\n"
+       "The result for a tensor that quick_softmax answered with True, or None."},
       {"set_quick", fast(&set_quick), METH_FASTCALL,
        "set_quick(tensor, empty_like, is_neg, is_grad_enabled, is_inference_mode_enabled, functorch_active, "
        "dispatch_modes, function_modes, is_tracing, forward_ad, is_inference, "
