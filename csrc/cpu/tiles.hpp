@@ -1,5 +1,5 @@
-// The driver of short rows: transposes V::W rows at a time into a tile, runs a tile kernel, transposes back. Rows of whole
-// vectors, and a few rows, are left to panels.
+// The driver of short rows that fill no vectors: transposes V::W rows at a time into a tile, runs a tile kernel, transposes
+// back. Rows of whole vectors, and a few rows, are left to panels.
 #pragma once
 
 #include "rows.hpp"
