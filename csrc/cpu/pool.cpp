@@ -1,7 +1,6 @@
 #include "pool.hpp"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -11,6 +10,8 @@
 #include <new>
 #include <thread>
 #include <vector>
+
+#include "places.hpp"
 
 namespace sumexp::cpu {
 
@@ -31,10 +32,13 @@ class Pool {
       failed_.store(false, std::memory_order_relaxed);
       next_.store(0, std::memory_order_relaxed);
       wanted_ = threads - 1;
+      places_.clear();
+      places_.take();
       ++round_;
     }
-    wake_.notify_all();
+    for (int k = 1; k < threads; ++k) wake_.notify_one();
     take_tasks(task, context, tasks);
+    for (int turn = 0; turn < kTurns && active_.load(std::memory_order_relaxed) > 0; ++turn) pause();
     std::unique_lock<std::mutex> lock(mutex_);
     wanted_ = 0;  // a worker that has not started on this round need not
     done_.wait(lock, [&] { return active_ == 0; });
@@ -49,6 +53,16 @@ class Pool {
     } catch (...) {
       failed_.store(true);
     }
+  }
+
+  // Turns of waiting for the last tasks before sleeping: some 20 microseconds, as long as waking takes.
+  static constexpr int kTurns = 1000;
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
   }
 
   void start_workers(int count) {
@@ -72,6 +86,7 @@ class Pool {
       const Task task = task_;
       void* context = context_;
       const std::int64_t tasks = tasks_;
+      places_.take();
       lock.unlock();
       take_tasks(task, context, tasks);
       lock.lock();
@@ -87,7 +102,9 @@ class Pool {
   std::int64_t tasks_ = 0;
   std::atomic<std::int64_t> next_{0};
   std::atomic<bool> failed_{false};
-  int wanted_ = 0, active_ = 0;
+  Places places_;
+  std::atomic<int> active_{0};  // changes under mutex_
+  int wanted_ = 0;
   std::uint64_t round_ = 0;
 };
 
@@ -122,10 +139,8 @@ int default_threads() {
     const long n = std::strtol(text, &end, 10);
     if (n >= 1 && n <= std::numeric_limits<int>::max() && !*end) return static_cast<int>(n);
   }
-#if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-#endif
   const unsigned n = std::thread::hardware_concurrency();
   return n ? static_cast<int>(n) : 1;
 }

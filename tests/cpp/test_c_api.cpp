@@ -337,7 +337,7 @@ void test_threads() {
   int turn = 0;
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes)
-      for (const Shape& shape : {Shape{3000, 17, kScale4}, Shape{40, 3001, kMasked}, Shape{1, 300001, kSteps}, Shape{2, 270001, kScale4}}) {
+      for (const Shape& shape : {Shape{16000, 17, kScale4}, Shape{90, 3001, kMasked}, Shape{1, 300001, kSteps}, Shape{2, 270001, kScale4}}) {
         if (check::emulated() && turn++ % 5) continue;
         const Job job(op, type, shape.rows, shape.n, shape.kind);
         sumexp::set_num_threads(1);
@@ -370,7 +370,7 @@ void test_split_rows() {
 
 void test_callers_at_once() {
   sumexp::set_num_threads(3);
-  const Job many(kOps[0], kDTypes[2], 500, 257, kScale4), one(kOps[1], kDTypes[3], 1, 300001, kScale4), small(kOps[9], kDTypes[1], 3, 40, kNormal);
+  const Job many(kOps[0], kDTypes[2], 1000, 257, kScale4), one(kOps[1], kDTypes[3], 1, 300001, kScale4), small(kOps[9], kDTypes[1], 3, 40, kNormal);
   const Bytes want[3] = {many.compute(), one.compute(), small.compute()};
   std::vector<std::thread> callers;
   std::vector<int> wrong(16, 0);
