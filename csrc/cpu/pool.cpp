@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "places.hpp"
+#include "worker.hpp"
 
 namespace sumexp::cpu {
 
@@ -26,14 +26,13 @@ class Pool {
       return;
     }
     start_workers(threads - 1);
+    keep_off_the_callers_cpu();
     {
       std::lock_guard<std::mutex> lock(mutex_);
       task_ = task, context_ = context, tasks_ = tasks;
       failed_.store(false, std::memory_order_relaxed);
       next_.store(0, std::memory_order_relaxed);
       wanted_ = threads - 1;
-      places_.clear();
-      places_.take();
       ++round_;
     }
     for (int k = 1; k < threads; ++k) wake_.notify_one();
@@ -55,6 +54,8 @@ class Pool {
     }
   }
 
+  // One of many workers may wait for the caller's CPU: the others take its tasks.
+  static constexpr std::size_t kFew = 4;
   // Turns of waiting for the last tasks before sleeping: some 20 microseconds, as long as waking takes.
   static constexpr int kTurns = 1000;
   static void pause() {
@@ -65,11 +66,21 @@ class Pool {
 #endif
   }
 
+  void keep_off_the_callers_cpu() {
+    const int cpu = workers_.size() <= kFew ? sched_getcpu() : -1;
+    cpu_set_t callers;
+    if (cpu == avoided_ || sched_getaffinity(0, sizeof(callers), &callers) != 0) return;
+    for (Worker& worker : workers_) worker.avoid(cpu, callers);
+    avoided_ = cpu;
+  }
+
   void start_workers(int count) {
     while (static_cast<int>(workers_.size()) < count) {
       try {
-        workers_.emplace_back([this] { work(); });
-        workers_.back().detach();
+        std::thread thread([this] { work(); });
+        workers_.emplace_back(thread.native_handle());
+        thread.detach();
+        avoided_ = kUnknown;
       } catch (...) {
         return;  // fewer threads, same result
       }
@@ -86,7 +97,6 @@ class Pool {
       const Task task = task_;
       void* context = context_;
       const std::int64_t tasks = tasks_;
-      places_.take();
       lock.unlock();
       take_tasks(task, context, tasks);
       lock.lock();
@@ -96,16 +106,17 @@ class Pool {
 
   std::mutex caller_mutex_, mutex_;
   std::condition_variable wake_, done_;
-  std::vector<std::thread> workers_;
+  std::vector<Worker> workers_;
   Task task_ = nullptr;
   void* context_ = nullptr;
   std::int64_t tasks_ = 0;
   std::atomic<std::int64_t> next_{0};
   std::atomic<bool> failed_{false};
-  Places places_;
   std::atomic<int> active_{0};  // changes under mutex_
   int wanted_ = 0;
   std::uint64_t round_ = 0;
+  static constexpr int kUnknown = -2;
+  int avoided_ = kUnknown;  // the CPU that all workers keep off; -1: none
 };
 
 // Deliberately leaked: workers may outlive static destruction, and a forked child must not touch the

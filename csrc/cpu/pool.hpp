@@ -1,6 +1,6 @@
 // A small lazy thread pool: no OpenMP (a second runtime beside a framework's spins against it and hangs
 // after fork), no change of floating-point modes in workers. Threads start at the first parallel call, sleep between calls,
-// and spread over the CPUs (places.hpp). After fork the child starts with a pool of its own.
+// and keep off the caller's CPU (worker.hpp). After fork the child starts with a pool of its own.
 #pragma once
 
 #include <cstdint>
