@@ -77,6 +77,7 @@ class Pool {
   void start_workers(int count) {
     while (static_cast<int>(workers_.size()) < count) {
       try {
+        workers_.reserve(workers_.size() + 1);  // what can fail, before there is a thread
         std::thread thread([this] { work(); });
         workers_.emplace_back(thread.native_handle());
         thread.detach();
