@@ -20,7 +20,7 @@ struct Torch {  // filled by set_quick, under the GIL
   PyObject* counts[2] = {};              // () -> int: modes that watch operations
   PyObject* is_tracing = nullptr;        // () -> bool
   PyObject* forward_ad = nullptr;        // the dict of the module that holds _current_level
-  PyObject* is_inference = nullptr;  // Tensor.is_inference
+  PyObject* is_inference = nullptr;      // Tensor.is_inference
   PyObject* increment_version = nullptr;
   int (*read)(void*, dlpack::Tensor*) = nullptr;
 };

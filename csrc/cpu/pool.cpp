@@ -54,7 +54,7 @@ class Pool {
     }
   }
 
-  // One of many workers may wait for the caller's CPU: the others take its tasks.
+  // More workers than these are left where they are: telling each costs two system calls whenever the caller has moved.
   static constexpr std::size_t kFew = 4;
   // Turns of waiting for the last tasks before sleeping: some 20 microseconds, as long as waking takes.
   static constexpr int kTurns = 1000;

@@ -1,8 +1,8 @@
 // A thread of the pool that keeps off the CPU of the pool's caller.
 //
-// Linux may queue a thread that wakes behind the one that wakes it, while another CPU idles: on a virtual machine an idle CPU
-// looks as if the host had taken it away. The thread then runs a tick later, some milliseconds, when the caller has done all
-// by itself. (Measured on two CPUs, Linux 6.18: calls of 0.1 to 5 ms on two threads as slow as on one, for minutes on end.)
+// Linux may queue a thread that wakes behind the one that wakes it, while another CPU idles. It then runs 1.5 to 3.5 ms later,
+// at a tick, when the caller has done all by itself. (Seen on a virtual machine of two CPUs, Linux 6.18, with a program of
+// nothing but the two threads: calls of 0.1 to 5 ms on two threads as slow as on one, through whole runs of the benchmark.)
 #pragma once
 
 #include <pthread.h>

@@ -337,7 +337,7 @@ void test_threads() {
   int turn = 0;
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes)
-      for (const Shape& shape : {Shape{16000, 17, kScale4}, Shape{90, 3001, kMasked}, Shape{1, 300001, kSteps}, Shape{2, 270001, kScale4}}) {
+      for (const Shape& shape : {Shape{31000, 17, kScale4}, Shape{175, 3001, kMasked}, Shape{1, 530001, kSteps}, Shape{2, 270001, kScale4}}) {
         if (check::emulated() && turn++ % 5) continue;
         const Job job(op, type, shape.rows, shape.n, shape.kind);
         sumexp::set_num_threads(1);
@@ -394,7 +394,7 @@ void test_fork() {
   // qemu-user aborts in a child that starts threads of its own (seen with 7.2)
   if (check::emulated()) return;
   sumexp::set_num_threads(3);
-  const Job job(kOps[0], kDTypes[2], 600, 257, kScale4);
+  const Job job(kOps[0], kDTypes[2], 800, 257, kScale4);
   const Bytes want = job.compute();  // the pool runs
   const pid_t child = fork();
   if (child == 0) _exit(job.compute() == want ? 0 : 1);

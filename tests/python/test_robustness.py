@@ -122,6 +122,25 @@ def test_sixteen_python_threads():
     assert got == expected
 
 
+PLACES = """
+import os, numpy as np, sumexp as se
+every = os.sched_getaffinity(0)
+before = set(os.listdir("/proc/self/task"))
+for threads, missing in ((2, 1), (5, 1), (8, 0)):
+    se.set_num_threads(threads)
+    se.softmax(np.ones((2000, 1000), np.float32))
+    workers = [os.sched_getaffinity(int(t)) for t in set(os.listdir("/proc/self/task")) - before]
+    assert len(workers) == threads - 1 and all(w <= every and len(every - w) == missing for w in workers), (every, workers)
+assert os.sched_getaffinity(0) == every
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one CPU, or no way to tell")
+def test_workers_keep_off_the_callers_cpu():
+    """A few of them, from the first call on (csrc/cpu/worker.hpp); many go anywhere. The caller is left alone."""
+    subprocess.run([sys.executable, "-c", PLACES], check=True, timeout=60)
+
+
 def test_threads_at_interpreter_exit():
     """A process that leaves with its pool asleep, or with a daemon thread in a call, leaves at once."""
     code = ("import threading, numpy as np, sumexp as se\n"
