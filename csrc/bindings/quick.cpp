@@ -6,13 +6,19 @@
 #include "dlpack.hpp"
 #include "faces.hpp"
 
+#include <cmath>
+#include <utility>
+
 namespace sumexp::python {
 
 namespace {
 
 struct Torch {  // filled by set_quick, under the GIL
   PyTypeObject* tensor = nullptr;
-  PyObject* empty_like = nullptr;
+  PyObject* empty = nullptr;   // (sizes, strides, dtype) -> Tensor on the CPU
+  PyObject* dtypes = nullptr;  // a tuple of them, by the kernels' codes
+  PyObject* detach = nullptr;  // Tensor.detach
+  PyObject* apply = nullptr;   // SoftmaxQuick.apply
   PyObject* is_neg = nullptr;  // Tensor.is_neg, whose tensors DLPack hands over without the sign
   PyObject* is_grad_enabled = nullptr;
   PyObject* inference_mode = nullptr;  // () -> bool: nothing is recorded, whatever is_grad_enabled says
@@ -25,7 +31,8 @@ struct Torch {  // filled by set_quick, under the GIL
   int (*read)(void*, dlpack::Tensor*) = nullptr;
 };
 Torch torch;
-PyObject *requires_grad, *current_level, *new_empty;  // interned
+PyObject *requires_grad, *current_level;              // interned
+PyObject *to_save, *materialize_grads, *call_of_ctx;  // of an autograd.Function's ctx
 
 // Calls without arguments and compares the result with `wanted`: 1, 0, or -1 with an error set.
 int answers(PyObject* function, PyObject* wanted) {
@@ -106,71 +113,99 @@ bool may_write(PyObject* out, const Call& call, std::int64_t in_bytes, std::int6
   return done;
 }
 
-// Memory for the result: empty_like's for a full one.
-PyObject* new_result(PyObject* x, bool is_row, const Shape& shape) {
-  if (!is_row) return PyObject_CallOneArg(torch.empty_like, x);
-  PyObject* sizes = shape_tuple(shape);
-  PyObject* result = sizes ? PyObject_CallMethodOneArg(x, new_empty, sizes) : nullptr;
+// Memory for a result.
+PyObject* new_tensor(const Shape& shape, DType dtype) {
+  Shape steps;
+  steps.ndim = shape.ndim;
+  std::int64_t step = 1;
+  for (int d = shape.ndim - 1; d >= 0; --d) {
+    steps.dims[d] = step;
+    step *= shape.dims[d];
+  }
+  PyObject *sizes = shape_tuple(shape), *strides = shape_tuple(steps), *result = nullptr;
+  if (sizes && strides) {
+    PyObject* const args[] = {sizes, strides, PyTuple_GET_ITEM(torch.dtypes, static_cast<int>(dtype))};
+    result = PyObject_Vectorcall(torch.empty, args, 3, nullptr);
+  }
   Py_XDECREF(sizes);
+  Py_XDECREF(strides);
   return result;
 }
 
-// The call on contiguous CPU tensors of one shape and dtype; null where they are something else, with or without an error set.
-PyObject* compute(const QuickCall& quick) {
-  dlpack::Tensor in[kMaxInputs], out;
+// A call on contiguous CPU tensors of one shape and dtype, checked and ready but for its result.
+struct Prepared {
+  dlpack::Tensor in[kMaxInputs];
+  Shape full, result;
   Call call;
-  Shape full;
-  for (int k = 0; k < quick.count; ++k) {
-    const int code = read_served(quick.x[k], &in[k]);
-    if (code < 0) return nullptr;
-    if (k == 0) {
-      call.dtype = static_cast<DType>(code);
-      full.ndim = in[0].ndim;
-      std::copy_n(in[0].shape, full.ndim, full.dims);
+  std::int64_t strides[kMaxDims], out_strides[kMaxDims], in_bytes, out_bytes;
+
+  // False where the tensors are something else, with or without an error set.
+  bool read(const QuickCall& quick) {
+    for (int k = 0; k < quick.count; ++k) {
+      const int code = read_served(quick.x[k], &in[k]);
+      if (code < 0) return false;
+      if (k == 0) {
+        call.dtype = static_cast<DType>(code);
+        full.ndim = in[0].ndim;
+        std::copy_n(in[0].shape, full.ndim, full.dims);
+      }
+      if (call.dtype != static_cast<DType>(code) || !is_contiguous(in[k], full)) return false;
     }
-    if (call.dtype != static_cast<DType>(code) || !is_contiguous(in[k], full)) return nullptr;
-  }
-  if (quick.axis ? !parse_axes("", quick.axis, full.ndim, &call.axes) : full.ndim == 0) return nullptr;
-  if (!quick.axis) call.axes = std::uint64_t{1} << (full.ndim - 1);
-  call.op = quick.op;
-  call.ndim = full.ndim;
-  call.shape = full.dims;
-  call.temperature = quick.temperature;
+    if (quick.axis ? !parse_axes("", quick.axis, full.ndim, &call.axes) : full.ndim == 0) return false;
+    if (!quick.axis) call.axes = std::uint64_t{1} << (full.ndim - 1);
+    call.op = quick.op;
+    call.ndim = full.ndim;
+    call.shape = full.dims;
+    call.temperature = quick.temperature;
 
-  const bool is_row = out_is_row(call.op);
-  const int item = item_size(static_cast<int>(call.dtype));
-  std::int64_t strides[kMaxDims], out_strides[kMaxDims], in_bytes = item, out_bytes = item;
-  for (int d = full.ndim - 1; d >= 0; --d) {
-    const bool reduced = is_row && call.axes >> d & 1;
-    strides[d] = in_bytes;
-    out_strides[d] = reduced ? 0 : out_bytes;
-    in_bytes *= full.dims[d];
-    if (!reduced) out_bytes *= full.dims[d];
+    const bool is_row = out_is_row(call.op);
+    in_bytes = out_bytes = item_size(static_cast<int>(call.dtype));
+    for (int d = full.ndim - 1; d >= 0; --d) {
+      const bool reduced = is_row && call.axes >> d & 1;
+      strides[d] = in_bytes;
+      out_strides[d] = reduced ? 0 : out_bytes;
+      in_bytes *= full.dims[d];
+      if (!reduced) out_bytes *= full.dims[d];
+    }
+    for (int k = 0; k < quick.count; ++k) call.in[k] = {address(in[k]), strides};
+    result = is_row ? row_shape(full, call.axes, quick.keepdims) : full;
+    const float T = static_cast<float>(call.temperature);  // others are errors, or for float64 alone
+    return in_bytes != 0 && T > 0 && std::isfinite(T);
   }
-  if (in_bytes == 0) return nullptr;
-  for (int k = 0; k < quick.count; ++k) call.in[k] = {address(in[k]), strides};
 
-  const Shape shape = is_row ? row_shape(full, call.axes, quick.keepdims) : full;
-  PyObject* result = quick.out ? Py_NewRef(quick.out) : new_result(quick.x[0], is_row, shape);
-  if (!result) return nullptr;
-  if (read_served(result, &out) == static_cast<int>(call.dtype) && is_contiguous(out, shape)) {
-    call.out = {address(out), out_strides};
-    const bool ours = !quick.out || may_write(result, call, in_bytes, out_bytes);
-    if (ours && run_call(call, in_bytes / item, "softmax")) return result;
+  // The result: a new tensor, or `given`. Null, with or without an error set, where that does not fit.
+  PyObject* run(PyObject* given) {
+    PyObject* tensor = given ? Py_NewRef(given) : new_tensor(result, call.dtype);
+    if (!tensor) return nullptr;
+    dlpack::Tensor out;
+    if (read_served(tensor, &out) == static_cast<int>(call.dtype) && is_contiguous(out, result)) {
+      call.out = {address(out), out_strides};
+      const bool ours = !given || may_write(given, call, in_bytes, out_bytes);
+      if (ours && run_call(call, in_bytes / item_size(static_cast<int>(call.dtype)), "softmax")) return tensor;
+    }
+    Py_DECREF(tensor);
+    return nullptr;
   }
-  Py_DECREF(result);
-  return nullptr;
+};
+
+// A call whose gradient is to be recorded, from quick_softmax through torch's Function.apply to quick_forward.
+struct Recorded {
+  Prepared prepared;
+  PyObject *dim, *temperature;
+};
+thread_local Recorded* recorded = nullptr;
+
+// The result of SoftmaxQuick.apply(x), in which torch calls quick_forward; null with an error set where that failed.
+PyObject* record(PyObject* x, Recorded& call) {
+  Recorded* const outer = std::exchange(recorded, &call);  // a finalizer, say, may call in between
+  PyObject* results = PyObject_CallOneArg(torch.apply, x);
+  recorded = outer;
+  PyObject* result = results ? PySequence_GetItem(results, 0) : nullptr;
+  Py_XDECREF(results);
+  return result;
 }
 
-// The same for (op, x, dim, temperature).
-PyObject* compute_softmax(PyObject* const* args) {
-  const long op = PyLong_AsLong(args[0]);
-  const double temperature = PyFloat_AsDouble(args[3]);
-  return PyErr_Occurred() ? nullptr : compute({static_cast<Op>(op), &args[1], 1, args[2], temperature});
-}
-
-// quick_softmax(op, x, dim, temperature): the result; True where all is plain but a gradient is to be
-// recorded; None where it takes the long way, errors included.
+// quick_softmax(op, x, dim, temperature): the result, or None where it takes the long way, errors included.
 PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (nargs != 4) {
     PyErr_SetString(PyExc_TypeError, "quick_softmax(op, x, dim, temperature): bad arguments");
@@ -180,29 +215,49 @@ PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (!PyLong_CheckExact(args[2]) || !PyFloat_CheckExact(args[3])) Py_RETURN_NONE;
   if (is_quiet() > 0 && is_plain(x) > 0) {
     const int gradient = needs_gradient(x);
-    dlpack::Tensor tensor;
-    if (gradient > 0 && read_served(x, &tensor) >= 0) Py_RETURN_TRUE;
-    if (gradient == 0) result = compute_softmax(args);
+    const auto op = static_cast<Op>(PyLong_AsLong(args[0]));
+    Recorded call;
+    if (gradient >= 0 && call.prepared.read({op, &x, 1, args[2], PyFloat_AS_DOUBLE(args[3])})) {
+      call.dim = args[2];
+      call.temperature = args[3];
+      if (gradient) return record(x, call);
+      result = call.prepared.run(nullptr);
+    }
   }
   if (result) return result;
   PyErr_Clear();
   Py_RETURN_NONE;
 }
 
-// quick_forward(op, x, dim, temperature): the result for an x that quick_softmax answered with True, or None.
+// quick_forward(ctx, x): SoftmaxQuick.forward, within record(). The result, and its anchor, which is saved: what
+// these are stands in sumexp/torch/_functions.py, and so does the same in Python, Softmax.forward.
 PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs != 4 || !torch.tensor) {
-    PyErr_SetString(PyExc_TypeError, "quick_forward(op, x, dim, temperature): bad arguments");
+  Recorded* const call = std::exchange(recorded, nullptr);
+  if (nargs != 2 || !call) {
+    PyErr_SetString(PyExc_TypeError, "quick_forward(ctx, x): only quick_softmax calls it");
     return nullptr;
   }
-  if (PyObject* result = compute_softmax(args)) return result;
-  PyErr_Clear();
-  Py_RETURN_NONE;
+  static PyObject* const names[] = {PyUnicode_InternFromString("softmax"), PyUnicode_InternFromString("log_softmax")};
+  PyObject *ctx = args[0], *saved = nullptr, *options = nullptr, *results = nullptr;
+  PyObject* y = call->prepared.run(nullptr);
+  PyObject* anchor = y ? PyObject_CallOneArg(torch.detach, y) : nullptr;
+  if (anchor) saved = PyTuple_Pack(1, anchor);
+  if (saved) options = PyTuple_Pack(3, names[call->prepared.call.op == Op::log_softmax], call->dim, call->temperature);
+  if (options && PyObject_SetAttr(ctx, to_save, saved) == 0 && PyObject_SetAttr(ctx, materialize_grads, Py_False) == 0 &&
+      PyObject_SetAttr(ctx, call_of_ctx, options) == 0)
+    results = PyTuple_Pack(2, y, anchor);
+  Py_XDECREF(options);
+  Py_XDECREF(saved);
+  Py_XDECREF(anchor);
+  Py_XDECREF(y);
+  if (!results && !PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "quick_forward: torch gave no plain tensor");
+  return results;
 }
 
 // set_quick(...): arguments as its signature below says; forward_ad is the module's dict.
 PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs != 12 || !PyType_Check(args[0]) || !PyDict_Check(args[9])) {
+  if (nargs != 15 || !PyType_Check(args[0]) || !PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != 4 ||
+      !PyDict_Check(args[12])) {
     PyErr_SetString(PyExc_TypeError, "set_quick: bad arguments");
     return nullptr;
   }
@@ -216,8 +271,8 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     return nullptr;
   }
   for (Py_ssize_t k = 0; k < nargs; ++k) Py_INCREF(args[k]);  // kept for good
-  torch = {reinterpret_cast<PyTypeObject*>(args[0]), args[1], args[2], args[3], args[4], args[5], {args[6], args[7]}, args[8],
-           args[9], args[10], args[11], api->from_object};
+  torch = {reinterpret_cast<PyTypeObject*>(args[0]), args[1], args[2], args[3], args[4], args[5], args[6], args[7],
+           args[8], {args[9], args[10]}, args[11], args[12], args[13], args[14], api->from_object};
   Py_RETURN_NONE;
 }
 
@@ -229,7 +284,8 @@ PyObject* quick_result(const QuickCall& quick) {
   if (quick.axis && quick.axis != Py_None && !PyLong_CheckExact(quick.axis)) return nullptr;
   bool plain = is_quiet() > 0;
   for (int k = 0; plain && k < quick.count; ++k) plain = is_plain(quick.x[k]) > 0 && needs_gradient(quick.x[k]) == 0;
-  PyObject* result = plain ? compute(quick) : nullptr;
+  Prepared prepared;
+  PyObject* result = plain && prepared.read(quick) ? prepared.run(quick.out) : nullptr;
   if (!result) PyErr_Clear();
   return result;
 }
@@ -237,18 +293,19 @@ PyObject* quick_result(const QuickCall& quick) {
 void add_quick(py::module_& module) {
   requires_grad = PyUnicode_InternFromString("requires_grad");
   current_level = PyUnicode_InternFromString("_current_level");
-  new_empty = PyUnicode_InternFromString("new_empty");
+  to_save = PyUnicode_InternFromString("to_save");
+  materialize_grads = PyUnicode_InternFromString("materialize_grads");
+  call_of_ctx = PyUnicode_InternFromString("call");
   const auto fast = [](auto* f) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)); };
   static PyMethodDef methods[] = {
       {"quick_softmax", fast(&quick_softmax), METH_FASTCALL,
        "quick_softmax(op, x, dim, temperature, /)\n--\n\n"
-       "The result for a plain torch tensor; True where a gradient is to be recorded, None in any other case."},
+       "The result for a plain torch tensor, or None."},
       {"quick_forward", fast(&quick_forward), METH_FASTCALL,
-       "quick_forward(op, x, dim, temperature, /)\n--\n\n"
-       "The result for a tensor that quick_softmax answered with True, or None."},
+       "quick_forward(ctx, x, /)\n--\n\nThe forward of sumexp.torch's SoftmaxQuick."},
       {"set_quick", fast(&set_quick), METH_FASTCALL,
-       "set_quick(tensor, empty_like, is_neg, is_grad_enabled, is_inference_mode_enabled, functorch_active, "
-       "dispatch_modes, function_modes, is_tracing, forward_ad, is_inference, "
+       "set_quick(tensor, empty_strided_cpu, dtypes, detach, apply, is_neg, is_grad_enabled, is_inference_mode_enabled, "
+       "functorch_active, dispatch_modes, function_modes, is_tracing, forward_ad, is_inference, "
        "increment_version, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();

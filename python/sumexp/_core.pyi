@@ -123,10 +123,13 @@ def on_device(
     name: str, device: int, stream: int, workspace: int, workspace_bytes: int, sign: Any, /, *arrays: Any, **options: Any
 ) -> int | None: ...
 def quick_softmax(op: int, x: Any, dim: Any, temperature: Any, /) -> Any: ...
-def quick_forward(op: int, x: Any, dim: Any, temperature: Any, /) -> Any: ...
+def quick_forward(ctx: Any, x: Any, /) -> tuple[Any, Any]: ...
 def set_quick(
     tensor: type,
-    empty_like: Any,
+    empty_strided_cpu: Any,
+    dtypes: tuple[Any, Any, Any, Any],
+    detach: Any,
+    apply: Any,
     is_neg: Any,
     is_grad_enabled: Any,
     is_inference_mode_enabled: Any,

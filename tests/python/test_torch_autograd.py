@@ -38,14 +38,19 @@ def kernels(monkeypatch):
 
     ran = []
     names = list(_kernels.CODES)
-    run, quick = _core.run_tensors, _core.quick_forward
+    run = _core.run_tensors
 
     def spy(code, *args):
         ran.append(names[code])
         return run(code, *args)
 
+    def spy_quick(ctx, x):
+        results = _core.quick_forward(ctx, x)
+        ran.append(ctx.call[0])
+        return results
+
     monkeypatch.setattr(_kernels, "_run", spy)
-    monkeypatch.setattr(_functions, "_quick_forward", lambda code, *a: ran.append(names[code]) or quick(code, *a))
+    monkeypatch.setattr(_functions.SoftmaxQuick, "forward", staticmethod(spy_quick))
     return ran
 
 
@@ -253,6 +258,59 @@ def test_grad_modes():
         assert parameter.grad is not None
         with torch.autograd.detect_anomaly(check_nan=True):
             f(x, -1).sum().backward()
+
+
+def test_calls_within_a_call():
+    # from a finalizer, which may run before the forward of the call that is being recorded, and from a hook, after it
+    inner, outer, within = leaf(X[:2]), leaf(), []
+
+    @torch.enable_grad()
+    def call_within():
+        y = st.log_softmax(inner, 0)
+        within.append((y, torch.autograd.grad(y[0].sum(), inner, retain_graph=True)[0]))
+
+    class Garbage:
+        def __init__(self):
+            self.cycle = self
+
+        def __del__(self):
+            if gc.get_threshold()[0] == 1:
+                try:
+                    call_within()
+                finally:
+                    Garbage()
+
+    thresholds = gc.get_threshold()
+    Garbage()
+    gc.set_threshold(1)
+    try:
+        results = [st.softmax(outer, 1) for _ in range(100)]
+    finally:
+        gc.set_threshold(*thresholds)
+    assert len(within) > 100
+    packed = []
+
+    def pack(t):
+        packed.append(t)
+        if len(packed) == 1:
+            call_within()
+        if len(packed) == 3:
+            raise KeyError("pack")
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        results.append(st.softmax(outer, 1))
+        with pytest.raises(KeyError, match="pack"):
+            st.softmax(outer, 1)
+    results.append(st.softmax(outer, 1))
+    want = torch.softmax(outer, 1)
+    (gradient,) = torch.autograd.grad(want[:, 0].sum(), outer)
+    for y in results:
+        torch.testing.assert_close(y, want)
+        torch.testing.assert_close(torch.autograd.grad(y[:, 0].sum(), outer)[0], gradient)
+    for y, gradient in within:
+        torch.testing.assert_close(y, torch.log_softmax(inner, 0))
+        torch.testing.assert_close(gradient, torch.autograd.grad(torch.log_softmax(inner, 0)[0].sum(), inner)[0])
 
 
 def test_threads():

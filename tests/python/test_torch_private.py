@@ -45,6 +45,34 @@ def test_mode_counts_and_tracing():
     assert seen == [True] and not _private.is_tracing()
 
 
+def test_what_a_ctx_remembers():
+    class Two(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            y = x.detach().clone()
+            ctx.to_save, ctx.materialize_grads = (y,), False
+            return y, y.detach()
+
+        @staticmethod
+        def backward(ctx, g, g_other):
+            assert g_other is None
+            return g * ctx.saved_tensors[0]
+
+    x = torch.full((3,), 2.0, requires_grad=True)
+    Two.apply(x)[0].sum().backward()
+    assert x.grad.tolist() == [2, 2, 2]
+
+
+def test_empty_strided_cpu():
+    made = _private.empty_strided_cpu((2, 3), (3, 1), torch.float16)
+    like = torch.empty(2, 3, dtype=torch.float16)
+    for x in (made, like):
+        assert (x.shape, x.stride(), x.dtype, x.device, x.requires_grad) == ((2, 3), (3, 1), torch.float16, torch.device("cpu"), False)
+        assert x.untyped_storage().nbytes() == 12 and x.untyped_storage().resizable() and not x.is_inference()
+    with torch.inference_mode():
+        assert _private.empty_strided_cpu((2,), (1,), torch.float32).is_inference()
+
+
 def test_legacy_batched():
     x = torch.ones(3, requires_grad=True)
     seen = []

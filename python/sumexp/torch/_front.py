@@ -28,6 +28,7 @@ from ._private import (
     FunctionalTensor,
     TransformType,
     dispatch_mode_count,
+    empty_strided_cpu,
     forward_ad,
     function_mode_count,
     functorch_active,
@@ -112,11 +113,14 @@ def summed(x, dims, keepdim):
 # -- the public functions -----------------------------------------------------------------------------------
 
 
-# A quick call answers with the result, True (way 5) or None. Whether torch.compile is reading has to be asked
+# A quick call answers with the result (ways 5 and 6) or None. Whether torch.compile is reading has to be asked
 # first, and in Python: it cannot look into the quick call.
 _core.set_quick(
     torch.Tensor,
-    torch.empty_like,
+    empty_strided_cpu,
+    (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    torch.Tensor.detach,
+    _functions.apply_softmax_quick,
     torch.Tensor.is_neg,
     torch.is_grad_enabled,
     torch.is_inference_mode_enabled,
@@ -129,7 +133,6 @@ _core.set_quick(
     torch.autograd.graph.increment_version,
 )
 _quick = _core.quick_softmax
-_apply_quick = _functions.apply_softmax_quick
 
 
 def softmax(
@@ -166,8 +169,6 @@ def softmax(
     """
     if dtype is None and not is_dynamo_compiling():
         y = _quick(0, input, dim, temperature)
-        if y is True:
-            return _apply_quick(input, ("softmax", dim, temperature, 0))[0]
         if y is not None:
             return y
     return _softmax_like("softmax", input, dim, _stacklevel, dtype, temperature)
@@ -187,8 +188,6 @@ def log_softmax(
     """
     if dtype is None and not is_dynamo_compiling():
         y = _quick(1, input, dim, temperature)
-        if y is True:
-            return _apply_quick(input, ("log_softmax", dim, temperature, 1))[0]
         if y is not None:
             return y
     return _softmax_like("log_softmax", input, dim, _stacklevel, dtype, temperature)

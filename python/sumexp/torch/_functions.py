@@ -21,8 +21,6 @@ from ._library import hvp_in_y
 from ._private import forward_ad, function_apply, functorch_active, is_legacy_batched
 from ._vmap import batch
 
-_quick_forward = _core.quick_forward
-
 
 def differentiable(name, tensors, dims, T=1.0):
     """Runs a derivative operation so that it can be differentiated again, where anything asks for that."""
@@ -92,7 +90,7 @@ class Softmax(Function):
         if g is None:
             return g_anchor, None
         anchor = ctx.saved_tensors[0]
-        name, dims, T = ctx.call[:3]
+        name, dims, T = ctx.call
         dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim()), T)
         return dx if g_anchor is None else dx + g_anchor, None
 
@@ -100,24 +98,24 @@ class Softmax(Function):
     def jvp(ctx, saved, t, _):
         if t is None:
             return None, None
-        name, dims, T = ctx.call[:3]
+        name, dims, T = ctx.call
         jvp = "softmax_vjp" if name == "softmax" else "log_softmax_jvp"  # softmax's Jacobian is symmetric
         return differentiable(jvp, (t, *saved), dims_of(dims, t.dim()), T), t.view_as(t)
 
 
 class SoftmaxQuick(Softmax):
-    """For an x that _core.quick_softmax has found to be plain; call ends with the operation's number."""
+    """For an x that _core.quick_softmax has found to be plain, and which is all that is passed: it has the rest."""
+
+    forward = _core.quick_forward  # csrc/bindings/quick.cpp
+
+    # Function's own; torch looks these up in each call, and finds them sooner here.
+    setup_context = staticmethod(Function.setup_context)
+    clear_saved_tensors_on_access = False
+    boxed_grads_call = False
 
     @staticmethod
-    def forward(ctx, x, call):
-        y = _quick_forward(call[3], x, call[1], call[2])
-        if y is None:  # not contiguous, another dtype, or left over from a finished transform (resolve_neg unwraps it)
-            return Softmax.forward(ctx, x.resolve_neg(), (call[0], dims_of(call[1], x.dim()), call[2]))
-        anchor = y.detach()
-        ctx.save_for_backward(anchor)
-        ctx.set_materialize_grads(False)
-        ctx.call = call
-        return y, anchor
+    def backward(ctx, *gradients):
+        return Softmax.backward(ctx, *gradients)[0]
 
 
 class SoftmaxFunctorch(Softmax):

@@ -28,6 +28,11 @@ NAMES = {
     "is_tracing": ("torch._C", "_is_tracing"),
     # torch.autograd.Function.apply without its Python wrapper, which looks for functorch transforms again.
     "FunctionBase": ("torch._C", "_FunctionBase"),
+    # The attributes that save_for_backward and set_materialize_grads of a Function's ctx set; quick.cpp sets them.
+    "to_save": ("torch._C", "_FunctionBase.to_save"),
+    "materialize_grads": ("torch._C", "_FunctionBase.materialize_grads"),
+    # torch.empty_strided for the CPU alone, without its dispatcher: what compiled programs allocate with.
+    "empty_strided_cpu": ("torch._C", "_dynamo.guards._empty_strided_cpu"),
     # The level of forward-mode AD, -1 outside of dual_level(): an attribute that changes, so read it through
     # the module, forward_ad.
     "forward_level": ("torch.autograd.forward_ad", "_current_level"),
