@@ -113,8 +113,8 @@ bool may_write(PyObject* out, const Call& call, std::int64_t in_bytes, std::int6
   return done;
 }
 
-// Memory for a result.
-PyObject* new_tensor(const Shape& shape, DType dtype) {
+// torch.empty's arguments for a contiguous tensor.
+PyObject* empty_arguments(const Shape& shape, DType dtype) {
   Shape steps;
   steps.ndim = shape.ndim;
   std::int64_t step = 1;
@@ -123,12 +123,31 @@ PyObject* new_tensor(const Shape& shape, DType dtype) {
     step *= shape.dims[d];
   }
   PyObject *sizes = shape_tuple(shape), *strides = shape_tuple(steps), *result = nullptr;
-  if (sizes && strides) {
-    PyObject* const args[] = {sizes, strides, PyTuple_GET_ITEM(torch.dtypes, static_cast<int>(dtype))};
-    result = PyObject_Vectorcall(torch.empty, args, 3, nullptr);
-  }
+  if (sizes && strides) result = PyTuple_Pack(3, sizes, strides, PyTuple_GET_ITEM(torch.dtypes, static_cast<int>(dtype)));
   Py_XDECREF(sizes);
   Py_XDECREF(strides);
+  return result;
+}
+
+// Memory for a result.
+PyObject* new_tensor(const Shape& shape, DType dtype) {
+  static struct {
+    Shape shape;
+    DType dtype;
+    PyObject* arguments = nullptr;
+  } last;  // under the GIL: most programs ask for the same again and again
+  const bool same = last.arguments && last.dtype == dtype && last.shape.ndim == shape.ndim &&
+                    std::equal(shape.dims, shape.dims + shape.ndim, last.shape.dims);
+  PyObject* arguments = same ? Py_NewRef(last.arguments) : empty_arguments(shape, dtype);
+  if (!arguments) return nullptr;
+  if (!same) {
+    Py_INCREF(arguments);
+    Py_XSETREF(last.arguments, arguments);
+    last.shape = shape;
+    last.dtype = dtype;
+  }
+  PyObject* result = PyObject_Call(torch.empty, arguments, nullptr);
+  Py_DECREF(arguments);
   return result;
 }
 
