@@ -72,4 +72,17 @@ struct Tile {
   SUMEXP_DEVICE static int at(int k) { return k / kPack * kSpan + arch::lane() * kPack + k % kPack; }
 };
 
+// Where a warp's elements wait in shared memory between global memory, of which neighbouring threads take neighbours, and
+// a Tile, of which they take what is kPack apart: one place stays free after every line of the 32 banks, or 4, 8 or 16
+// threads would meet in a bank where now each has its own. The next warp's elements begin so much further on that threads
+// of a warp which take neighbours across a block's warps do not meet either.
+template <class T>
+struct Stage {
+  static constexpr int kLine = 128 / int(sizeof(T));
+  SUMEXP_FN static constexpr int place(int i) { return i + i / kLine; }
+  SUMEXP_FN static constexpr int pitch(int elements, int warps) {
+    return (place(elements) + kLine - 1) / kLine * kLine + kLine / warps;
+  }
+};
+
 }  // namespace sumexp::SUMEXP_NS

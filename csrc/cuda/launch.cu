@@ -128,7 +128,9 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   row.chunks = job.chunks;
   row.item = item;
   row.access = job.access;
-  row.stage = job.access == Access::packed ? 0 : int(chunk) * (call.dtype == DType::f64 ? 8 : 4);
+  row.stage = job.access == Access::packed ? 0
+              : call.dtype == DType::f64 ? gpu::Stage<double>::pitch(int(chunk), 1) * 8
+                                         : gpu::Stage<float>::pitch(int(chunk), 1) * 4;
   entry_of(plan).describe(row);
 
   arch::Device device;

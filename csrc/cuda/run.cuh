@@ -40,7 +40,7 @@ struct Launcher {
   // The stage of a kernel that holds `rows` lane rows.
   template <int rows>
   void stage() {
-    how.dynamic_shared = Travel<S, false, kPacked, rows>::stage_bytes(job.access, int(how.block.x) / arch::lane_count);
+    how.dynamic_shared = Travel<S, false, kPacked, rows>::stage_bytes(int(how.block.x) / arch::lane_count);
   }
 
   template <int pass>

@@ -21,20 +21,13 @@ class Travel {
   using T = Compute<S>;
   using L = Tile<S>;
   using G = Geometry<T>;
+  using W = Stage<T>;
 
   // `stage`: the block's shared memory, stage_bytes of it.
-  SUMEXP_DEVICE Travel(const Job& job, T* stage) : job_(job), stage_(stage) {
-    if (job.access == Access::columns) {
-      pitch_ = int(blockDim.x) / arch::lane_count + 1;
-      mine_ = arch::warp();
-    } else {
-      pitch_ = 1;
-      mine_ = arch::warp() * kRows * G::kLanes;
-    }
-  }
+  SUMEXP_DEVICE Travel(const Job& job, T* stage) : job_(job), stage_(stage) {}
 
-  static constexpr std::size_t stage_bytes(Access access, int warps) {
-    return kPacked ? 0 : std::size_t(access == Access::columns ? warps + 1 : warps) * kRows * G::kLanes * sizeof(T);
+  static constexpr std::size_t stage_bytes(int warps) {
+    return kPacked ? 0 : std::size_t(warps) * W::pitch(kRows * G::kLanes, warps) * sizeof(T);
   }
 
   // Goes to chunk `chunk` of row `row`. With columns the row is the block's first, and warp w has the one
@@ -176,28 +169,34 @@ class Travel {
       arch::warp_sync();
     }
   }
+  SUMEXP_DEVICE static int warps() { return int(blockDim.x) / arch::lane_count; }
+  SUMEXP_DEVICE T* staged(int warp) const { return stage_ + warp * W::pitch(kRows * G::kLanes, warps()); }
+
+  // Spans are whole lines of the stage and a pack is within one, so the places of L::at add up.
+  SUMEXP_DEVICE T* staged_pack(int r, int i) const {
+    return staged(arch::warp()) + W::place(arch::lane() * L::kPack) + W::place(r * G::kLanes + i / L::kPack * L::kSpan);
+  }
   SUMEXP_DEVICE void from_stage(int r, T (&v)[L::kValues]) const {
 #pragma unroll
-    for (int i = 0; i < L::kValues; ++i) v[i] = stage_[mine_ + (r * G::kLanes + L::at(i)) * pitch_];
+    for (int i = 0; i < L::kValues; ++i) v[i] = staged_pack(r, i)[i % L::kPack];
   }
   SUMEXP_DEVICE void to_stage(int r, const T (&v)[L::kValues]) {
 #pragma unroll
-    for (int i = 0; i < L::kValues; ++i) stage_[mine_ + (r * G::kLanes + L::at(i)) * pitch_] = v[i];
+    for (int i = 0; i < L::kValues; ++i) staged_pack(r, i)[i % L::kPack] = v[i];
   }
 
-  // body(element of the row, place in the stage, rows further on, is it there) for this thread's share:
-  // neighbouring threads take neighbours in memory.
+  // body(element of the row, its place in the stage, rows further on, is it there) for this thread's share:
+  // neighbouring threads take neighbours in memory, along the row or, with columns, across the block's rows.
   template <class Body>
   SUMEXP_DEVICE void each_staged(int r, int rows, Body body) const {
     const std::int64_t from = first_ + r * G::kLanes;
     const bool columns = job_.access == Access::columns;
-    const int width = columns ? pitch_ - 1 : 1, step = columns ? int(blockDim.x) : arch::lane_count;
+    const int over = columns ? int(threadIdx.x) % warps() : 0;
+    int i = columns ? int(threadIdx.x) / warps() : arch::lane();
+    T* place = staged(columns ? over : arch::warp()) + W::place(i);
 #pragma unroll 4
-    for (int i = columns ? int(threadIdx.x) : arch::lane(); i < rows * G::kLanes * width; i += step) {
-      const int over = columns ? i % width : 0, element = columns ? i / width : i;
-      const int staged = columns ? element * pitch_ + over : mine_ + element;
-      body(from + element, staged, over, over < beside_ && from + element < job_.n);
-    }
+    for (; i < rows * G::kLanes; i += arch::lane_count, place += W::place(arch::lane_count))
+      body(from + i, *place, over, over < beside_ && from + i < job_.n);
   }
 
   // Element i of operand k, in the row `over` further on.
@@ -226,22 +225,22 @@ class Travel {
   }
 
   SUMEXP_DEVICE void stage_in(int k, int r, int rows, T fill) {
-    each_staged(r, rows, [&](std::int64_t i, int staged, int over, bool there) {
-      stage_[staged] = !there ? fill : k == 0 ? logit(i, over) : k == 1 && is_masked(i, over) ? T(0) : value(k, i, over);
+    each_staged(r, rows, [&](std::int64_t i, T& staged, int over, bool there) {
+      staged = !there ? fill : k == 0 ? logit(i, over) : k == 1 && is_masked(i, over) ? T(0) : value(k, i, over);
     });
     stage_sync();
   }
   SUMEXP_DEVICE void stage_out(int r, int rows) {
     stage_sync();
-    each_staged(r, rows, [&](std::int64_t i, int staged, int over, bool there) {
-      if (there) *reinterpret_cast<S*>(element(cuda::kOut, i, over)) = Narrow<S>::from(stage_[staged]);
+    each_staged(r, rows, [&](std::int64_t i, T& staged, int over, bool there) {
+      if (there) *reinterpret_cast<S*>(element(cuda::kOut, i, over)) = Narrow<S>::from(staged);
     });
     stage_sync();
   }
 
   const Job& job_;
   T* stage_;
-  int pitch_, mine_, count_ = 0, beside_ = 0;
+  int count_ = 0, beside_ = 0;
   std::int64_t first_ = 0, offset_[cuda::kOperands];
 };
 

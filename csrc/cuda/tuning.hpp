@@ -56,15 +56,15 @@ inline const Tuning& tuning_for(const arch::Device& device) {
   return kTunings[0];
 }
 
-// Warps whose chunks fit in shared memory beside `spare` more, 4 KB set aside for static variables.
-inline int staged_warps(const arch::Device& device, const Row& row, int spare) {
+// Warps whose chunks fit in shared memory, 4 KB set aside for static variables.
+inline int staged_warps(const arch::Device& device, const Row& row) {
   if (row.stage == 0) return row.max_warps;
   const int shared = device.shared_optin > 0 ? device.shared_optin : 99 * 1024;  // the least of sm_80 and newer
-  const int fit = (shared - arch::static_shared_limit) / row.stage - spare;
+  const int fit = (shared - arch::static_shared_limit) / row.stage;
   return fit < row.max_warps ? fit : row.max_warps;
 }
 inline int columns_warps(const Tuning& t, const arch::Device& device, const Row& row) {
-  const int fit = staged_warps(device, row, 1);
+  const int fit = staged_warps(device, row);
   int warps = t.columns_bytes / row.item;
   while (warps > fit) warps /= 2;  // whole sectors
   return warps;
@@ -76,7 +76,7 @@ inline Choice choose(const arch::Device& device, const Row& row, Path wanted) {
   const Tuning& t = tuning_for(device);
   const int small = row.access == Access::columns ? columns_warps(t, device, row) : kPackedWarps;
   const bool whole_block = row.access != Access::columns;
-  const int most = staged_warps(device, row, 0);
+  const int most = staged_warps(device, row);
   if (row.chunks == 1 && (wanted == Path::choose || wanted == Path::warp)) {
     const std::int64_t lane_rows = (row.n + row.lanes - 1) / row.lanes;
     return {Path::warp, small, 1, lane_rows <= 1 ? 1 : lane_rows <= 4 ? 4 : 8};

@@ -1,12 +1,14 @@
 // Every CUDA kernel, type and selection path, run on the machine: bytes equal to the CPU kernels'.
 //
 //   test_kernels [seed] [filter]     filter: a part of "softmax f32 block packed"
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "formats.cuh"
 #include "launch.hpp"
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
@@ -276,6 +278,37 @@ void check_devices() {
   if (sumexp::cuda::run(call, target).code != sumexp::Code::device_error) failed("took a device that does not exist");
 }
 
+// How many threads of a warp meet in one of the 32 banks, four bytes each, at worst: 64-bit values go by half warps.
+template <class T, class PlaceOf>
+int threads_in_a_bank(PlaceOf place_of) {
+  int worst = 0;
+  for (int first = 0; first < 32; first += 128 / int(sizeof(T))) {
+    int banks[32] = {};
+    for (int lane = first; lane < std::min(32, first + 128 / int(sizeof(T))); ++lane)
+      worst = std::max(worst, ++banks[place_of(lane) * sizeof(T) / 4 % 32]);
+  }
+  return worst;
+}
+
+// The stage of rows that are not packed: no two threads of a warp meet in a bank.
+template <class S>
+void check_banks(const char* type) {
+  using T = sumexp::gpu::Compute<S>;
+  using Stage = sumexp::gpu::Stage<T>;
+  using Tile = sumexp::gpu::Tile<S>;
+  label = std::string("banks ") + type;
+  for (int rows : {1, 4, 8})
+    for (int warps : {1, 2, 4, 8, 16}) {
+      const int pitch = Stage::pitch(rows * Tile::G::kLanes, warps);
+      const auto to_registers = [&](int lane) { return Stage::place(lane * Tile::kPack); };
+      const auto along = [&](int lane) { return Stage::place(lane); };
+      const auto across = [&](int lane) { return lane % warps * pitch + Stage::place(lane / warps); };
+      const int worst = std::max({threads_in_a_bank<T>(to_registers), threads_in_a_bank<T>(along), threads_in_a_bank<T>(across)});
+      ++checks;
+      if (worst > 1) failed(std::to_string(worst) + " threads in a bank, warps " + std::to_string(warps));
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -317,7 +350,13 @@ int main(int argc, char** argv) {
           run(path, Layout::heated, 12, path == Path::warp ? lanes + 9 : chunk + 9);
       if (c.row_output) run(Path::choose, Layout::packed, 3, 0);
     }
-  if (filter.empty()) check_devices();
+  if (filter.empty()) {
+    check_devices();
+    check_banks<sumexp::gpu::f16>("f16");
+    check_banks<sumexp::gpu::bf16>("bf16");
+    check_banks<float>("f32");
+    check_banks<double>("f64");
+  }
   std::printf("%d checks, %d failed; %llu launches, %llu threads, %llu switches\n", checks, failures,
               (unsigned long long)simt::counters().launches, (unsigned long long)simt::counters().threads,
               (unsigned long long)simt::counters().switches);
