@@ -42,6 +42,11 @@ struct Tensor {  // borrowed: valid until control goes back to the library that 
   std::uint64_t byte_offset;
 };
 
+inline char* address(const Tensor& t) { return static_cast<char*>(t.data) + t.byte_offset; }
+
+// Whether the address is so low that it may be an offset into no memory, as of a tensor whose storage was emptied.
+inline bool is_low(const Tensor& t) { return reinterpret_cast<std::uintptr_t>(address(t)) >> 40 == 0; }
+
 struct ExchangeAPI {
   Version version;
   ExchangeAPI* previous;            // an older table, for consumers of an older major version

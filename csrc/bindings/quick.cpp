@@ -14,7 +14,7 @@ namespace sumexp::python {
 namespace {
 
 struct Torch {  // filled by set_quick, under the GIL
-  PyTypeObject* tensor = nullptr;
+  PyTypeObject *tensor = nullptr, *parameter = nullptr;
   PyObject* empty = nullptr;   // (sizes, strides, dtype) -> Tensor on the CPU
   PyObject* dtypes = nullptr;  // a tuple of them, by the kernels' codes
   PyObject* detach = nullptr;  // Tensor.detach
@@ -62,9 +62,9 @@ int is_quiet() {
   return yes;
 }
 
-int is_plain(PyObject* x) {
-  return Py_TYPE(x) == torch.tensor ? answers(torch.is_neg, x, Py_False) : 0;
-}
+bool is_tensor(PyObject* x) { return Py_TYPE(x) == torch.tensor || Py_TYPE(x) == torch.parameter; }
+
+int is_plain(PyObject* x) { return is_tensor(x) ? answers(torch.is_neg, x, Py_False) : 0; }
 
 int needs_gradient(PyObject* x) {
   PyObject* flag = PyObject_GetAttr(x, requires_grad);
@@ -79,6 +79,7 @@ int needs_gradient(PyObject* x) {
 // not strided CPU memory of their dtypes.
 int read_served(PyObject* x, dlpack::Tensor* tensor) {
   if (torch.read(x, tensor) != 0 || tensor->device.type != dlpack::kCPU || tensor->ndim > kMaxDims) return -1;
+  if (dlpack::is_low(*tensor)) return -1;
   const int code = dlpack::dtype_code(tensor->dtype);
   return code == dlpack::kMask ? -1 : code;
 }
@@ -92,8 +93,6 @@ bool is_contiguous(const dlpack::Tensor& tensor, const Shape& shape) {
   }
   return true;
 }
-
-char* address(const dlpack::Tensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
 
 // Whether a call may write to a tensor that the caller gave: no gradient goes through it, and it is apart from the inputs
 // or, element by element, one of them. What autograd has saved of it is then marked as changed.
@@ -153,22 +152,27 @@ PyObject* new_tensor(const Shape& shape, DType dtype) {
 
 // A call on contiguous CPU tensors of one shape and dtype, checked and ready but for its result.
 struct Prepared {
-  dlpack::Tensor in[kMaxInputs];
+  PyObject* const* inputs;
+  int count;
   Shape full, result;
   Call call;
   std::int64_t strides[kMaxDims], out_strides[kMaxDims], in_bytes, out_bytes;
 
   // False where the tensors are something else, with or without an error set.
   bool read(const QuickCall& quick) {
-    for (int k = 0; k < quick.count; ++k) {
-      const int code = read_served(quick.x[k], &in[k]);
+    inputs = quick.x;
+    count = quick.count;
+    for (int k = 0; k < count; ++k) {
+      dlpack::Tensor in;
+      const int code = read_served(inputs[k], &in);
       if (code < 0) return false;
       if (k == 0) {
         call.dtype = static_cast<DType>(code);
-        full.ndim = in[0].ndim;
-        std::copy_n(in[0].shape, full.ndim, full.dims);
+        full.ndim = in.ndim;
+        std::copy_n(in.shape, full.ndim, full.dims);
       }
-      if (call.dtype != static_cast<DType>(code) || !is_contiguous(in[k], full)) return false;
+      if (call.dtype != static_cast<DType>(code) || !is_contiguous(in, full)) return false;
+      call.in[k] = {dlpack::address(in), strides};
     }
     if (quick.axis ? !parse_axes("", quick.axis, full.ndim, &call.axes) : full.ndim == 0) return false;
     if (!quick.axis) call.axes = std::uint64_t{1} << (full.ndim - 1);
@@ -186,22 +190,28 @@ struct Prepared {
       in_bytes *= full.dims[d];
       if (!reduced) out_bytes *= full.dims[d];
     }
-    for (int k = 0; k < quick.count; ++k) call.in[k] = {address(in[k]), strides};
     result = is_row ? row_shape(full, call.axes, quick.keepdims) : full;
     const float T = static_cast<float>(call.temperature);  // others are errors, or for float64 alone
     return in_bytes != 0 && T > 0 && std::isfinite(T);
+  }
+
+  // Where a tensor's elements are; null, with or without an error set, if it is not contiguous, of this shape and our dtype.
+  char* place_of(PyObject* tensor, const Shape& shape) const {
+    dlpack::Tensor now;
+    const bool fits = read_served(tensor, &now) == static_cast<int>(call.dtype) && is_contiguous(now, shape);
+    return fits ? dlpack::address(now) : nullptr;
   }
 
   // The result: a new tensor, or `given`. Null, with or without an error set, where that does not fit.
   PyObject* run(PyObject* given) {
     PyObject* tensor = given ? Py_NewRef(given) : new_tensor(result, call.dtype);
     if (!tensor) return nullptr;
-    dlpack::Tensor out;
-    if (read_served(tensor, &out) == static_cast<int>(call.dtype) && is_contiguous(out, result)) {
-      call.out = {address(out), out_strides};
-      const bool ours = !given || may_write(given, call, in_bytes, out_bytes);
-      if (ours && run_call(call, in_bytes / item_size(static_cast<int>(call.dtype)), "softmax")) return tensor;
-    }
+    call.out = {place_of(tensor, result), out_strides};
+    bool ready = call.out.data && (!given || may_write(given, call, in_bytes, out_bytes));
+    // Whatever called Python may have run a finalizer, and that may have given a tensor other memory. From here on nothing does.
+    if (given) ready = ready && place_of(given, result) == call.out.data;
+    for (int k = 0; ready && k < count; ++k) ready = place_of(inputs[k], full) == call.in[k].data;
+    if (ready && run_call(call, in_bytes / item_size(static_cast<int>(call.dtype)), "softmax")) return tensor;
     Py_DECREF(tensor);
     return nullptr;
   }
@@ -275,8 +285,8 @@ PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 // set_quick(...): arguments as its signature below says; forward_ad is the module's dict.
 PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs != 15 || !PyType_Check(args[0]) || !PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != 4 ||
-      !PyDict_Check(args[12])) {
+  if (nargs != 16 || !PyType_Check(args[0]) || !PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != 4 ||
+      !PyDict_Check(args[12]) || !PyType_Check(args[15])) {
     PyErr_SetString(PyExc_TypeError, "set_quick: bad arguments");
     return nullptr;
   }
@@ -290,8 +300,9 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     return nullptr;
   }
   for (Py_ssize_t k = 0; k < nargs; ++k) Py_INCREF(args[k]);  // kept for good
-  torch = {reinterpret_cast<PyTypeObject*>(args[0]), args[1], args[2], args[3], args[4], args[5], args[6], args[7],
-           args[8], {args[9], args[10]}, args[11], args[12], args[13], args[14], api->from_object};
+  torch = {reinterpret_cast<PyTypeObject*>(args[0]), reinterpret_cast<PyTypeObject*>(args[15]), args[1], args[2], args[3],
+           args[4], args[5], args[6], args[7], args[8], {args[9], args[10]}, args[11], args[12], args[13], args[14],
+           api->from_object};
   Py_RETURN_NONE;
 }
 
@@ -299,7 +310,7 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 PyObject* quick_result(const QuickCall& quick) {
   const bool served = !out_is_row(quick.op) && !input_is_row(quick.op, 1);
-  if (!torch.tensor || Py_TYPE(quick.x[0]) != torch.tensor || !(served || quick.op == Op::logsumexp)) return nullptr;
+  if (!torch.tensor || !is_tensor(quick.x[0]) || !(served || quick.op == Op::logsumexp)) return nullptr;
   if (quick.axis && quick.axis != Py_None && !PyLong_CheckExact(quick.axis)) return nullptr;
   bool plain = is_quiet() > 0;
   for (int k = 0; plain && k < quick.count; ++k) plain = is_plain(quick.x[k]) > 0 && needs_gradient(quick.x[k]) == 0;
@@ -325,7 +336,7 @@ void add_quick(py::module_& module) {
       {"set_quick", fast(&set_quick), METH_FASTCALL,
        "set_quick(tensor, empty_strided_cpu, dtypes, detach, apply, is_neg, is_grad_enabled, is_inference_mode_enabled, "
        "functorch_active, dispatch_modes, function_modes, is_tracing, forward_ad, is_inference, "
-       "increment_version, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
+       "increment_version, parameter, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -45,6 +45,19 @@ struct Place {
   void* stream = nullptr;       // the one that is current in the tensors' library
 };
 
+// Whether a tensor of torch has elements but its storage none. Asked for low addresses only: the kernels would read there.
+bool has_no_memory(PyObject* object, const dlpack::Tensor& tensor) {
+  for (int d = 0; d < tensor.ndim; ++d)
+    if (tensor.shape[d] == 0) return false;
+  PyObject* storage = PyObject_CallMethod(object, "untyped_storage", nullptr);
+  PyObject* first = storage ? PyObject_CallMethod(storage, "data_ptr", nullptr) : nullptr;
+  const bool memory = first ? PyObject_IsTrue(first) == 1 : !storage;  // torch refuses to say where there cannot be any
+  Py_XDECREF(first);
+  Py_XDECREF(storage);
+  PyErr_Clear();
+  return !memory;
+}
+
 bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Place* place) {
   const dlpack::ExchangeAPI* api = exchange_table(object);
   if (!api) {
@@ -73,6 +86,10 @@ bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Pla
                  kMaxDims);
     return false;
   }
+  if (dlpack::is_low(*tensor) && has_no_memory(object, *tensor)) {
+    PyErr_Format(PyExc_RuntimeError, "%s has elements, but its storage is empty, accepted: a tensor with memory", name);
+    return false;
+  }
   return true;
 }
 
@@ -82,7 +99,7 @@ bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, con
   const Shape row_short = row_shape(full, axes, false);
   const bool keepdims = t.ndim == full.ndim;
   bool fits = keepdims || (row && t.ndim == row_short.ndim);
-  out->data = static_cast<char*>(t.data) + t.byte_offset;
+  out->data = dlpack::address(t);
   for (int d = 0, k = 0; fits && d < full.ndim; ++d) {
     const bool reduced = row && (axes >> d & 1);
     if (reduced && !keepdims) {
@@ -180,7 +197,7 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       PyErr_SetString(PyExc_TypeError, "workspace is not one contiguous dimension of uint8");
       return nullptr;
     }
-    target.workspace = static_cast<char*>(workspace.data) + workspace.byte_offset;
+    target.workspace = dlpack::address(workspace);
     target.workspace_bytes = static_cast<std::size_t>(workspace.shape[0]);
   }
   return run_on_device(call, "run_tensors", target);
@@ -221,7 +238,7 @@ PyObject* read_dlpack(PyObject*, PyObject* given) {
     step *= tensor.shape[d];
   }
   const dlpack::Device device = dlpack::plain(tensor.device);
-  return Py_BuildValue("(KNN(ii)(ii)N)", reinterpret_cast<unsigned long long>(tensor.data) + tensor.byte_offset,
+  return Py_BuildValue("(KNN(ii)(ii)N)", reinterpret_cast<unsigned long long>(dlpack::address(tensor)),
                        shape_tuple(shape), shape_tuple(strides), int(tensor.dtype.code),
                        tensor.dtype.bits * tensor.dtype.lanes, int(device.type), int(device.id),
                        is_capsule ? Py_NewRef(Py_None) : PyLong_FromVoidPtr(stream));

@@ -140,6 +140,7 @@ def set_quick(
     forward_ad: dict[str, Any],
     is_inference: Any,
     increment_version: Any,
+    parameter: type,
     /,
 ) -> None: ...
 def matrix(which: SupportsIndex, y: Any) -> Any: ...

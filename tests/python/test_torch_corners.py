@@ -1,5 +1,8 @@
 """Corners of torch in which a derivative, or the tensor itself, could get lost without a word."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -215,3 +218,122 @@ def test_mask_of_more_dimensions():
         sumexp.softmax(X, where=mask)
     with pytest.raises(ValueError, match="where has shape"):
         sumexp.logsumexp(X, where=mask[0, :, :3])
+
+# -- tensors without memory, and memory that goes away -----------------------------------------------------
+
+
+def _emptied():
+    """A view whose storage was emptied, as sharded training does with parameters between uses."""
+    flat = torch.randn(128)
+    view = flat[64:].view(4, 16)
+    flat.untyped_storage().resize_(0)
+    return view
+
+
+@pytest.mark.parametrize("call", ["softmax", "log_softmax", "parameter", "logsumexp", "out", "jacobian", "vjp"])
+def test_a_tensor_without_memory_raises(call):
+    w, x = _emptied(), torch.randn(4, 16)
+    calls = {
+        "softmax": lambda: st.softmax(w, -1),
+        "log_softmax": lambda: st.log_softmax(w.requires_grad_(), -1),
+        "parameter": lambda: st.softmax(torch.nn.Parameter(w), -1),
+        "logsumexp": lambda: st.logsumexp(w, -1),
+        "out": lambda: sumexp.softmax(x, out=w),
+        "jacobian": lambda: sumexp.softmax_jacobian(w),
+        "vjp": lambda: sumexp.softmax_vjp(w, x),
+    }
+    with pytest.raises(RuntimeError, match="storage is empty"):
+        calls[call]()
+
+
+def test_zero_tensors():
+    zeros, x = torch._efficientzerotensor((5, 16)), torch.randn(5, 16)
+    for z in (zeros, zeros[1:]):
+        like = torch.zeros(z.shape)
+        assert torch.equal(st.softmax(z, -1), st.softmax(like, -1))
+        assert torch.equal(st.logsumexp(z, -1), st.logsumexp(like, -1))
+        assert torch.equal(sumexp.softmax_vjp(z, x[: len(z)]), like)
+        p = x[: len(z)].clone().requires_grad_()
+        (dx,) = torch.autograd.grad(st.softmax(p, -1), p, z)
+        assert torch.equal(dx, like)
+
+
+def test_wrappers_of_functionalize():
+    x = torch.randn(5, 16)
+    wrapped = torch._to_functional_tensor(x)
+    for t, like in ((wrapped, x), (wrapped[1:], x[1:])):
+        y = torch._from_functional_tensor(st.softmax(t, -1))
+        assert torch.equal(y, st.softmax(like, -1))
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("function", ["st", "sumexp"])
+def test_a_finalizer_takes_the_memory(function, recorded):
+    # Creating the result may run the collector, and with it a finalizer that gives the argument other memory.
+    program = f"""
+import gc, torch, sumexp, sumexp.torch as st
+torch.set_num_threads(1)
+softmax = {dict(st="lambda x: st.softmax(x, -1)", sumexp="lambda x: sumexp.softmax(x)")[function]}
+armed, hits = False, 0
+class Finalized:
+    def __del__(self):
+        global armed, hits
+        if armed:
+            armed, hits = False, hits + 1
+            x.data = torch.zeros(4096, 512) if hits % 2 else torch.zeros(0)
+gc.disable()
+for threshold in range(1, 40):
+    x = torch.randn(4096, 512).requires_grad_({recorded})
+    cycle = Finalized()
+    cycle.itself = cycle
+    del cycle
+    gc.set_threshold(threshold, 1, 1)
+    armed = True
+    gc.enable()
+    try:
+        softmax(x)
+    except (RuntimeError, IndexError):
+        pass
+    gc.disable()
+    armed = False
+print("hits", hits)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) > 0
+
+
+def test_quick_calls_take_parameters():
+    p = torch.nn.Parameter(torch.randn(4, 16))
+    y = sumexp._core.quick_softmax(0, p, -1, 1.0)
+    assert type(y) is torch.Tensor and y.requires_grad and torch.equal(y, torch.ops.sumexp.softmax(p.detach(), [1]))
+
+
+def test_logsumexp_over_no_dims_is_over_all():
+    x = torch.randn(4, 16)
+    assert torch.equal(st.logsumexp(x, (), True), st.logsumexp(x, (0, 1), True))
+    assert torch.logsumexp(x, (), True).shape == (1, 1)
+    assert torch.equal(st.logsumexp(x, []), st.logsumexp(x, (0, 1)))
+    # NumPy's meaning in the package's own function, also where torch's are used
+    primal = torch.func.jvp(lambda x: sumexp.logsumexp(x, axis=()), (x,), (x,))[0]
+    assert torch.equal(primal, x) and torch.equal(sumexp.logsumexp(x, axis=()), x)
+    assert torch.equal(sumexp.logsumexp(x.to(torch.complex64), axis=()).real, x)
+
+
+def test_logsumexps_gradient_is_laid_out_as_torchs():
+    grads = []
+    for function in (torch.logsumexp, st.logsumexp):
+        q = torch.randn(2, 3, 4, 5).permute(3, 1, 0, 2).requires_grad_()
+        grads.append(torch.autograd.grad(function(q, 1).sum(), q)[0])
+    assert grads[0].stride() == grads[1].stride() == (1, 20, 60, 5)
+
+
+@pytest.mark.parametrize("function", [st.softmax, st.log_softmax, st.logsumexp])
+def test_a_bool_is_no_dim(function):
+    with pytest.raises(TypeError, match="dim is True"):
+        function(torch.randn(3, 3), True)
+
+
+def test_a_dtype_is_torchs():
+    with pytest.raises(TypeError, match="dtype is 'f'"):
+        st.softmax(torch.randn(3), 0, dtype="f")

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .. import _arrays
+from .. import _arrays, _core
 from . import _formulas, _kernels
 from ._front import autocast, check_temperature, is_ours, soft, summed, way
 from ._private import forward_ad, functorch_active
@@ -163,7 +163,7 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
         lse = _launch("logsumexp", "logsumexp", (x,), dims, shape=shape, where=mask, out=out)
     else:
         x = _leave_out(x, mask)
-        lse = summed(x, dims, keepdims) if is_ours("logsumexp", x) else torch.logsumexp(x, dims, keepdims)
+        lse = summed(x, dims, keepdims) if is_ours("logsumexp", x) else _formulas.logsumexp(x, dims, keepdims)
         lse = _into("logsumexp", out, lse)
     if not return_sign:
         return lse
@@ -246,6 +246,7 @@ def _matrix(function, x):
     if x.dtype in (torch.float16, torch.bfloat16):  # rounded once, from float32
         return _matrix(function, x.float()).to(x.dtype)
     if is_ours(function, x) and way(x) == "kernel" and x.device.type == "cpu":
+        _core.read_dlpack(x)  # raises where there is no memory
         return torch.from_numpy(np.asarray(getattr(_arrays, function)(x.resolve_neg().detach().numpy())))
     if function == "log_softmax_jacobian":
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - x.exp().unsqueeze(-2)

@@ -19,7 +19,11 @@ def log_softmax(x, dims, T=1.0):
     x = x if T == 1 else x / T
     if len(dims) == 1:
         return torch.log_softmax(x, dims[0])
-    return x - (torch.logsumexp(x, dims, keepdim=True) if dims else x)
+    return x - logsumexp(x, dims, keepdim=True)
+
+
+def logsumexp(x, dims, keepdim=False):
+    return torch.logsumexp(x, dims, keepdim) if dims else x.clone()
 
 
 def softmax_vjp(g, y, dims, T=1.0):

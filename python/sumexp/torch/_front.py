@@ -22,7 +22,7 @@ from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .. import _core
 from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
-from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, run
+from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, is_wrapper, run
 from ._private import (
     FakeTensor,
     FunctionalTensor,
@@ -34,7 +34,6 @@ from ._private import (
     functorch_active,
     implicit_softmax_dim,
     interpreter_stack,
-    is_legacy_batched,
     is_tracing,
 )
 
@@ -64,7 +63,7 @@ def way(x):
     if functorch_active():
         functionalized = any(level.key() == TransformType.Functionalize for level in interpreter_stack())
         return "op" if functionalized or not torch.is_grad_enabled() else "functorch"
-    if type(x) not in PLAIN_TYPES or is_traced() or is_legacy_batched(x):
+    if type(x) not in PLAIN_TYPES or is_traced() or is_wrapper(x):
         return "op"
     if torch.is_inference_mode_enabled():
         return "kernel"
@@ -99,7 +98,7 @@ def summed(x, dims, keepdim):
     x = autocast(x)
     taken = way(x)
     if taken == "torch":
-        return torch.logsumexp(x, dims, keepdim)
+        return _formulas.logsumexp(x, dims, keepdim)
     if taken == "op":
         return torch.ops.sumexp.logsumexp(x, dims, keepdim)
     x = x.resolve_neg()
@@ -131,6 +130,7 @@ _core.set_quick(
     vars(forward_ad),
     torch.Tensor.is_inference,
     torch.autograd.graph.increment_version,
+    torch.nn.Parameter,
 )
 _quick = _core.quick_softmax
 
@@ -148,7 +148,7 @@ def softmax(
     Parameters
     ----------
     input : Tensor of float16, bfloat16, float32 or float64
-        Any shape and strides, on the CPU or, where it was built, on a CUDA device. What torch's function takes
+        Up to 64 dimensions, any strides, on the CPU or, where it was built, on a CUDA device. What torch's function takes
         besides (tensor subclasses, nested and meta tensors) goes to that.
     dim : int
         The dimension along which the result sums to 1. None chooses one as torch does, with its warning.
@@ -165,7 +165,8 @@ def softmax(
     Raises
     ------
     IndexError for a dim out of range, TypeError for a device that this build does not serve or a dim that is
-    not an int, ValueError for a temperature, NotImplementedError for integers, bools and complex numbers.
+    not an int, ValueError for a temperature or more dimensions, RuntimeError for a tensor whose storage was
+    emptied, NotImplementedError for integers, bools and complex numbers.
     """
     if dtype is None and not is_dynamo_compiling():
         y = _quick(0, input, dim, temperature)
@@ -195,6 +196,8 @@ def log_softmax(
 
 def _softmax_like(name, x, dim, stacklevel, dtype, T):
     T = check_temperature(name, T)
+    if not isinstance(dtype, (torch.dtype, type(None))):
+        raise TypeError(f"{name}: dtype is {dtype!r}, accepted: a torch.dtype")
     if type(x) in (*PLAIN_TYPES, *_STAND_INS):
         if dtype is None:
             x = autocast(x)
@@ -220,7 +223,7 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     input : Tensor
         As for softmax; integers and bools become torch's default dtype, complex numbers go to torch's function.
     dim : int or sequence of ints
-        The dimensions to sum over.
+        The dimensions to sum over; an empty sequence means all, as in torch.
     keepdim : bool
         Keep them with length 1.
 
@@ -236,6 +239,8 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     """
     if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
         input = input.to(torch.get_default_dtype())  # as torch does
+    if isinstance(dim, (tuple, list)) and not dim:
+        dim = tuple(range(input.dim()))
     if not is_ours("logsumexp", input):
         return torch.logsumexp(input, dim, keepdim)
     return summed(input, dims_of(dim, input.dim()), keepdim)

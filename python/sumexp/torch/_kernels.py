@@ -13,9 +13,11 @@ from .. import _core
 from ._private import (
     dispatch_mode_count,
     function_mode_count,
-    is_legacy_batched,
     functorch_active,
+    is_functional,
+    is_legacy_batched,
     is_tracing,
+    is_zero_tensor,
     unwrap_if_dead,
 )
 
@@ -46,6 +48,8 @@ def dims_of(dim, ndim):
     if not isinstance(dim, (int, tuple, list, torch.Size)):
         dim = operator.index(dim)  # NumPy's integers, tensors of one
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    if any(isinstance(d, bool) for d in dims):
+        raise TypeError(f"dim is {dim!r}, accepted: an int or a sequence of ints")
     least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
     for d in dims:
         if not least <= d <= most:
@@ -71,6 +75,8 @@ def run(name, tensors, dims, temperature=1.0, keepdim=True):
     first = tensors[0]
     if name in ROW_RESULT:
         out = first.new_empty(row_shape(first.shape, dims, keepdim))
+    elif name == "logsumexp_vjp":  # laid out as the input, as torch's gradient of logsumexp is
+        out = _empty_like(first)
     else:  # contiguous whatever the input's strides are, as torch.softmax's result is
         out = _empty_like(first, memory_format=torch.contiguous_format)
     launch(name, tensors, out, dims, temperature)
@@ -90,10 +96,15 @@ def is_traced():
     return dispatch_mode_count() or function_mode_count() or is_tracing()
 
 
+def is_wrapper(t):
+    """Whether a tensor of a plain type has no elements of its own in memory, so that torch's dispatcher has to unwrap it."""
+    return is_legacy_batched(t) or is_zero_tensor(t) or is_functional(t)
+
+
 def direct(name, tensors, dims, temperature=1.0, keepdim=True):
     """Runs an operation below autograd: the kernel, or the registered operation where something watches."""
     tensors = tuple(unwrap_if_dead(t if t.layout is torch.strided else t.to_dense()) for t in tensors)
-    plain = all(type(t) in PLAIN_TYPES and not t.is_neg() and not is_legacy_batched(t) for t in tensors)
+    plain = all(type(t) in PLAIN_TYPES and not t.is_neg() and not is_wrapper(t) for t in tensors)
     if plain and not is_traced() and not functorch_active():
         return run(name, tensors, dims, temperature, keepdim)
     extra = () if name in ("logsumexp_vjp", "logsumexp_jvp") else (keepdim if name == "logsumexp" else temperature,)

@@ -21,6 +21,10 @@ NAMES = {
     "unwrap_if_dead": ("torch._C", "_functorch.unwrap_if_dead"),
     # Whether a tensor belongs to the older vmap that autograd uses for is_grads_batched and gradcheck.
     "is_legacy_batched": ("torch._C", "_functorch.is_legacy_batchedtensor"),
+    # Whether a tensor stands for zeros that have no memory, as autograd's gradients may.
+    "is_zero_tensor": ("torch", "Tensor._is_zerotensor"),
+    # Whether it is the wrapper that torch.func.functionalize puts around one, which has no memory either.
+    "is_functional": ("torch", "_is_functional_tensor"),
     # How many __torch_dispatch__ and __torch_function__ modes are active: fake tensors, make_fx, counters, ...
     "dispatch_mode_count": ("torch._C", "_len_torch_dispatch_stack"),
     "function_mode_count": ("torch._C", "_len_torch_function_stack"),
