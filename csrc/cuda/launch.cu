@@ -16,12 +16,13 @@ namespace gpu = ::sumexp::SUMEXP_NS;
 struct Entry {
   void (*describe)(Row&);
   std::size_t (*workspace)(const Job&);
+  bool (*can_cluster)(const Job&, const Choice&);
   cudaError_t (*run)(const Job&, const Choice&, void*, cudaStream_t);
 };
 template <template <class> class Op, class S>
 constexpr Entry entry() {
   using R = gpu::Run<S, Op<S>>;
-  return {R::describe, R::workspace, R::run};
+  return {R::describe, R::workspace, R::can_cluster, R::run};
 }
 #define SUMEXP_FOUR_TYPES(Op) \
   { entry<gpu::Op, gpu::f16>(), entry<gpu::Op, gpu::bf16>(), entry<gpu::Op, float>(), entry<gpu::Op, double>() }
@@ -136,6 +137,8 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   arch::Device device;
   if (arch::query(device) != cudaSuccess) device = arch::Device{};  // the launch will say why
   plan.choice = choose(device, row, path);
+  if (plan.choice.path == Path::cluster && !entry_of(plan).can_cluster(job, plan.choice))
+    plan.choice = choose(device, row, Path::stream);
   if (plan.choice.path == Path::stream) plan.workspace = entry_of(plan).workspace(job);
   return status;
 }

@@ -79,6 +79,10 @@ struct Launcher {
     stage<kLaneRows>();
     return arch::launch(block_rows<S, Op, kPacked>, how, job);
   }
+  bool can_cluster() {
+    stage<kLaneRows>();
+    return arch::can_cluster(block_rows<S, Op, kPacked>, how);
+  }
 };
 
 template <class S, class Op, bool kPacked>
@@ -107,6 +111,16 @@ void Run<S, Op>::describe(cuda::Row& row) {
 template <class S, class Op>
 std::size_t Run<S, Op>::workspace(const Job& job) {
   return Workspace<Op>(job, nullptr).bytes;
+}
+
+template <class S, class Op>
+bool Run<S, Op>::can_cluster(const Job& job, const cuda::Choice& choice) {
+  arch::Launch how;
+  how.grid = dim3(unsigned(choice.cluster));
+  how.block = dim3(unsigned(arch::lane_count * choice.warps));
+  how.cluster = unsigned(choice.cluster);
+  return job.access == Access::packed ? Launcher<S, Op, true>{job, how}.can_cluster()
+                                      : Launcher<S, Op, false>{job, how}.can_cluster();
 }
 
 template <class S, class Op>

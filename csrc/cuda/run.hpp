@@ -13,6 +13,7 @@ template <class S, class Op>
 struct Run {
   static void describe(cuda::Row& row);
   static std::size_t workspace(const cuda::Job& job);
+  static bool can_cluster(const cuda::Job& job, const cuda::Choice& choice);
   static cudaError_t run(const cuda::Job& job, const cuda::Choice& choice, void* workspace, cudaStream_t stream);
 };
 

@@ -340,6 +340,9 @@ int main(int argc, char** argv) {
       run(Path::block, Layout::misaligned, 3, 2 * chunk + 1);
       run(Path::block, Layout::two_axes, 3, 2 * chunk);
       run(Path::cluster, Layout::misaligned, 2, 9 * chunk);
+      simt::settings().max_cluster = 1;  // no room: streamed
+      run(Path::cluster, Layout::packed, 3, 9 * chunk + 3);
+      simt::settings().max_cluster = 8;
       run(Path::stream, Layout::steps, 3, chunk + 77, !c.row_output);
       run(Path::stream, Layout::side, 19, chunk + 77);
       if (c.logits && c.op != Op::logsumexp_vjp && c.op != Op::logsumexp_jvp)

@@ -183,15 +183,28 @@ inline cudaError_t reported(cudaError_t e) {
   return e;
 }
 
+// What is known of kernels on devices, kept without a lock: a kernel that has lost its entry is only looked at once more.
+class Known {
+ public:
+  std::atomic<std::uint64_t>& entry(std::uint64_t key) { return entries_[key * 0x9e3779b97f4a7c15u >> 54]; }
+  // `more`: below 16. Addresses leave the upper bits free.
+  static std::uint64_t key(const void* kernel, int device, unsigned more = 0) {
+    return reinterpret_cast<std::uintptr_t>(kernel) ^ std::uint64_t(device + 1) << 52 ^ std::uint64_t(more) << 60;
+  }
+
+ private:
+  std::atomic<std::uint64_t> entries_[1024] = {};
+};
+
 // Allows a kernel all the dynamic shared memory that the current device has beside the kernel's own. Always the same
 // amount, and once: the attribute belongs to the kernel, so that a launch that set its own needs would take away what
-// another thread's, or one in a graph, has asked for. A kernel that has lost its entry here is only allowed once more.
+// another thread's, or one in a graph, has asked for.
 inline cudaError_t allow_shared(const void* kernel) {
-  static std::atomic<std::uint64_t> allowed[1024];
+  static Known allowed;
   int device = 0, optin = 0;
   cudaError_t e = cudaGetDevice(&device);
-  const std::uint64_t key = reinterpret_cast<std::uintptr_t>(kernel) ^ std::uint64_t(device + 1) << 52;
-  std::atomic<std::uint64_t>& entry = allowed[key * 0x9e3779b97f4a7c15u >> 54];
+  const std::uint64_t key = Known::key(kernel, device);
+  std::atomic<std::uint64_t>& entry = allowed.entry(key);
   if (e == cudaSuccess && entry.load(std::memory_order_relaxed) == key) return e;
   cudaFuncAttributes own = {};
   if (e == cudaSuccess) e = cudaFuncGetAttributes(&own, kernel);
@@ -202,28 +215,61 @@ inline cudaError_t allow_shared(const void* kernel) {
   return reported(e);
 }
 
+// A launch in the runtime's words; allows the kernel the shared memory that it takes.
+class Config {
+ public:
+  Config(const void* kernel, const Launch& how) {
+    if (how.dynamic_shared > 48 * 1024 - static_shared_limit) error_ = allow_shared(kernel);
+    config_.gridDim = how.grid;
+    config_.blockDim = how.block;
+    config_.dynamicSmemBytes = how.dynamic_shared;
+    config_.stream = how.stream;
+    if (how.cluster <= 1) return;
+    attribute_.id = cudaLaunchAttributeClusterDimension;
+    attribute_.val.clusterDim.x = how.cluster;
+    attribute_.val.clusterDim.y = 1;
+    attribute_.val.clusterDim.z = 1;
+    config_.attrs = &attribute_;
+    config_.numAttrs = 1;
+  }
+  Config(const Config&) = delete;
+  cudaError_t error() const { return error_; }
+  const cudaLaunchConfig_t* get() const { return &config_; }
+
+ private:
+  cudaError_t error_ = cudaSuccess;
+  cudaLaunchConfig_t config_ = {};
+  cudaLaunchAttribute attribute_;
+};
+
 // Enqueues the kernel; neither synchronises nor allocates, so a graph can capture it.
 template <class... Params, class... Args>
 cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
-  if (how.dynamic_shared > 48 * 1024 - static_shared_limit) {
-    const cudaError_t e = allow_shared(reinterpret_cast<const void*>(kernel));
-    if (e != cudaSuccess) return e;
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = how.grid;
-  config.blockDim = how.block;
-  config.dynamicSmemBytes = how.dynamic_shared;
-  config.stream = how.stream;
-  cudaLaunchAttribute attribute;
-  if (how.cluster > 1) {
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = how.cluster;
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-  }
-  return reported(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+  const Config config(reinterpret_cast<const void*>(kernel), how);
+  if (config.error() != cudaSuccess) return config.error();
+  return reported(cudaLaunchKernelEx(config.get(), kernel, static_cast<Params>(args)...));
+}
+
+// Whether the current device can run such a launch: code made of PTX from before sm_90 does not know of clusters, and a
+// part of a chip (MIG, MPS) may have no room for one. A no is asked for again: the part may change.
+template <class... Params>
+bool can_cluster(void (*kernel)(Params...), const Launch& how) {
+  static Known possible;
+  const auto* const function = reinterpret_cast<const void*>(kernel);
+  int device = 0, clusters = 0;
+  cudaError_t e = cudaGetDevice(&device);
+  const std::uint64_t key = Known::key(function, device, how.cluster);
+  std::atomic<std::uint64_t>& entry = possible.entry(key);
+  if (e == cudaSuccess && entry.load(std::memory_order_relaxed) == key) return true;
+  cudaFuncAttributes own = {};
+  if (e == cudaSuccess) e = cudaFuncGetAttributes(&own, function);
+  if (e != cudaSuccess || own.ptxVersion < 90) return reported(e), false;
+  const Config config(function, how);
+  e = config.error();
+  if (e == cudaSuccess) e = reported(cudaOccupancyMaxActiveClusters(&clusters, function, config.get()));
+  if (e != cudaSuccess || clusters < 1) return false;
+  entry.store(key, std::memory_order_relaxed);
+  return true;
 }
 
 inline const char* error_name(cudaError_t e) { return cudaGetErrorName(e); }

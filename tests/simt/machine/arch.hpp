@@ -155,6 +155,11 @@ cudaError_t launch(void (*kernel)(Params...), const Launch& how, Args... args) {
   return ::simt::run_grid({how.grid, how.block, how.dynamic_shared, how.cluster}, body, &bound);
 }
 
+template <class... Params>
+bool can_cluster(void (*)(Params...), const Launch& how) {
+  return how.cluster <= ::simt::settings().max_cluster;
+}
+
 // Every launch is over when it returns. The devices are alike; which is current is all that tells them apart.
 inline const char* error_name(cudaError_t) { return "on the machine"; }
 inline const char* error_text(cudaError_t) { return ::simt::error().c_str(); }

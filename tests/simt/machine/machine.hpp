@@ -18,6 +18,7 @@ struct Settings {
   int cc = 90;            // major * 10 + minor; clusters need 90
   int sm_count = 4;
   std::size_t shared_optin = 227 * 1024;
+  unsigned max_cluster = 8;  // blocks; 1: as on a part of a chip without room for clusters
   int resident = 3;       // clusters (blocks, without clusters) in flight at once
   std::uint64_t seed = 1; // every launch draws its own schedule from (seed, launches so far)
 };

@@ -50,7 +50,9 @@ cudaError_t check(const Shape& s) {
     return reject(cudaErrorInvalidValue, "%zu bytes of shared memory asked for beside the kernel's own, %zu there",
                   s.dynamic_shared, d.shared_optin);
   if (s.cluster > 1 && d.cc < 90) return reject(cudaErrorNotSupported, "clusters need compute capability 9.0");
-  if (s.cluster == 0 || s.cluster > 16 || s.grid.x % s.cluster)
+  if (s.cluster > d.max_cluster)
+    return reject(cudaErrorClusterOutOfResources, "no room for clusters of %u blocks", s.cluster);
+  if (s.cluster == 0 || s.grid.x % s.cluster)
     return reject(cudaErrorInvalidConfiguration, "clusters of %u do not divide a grid of %u", s.cluster, s.grid.x);
   return cudaSuccess;
 }
