@@ -89,6 +89,12 @@ inline const Tensor* in_capsule(PyObject* capsule) {
   return managed->version.major == kMajorVersion ? &managed->tensor : nullptr;
 }
 
+// Whether its tensor may not be written to. Without a version a capsule cannot tell, and then it may not.
+inline bool is_read_only(PyObject* capsule) {
+  if (!PyCapsule_IsValid(capsule, "dltensor_versioned")) return true;
+  return static_cast<VersionedTensor*>(PyCapsule_GetPointer(capsule, "dltensor_versioned"))->flags & 1;
+}
+
 // -- devices -------------------------------------------------------------------------------------------------
 
 // Pinned memory is the CPU's, managed memory the device's.

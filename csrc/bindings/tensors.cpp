@@ -205,8 +205,8 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 // -- read_dlpack ---------------------------------------------------------------------------------------------
 
-// read_dlpack(x): (address, shape, strides, (code, bits), (device type, device), stream) of a tensor whose type has
-// the exchange table, or of a capsule as __dlpack__ returns it, which stays the caller's. Strides in bytes; the
+// read_dlpack(x): (address, shape, strides, (code, bits), (device type, device), stream, read-only) of a tensor whose
+// type has the exchange table, or of a capsule as __dlpack__ returns it, which stays the caller's. Strides in bytes; the
 // stream None where the capsule does not tell.
 PyObject* read_dlpack(PyObject*, PyObject* given) {
   dlpack::Tensor tensor;
@@ -238,10 +238,11 @@ PyObject* read_dlpack(PyObject*, PyObject* given) {
     step *= tensor.shape[d];
   }
   const dlpack::Device device = dlpack::plain(tensor.device);
-  return Py_BuildValue("(KNN(ii)(ii)N)", reinterpret_cast<unsigned long long>(dlpack::address(tensor)),
+  return Py_BuildValue("(KNN(ii)(ii)NN)", reinterpret_cast<unsigned long long>(dlpack::address(tensor)),
                        shape_tuple(shape), shape_tuple(strides), int(tensor.dtype.code),
                        tensor.dtype.bits * tensor.dtype.lanes, int(device.type), int(device.id),
-                       is_capsule ? Py_NewRef(Py_None) : PyLong_FromVoidPtr(stream));
+                       is_capsule ? Py_NewRef(Py_None) : PyLong_FromVoidPtr(stream),
+                       PyBool_FromLong(is_capsule && dlpack::is_read_only(given)));
 }
 
 }  // namespace
@@ -255,8 +256,8 @@ void add_tensors(py::module_& module) {
        "device's current stream. None, or the bytes of workspace to pass in another call, nothing being run then."},
       {"read_dlpack", &read_dlpack, METH_O,
        "read_dlpack(x, /)\n--\n\n"
-       "(address, shape, strides in bytes, (dtype code, bits), (device type, id), stream) of a tensor with DLPack's C "
-       "exchange table or of a capsule from __dlpack__."},
+       "(address, shape, strides in bytes, (dtype code, bits), (device type, id), stream, read-only) of a tensor with "
+       "DLPack's C exchange table or of a capsule from __dlpack__."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -75,8 +75,16 @@ def on_device(function, argument, value):
     raise TypeError(f"{function}: {argument} is on {_in_words(kind, number)}, accepted: {_core.served_devices()}")
 
 
-def describe(function, argument, value):
-    """The Memory of `value`, an array on a CUDA device."""
+def _export(value):
+    """A DLPack capsule of `value` that is ready for the default stream, with a version where its library knows of them."""
+    try:
+        return value.__dlpack__(stream=LEGACY_STREAM, max_version=(1, 0))
+    except TypeError:
+        return value.__dlpack__(stream=LEGACY_STREAM)
+
+
+def describe(function, argument, value, ours=False):
+    """The Memory of `value`, an array on a CUDA device; one of `ours` has just been made, to be written to."""
     kind, device = _device_of(value)
     if kind != CUDA:
         raise TypeError(
@@ -89,15 +97,15 @@ def describe(function, argument, value):
         (address, readonly), stream = interface["data"], interface.get("stream")
         shape, strides, kind = interface["shape"], interface.get("strides"), interface["typestr"]
     else:
-        exporter = value if hasattr(type(value), "__dlpack_c_exchange_api__") else value.__dlpack__(stream=LEGACY_STREAM)
-        address, shape, strides, code, _, stream = _core.read_dlpack(exporter)
-        kind, readonly = _DLPACK_KINDS.get(code), False
+        exporter = value if hasattr(type(value), "__dlpack_c_exchange_api__") else _export(value)
+        address, shape, strides, code, _, stream, readonly = _core.read_dlpack(exporter)
+        kind = _DLPACK_KINDS.get(code)
     if kind is None or np.dtype(kind).str not in KINDS:
         raise TypeError(
             f"{function}: {argument} has dtype {getattr(value, 'dtype', kind)}, accepted: float16, bfloat16, float32 and "
             "float64 on a CUDA device"
         )
-    array = np.asarray(_Interface(address, shape, strides, kind, readonly))
+    array = np.asarray(_Interface(address, shape, strides, kind, readonly and not ours))
     if array.dtype.kind == "V":
         import ml_dtypes  # whoever has such arrays has it
 
@@ -140,7 +148,7 @@ def call(name, arrays, given):
     sign = new()(shape, dtype) if signs and "b" in memory else None
     for n, value in (("out", result), ("sign", sign)):
         if value is not None:
-            memory[n] = describe(name, n, value)
+            memory[n] = describe(name, n, value, ours=n not in memory)
 
     stream = LEGACY_STREAM if first.stream is None else first.stream
     for m in memory.values():  # what other streams still do to the arrays comes first
@@ -157,7 +165,7 @@ def call(name, arrays, given):
 
     if size := run():
         workspace = new()((size,), np.uint8)  # given back to its library, which reuses it in the stream's order
-        run(describe(name, "workspace", workspace).array.ctypes.data, size)
+        run(describe(name, "workspace", workspace, ours=True).array.ctypes.data, size)
     if any(m.stream is None for m in memory.values()):  # a library without a stream to wait on
         _core.synchronize(first.device, stream)
     if not signs:

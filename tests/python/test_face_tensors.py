@@ -82,8 +82,9 @@ def test_read_dlpack(layout):
     x = layout(X)
     strides = tuple(s * x.element_size() for s in x.stride())
     want = (x.data_ptr(), tuple(x.shape), strides, (2, 8 * x.element_size()), (1, 0))
-    assert _core.read_dlpack(x) == (*want, 0)
-    assert _core.read_dlpack(x.__dlpack__()) == (*want, None)
+    assert _core.read_dlpack(x) == (*want, 0, False)
+    assert _core.read_dlpack(x.__dlpack__()) == (*want, None, True)  # no version: it cannot tell
+    assert _core.read_dlpack(x.__dlpack__(max_version=(1, 0))) == (*want, None, False)
 
 
 def test_read_dlpack_refuses():

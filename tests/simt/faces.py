@@ -56,20 +56,27 @@ class Array:
 
 
 class DLPackArray(Array):
-    """As JAX's: no stream of its own."""
+    """A library's that tells no stream."""
 
     streams = []  # asked for, in order
 
     def __dlpack_device__(self):
         return 2, self.device
 
-    def __dlpack__(self, *, stream):
+    def __dlpack__(self, *, stream, max_version=None):
         self.streams.append(stream)
-        as_numpy_can = self.array.view(np.uint16) if self.array.dtype == ml_dtypes.bfloat16 else self.array
-        capsule = as_numpy_can.__dlpack__()
-        if self.array.dtype == ml_dtypes.bfloat16:
-            dtype_of(capsule).code = 4
+        if self.array.dtype != ml_dtypes.bfloat16:
+            return self.array.__dlpack__(max_version=max_version)
+        capsule = self.array.view(np.uint16).__dlpack__()
+        dtype_of(capsule).code = 4
         return capsule
+
+
+class FixedArray(DLPackArray):
+    """As JAX's, which are not to be written to: capsules have no version, and so cannot say it."""
+
+    def __dlpack__(self, *, stream):
+        return super().__dlpack__(stream=stream)
 
 
 class CudaArray(Array):
@@ -137,7 +144,7 @@ class TableArray(Array):
         raise AssertionError("there is a table")
 
 
-KINDS = [DLPackArray, CudaArray, TableArray]
+KINDS = [DLPackArray, FixedArray, CudaArray, TableArray]
 
 
 def kinds_for(dtype):
@@ -225,7 +232,17 @@ def test_options(kind):
         same(got, want)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_out_that_is_fixed():
+    x = rows((4, 30), np.float32)
+    fixed, frozen = FixedArray(x.copy()), DLPackArray(x.copy())
+    frozen.array.flags.writeable = False
+    for out in (fixed, frozen):
+        with pytest.raises(ValueError, match="softmax: out is read-only, accepted: a writeable"):
+            se.softmax(out, out=out)
+        assert out.array.tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize("kind", [DLPackArray, CudaArray, TableArray])
 def test_out_and_in_place(kind):
     x = rows((4, 30), np.float32)
     want = se.softmax(x)
