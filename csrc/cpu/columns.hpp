@@ -305,7 +305,7 @@ class ColumnDriver {
     each_element<0, kInputs>(c, [=, &known, &reduce](int j, int t, V* v) {
       if (divide) v[0] = v[0] / temperature;
       (void)reduce;  // used only by kernels of terms
-      if constexpr (Tile::kTerms) v[0] = term(exp_parts(v[0], reduce[t]));
+      if constexpr (Tile::kTerms) v[0] = TermsOf<S>::term(TermsOf<S>::parts(v[0], reduce[t]));
       put_vector<V, S>(out + j * stride + t * W * sizeof(S), Tile::map(v, known[t]), stream);
     });
   }

@@ -51,52 +51,52 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   return best;
 }
 
-// The terms of a chunk, summed to one group of lanes: hi in sums[0], lo in sums[1] (TermSum). kExclude: elements
+// The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kExclude: elements
 // from `bound` up are counted in `excluded` instead. kStore: terms, relative to what `reduce` says (with kAnchored
 // to e^anchor), are written to `terms`, which may be x. While the arithmetic runs, what lies `ahead` elements on
 // is prefetched.
-template <class V, bool kExclude, bool kStore, bool kAnchored, class E>
+template <class Terms, class V, bool kExclude, bool kStore, bool kAnchored, class E>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V anchor, V bound, int& excluded,
                               ElementOf<V>* terms, std::int64_t ahead,
-                              V (&sums)[2][Geometry<ElementOf<V>>::kGroup / V::W]) {
+                              V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
   int left_out = 0;
-  lane_reduce<V, 2>(count, TermSum<V>::kStart, sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+  lane_reduce<V, Terms::kSums>(count, Terms::template start<T>(), sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
     using U = std::remove_pointer_t<decltype(acc)>;  // V, or some abreast
     const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
     for (int j = 0; j < U::W; j += V::W) __builtin_prefetch(x + i + j + ahead, 0, 2);
     const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
-    ExpParts<U> e = exp_parts(kAnchored ? raw - U(anchor) : raw, to);
+    auto e = Terms::parts(kAnchored ? raw - U(anchor) : raw, to);
     if constexpr (kExclude) {
       const auto out = at_or_above(raw, U(bound));
       left_out += ::sumexp::SUMEXP_NS::count(out);
       e.s = clear(out, e.s);
     }
-    const U rounded = term(e);
-    TermSum<U>::accumulate(acc[0], acc[1], e, rounded);
-    if constexpr (kStore) memory.store(terms + i, rounded);
+    const U term = Terms::term(e);
+    Terms::add(acc, e, term);
+    if constexpr (kStore) memory.store(terms + i, term);
   });
   excluded = left_out;
 }
 
 // The sum of the chunk's terms relative to `base`: sum of e^x 2^(carry - N).
-template <class V, bool kExclude, bool kStore, class E>
+template <class Terms, class V, bool kExclude, bool kStore, class E>
 SUMEXP_FN Wide<ElementOf<V>> sum_terms(const E* x, int count, const Base<ElementOf<V>>& base,
                                        ElementOf<V> limit, int& excluded, ElementOf<V>* terms, std::int64_t ahead) {
   using T = ElementOf<V>;
   const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
   const V anchor = V(base.anchor), bound = V(limit);
-  V sums[2][Geometry<T>::kGroup / V::W];
+  V sums[Terms::kSums][Geometry<T>::kGroup / V::W];
   if (base.anchor == T(0)) {
-    sum_term_lanes<V, kExclude, kStore, false>(x, count, reduce, anchor, bound, excluded, terms, ahead, sums);
-    return fold_group(sums[0], sums[1]);
+    sum_term_lanes<Terms, V, kExclude, kStore, false>(x, count, reduce, anchor, bound, excluded, terms, ahead, sums);
+    return fold_terms(sums);
   }
-  sum_term_lanes<V, kExclude, kStore, true>(x, count, reduce, anchor, bound, excluded, terms, ahead, sums);
-  return fold_group(sums[0], sums[1]) * exp_wide(base.rho);
+  sum_term_lanes<Terms, V, kExclude, kStore, true>(x, count, reduce, anchor, bound, excluded, terms, ahead, sums);
+  return fold_terms(sums) * exp_wide(base.rho);
 }
 
 // The state of a chunk whose maximum is m. kExclude: elements equal to the maximum go to c instead of R.
-template <class V, bool kExclude, bool kStore, class E>
+template <class Terms, class V, bool kExclude, bool kStore, class E>
 SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V> m, ElementOf<V>* terms,
                                            std::int64_t ahead = 0) {
   using T = ElementOf<V>;
@@ -108,14 +108,15 @@ SUMEXP_FN ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V> m
     return state;
   }
   const Base<T> base = base_of(state.m);
-  int of_max = 0, others = 0;
+  int of_max = 0;
   state.N = base.N;
-  state.R = sum_terms<V, kExclude, kStore>(x, count, base, state.m, of_max, terms, ahead);
+  state.R = sum_terms<Terms, V, kExclude, kStore>(x, count, base, state.m, of_max, terms, ahead);
   state.c = WideOf<T>::constant(of_max);
-  if (kExclude && needs_second_look(state)) {
+  if (kExclude && !Terms::kShort && needs_second_look(state)) {
+    int others = 0;
     const T next = largest(lane_max_below<V>(x, count, state.m));
     const Base<T> lower = base_of(next);
-    const Wide<T> R = sum_terms<V, true, false>(x, count, lower, state.m, others, nullptr, 0);
+    const Wide<T> R = sum_terms<Terms, V, true, false>(x, count, lower, state.m, others, nullptr, 0);
     state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
   }
   return state;

@@ -1,5 +1,6 @@
 // The operations as row kernels: how each reduces one chunk, finishes a row and maps one chunk, over the
-// term functions of ops/. All have the same shape, so that one driver (rows.hpp) serves them:
+// term functions of ops/ and Terms, which is TermsOf the storage type. All have the same shape, so that one driver
+// (rows.hpp) serves them:
 //
 //   kInputs     elementwise inputs          kPasses     reductions before the result (softmax_hvp: 2)
 //   kTerms      reduce leaves terms that map wants instead of the input
@@ -52,7 +53,7 @@ struct LogitsKernel {
   static ElementOf<V> peak(const E* const* in, int count) { return chunk_max<V>(in[0], count); }
 };
 
-template <class V>
+template <class V, class Terms>
 struct SoftmaxKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
@@ -62,16 +63,16 @@ struct SoftmaxKernel : LogitsKernel<V> {
 
   template <int, class E>
   static State reduce(const E* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
-    return terms ? exp_chunk<V, false, true>(in[0], count, peak, terms, ahead)
-                 : exp_chunk<V, false, false>(in[0], count, peak, nullptr, ahead);
+    return terms ? exp_chunk<Terms, V, false, true>(in[0], count, peak, terms, ahead)
+                 : exp_chunk<Terms, V, false, false>(in[0], count, peak, nullptr, ahead);
   }
-  static void finish(int, const State& state, Row& row, const Params&) { row = softmax_finish(state); }
+  static void finish(int, const State& state, Row& row, const Params&) { row = softmax_finish<Terms>(state); }
 
   // The result from terms, which `source(i, memory)` gives; `last` is applied to every probability.
   template <class Source, class Out, class Last>
   static SUMEXP_FN void scale(Source source, Out* out, int count, bool stream, T chunk_m, const Row& row,
                               Last last) {
-    const TermScale<T> k = term_scale(row, chunk_m);
+    const TermScale<T> k = term_scale<Terms>(row, chunk_m);
     const V h = V(k.h), l = V(k.l);
     if (k.far) {
       const V before = V(k.before), after = V(k.after);
@@ -80,7 +81,7 @@ struct SoftmaxKernel : LogitsKernel<V> {
     } else {
       const V top_term = V(k.top_term), top = V(k.top);
       store_chunk<V>(out, count, stream,
-                     [&](int i, auto memory) { return last(probability(source(i, memory), h, l, top_term, top)); });
+                     [&](int i, auto memory) { return last(probability<Terms>(source(i, memory), h, l, top_term, top)); });
     }
   }
   // terms: those that reduce kept; nullptr: they are computed again
@@ -97,7 +98,7 @@ struct SoftmaxKernel : LogitsKernel<V> {
       const V anchor = V(base.anchor);
       const auto again = [&](int i, auto memory) {
         __builtin_prefetch(x + i + ahead, 0, 2);
-        return term(exp_parts(memory.template load<V>(x + i, T(0)) - anchor, reduce));
+        return Terms::term(Terms::parts(memory.template load<V>(x + i, T(0)) - anchor, reduce));
       };
       scale(again, out, count, stream, chunk_m, row, last);
     }
@@ -109,19 +110,19 @@ struct SoftmaxKernel : LogitsKernel<V> {
   }
 };
 
-template <class V>
-struct LogSumExpVjpKernel : SoftmaxKernel<V> {
+template <class V, class Terms>
+struct LogSumExpVjpKernel : SoftmaxKernel<V, Terms> {
   using T = ElementOf<V>;
   template <class E, class Out>
   static void map(const E* const* in, const T* terms, Out* out, int count, bool stream, T chunk_m,
                   const SoftmaxRow<T>& row, const Params& params, std::int64_t ahead) {
     const V g = V(static_cast<T>(params.row_input));
     const auto times_g = [&](V y) { return quiet(y * g); };
-    SoftmaxKernel<V>::map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, times_g);
+    SoftmaxKernel<V, Terms>::map_last(in[0], terms, out, count, stream, chunk_m, row, ahead, times_g);
   }
 };
 
-template <class V>
+template <class V, class Terms>
 struct LogSoftmaxKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
@@ -131,7 +132,7 @@ struct LogSoftmaxKernel : LogitsKernel<V> {
 
   template <int, class E>
   static State reduce(const E* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
-    return exp_chunk<V, true, false>(in[0], count, peak, nullptr, ahead);
+    return exp_chunk<Terms, V, true, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row = log_softmax_finish(state); }
   template <class E, class Out>
@@ -145,7 +146,7 @@ struct LogSoftmaxKernel : LogitsKernel<V> {
   }
 };
 
-template <class V>
+template <class V, class Terms>
 struct LogSumExpKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
@@ -157,7 +158,7 @@ struct LogSumExpKernel : LogitsKernel<V> {
 
   template <int, class E>
   static State reduce(const E* const* in, int count, T peak, T*, const Row&, std::int64_t ahead) {
-    return exp_chunk<V, true, false>(in[0], count, peak, nullptr, ahead);
+    return exp_chunk<Terms, V, true, false>(in[0], count, peak, nullptr, ahead);
   }
   static void finish(int, const State& state, Row& row, const Params&) { row.value = logsumexp_finish(state); }
   static T emit(const Row& row, T*) { return row.value; }
@@ -165,7 +166,7 @@ struct LogSumExpKernel : LogitsKernel<V> {
 
 // logsumexp with weights, in[1] = b. Weighted terms are added in the wide type: weights may be of any size
 // and sign, and cancel. `terms` is scratch here.
-template <class V>
+template <class V, class Terms>
 struct WeightedLogSumExpKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpState<T>;
@@ -176,7 +177,7 @@ struct WeightedLogSumExpKernel : LogitsKernel<V> {
   template <int>
   static State reduce(const T* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
     const T *x = in[0], *b = in[1];
-    State state = exp_chunk<V, true, true>(x, count, peak, terms, ahead);
+    State state = exp_chunk<Terms, V, true, true>(x, count, peak, terms, ahead);
     // sums in the order of the geometry, in W: lanes, columns, members
     using G = Geometry<T>;
     const auto wide_sum = [&](auto value) {
@@ -209,7 +210,7 @@ struct WeightedLogSumExpKernel : LogitsKernel<V> {
 };
 
 // logsumexp JVP: in x, t
-template <class V>
+template <class V, class Terms>
 struct LogSumExpJvpKernel : LogitsKernel<V> {
   using T = ElementOf<V>;
   using State = ExpDotState<T>;
@@ -221,7 +222,7 @@ struct LogSumExpJvpKernel : LogitsKernel<V> {
 
   template <int, class E>
   static State reduce(const E* const* in, int count, T peak, T* terms, const Row&, std::int64_t ahead) {
-    State state = {exp_chunk<V, false, true>(in[0], count, peak, terms, ahead), WideOf<T>::constant(0)};
+    State state = {exp_chunk<Terms, V, false, true>(in[0], count, peak, terms, ahead), WideOf<T>::constant(0)};
     if (!is_finite(state.sum.m)) return state;
     V dot[1][Geometry<T>::kGroup / V::W];
     const V down = V(static_cast<T>(kCarryDown<T>));

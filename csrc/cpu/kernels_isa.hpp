@@ -13,15 +13,17 @@ inline constexpr cpu::OpKernels kWithTile = {run_any<V, S, Kernel, Tile>, run_an
 template <class V, class S, class Kernel>
 inline constexpr cpu::OpKernels kRowsOnly = {run_rows<V, S, Kernel>, run_split<V, S, Kernel>};
 
-#define SUMEXP_DTYPES(Kernel, Tile)                                                          \
-  {                                                                                          \
-    kWithTile<F32, f16, Kernel<F32>, Tile<F32>>, kWithTile<F32, bf16, Kernel<F32>, Tile<F32>>, \
-        kWithTile<F32, float, Kernel<F32>, Tile<F32>>, kWithTile<F64, double, Kernel<F64>, Tile<F64>> \
+#define SUMEXP_LOGITS(V, S, Kernel, Tile) kWithTile<V, S, Kernel<V, TermsOf<S>>, Tile<V, TermsOf<S>>>
+#define SUMEXP_DTYPES(Kernel, Tile)                                                         \
+  {                                                                                         \
+    SUMEXP_LOGITS(F32, f16, Kernel, Tile), SUMEXP_LOGITS(F32, bf16, Kernel, Tile),          \
+        SUMEXP_LOGITS(F32, float, Kernel, Tile), SUMEXP_LOGITS(F64, double, Kernel, Tile)   \
   }
-#define SUMEXP_DTYPES_ROWS(Kernel)                                                                 \
-  {                                                                                                \
-    kRowsOnly<F32, f16, Kernel<F32>>, kRowsOnly<F32, bf16, Kernel<F32>>, kRowsOnly<F32, float, Kernel<F32>>, \
-        kRowsOnly<F64, double, Kernel<F64>>                                                        \
+#define SUMEXP_LOGITS_ROWS(V, S, Kernel) kRowsOnly<V, S, Kernel<V, TermsOf<S>>>
+#define SUMEXP_DTYPES_ROWS(Kernel)                                                          \
+  {                                                                                         \
+    SUMEXP_LOGITS_ROWS(F32, f16, Kernel), SUMEXP_LOGITS_ROWS(F32, bf16, Kernel),            \
+        SUMEXP_LOGITS_ROWS(F32, float, Kernel), SUMEXP_LOGITS_ROWS(F64, double, Kernel)     \
   }
 #define SUMEXP_DTYPES_SUMS(Op)                                                                      \
   {                                                                                                 \

@@ -288,4 +288,16 @@ SUMEXP_FN Wide<ElementOf<V>> fold_group(const V (&hi)[kVectors], const Low (&...
   return fold_halves<F64::W / 2>(group_members(hi, lo...)) + WideOf<ElementOf<V>>::constant(0);  // no sum is -0
 }
 
+// The one or two sums of a row's terms (TermsOf).
+template <class V, int kSums, int kVectors>
+SUMEXP_FN WideMembers<V> term_members(const V (&sums)[kSums][kVectors]) {
+  if constexpr (kSums == 2) return group_members(sums[0], sums[1]);
+  else return group_members(sums[0]);
+}
+template <class V, int kSums, int kVectors>
+SUMEXP_FN Wide<ElementOf<V>> fold_terms(const V (&sums)[kSums][kVectors]) {
+  if constexpr (kSums == 2) return fold_group(sums[0], sums[1]);
+  else return fold_group(sums[0]);
+}
+
 }  // namespace sumexp::SUMEXP_NS

@@ -90,7 +90,7 @@ struct Panel {
     repeat_first(best);
     return fold_rows(best, [](V low, V high) { return larger(low, high); });
   }
-  template <bool kExclude, bool kStore, bool kAll>
+  template <class Terms, bool kExclude, bool kStore, bool kAll>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {
     const Reduction<V> reduce = reduction_to(N);
     const Lanes shift(reduce.shift), floor(reduce.floor), bound(limit), want(wanted);
@@ -99,11 +99,11 @@ struct Panel {
     each_row([&](int b, const Cursor& row) SUMEXP_INLINE {
       int out = 0;
       if (kAll || want.at[b] != T(0)) {
-        V sums[2][kVectors];
+        V sums[Terms::kSums][kVectors];
         const Reduction<V> to = {V(shift.at[b]), V(floor.at[b])};
-        sum_term_lanes<V, kExclude, kStore, false>(row.in(0), count, to, V(T(0)), V(bound.at[b]), out, row.terms(),
-                                                   ahead, sums);
-        groups[b] = group_members(sums[0], sums[1]);
+        sum_term_lanes<Terms, V, kExclude, kStore, false>(row.in(0), count, to, V(T(0)), V(bound.at[b]), out,
+                                                          row.terms(), ahead, sums);
+        groups[b] = term_members(sums);
       } else {
         groups[b] = WideMembers<V>{};
       }

@@ -174,7 +174,7 @@ class RowDriver {
       T* x = packed_[0] + b * pitch_ + place(c);
       const bool masked = plan_.data[cpu::kWhere];
       if (masked) apply_where(plan_, address(cpu::kWhere, b), first, count, x, -Limits<T>::infinity);
-      if constexpr (std::is_same_v<Kernel, WeightedLogSumExpKernel<V>>) {
+      if constexpr (std::is_same_v<Kernel, WeightedLogSumExpKernel<V, TermsOf<S>>>) {
         T* weight = packed_[1] + b * pitch_ + place(c);
         if (masked) apply_where(plan_, address(cpu::kWhere, b), first, count, weight, T(0));
         for (int i = 0; i < count; ++i)

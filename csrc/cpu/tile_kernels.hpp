@@ -2,7 +2,7 @@
 // b; the same definition as kernels.hpp has for a row alone. A layout holds the tile's elements and reduces them:
 //
 //   largest() -> V, largest_below(limit) -> V
-//   sum_terms<kExclude, kStore, kAll>(N, limit, excluded, wanted) -> Wide<V>
+//   sum_terms<Terms, kExclude, kStore, kAll>(N, limit, excluded, wanted) -> Wide<V>
 //                                   as sum_terms in exp_chunk.hpp; unless kAll, where wanted is 1
 //   sums<Op, pass>(scalars)         the sums of an op of ops/sums.hpp
 //
@@ -108,7 +108,7 @@ struct TileParams {
 };
 
 // The states of some tiles, stage by stage, so that the latencies of one hide behind the arithmetic of another.
-template <bool kExclude, bool kStore, class V, class Layout>
+template <class Terms, bool kExclude, bool kStore, class V, class Layout>
 SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
   using T = ElementOf<V>;
   using O = WideOf<V>;
@@ -120,7 +120,7 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
   }
   V counted[kTiles];
   for (int t = 0; t < tiles; ++t)
-    state[t].R = rows[t].template sum_terms<kExclude, kStore, true>(state[t].N, state[t].m, counted[t], one);
+    state[t].R = rows[t].template sum_terms<Terms, kExclude, kStore, true>(state[t].N, state[t].m, counted[t], one);
   for (int t = 0; t < tiles; ++t) {
     TileState<V>& s = state[t];
     const Wide<V> others = O::scaled(s.R, kCarryDown<T>);
@@ -129,6 +129,8 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
     s.c = O::constant(0);
     if constexpr (kExclude) {
       s.c = O::from(counted[t]);
+    }
+    if constexpr (kExclude && !Terms::kShort) {
       // the second look, for the lanes that need it (needs_second_look)
       V needs = pick(at_or_above(tile_head_over(others, 0x1p-8), zero), zero, pick(equal(tile_head(s.R), zero), zero, one));
       needs = pick(unordered(head), zero, needs);
@@ -136,7 +138,7 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
         const V next = pick(equal(needs, one), rows[t].largest_below(s.m), s.m);
         if (out_of_direct_range(next)) return false;
         const V below = exponent_of(next);
-        const Wide<V> again = rows[t].template sum_terms<true, false, false>(below, s.m, counted[t], needs);
+        const Wide<V> again = rows[t].template sum_terms<Terms, true, false, false>(below, s.m, counted[t], needs);
         s.R = tile_pick(O::from(needs), tile_shifted(again, O::from(below - s.N)), s.R);
       }
     }
@@ -156,11 +158,11 @@ SUMEXP_FN V or_nan(const TileState<V>& state, V y) {
 }
 
 // The states of one tile's rows, one by one.
-template <bool kExclude, bool kStore, class V, class Layout>
+template <class Terms, bool kExclude, bool kStore, class V, class Layout>
 SUMEXP_FN bool lane_states(Layout& rows, V& m, ExpState<ElementOf<V>>* to) {
   using T = ElementOf<V>;
   TileState<V> state;
-  if (!tile_states<kExclude, kStore>(&rows, 1, &state)) return false;
+  if (!tile_states<Terms, kExclude, kStore>(&rows, 1, &state)) return false;
   m = state.m;
   T maximum[V::W], N[V::W];
   Wide<T> c[V::W], R[V::W];
@@ -171,7 +173,7 @@ SUMEXP_FN bool lane_states(Layout& rows, V& m, ExpState<ElementOf<V>>* to) {
 
 // -- one per op ---------------------------------------------------------------------------------------------
 
-template <class V>
+template <class V, class Terms>
 struct SoftmaxTile {
   using T = ElementOf<V>;
   using Op = void;
@@ -184,18 +186,23 @@ struct SoftmaxTile {
   static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>& params, Row* row) {
     using O = WideOf<V>;
     TileState<V> state[kTiles];
-    if (!tile_states<false, true>(rows, tiles, state)) return false;
+    if (!tile_states<Terms, false, true>(rows, tiles, state)) return false;
     for (int t = 0; t < tiles; ++t) {
-      const V m = state[t].m, N = state[t].N;
+      [[maybe_unused]] const V m = state[t].m, N = state[t].N;
       const Wide<V> inverse = O::constant(kCarryUp<T>) / state[t].R;
       O::split(inverse, row[t].h, row[t].l);
-      row[t].top = tile_head(inverse * exp_wide(remainder_wide(O::from(m), O::from(N))));
-      row[t].top_term = term(exp_parts(m, reduction_to(N)));
+      if constexpr (Terms::kShort) {
+        row[t].h = row[t].h * V(static_cast<T>(kCarryDown<T>));
+        row[t].top = row[t].top_term = V(T(0));
+      } else {
+        row[t].top = tile_head(inverse * exp_wide(remainder_wide(O::from(m), O::from(N))));
+        row[t].top_term = Terms::term(Terms::parts(m, reduction_to(N)));
+      }
       row[t].g = params.row_input[t];
     }
     return true;
   }
-  static SUMEXP_FN V map(const V* v, const Row& row) { return probability(v[0], row.h, row.l, row.top_term, row.top); }
+  static SUMEXP_FN V map(const V* v, const Row& row) { return probability<Terms>(v[0], row.h, row.l, row.top_term, row.top); }
   static SUMEXP_FN V witness(const Row& row) { return row.h; }
 
   // A chunk far below its row's maximum (TermScale) has a scale of its own.
@@ -205,7 +212,7 @@ struct SoftmaxTile {
   };
   template <bool kKeepTerms, class Layout>
   static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
-    return lane_states<false, kKeepTerms>(rows, m, to);
+    return lane_states<Terms, false, kKeepTerms>(rows, m, to);
   }
   static SUMEXP_FN ChunkRow chunk_row(const SoftmaxRow<T>* rows, V m, V g) {
     T maximum[V::W];
@@ -214,7 +221,7 @@ struct SoftmaxTile {
     ChunkRow row;
     row.any_far = false;
     for (int b = 0; b < V::W; ++b) {
-      scale[b] = term_scale(rows[b], maximum[b]);
+      scale[b] = term_scale<Terms>(rows[b], maximum[b]);
       row.any_far |= scale[b].far;
     }
     row.h = lanes_of<V>([&](int b) { return scale[b].h; });
@@ -234,17 +241,17 @@ struct SoftmaxTile {
   }
 };
 
-template <class V>
-struct LogSumExpVjpTile : SoftmaxTile<V> {
-  static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V>::Row& row) {
-    return quiet(SoftmaxTile<V>::map(v, row) * row.g);
+template <class V, class Terms>
+struct LogSumExpVjpTile : SoftmaxTile<V, Terms> {
+  static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V, Terms>::Row& row) {
+    return quiet(SoftmaxTile<V, Terms>::map(v, row) * row.g);
   }
-  static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V>::ChunkRow& row) {
-    return quiet(SoftmaxTile<V>::map(v, row) * row.g);
+  static SUMEXP_FN V map(const V* v, const typename SoftmaxTile<V, Terms>::ChunkRow& row) {
+    return quiet(SoftmaxTile<V, Terms>::map(v, row) * row.g);
   }
 };
 
-template <class V>
+template <class V, class Terms>
 struct LogSoftmaxTile {
   using T = ElementOf<V>;
   using Op = void;
@@ -256,7 +263,7 @@ struct LogSoftmaxTile {
   template <class Layout>
   static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
     TileState<V> state[kTiles];
-    if (!tile_states<true, false>(rows, tiles, state)) return false;
+    if (!tile_states<Terms, true, false>(rows, tiles, state)) return false;
     for (int t = 0; t < tiles; ++t) row[t] = {state[t].m, or_nan(state[t], tile_head(tile_log_over_max(state[t])))};
     return true;
   }
@@ -266,7 +273,7 @@ struct LogSoftmaxTile {
   using ChunkRow = Row;
   template <bool, class Layout>
   static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
-    return lane_states<true, false>(rows, m, to);
+    return lane_states<Terms, true, false>(rows, m, to);
   }
   static SUMEXP_FN ChunkRow chunk_row(const LogSoftmaxRow<T>* rows, V, V) {
     return {lanes_of<V>([&](int b) { return rows[b].m; }), lanes_of<V>([&](int b) { return rows[b].L; })};
@@ -279,7 +286,7 @@ SUMEXP_FN F64 plus_narrow(F64 m, DD<F64> L) {
   return sum.hi + (sum.lo + L.lo);
 }
 
-template <class V>
+template <class V, class Terms>
 struct LogSumExpTile {
   using T = ElementOf<V>;
   using Op = void;
@@ -291,7 +298,7 @@ struct LogSumExpTile {
   template <class Layout>
   static SUMEXP_FN bool reduce(Layout* rows, int tiles, const TileParams<V>&, Row* row) {
     TileState<V> state[kTiles];
-    if (!tile_states<true, false>(rows, tiles, state)) return false;
+    if (!tile_states<Terms, true, false>(rows, tiles, state)) return false;
     for (int t = 0; t < tiles; ++t)
       row[t].value = or_nan(state[t], plus_narrow(state[t].m, tile_log_over_max(state[t])));
     return true;
@@ -301,7 +308,7 @@ struct LogSumExpTile {
   using ChunkRow = Row;
   template <bool, class Layout>
   static SUMEXP_FN bool chunk_states(Layout& rows, V& m, ExpState<T>* to) {
-    return lane_states<true, false>(rows, m, to);
+    return lane_states<Terms, true, false>(rows, m, to);
   }
 };
 

@@ -106,33 +106,37 @@ struct Transposed {
     return best;
   }
   // Terms take the place of x.
-  template <bool kExclude, bool kStore, bool kAll>
+  template <class Terms, bool kExclude, bool kStore, bool kAll>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {
     if constexpr (!kAll && V::kRegister)
-      if (count(equal(wanted, V(T(1)))) * 4 <= V::W) return sum_few(N, limit, wanted);
+      if (count(equal(wanted, V(T(1)))) * 4 <= V::W) return sum_few<Terms>(N, limit, wanted);
     V* const x = in[0];
     const Reduction<V> reduce = reduction_to(N);
     const V one = V(T(1)), zero = V(T(0));
     Wide<V> member[G::kGroup];
     V left_out = zero;
-    tile_reduce<V, 2>(
-        n, TermSum<V>::kStart,
+    tile_reduce<V, Terms::kSums>(
+        n, Terms::template start<T>(),
         [&](V* acc, int j) {
-          ExpParts<V> e = exp_parts(x[j], reduce);
+          auto e = Terms::parts(x[j], reduce);
           if constexpr (kExclude) {
             const auto out = at_or_above(x[j], limit);
             left_out = left_out + pick(out, one, zero);
             e.s = clear(out, e.s);
           }
-          const V rounded = term(e);
-          TermSum<V>::accumulate(acc[0], acc[1], e, rounded);
-          if constexpr (kStore) x[j] = rounded;
+          const V term = Terms::term(e);
+          Terms::add(acc, e, term);
+          if constexpr (kStore) x[j] = term;
         },
-        [&](int i, const V* acc) { member[i] = WideOf<V>::from(acc[0], acc[1]); });
+        [&](int i, const V* acc) {
+          if constexpr (Terms::kSums == 2) member[i] = WideOf<V>::from(acc[0], acc[1]);
+          else member[i] = WideOf<V>::from(acc[0]);
+        });
     excluded = left_out;
     return tile_fold_members(n, member);
   }
   // A few rows, one by one: the second look of a tile in which most need none. Elements from `limit` up are left out.
+  template <class Terms>
   Wide<V> sum_few(V N, V limit, V wanted) const {
     const Reduction<V> reduce = reduction_to(N);
     T shift[V::W], floor[V::W], bound[V::W], want[V::W];
@@ -144,10 +148,10 @@ struct Transposed {
       T row[G::kChunk];
       for (int j = 0; j < n; ++j) memcpy(row + j, reinterpret_cast<const char*>(in[0] + j) + b * sizeof(T), sizeof(T));
       int out = 0;
-      V sums[2][G::kGroup / V::W];
+      V sums[Terms::kSums][G::kGroup / V::W];
       const Reduction<V> to = {V(shift[b]), V(floor[b])};
-      sum_term_lanes<V, true, false, false>(row, n, to, V(T(0)), V(bound[b]), out, nullptr, 0, sums);
-      sum[b] = fold_group(sums[0], sums[1]);
+      sum_term_lanes<Terms, V, true, false, false>(row, n, to, V(T(0)), V(bound[b]), out, nullptr, 0, sums);
+      sum[b] = fold_terms(sums);
     }
     return wide_lanes(sum);
   }

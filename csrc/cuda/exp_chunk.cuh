@@ -33,29 +33,32 @@ template <class S, bool kExclude, bool kStore, int kRows>
 SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], const Base<Compute<S>>& base,
                                          Compute<S> limit, int& excluded) {
   using T = Compute<S>;
+  using Terms = TermsOf<S>;
   constexpr int kValues = Tile<S>::kValues;
-  T hi[kValues], lo[kValues];
+  T sums[kValues][Terms::kSums];
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) hi[i] = TermSum<T>::kStart, lo[i] = T(0);
+  for (int i = 0; i < kValues; ++i)
+#pragma unroll
+    for (int k = 0; k < Terms::kSums; ++k) sums[i][k] = k == 0 ? Terms::template start<T>() : T(0);
   int left_out = 0;
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
-      ExpParts<T> e = exp_parts(x[r][i] - base.anchor, base.reduce);
+      auto e = Terms::parts(x[r][i] - base.anchor, base.reduce);
       if constexpr (kExclude) {
         const bool out = x[r][i] >= limit;
         left_out += out;
         e.s = clear(out, e.s);
       }
-      const T rounded = term(e);
-      TermSum<T>::accumulate(hi[i], lo[i], e, rounded);
-      if constexpr (kStore) x[r][i] = rounded;
+      const T term = Terms::term(e);
+      Terms::add(sums[i], e, term);
+      if constexpr (kStore) x[r][i] = term;
     }
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) hi[i] = hi[i] - TermSum<T>::kStart;
+  for (int i = 0; i < kValues; ++i) sums[i][0] = sums[i][0] - Terms::template start<T>();
   if constexpr (kExclude) excluded = arch::warp_add(left_out);
-  const Wide<T> sum = fold_lanes<S, true>(hi, lo);
+  const Wide<T> sum = fold_lanes<S>(sums);
   return base.anchor == T(0) ? sum : sum * exp_wide(base.rho);
 }
 
@@ -82,7 +85,7 @@ SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kVa
   state.N = base.N;
   state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
   state.c = WideOf<T>::constant(of_max);
-  if constexpr (kExclude && !kStore) {
+  if constexpr (kExclude && !kStore && !TermsOf<S>::kShort) {
     if (needs_second_look(state)) {
       int others = 0;
       const T next = chunk_max_below<S>(x, state.m);
@@ -104,8 +107,8 @@ SUMEXP_DEVICE void exp_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], Compute<S
   for (int r = 0; r < kRows; ++r)
 #pragma unroll
     for (int i = 0; i < Tile<S>::kValues; ++i) {
-      const T rounded = term(exp_parts(x[r][i] - base.anchor, base.reduce));
-      x[r][i] = finite ? rounded : T(0);
+      const T term = TermsOf<S>::term(TermsOf<S>::parts(x[r][i] - base.anchor, base.reduce));
+      x[r][i] = finite ? term : T(0);
     }
 }
 

@@ -44,34 +44,34 @@ SUMEXP_DEVICE auto add_columns(const Values<T, n>& all) {
   }
 }
 
-// Folds the lane sums of a warp: a[k], b[k] belong to lane Tile<S>::at(k); b == nullptr for a single sum.
+// Folds the lane sums of a warp: sums[k], of one number or a pair that is to be added, belongs to lane Tile<S>::at(k).
 //
 // Thread t holds members (t mod kShare) kPack + e of column t / kShare. Columns are neighbours at thread
 // distance kShare, 2 kShare, ..; while they add, the values split over e (its high bit first), then over
-// a | b. What is left are the spans (columns 8 apart for f32), which add last, as the tree has it.
-template <class S, bool kPair>
-SUMEXP_DEVICE Wide<Compute<S>> fold_lanes(const Compute<S>* a, const Compute<S>* b) {
+// the pair. What is left are the spans (columns 8 apart for f32), which add last, as the tree has it.
+template <class S, int kSums>
+SUMEXP_DEVICE Wide<Compute<S>> fold_lanes(const Compute<S> (&sums)[Tile<S>::kValues][kSums]) {
   using T = Compute<S>;
   using L = Tile<S>;
   using O = WideOf<T>;
   constexpr int kShare = L::G::kGroup / L::kPack;  // threads that share a column
-  constexpr int kBits = log2_of(L::kPack), kSums = kPair ? 2 : 1;
+  constexpr int kBits = log2_of(L::kPack);
   Values<T, L::kPack * kSums * L::kSpans> all;
 #pragma unroll
   for (int k = 0; k < L::kValues; ++k) {
     const int at = (k % L::kPack) * kSums * L::kSpans + k / L::kPack;
-    all.v[at] = a[k];
-    if (kPair) all.v[at + L::kSpans] = b[k];
+#pragma unroll
+    for (int p = 0; p < kSums; ++p) all.v[at + p * L::kSpans] = sums[k][p];
   }
-  const auto left = add_columns<kShare, kBits + (kPair ? 1 : 0)>(all);
+  const auto left = add_columns<kShare, kBits + log2_of(kSums)>(all);
   T sum = left.v[0];
   if constexpr (L::kSpans == 2) sum = left.v[0] + left.v[1];
   Wide<T> member;
-  if constexpr (kPair) {
-    constexpr int bit = kShare << kBits;  // threads with it set hold b
+  if constexpr (kSums == 2) {
+    constexpr int bit = kShare << kBits;  // threads with it set hold the second
     const T other = arch::shfl_xor(sum, bit);
-    const bool has_b = (arch::lane() & bit) != 0;
-    member = O::from(has_b ? other : sum, has_b ? sum : other);
+    const bool second = (arch::lane() & bit) != 0;
+    member = O::from(second ? other : sum, second ? sum : other);
   } else {
     member = O::from(sum, T(0));  // +0 makes a number of -0: no sum is -0
   }

@@ -7,6 +7,7 @@
 #include "arch/arch.hpp"
 
 #if defined(__CUDACC__)
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
 
@@ -34,23 +35,41 @@ SUMEXP_DEVICE float widen(f16 h) {
 #endif
 }
 
+// from: any value. numbers: two neighbours of which neither is NaN, in the one instruction that there is for them.
 template <class S>
 struct Narrow {
   SUMEXP_DEVICE static S from(S x) { return x; }
+  SUMEXP_DEVICE static void numbers(S a, S b, S (&to)[2]) { to[0] = a, to[1] = b; }
 };
 template <>
 struct Narrow<bf16> {
+#if defined(__CUDA_ARCH__)
+  SUMEXP_DEVICE static bf16 from(float x) {
+    return {x != x ? (unsigned short)0x7fc0 : __bfloat16_as_ushort(__float2bfloat16_rn(x))};
+  }
+  SUMEXP_DEVICE static void numbers(float a, float b, bf16 (&to)[2]) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+    to[0] = {__bfloat16_as_ushort(pair.x)}, to[1] = {__bfloat16_as_ushort(pair.y)};
+  }
+#else
   SUMEXP_DEVICE static bf16 from(float x) { return to_bf16(x); }
+  SUMEXP_DEVICE static void numbers(float a, float b, bf16 (&to)[2]) { to[0] = to_bf16(a), to[1] = to_bf16(b); }
+#endif
 };
 template <>
 struct Narrow<f16> {
-  SUMEXP_DEVICE static f16 from(float x) {
 #if defined(__CUDA_ARCH__)
+  SUMEXP_DEVICE static f16 from(float x) {
     return {x != x ? (unsigned short)0x7e00 : __half_as_ushort(__float2half_rn(x))};
-#else
-    return to_f16(x);
-#endif
   }
+  SUMEXP_DEVICE static void numbers(float a, float b, f16 (&to)[2]) {
+    const __half2 pair = __floats2half2_rn(a, b);
+    to[0] = {__half_as_ushort(pair.x)}, to[1] = {__half_as_ushort(pair.y)};
+  }
+#else
+  SUMEXP_DEVICE static f16 from(float x) { return to_f16(x); }
+  SUMEXP_DEVICE static void numbers(float a, float b, f16 (&to)[2]) { to[0] = to_f16(a), to[1] = to_f16(b); }
+#endif
 };
 
 // The one NaN, whatever arithmetic made it.

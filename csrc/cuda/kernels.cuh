@@ -22,11 +22,11 @@ struct Place {
   bool active;  // this warp has a row
   std::int64_t own_row;
 };
-SUMEXP_DEVICE Place place_of_warp(const Job& job) {
+template <bool kPacked>
+SUMEXP_DEVICE Place place_of_warp(const Job& job, std::int64_t block) {
   const int warps = int(blockDim.x) / arch::lane_count;
-  const std::int64_t block = blockIdx.x;
   Place p = {0, 0, 1, true, 0};
-  if (job.access == Access::columns) {
+  if (in_columns<kPacked>(job)) {
     const std::int64_t side = job.batch[job.batch_dims - 1].size, groups = (side + warps - 1) / warps;
     const std::int64_t group = block / job.chunks, at = group % groups * warps;
     p.chunk = block % job.chunks;
@@ -44,7 +44,10 @@ SUMEXP_DEVICE Place place_of_warp(const Job& job) {
   return p;
 }
 // A warp that may leave at once: nobody waits for it.
-SUMEXP_DEVICE bool may_leave(const Job& job, const Place& p) { return !p.active && job.access != Access::columns; }
+template <bool kPacked>
+SUMEXP_DEVICE bool may_leave(const Job& job, const Place& p) {
+  return !p.active && !in_columns<kPacked>(job);
+}
 
 // Launch bounds of the kernels with a warp to a row or chunk. Packed ones run in blocks of kPackedWarps, of which an SM is
 // to hold 4, or 2: then a thread may have 255 registers, which takes the spills out of operations with two inputs and
@@ -59,8 +62,8 @@ struct WarpBounds {
 template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked, Op::kSecondLook && kRows == 8>>
 __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
-  const Place p = place_of_warp(job);
-  if (may_leave(job, p)) return;
+  const Place p = place_of_warp<kPacked>(job, blockIdx.x);
+  if (may_leave<kPacked>(job, p)) return;
   Travel<S, Op::kKept == 0, kPacked, kRows> io(job, arch::dynamic_shared<T>());
   io.go(p.row, 0, p.beside);
   T v[Op::kKept > 0 ? Op::kKept : 1][kRows][Tile<S>::kValues];
@@ -127,8 +130,8 @@ template <class S, class Op, int pass, bool kPacked, class B = WarpBounds<Op, kP
 __global__ void __launch_bounds__(B::threads, B::blocks)
 reduce_chunks(SUMEXP_PARAMETER Job job, typename Op::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
-  const Place p = place_of_warp(job);
-  if (may_leave(job, p)) return;
+  const Place p = place_of_warp<kPacked>(job, blockIdx.x);
+  if (may_leave<kPacked>(job, p)) return;
   Travel<S, !Op::kRowOutput, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
   io.go(p.row, p.chunk, p.beside);
   T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
@@ -196,8 +199,9 @@ template <class S, class Op, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
 map_chunks(SUMEXP_PARAMETER Job job, const typename Op::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
-  const Place p = place_of_warp(job);
-  if (may_leave(job, p)) return;
+  // from the end: there the cache still has what reduce_chunks read last
+  const Place p = place_of_warp<kPacked>(job, std::int64_t(gridDim.x) - 1 - blockIdx.x);
+  if (may_leave<kPacked>(job, p)) return;
   Travel<S, false, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
   io.go(p.row, p.chunk, p.beside);
   T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];

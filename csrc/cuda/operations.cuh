@@ -45,30 +45,30 @@ struct SoftmaxOp {
   SUMEXP_DEVICE static T maximum(const State& state) { return state.m; }
   template <int pass>
   SUMEXP_DEVICE static void finish(const State& state, Row& row, T) {
-    row = softmax_finish(state);
+    row = softmax_finish<TermsOf<S>>(state);
   }
 
-  // last(y) for each probability y
-  template <int kRows, class Io, class Last>
+  // last(y) for each probability y; kNumbers: that is not NaN
+  template <bool kNumbers, int kRows, class Io, class Last>
   SUMEXP_DEVICE static void scale(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row, Last last) {
-    const TermScale<T> k = term_scale(row, maximum);
+    if (row.nan) return io.fill(Limits<T>::nan());
+    const TermScale<T> k = term_scale<TermsOf<S>>(row, maximum);
     const auto each = [&](auto probability_of) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int i = 0; i < L::kValues; ++i)
-          v[0][r][i] = row.nan ? Limits<T>::nan() : last(probability_of(v[0][r][i]));
+        for (int i = 0; i < L::kValues; ++i) v[0][r][i] = last(probability_of(v[0][r][i]));
     };
     if (k.far) {
       each([&](T term) { return probability_far(term, k.h, k.l, k.before, k.after); });
     } else {
-      each([&](T term) { return probability(term, k.h, k.l, k.top_term, k.top); });
+      each([&](T term) { return probability<TermsOf<S>>(term, k.h, k.l, k.top_term, k.top); });
     }
-    io.store(v[0]);
+    io.template store<kNumbers>(v[0]);
   }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row) {
-    scale(io, v, maximum, row, [](T y) { return y; });
+    scale<true>(io, v, maximum, row, [](T y) { return y; });
   }
 };
 
@@ -79,7 +79,7 @@ struct LogSumExpVjpOp : SoftmaxOp<S> {
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const SoftmaxRow<T>& row) {
     const T g = io.count() > 0 ? widen(*io.row_value(1)) : T(0);
-    SoftmaxOp<S>::scale(io, v, maximum, row, [=](T y) { return quiet(y * g); });
+    SoftmaxOp<S>::template scale<false>(io, v, maximum, row, [=](T y) { return quiet(y * g); });
   }
 };
 
@@ -91,7 +91,7 @@ struct LogSoftmaxOp {
   using Row = LogSoftmaxRow<T>;
   static constexpr int kInputs = 1, kKept = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
-  static constexpr bool kSecondLook = true;
+  static constexpr bool kSecondLook = !TermsOf<S>::kShort;
   static constexpr bool kRowOutput = false;
 
   template <int pass, int kRows, class Io>
@@ -110,12 +110,12 @@ struct LogSoftmaxOp {
   }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T, const Row& row) {
+    if (row.nan) return io.fill(Limits<T>::nan());
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int i = 0; i < L::kValues; ++i)
-        v[0][r][i] = row.nan ? Limits<T>::nan() : log_probability(v[0][r][i], row.m, row.L);
-    io.store(v[0]);
+      for (int i = 0; i < L::kValues; ++i) v[0][r][i] = log_probability(v[0][r][i], row.m, row.L);
+    io.template store<true>(v[0]);
   }
 };
 
@@ -129,7 +129,7 @@ struct LogSumExpOp {
   };
   static constexpr int kInputs = 1, kKept = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
-  static constexpr bool kSecondLook = true;
+  static constexpr bool kSecondLook = !TermsOf<S>::kShort;
   static constexpr bool kRowOutput = true;
 
   template <int pass, int kRows, class Io>
@@ -230,12 +230,12 @@ struct LogSumExpJvpOp {
     io.load(0, v[0], -Limits<T>::infinity);
     io.load(1, v[1], T(0));
     State state = {exp_chunk<S, false, true>(v[0]), WideOf<T>::constant(0)};
-    T dot[L::kValues] = {};
+    T dot[L::kValues][1] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int i = 0; i < L::kValues; ++i) dot[i] = fma(v[0][r][i] * T(kCarryDown<T>), v[1][r][i], dot[i]);
-    const Wide<T> sum = fold_lanes<S, false>(dot, nullptr);
+      for (int i = 0; i < L::kValues; ++i) dot[i][0] = fma(v[0][r][i] * T(kCarryDown<T>), v[1][r][i], dot[i][0]);
+    const Wide<T> sum = fold_lanes<S>(dot);
     if (is_finite(state.sum.m)) state.dot = sum * anchor_factor(base_of(state.sum.m));
     return state;
   }
@@ -289,17 +289,17 @@ struct SumsOf {
 
   // One lane row's contributions to the sums.
   template <int pass>
-  SUMEXP_DEVICE static void add_row(T (&acc)[Op::kSums][L::kValues], const T (&x)[kInputs][L::kValues], const Row& row) {
+  SUMEXP_DEVICE static void add_row(T (&acc)[Op::kSums][L::kValues][1], const T (&x)[kInputs][L::kValues], const Row& row) {
 #pragma unroll
     for (int i = 0; i < L::kValues; ++i) {
       T a[Op::kSums], in[kInputs];
 #pragma unroll
-      for (int k = 0; k < Op::kSums; ++k) a[k] = acc[k][i];
+      for (int k = 0; k < Op::kSums; ++k) a[k] = acc[k][i][0];
 #pragma unroll
       for (int k = 0; k < kInputs; ++k) in[k] = x[k][i];
       Op::template add<pass>(a, in, row.sums);
 #pragma unroll
-      for (int k = 0; k < Op::kSums; ++k) acc[k][i] = a[k];
+      for (int k = 0; k < Op::kSums; ++k) acc[k][i][0] = a[k];
     }
   }
   SUMEXP_DEVICE static T result(const T (&in)[kInputs], const Row& row) {
@@ -333,7 +333,7 @@ struct SumsOf {
   template <int pass, int kRows, class Io>
   SUMEXP_DEVICE static State reduce(Io& io, T (&v)[kHeld][kRows][L::kValues], const Row& row) {
     if constexpr (kKept > 0 && pass == 0) remake(io, v, T(0));
-    T acc[Op::kSums][L::kValues] = {};
+    T acc[Op::kSums][L::kValues][1] = {};
     each_row<kRows>([&](int r) {
       T x[kInputs][L::kValues];
       take_row(io, v, r, x);
@@ -341,7 +341,7 @@ struct SumsOf {
     });
     State state;
 #pragma unroll
-    for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_lanes<S, false>(acc[k], nullptr);
+    for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_lanes<S>(acc[k]);
     return state;
   }
   template <int kRows, class Io>

@@ -92,6 +92,7 @@ cudaError_t run_access(const Job& job, const cuda::Choice& choice, void* workspa
     case cuda::Path::warp:
       if (choice.lane_rows == 1) return launcher.template warp_per_row<1>();
       if constexpr (kPacked) {
+        if (choice.lane_rows == 2) return launcher.template warp_per_row<2>();
         if (choice.lane_rows == 4) return launcher.template warp_per_row<4>();
       }
       return launcher.template warp_per_row<8>();

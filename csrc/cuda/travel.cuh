@@ -13,6 +13,12 @@ using cuda::Access;
 using cuda::Job;
 using cuda::JobDim;
 
+// Whether rows lie side by side; of packed ones the compiler knows that they do not.
+template <bool kPacked>
+SUMEXP_DEVICE bool in_columns(const Job& job) {
+  return !kPacked && job.access == Access::columns;
+}
+
 // kAgain: the input will be read again soon, so it may stay in the cache. kPacked: Access::packed; the other
 // ways go through shared memory, a chunk per warp, and share their code.
 template <class S, bool kAgain, bool kPacked, int kRows>
@@ -37,23 +43,25 @@ class Travel {
     beside_ = beside;
     const std::int64_t left = job_.n - first_;
     count_ = left < G::kChunk ? int(left) : G::kChunk;
-    if (left < 0 || (job_.access == Access::columns && arch::warp() >= beside)) count_ = 0;
+    if (left < 0 || (in_columns<kPacked>(job_) && arch::warp() >= beside)) count_ = 0;
 #pragma unroll
     for (int k = 0; k < cuda::kOperands; ++k) offset_[k] = 0;
-    for (int d = job_.batch_dims - 1; d >= 0; --d) {
-      const JobDim& dim = job_.batch[d];
-      const std::int64_t i = d > 0 ? row % dim.size : row;
-      if (d > 0) row /= dim.size;
+    const auto along = [&](const JobDim& dim, std::int64_t i) {
 #pragma unroll
       for (int k = 0; k < cuda::kOperands; ++k) offset_[k] += i * dim.stride[k];
+    };
+#pragma unroll 1
+    for (int d = job_.batch_dims - 1; d > 0; --d) {
+      along(job_.batch[d], row % job_.batch[d].size);
+      row /= job_.batch[d].size;
     }
+    if (job_.batch_dims > 0) along(job_.batch[0], row);
   }
   SUMEXP_DEVICE int count() const { return count_; }
 
   // A number of the row: an input with one value a row, or a result.
   SUMEXP_DEVICE S* row_value(int k) const {
-    const bool columns = job_.access == Access::columns;
-    const std::int64_t over = columns ? arch::warp() * job_.batch[job_.batch_dims - 1].stride[k] : 0;
+    const std::int64_t over = in_columns<kPacked>(job_) ? arch::warp() * job_.batch[job_.batch_dims - 1].stride[k] : 0;
     return reinterpret_cast<S*>(job_.data[k] + offset_[k] + over);
   }
 
@@ -68,15 +76,26 @@ class Travel {
       stage_sync();
     }
   }
+  // kNumbers: no value is NaN.
+  template <bool kNumbers = false>
   SUMEXP_DEVICE void store(const T (&v)[kRows][L::kValues]) {
     if constexpr (kPacked) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) store_packs(r, v[r]);
+      for (int r = 0; r < kRows; ++r) store_packs<kNumbers>(r, v[r]);
     } else {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) to_stage(r, v[r]);
       stage_out(0, kRows);
     }
+  }
+
+  SUMEXP_DEVICE void fill(T value) {
+    T v[kRows][L::kValues];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int i = 0; i < L::kValues; ++i) v[r][i] = value;
+    store(v);
   }
 
   // One lane row of it, for operations that do not keep the chunk.
@@ -98,7 +117,7 @@ class Travel {
   }
   SUMEXP_DEVICE void store_row(int r, const T (&v)[L::kValues]) {
     if constexpr (kPacked) {
-      store_packs(r, v);
+      store_packs<false>(r, v);
     } else {
       to_stage(0, v);
       stage_out(r, 1);
@@ -128,20 +147,25 @@ class Travel {
     const S* p = reinterpret_cast<const S*>(job_.data[k] + offset_[k]) + first_ + arch::lane() * L::kPack;
     const int left = count_ - arch::lane() * L::kPack;
     arch::Pack<S> pack[kPacks];
-    if (count_ == kRows * G::kLanes) {
+    const auto unpack = [&](auto there) {
+#pragma unroll
+      for (int q = 0; q < kPacks; ++q)
+#pragma unroll
+        for (int e = 0; e < L::kPack; ++e)
+          v[q / L::kSpans][q % L::kSpans * L::kPack + e] = there(q, e) ? widen(pack[q].v[e]) : fill;
+    };
+    if (count_ == kRows * G::kLanes) {  // unpacks on its own: no element is asked whether it is there
 #pragma unroll
       for (int q = 0; q < kPacks; ++q) pack[q] = load_whole(p + q * L::kSpan);
+      unpack([](int, int) { return true; });
     } else {
 #pragma unroll
       for (int q = 0; q < kPacks; ++q) pack[q] = load_pack(p + q * L::kSpan, left - q * L::kSpan);
+      unpack([=](int q, int e) { return e < left - q * L::kSpan; });
     }
-#pragma unroll
-    for (int q = 0; q < kPacks; ++q)
-#pragma unroll
-      for (int e = 0; e < L::kPack; ++e)
-        v[q / L::kSpans][q % L::kSpans * L::kPack + e] = e < left - q * L::kSpan ? widen(pack[q].v[e]) : fill;
   }
 
+  template <bool kNumbers>
   SUMEXP_DEVICE void store_packs(int r, const T (&v)[L::kValues]) {
     S* p = reinterpret_cast<S*>(job_.data[cuda::kOut] + offset_[cuda::kOut]) + first_ + r * G::kLanes;
 #pragma unroll
@@ -149,7 +173,13 @@ class Travel {
       const int at = L::at(q * L::kPack), left = count_ - r * G::kLanes - at;
       arch::Pack<S> pack;
 #pragma unroll
-      for (int e = 0; e < L::kPack; ++e) pack.v[e] = Narrow<S>::from(v[q * L::kPack + e]);
+      for (int e = 0; e < L::kPack; e += 2) {
+        const T a = v[q * L::kPack + e], b = v[q * L::kPack + e + 1];
+        S two[2];
+        if constexpr (kNumbers) Narrow<S>::numbers(a, b, two);
+        else two[0] = Narrow<S>::from(a), two[1] = Narrow<S>::from(b);
+        pack.v[e] = two[0], pack.v[e + 1] = two[1];
+      }
       if (left >= L::kPack) {
         arch::stream_store16(p + at, pack);
       } else {

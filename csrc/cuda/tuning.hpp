@@ -14,7 +14,7 @@ struct Choice {
   Path path;
   int warps;      // per block
   int cluster;    // blocks per cluster
-  int lane_rows;  // warp: 1, 4 or 8 of them in registers
+  int lane_rows;  // warp: 1, 2, 4 or 8 of them in registers
 };
 
 // What the choice depends on, besides the device.
@@ -36,7 +36,8 @@ inline constexpr int kPackedWarps = 4;
 // Thresholds by compute capability: the first row whose `cc` is not above the device's.
 //
 // None of these has been measured on a GPU yet; the reasons are the register and cache budgets:
-//   columns_bytes  neighbouring rows that a block takes together: whole 32-byte sectors, twice over
+//   columns_bytes  neighbouring rows that a block takes together: whole 32-byte sectors, twice over; 16-bit rows end
+//                  at the block's warps, a sector or half of one
 //   max_cluster    the largest portable cluster; none before sm_90
 //   fill           clusters keep a row on few SMs: streaming has more of the chip when rows are fewer
 //                  than this many per SM
@@ -79,7 +80,7 @@ inline Choice choose(const arch::Device& device, const Row& row, Path wanted) {
   const int most = staged_warps(device, row);
   if (row.chunks == 1 && (wanted == Path::choose || wanted == Path::warp)) {
     const std::int64_t lane_rows = (row.n + row.lanes - 1) / row.lanes;
-    return {Path::warp, small, 1, lane_rows <= 1 ? 1 : lane_rows <= 4 ? 4 : 8};
+    return {Path::warp, small, 1, lane_rows <= 2 ? int(lane_rows) : lane_rows <= 4 ? 4 : 8};
   }
   if (row.chunks <= most && whole_block && (wanted == Path::choose || wanted == Path::block))
     return {Path::block, int(row.chunks), 1, 8};

@@ -22,6 +22,15 @@ struct ExpConstants<float> {
       0x891f61p-30f /* 0.0083692977204918861 */,
       0xb5618dp-33f /* 0.001383827649988234 */};
   };
+  // largest relative error 2^-23.144
+  struct Short {
+    static constexpr int size = 4;
+    static constexpr float value[4] = {
+      0xfffefcp-25f /* 0.4999922513961792 */,
+      0xaaabdbp-26f /* 0.16667120158672333 */,
+      0xab9600p-28f /* 0.041891098022460938 */,
+      0x882fa1p-30f /* 0.0083121368661522865 */};
+  };
 };
 
 // largest relative error 2^-57.894

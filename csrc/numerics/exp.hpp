@@ -14,6 +14,9 @@
 //   error     |(1 + r + u) 2^n / e^x - 1| <= 0.12 * 2^-24 (float), 2^-53 (double); rounded to T, as term() does,
 //             1.15 * 2^-24 (2^-53)
 //   source    minimax coefficients by generate_constants.py
+//
+// How a row's terms are made and added is chosen by what its results are stored in, TermsOf<S>: FullTerms for float and
+// double, ShortTerms for the 16-bit formats, whose results have 8 or 11 bits of the 24 that they are computed in.
 #pragma once
 
 #include "constants.hpp"
@@ -56,6 +59,13 @@ SUMEXP_FN V polynomial(V x, V x2) {
     if constexpr (i == Table::size - 2) return pair;
     else return fma(polynomial<Table, i + 2>(x, x2), x2, pair);
   }
+}
+
+// The same, by Horner's rule in x.
+template <class Table, int i = 0, class V>
+SUMEXP_FN V horner(V x) {
+  if constexpr (i == Table::size - 1) return V(Table::value[i]);
+  else return fma(horner<Table, i + 1>(x), x, V(Table::value[i]));
 }
 
 // e^r - 1 for a reduced r
@@ -114,6 +124,72 @@ struct TermSum {
     hi = next;
   }
 };
+
+// Terms of which no bit is lost: made in parts, added as hi + lo.
+struct FullTerms {
+  static constexpr bool kShort = false;
+  static constexpr int kSums = 2;
+  template <class T>
+  static SUMEXP_FN constexpr T start() {
+    return TermSum<T>::kStart;
+  }
+  template <class V>
+  static SUMEXP_FN ExpParts<V> parts(V x, const Reduction<V>& to) {
+    return exp_parts(x, to);
+  }
+  template <class V>
+  static SUMEXP_FN V term(const ExpParts<V>& e) {
+    return ::sumexp::SUMEXP_NS::term(e);
+  }
+  template <class V>
+  static SUMEXP_FN void add(V* acc, const ExpParts<V>& e, V term) {
+    TermSum<V>::accumulate(acc[0], acc[1], e, term);
+  }
+};
+
+// Terms for 16-bit results: e^r = p rounded to T, p s exact, one plain sum. Error 2^-22.6 of a term, at most 2^-20.5 of a
+// sum (8 additions in a lane and 4 of the fold), where half an ulp of the result is 2^-12 of it or more. Whatever is far
+// below the maximum is added to others of its size, as an element that equals the maximum is not in the sum: no second look.
+struct ShortTerms {
+  static constexpr bool kShort = true;
+  static constexpr int kSums = 1;
+  template <class T>
+  static SUMEXP_FN constexpr T start() {
+    return T(0);
+  }
+  template <class V>
+  struct Parts {
+    V p, s;  // e^x = p * 2^n; s as in ExpParts
+  };
+  template <class V>
+  static SUMEXP_FN Parts<V> parts(V x, const Reduction<V>& to) {
+    using C = ExpConstants<ElementOf<V>>;
+    x = at_least(to.floor, x);
+    const V t = fma(x, V(C::log2e), to.shift), n = t - to.shift;
+    const V r = fma(n, V(-C::ln2_lo), fma(n, V(-C::ln2_hi), x));
+    const V one = V(ElementOf<V>(1));
+    return {fma(fma(horner<typename C::Short>(r), r, one), r, one), pow2_field(t)};
+  }
+  template <class V>
+  static SUMEXP_FN V term(const Parts<V>& e) {
+    return e.p * e.s;
+  }
+  template <class V>
+  static SUMEXP_FN void add(V* acc, const Parts<V>&, V term) {
+    acc[0] = acc[0] + term;
+  }
+};
+
+template <int kBytes>
+struct TermsOfBytes {
+  using Type = FullTerms;
+};
+template <>
+struct TermsOfBytes<2> {
+  using Type = ShortTerms;
+};
+template <class S>
+using TermsOf = typename TermsOfBytes<int(sizeof(S))>::Type;
 
 // rint(m * log2 e), rounded as exp_parts rounds; |m| < Format::direct
 template <class V>

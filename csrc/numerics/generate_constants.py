@@ -6,7 +6,7 @@
 Two functions are approximated, both by a Remez exchange in 60-digit arithmetic:
 
   exp   e^r = 1 + r + r^2 q(r),  |r| <= half a binade of ln 2 plus the slack of the reduction;
-        the error is measured relative to e^r.
+        the error is measured relative to e^r. `Short` serves results of 16 bits.
   log   log(1 + f) = 2 s + s^3 w(s^2),  s = f / (2 + f),  1 + f in [sqrt(1/2), sqrt(2)];
         the error is measured relative to 2 s.
 
@@ -116,13 +116,18 @@ def main():
     for ctype, degree, reach in (("float", 4, "0.3475"), ("double", 9, "0.3468")):
         bits = FORMATS[ctype][0]
         h = mp.mpf(reach)
-        q, error = fit(exp_q, lambda x: x * x / mp.exp(x), degree, -h, h, bits)
+        weight = lambda x: x * x / mp.exp(x)
+        q, error = fit(exp_q, weight, degree, -h, h, bits)
         print(f"// largest relative error 2^{mp.nstr(mp.log(error, 2), 5)}")
         print(f"template <>\nstruct ExpConstants<{ctype}> {{")
         hi = scalar("ln2_hi", mp.log(2), ctype)
         scalar("ln2_lo", mp.log(2) - hi, ctype)
         scalar("log2e", 1 / mp.log(2), ctype)
         emit("Q", q, ctype)
+        if ctype == "float":
+            q, error = fit(exp_q, weight, 3, -h, h, bits)
+            print(f"  // largest relative error 2^{mp.nstr(mp.log(error, 2), 5)}")
+            emit("Short", q, ctype)
         print("};\n")
     print("// log(1 + f) = 2 s + s^3 w(s^2), s = f / (2 + f), 1 + f in [sqrt(1/2), sqrt(2)].")
     print("// `Narrow` serves f32 results, `Full` f64 results carried in two doubles.")

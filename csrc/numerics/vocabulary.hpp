@@ -51,7 +51,14 @@ SUMEXP_FN double fma(double a, double b, double c) {
 #endif
 }
 
-SUMEXP_FN float at_least(float floor, float x) { return x < floor ? floor : x; }
+SUMEXP_FN float at_least(float floor, float x) {
+#if defined(__CUDA_ARCH__)
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(floor));  // one instruction in place of two
+  return x;
+#else
+  return x < floor ? floor : x;
+#endif
+}
 SUMEXP_FN double at_least(double floor, double x) { return x < floor ? floor : x; }
 
 SUMEXP_FN float pow2_field(float t) { return bit_cast<float>(bit_cast<std::uint32_t>(t) << 23); }

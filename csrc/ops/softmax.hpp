@@ -11,6 +11,7 @@
 // Error: 1.15 * 2^-24 in t (relative), 0.12 * 2^-24 in S, half an ulp here: 1.8 ulp, 2 promised.
 // The rounding of t would let the largest probability of a confident row be 1 + ulp, or softmax([x]) 1 - ulp. So
 // the maximum's own probability is e^m / S in the wide type, rounded once.
+// For 16-bit results (ShortTerms) y = t h, with the carry in h, is enough: 2^-19 before the result is rounded.
 #pragma once
 
 #include "../numerics/state.hpp"
@@ -24,16 +25,18 @@ struct SoftmaxRow {
   T m;
   std::int64_t N;
   Wide<T> inverse;  // 2^N / S
-  T top;            // e^m / S
+  T top;            // e^m / S (not of ShortTerms)
   bool nan;         // a NaN or +inf in the row, or no element above -inf: every output is NaN
 };
 
-template <class T>
+template <class Terms, class T>
 SUMEXP_FN SoftmaxRow<T> softmax_finish(const ExpState<T>& row) {
   const Wide<T> S = total(row);
   if (is_nan(S) || !is_finite(row.m)) return {row.m, row.N, S, T(0), true};
   const Wide<T> inverse = WideOf<T>::constant(kCarryUp<T>) / S;
-  return {row.m, row.N, inverse, static_cast<T>(head(inverse * exp_wide(base_of(row.m).rho))), false};
+  T top = T(0);
+  if constexpr (!Terms::kShort) top = static_cast<T>(head(inverse * exp_wide(base_of(row.m).rho)));
+  return {row.m, row.N, inverse, top, false};
 }
 
 // The factor of one chunk's terms, y = fma(t, h, t*l) 2^-carry; where the chunk lies so far below the row's maximum that
@@ -47,27 +50,30 @@ struct TermScale {
   T top_term, top;  // a term equal to top_term is the row's maximum, its probability top
 };
 
-template <class T>
+template <class Terms, class T>
 SUMEXP_FN TermScale<T> term_scale(const SoftmaxRow<T>& row, T chunk_m) {
   using O = WideOf<T>;
   if (!is_finite(chunk_m)) return {T(0), T(0), false, T(1), T(1), T(-1), T(0)};
   const Base<T> base = base_of(chunk_m);
-  const std::int64_t gap = exponent_gap(chunk_m, base.N, row.m, row.N);
-  TermScale<T> scale;
-  scale.top_term = chunk_m == row.m ? term(exp_parts(chunk_m - base.anchor, base.reduce)) : T(-1);  // terms are >= 0
-  scale.top = row.top;
+  TermScale<T> scale = {T(0), T(0), false, static_cast<T>(kCarryDown<T>), T(1), T(-1), row.top};  // terms are >= 0
   O::split(row.inverse * anchor_factor(base), scale.h, scale.l);
-  scale.far = !(scale.h * pow2<T>(gap - Format<T>::carry) >= Format<T>::nearest_factor);
-  scale.before = static_cast<T>(kCarryDown<T>);
-  scale.after = pow2<T>(gap);
-  if (!scale.far) scale.h = scale.h * scale.after, scale.l = scale.l * scale.after;
+  if (chunk_m == row.m) {
+    if constexpr (!Terms::kShort) scale.top_term = Terms::term(Terms::parts(chunk_m - base.anchor, base.reduce));
+  } else {
+    const std::int64_t gap = exponent_gap(chunk_m, base.N, row.m, row.N);
+    scale.far = !(scale.h * pow2<T>(gap - Format<T>::carry) >= Format<T>::nearest_factor);
+    scale.after = pow2<T>(gap);
+    if (!scale.far) scale.h = scale.h * scale.after, scale.l = scale.l * scale.after;
+  }
+  if (!scale.far && Terms::kShort) scale.h = scale.h * scale.before;
   return scale;
 }
 
-template <class V>
+template <class Terms, class V>
 SUMEXP_FN V probability(V term, V h, V l, V top_term, V top) {
   using T = ElementOf<V>;
-  return pick(equal(term, top_term), top, fma(term, h, term * l) * V(static_cast<T>(kCarryDown<T>)));
+  if constexpr (Terms::kShort) return term * h;
+  else return pick(equal(term, top_term), top, fma(term, h, term * l) * V(static_cast<T>(kCarryDown<T>)));
 }
 template <class V>
 SUMEXP_FN V probability_far(V term, V h, V l, V before, V after) {

@@ -175,11 +175,13 @@ bool advance(std::vector<std::int64_t>& index, const std::vector<std::int64_t>& 
   return false;
 }
 
-// A row by itself: contiguous, unmasked, in f32 for the 16-bit formats, x / T beforehand.
+// A row by itself: contiguous, unmasked, x / T beforehand; 16-bit formats in f32. Only 16-bit logits, which make terms of
+// their own, stay what they are, T and all.
 struct Alone {
   Bytes out, sign;
   Alone(const OpCase& op, const DTypeCase& type, std::int64_t n, Bytes (&rows)[3], const Bytes& where, double temperature, bool with_sign) {
-    const DTypeCase& inside = type.size == 2 ? kDTypes[2] : type;
+    const bool as_is = type.size == 2 && op.role[0] == Role::logits;
+    const DTypeCase& inside = type.size == 2 && !as_is ? kDTypes[2] : type;
     Bytes wide[3];
     const void* in[3];
     for (int k = 0; k < op.inputs; ++k) {
@@ -194,7 +196,7 @@ struct Alone {
         put(inside.dtype, wide[k].data() + i * inside.size, value);
       }
       in[k] = wide[k].data();
-      if (op.op == Op::softmax || op.op == Op::log_softmax) temperature = 1.0;
+      if (!as_is && (op.op == Op::softmax || op.op == Op::log_softmax)) temperature = 1.0;
     }
     const std::int64_t results = op.row_output ? 1 : n;
     Bytes wide_out(static_cast<std::size_t>(results * inside.size) + 1), wide_sign(8);

@@ -260,6 +260,8 @@ def test_builds_for_this_device_alone():
     assert gpu.progress_of("[12/57] Building CUDA object softmax.cu.o") == (12, 57)
     assert gpu.progress_of("  [  7%] Building CUDA object") == (7, 100)
     assert gpu.progress_of("Installing collected packages: sumexp") is None
+    assert gpu.seconds_left(300, spent=60) == 300 and gpu.seconds_left(300, spent=200) == gpu.WHOLE_SECONDS - 200
+    assert gpu.seconds_left(300, spent=450) == 75
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -12,7 +12,7 @@ import pytest
 
 import sumexp as se
 from oracle.accuracy import seed
-from oracle.formats import BF16, F16, F32, F64, FORMATS
+from oracle.formats import BF16, F16, F32, F64, FORMATS, errors
 from oracle.ops import OPS, make_input
 from oracle.rows import cast
 from sumexp import _core
@@ -415,11 +415,18 @@ def test_long_rows(fmt, n):
 @pytest.mark.parametrize("fmt", [F16, BF16], ids=lambda f: f.name)
 @OP
 def test_16_bits_are_float32_rounded_once(op, fmt):
+    """To the byte, save that logits of 16 bits make terms of their own (ShortTerms): within a rounding and 0.01 ulp."""
     for n in EDGES:
         inputs = inputs_of(op, fmt, 20 if n < 300 else 3, n)
         wide = [i if i.dtype == np.bool_ else i.astype(np.float32) for i in inputs]
         with np.errstate(over="ignore"):
-            assert same(op.run(se, inputs), op.run(se, wide).astype(fmt.dtype)), n
+            got, expected = op.run(se, inputs), op.run(se, wide)
+            if "x" not in op.inputs:
+                assert same(got, expected.astype(fmt.dtype)), n
+                continue
+        nan = np.isnan(expected)
+        assert (np.isnan(got.astype(np.float32)) == nan).all(), n
+        assert errors(got, expected, fmt)[~nan].max(initial=0) <= 0.51, n
 
 
 @pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)

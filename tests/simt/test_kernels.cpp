@@ -324,9 +324,9 @@ int main(int argc, char** argv) {
                 std::to_string(rows) + " n " + std::to_string(n) + (in_place ? " in place" : "");
         if (label.find(filter) != std::string::npos) check(c, DType(type), path, layout, rows, n, in_place);
       };
-      // around every edge: a pack, a group, a warp, a lane row, 1, 4 and 8 of them
-      for (std::int64_t n : {std::int64_t(1), std::int64_t(7), std::int64_t(33), lanes - 1, lanes, lanes + 1, 4 * lanes,
-                             4 * lanes + 3, chunk - 1, chunk})
+      // around every edge: a pack, a group, a warp, a lane row, 1, 2, 4 and 8 of them
+      for (std::int64_t n : {std::int64_t(1), std::int64_t(7), std::int64_t(33), lanes - 1, lanes, lanes + 1, 2 * lanes,
+                             2 * lanes + 1, 4 * lanes, 4 * lanes + 3, chunk - 1, chunk})
         run(Path::warp, Layout::packed, 12, n);
       run(Path::warp, Layout::packed, 5, 3 * lanes, !c.row_output);
       for (std::int64_t n : {chunk + 1, 3 * chunk - 5, 8 * chunk}) run(Path::block, Layout::packed, 12, n);
