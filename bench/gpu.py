@@ -65,7 +65,7 @@ def no_kernels():
     if not config["build"]["cuda"]:
         return f"sumexp in {config['sumexp']['location']} was built without CUDA; leave out --no-build"
     if not config["run time"]["cuda devices"]:
-        return f"sumexp, built for {config['build']['cuda']}, sees no CUDA device"
+        return f"sumexp, built for {config['build']['cuda']}, sees no CUDA device: {config['run time']['cuda problem']}"
     return None
 
 

@@ -48,6 +48,7 @@ py::dict build_info() {
   info["usable_isas"] = usable_isas();
   info["cuda"] = std::string(cuda::architectures());
   info["cuda_devices"] = cuda::device_count();
+  info["cuda_problem"] = std::string(cuda::device_status().message);
   info["num_threads"] = get_num_threads();
   return info;
 }

@@ -17,6 +17,7 @@ Status refusal() {
 Status run(const Call&, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
+Status device_status() noexcept { return refusal(); }
 int device_at(const void*) noexcept { return 0; }
 const char* architectures() noexcept { return ""; }
 

@@ -8,11 +8,13 @@
 namespace sumexp::cuda {
 namespace {
 
-Status failure(cudaError_t error, int device) {
+Status failure(cudaError_t error, int device = -1) {
+  char where[24] = "";
+  if (device >= 0) std::snprintf(where, sizeof where, " on device %d", device);
   Status status;
   status.code = error == cudaErrorMemoryAllocation ? Code::out_of_memory : Code::device_error;
-  std::snprintf(status.message, sizeof status.message, "CUDA error %d (%s) on device %d: %s%s%s", int(error),
-                arch::error_name(error), device, arch::error_text(error),
+  std::snprintf(status.message, sizeof status.message, "CUDA error %d (%s)%s: %s%s%s", int(error),
+                arch::error_name(error), where, arch::error_text(error),
                 error == cudaErrorNoKernelImageForDevice ? "; this build has code for " : "",
                 error == cudaErrorNoKernelImageForDevice ? architectures() : "");
   return status;
@@ -70,7 +72,15 @@ Status synchronize(int device, void* stream) noexcept {
   return error == cudaSuccess ? Status{} : failure(error, device);
 }
 
-int device_count() noexcept { return arch::device_count(); }
+int device_count() noexcept {
+  int count = 0;
+  return arch::device_count(count) == cudaSuccess ? count : 0;
+}
+Status device_status() noexcept {
+  int count = 0;
+  const cudaError_t error = arch::device_count(count);
+  return error == cudaSuccess ? Status{} : failure(error);
+}
 int device_at(const void* address) noexcept { return arch::device_at(address); }
 
 const char* architectures() noexcept { return SUMEXP_CUDA_BUILT_FOR; }

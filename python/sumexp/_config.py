@@ -27,7 +27,11 @@ def set_num_threads(n):
 
 
 def show_config(mode="stdout"):
-    """Prints what was built and what was chosen at run time; with mode="dicts" returns it instead."""
+    """Prints what was built and what was chosen at run time; with mode="dicts" returns it instead.
+
+    A build with CUDA kernels asks the driver for its devices here, and a process that has done so cannot use them in
+    children that it forks.
+    """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"show_config: mode is {mode!r}, accepted: 'stdout', 'dicts'")
     core = _core.build_info()
@@ -45,6 +49,7 @@ def show_config(mode="stdout"):
             "usable here": core["usable_isas"],
             "threads": core["num_threads"],
             "cuda devices": core["cuda_devices"],
+            "cuda problem": core["cuda_problem"] or False,
             "SUMEXP_ISA": os.environ.get("SUMEXP_ISA"),
             "SUMEXP_NUM_THREADS": os.environ.get("SUMEXP_NUM_THREADS"),
         },

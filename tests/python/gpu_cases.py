@@ -28,7 +28,7 @@ def unusable():
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA device"
     if not config["run time"]["cuda devices"]:
-        return f"sumexp, built for {config['build']['cuda']}, sees no CUDA device"
+        raise RuntimeError(f"torch sees a GPU, sumexp does not: {config['run time']['cuda problem']}")
     return None
 
 

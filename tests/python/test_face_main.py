@@ -46,6 +46,8 @@ def test_config_and_usage():
     config = se.show_config(mode="dicts")
     assert config["run time"]["threads"] == se.get_num_threads()
     assert config["run time"]["instruction set"] in config["build"]["instruction sets"]
+    devices, problem = config["run time"]["cuda devices"], config["run time"]["cuda problem"]
+    assert isinstance(devices, int) and (not problem if devices else "CUDA" in problem)
 
 
 def test_environment():

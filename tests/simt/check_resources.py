@@ -13,11 +13,9 @@ import re
 import sys
 
 # Kernels that may use a little stack: a pattern of "arch name", bytes, and why. More registers would cure it and halve the
-# warps that hide the latency of memory.
+# warps that hide the latency of memory. For any other, none.
 ALLOWED = [
-    (r"(LogSoftmax|LogSumExp)Op", 16, "the rare second look at a chunk spills one to four words where blocks are large"),
-    (r"sm_(90|100) .*reduce_chunksIdNS0_12LogSoftmaxOp", 24, "the same, six words where float64 rows are not packed"),
-    (r"sm_80 .*WeightedLogSumExpOp", 72, "two inputs stay, at 255 registers; sm_90 and newer need none"),
+    (r"IdNS0_\d+(LogSoftmax|LogSumExp)OpId", 24, "the rare second look at a chunk of float64 spills two to six words"),
 ]
 KINDS = "warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks"
 TYPES = {"NS0_3f16E": "f16", "NS0_4bf16E": "bf16", "f": "f32", "d": "f64"}

@@ -355,4 +355,5 @@ def test_run_tensors():
 
 def test_show_config():
     config = se.show_config("dicts")
-    assert config["build"]["cuda"] == "the machine" and config["run time"]["cuda devices"] == 2
+    assert config["build"]["cuda"] == "the machine"
+    assert config["run time"]["cuda devices"] == 2 and not config["run time"]["cuda problem"]

@@ -19,7 +19,7 @@
 // Between blocks  fence() atomic_add(p, v): "the last block to finish does the rest"
 // Host            launch(kernel, Launch{...}, args...) -> cudaError_t; query(Device&) -> cudaError_t
 //                 can_cluster(kernel, Launch{...}) -> bool: can the current device run it in such clusters?
-//                 get_device(id) set_device(id) synchronize(stream) -> cudaError_t; device_count()
+//                 get_device(id) set_device(id) synchronize(stream) device_count(n) -> cudaError_t
 //                 device_at(address) error_name(e) error_text(e)
 #pragma once
 

@@ -277,10 +277,7 @@ inline const char* error_text(cudaError_t e) { return cudaGetErrorString(e); }
 inline cudaError_t get_device(int& id) { return reported(cudaGetDevice(&id)); }
 inline cudaError_t set_device(int id) { return reported(cudaSetDevice(id)); }
 inline cudaError_t synchronize(cudaStream_t stream) { return reported(cudaStreamSynchronize(stream)); }
-inline int device_count() {
-  int count = 0;
-  return reported(cudaGetDeviceCount(&count)) == cudaSuccess ? count : 0;
-}
+inline cudaError_t device_count(int& count) { return reported(cudaGetDeviceCount(&count)); }
 inline int device_at(const void* address) {
   cudaPointerAttributes a = {};
   const cudaError_t e = reported(cudaPointerGetAttributes(&a, address));

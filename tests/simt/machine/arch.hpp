@@ -169,7 +169,7 @@ inline cudaError_t set_device(int id) {
   return ::simt::settings().device = id, cudaSuccess;
 }
 inline cudaError_t synchronize(cudaStream_t) { return cudaSuccess; }
-inline int device_count() { return ::simt::device_count; }
+inline cudaError_t device_count(int& count) { return count = ::simt::device_count, cudaSuccess; }
 inline int device_at(const void*) { return 0; }
 
 inline cudaError_t query(Device& d) {
