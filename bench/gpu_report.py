@@ -60,7 +60,7 @@ def count(n):
     return str(n)
 
 
-UNEVEN = (1000, 50257)  # what models have, rows of which few begin at 16 bytes
+UNEVEN = (1000, 50257)  # what models have: no multiple of a warp; of 50257 few rows begin at 16 bytes
 
 
 def grid(quick=False, only=""):

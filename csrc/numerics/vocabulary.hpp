@@ -5,7 +5,7 @@
 // its element, a V has these functions, each the same on every lane and every machine:
 //
 //   fma(a, b, c)          a*b + c, rounded once
-//   at_least(floor, x)    x < floor ? floor : x; a NaN in x survives
+//   at_least(floor, x)    x < floor ? floor : x; a NaN in x survives (as any NaN; -0 and +0 may stand for each other)
 //   pow2_field(t)         bits(t) << (mantissa bits): the low bits of t become sign and exponent
 //   equal(a, b)           a mask; false where either is NaN
 //   clear(mask, v)        +0 where the mask is set, v elsewhere

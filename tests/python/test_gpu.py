@@ -114,6 +114,15 @@ def test_into_poisoned_results(op, fmt, poison):
 
 
 @pytest.mark.parametrize("dtype", **named(DTYPES))
+def test_clamp(dtype):
+    """What lies below the smallest term is clamped by one instruction; of zeros and NaN too it makes the CPU's bytes."""
+    x = torch.tensor([[138.0, -0.0, 0.0, -6e4, 1.0], [138.0, -0.0, np.nan, 0.0, 1.0], [0.0, -0.0, -np.inf, -np.nan, 2.0],
+                      [-0.0, -0.0, -np.inf, -9.0, -6e4]], dtype=torch.float64).to(dtype)
+    for f in (se.softmax, se.log_softmax, se.logsumexp):
+        assert_same(f(*on_device(x), -1), f(x, -1), f.__name__)
+
+
+@pytest.mark.parametrize("dtype", **named(DTYPES))
 def test_signs_and_degenerate_shapes(dtype):
     x, b = normal(5, 300, dtype=dtype), normal(5, 300, dtype=dtype, number=1)
     for options in ({"b": b}, {"b": -b.abs()}, {}):
