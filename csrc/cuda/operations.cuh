@@ -48,16 +48,17 @@ struct SoftmaxOp {
     row = softmax_finish<TermsOf<S>>(state);
   }
 
-  // last(y) for each probability y; kNumbers: that is not NaN
+  // last(y) for each probability y; kNumbers: that makes no NaN
   template <bool kNumbers, int kRows, class Io, class Last>
   SUMEXP_DEVICE static void scale(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row, Last last) {
-    if (row.nan) return io.fill(Limits<T>::nan());
+    if (io.wrote_nan(row.nan)) return;
     const TermScale<T> k = term_scale<TermsOf<S>>(row, maximum);
     const auto each = [&](auto probability_of) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int i = 0; i < L::kValues; ++i) v[0][r][i] = last(probability_of(v[0][r][i]));
+        for (int i = 0; i < L::kValues; ++i)
+          v[0][r][i] = row.nan ? Limits<T>::nan() : last(probability_of(v[0][r][i]));
     };
     if (k.far) {
       each([&](T term) { return probability_far(term, k.h, k.l, k.before, k.after); });
@@ -110,11 +111,12 @@ struct LogSoftmaxOp {
   }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T, const Row& row) {
-    if (row.nan) return io.fill(Limits<T>::nan());
+    if (io.wrote_nan(row.nan)) return;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int i = 0; i < L::kValues; ++i) v[0][r][i] = log_probability(v[0][r][i], row.m, row.L);
+      for (int i = 0; i < L::kValues; ++i)
+        v[0][r][i] = row.nan ? Limits<T>::nan() : log_probability(v[0][r][i], row.m, row.L);
     io.template store<true>(v[0]);
   }
 };

@@ -76,7 +76,7 @@ class Travel {
       stage_sync();
     }
   }
-  // kNumbers: no value is NaN.
+  // kNumbers: no value is NaN, where rows are packed: it need not be asked of each.
   template <bool kNumbers = false>
   SUMEXP_DEVICE void store(const T (&v)[kRows][L::kValues]) {
     if constexpr (kPacked) {
@@ -89,13 +89,16 @@ class Travel {
     }
   }
 
-  SUMEXP_DEVICE void fill(T value) {
+  // Writes a row of NaN at once, if it is one and packed: elsewhere the warps of a block meet in store, all of them there.
+  SUMEXP_DEVICE bool wrote_nan(bool nan) {
+    if (!kPacked || !nan) return false;
     T v[kRows][L::kValues];
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int i = 0; i < L::kValues; ++i) v[r][i] = value;
+      for (int i = 0; i < L::kValues; ++i) v[r][i] = Limits<T>::nan();
     store(v);
+    return true;
   }
 
   // One lane row of it, for operations that do not keep the chunk.
