@@ -127,9 +127,7 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
     const V head = tile_head(others);
     if (!Layout::kToleratesNaN && count(unordered(head))) return false;
     s.c = O::constant(0);
-    if constexpr (kExclude) {
-      s.c = O::from(counted[t]);
-    }
+    if constexpr (kExclude) s.c = O::from(counted[t]);
     if constexpr (kExclude && !Terms::kShort) {
       // the second look, for the lanes that need it (needs_second_look)
       V needs = pick(at_or_above(tile_head_over(others, 0x1p-8), zero), zero, pick(equal(tile_head(s.R), zero), zero, one));
@@ -188,13 +186,13 @@ struct SoftmaxTile {
     TileState<V> state[kTiles];
     if (!tile_states<Terms, false, true>(rows, tiles, state)) return false;
     for (int t = 0; t < tiles; ++t) {
-      [[maybe_unused]] const V m = state[t].m, N = state[t].N;
       const Wide<V> inverse = O::constant(kCarryUp<T>) / state[t].R;
       O::split(inverse, row[t].h, row[t].l);
       if constexpr (Terms::kShort) {
         row[t].h = row[t].h * V(static_cast<T>(kCarryDown<T>));
         row[t].top = row[t].top_term = V(T(0));
       } else {
+        const V m = state[t].m, N = state[t].N;
         row[t].top = tile_head(inverse * exp_wide(remainder_wide(O::from(m), O::from(N))));
         row[t].top_term = Terms::term(Terms::parts(m, reduction_to(N)));
       }

@@ -35,41 +35,33 @@ SUMEXP_DEVICE float widen(f16 h) {
 #endif
 }
 
-// from: any value. numbers: two neighbours of which neither is NaN, in the one instruction that there is for them.
-template <class S>
+// Two floats as 16-bit neighbours, the first one low, in the one instruction that there is for it; of a NaN some NaN.
+#if defined(__CUDA_ARCH__)
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return bit_cast<std::uint32_t>(__floats2bfloat162_rn(a, b)); }
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return bit_cast<std::uint32_t>(__floats2half2_rn(a, b)); }
+#else
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return to_bf16(a).bits + (to_bf16(b).bits * 0x10000u); }
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return to_f16(a).bits + (to_f16(b).bits * 0x10000u); }
+#endif
+SUMEXP_DEVICE bf16 nan_as(bf16) { return {0x7fc0}; }
+SUMEXP_DEVICE f16 nan_as(f16) { return {0x7e00}; }
+
+// from: any value. numbers: two neighbours of which neither is NaN.
+template <class S, bool kHalf = sizeof(S) == 2>
 struct Narrow {
   SUMEXP_DEVICE static S from(S x) { return x; }
   SUMEXP_DEVICE static void numbers(S a, S b, S (&to)[2]) { to[0] = a, to[1] = b; }
 };
-template <>
-struct Narrow<bf16> {
-#if defined(__CUDA_ARCH__)
-  SUMEXP_DEVICE static bf16 from(float x) {
-    return {x != x ? (unsigned short)0x7fc0 : __bfloat16_as_ushort(__float2bfloat16_rn(x))};
+template <class S>
+struct Narrow<S, true> {
+  SUMEXP_DEVICE static S from(float x) {
+    const S rounded = {static_cast<std::uint16_t>(rounded_pair(x, x, S{}))};
+    return x == x ? rounded : nan_as(S{});
   }
-  SUMEXP_DEVICE static void numbers(float a, float b, bf16 (&to)[2]) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-    to[0] = {__bfloat16_as_ushort(pair.x)}, to[1] = {__bfloat16_as_ushort(pair.y)};
+  SUMEXP_DEVICE static void numbers(float a, float b, S (&to)[2]) {
+    const std::uint32_t pair = rounded_pair(a, b, S{});
+    to[0] = {static_cast<std::uint16_t>(pair)}, to[1] = {static_cast<std::uint16_t>(pair >> 16)};
   }
-#else
-  SUMEXP_DEVICE static bf16 from(float x) { return to_bf16(x); }
-  SUMEXP_DEVICE static void numbers(float a, float b, bf16 (&to)[2]) { to[0] = to_bf16(a), to[1] = to_bf16(b); }
-#endif
-};
-template <>
-struct Narrow<f16> {
-#if defined(__CUDA_ARCH__)
-  SUMEXP_DEVICE static f16 from(float x) {
-    return {x != x ? (unsigned short)0x7e00 : __half_as_ushort(__float2half_rn(x))};
-  }
-  SUMEXP_DEVICE static void numbers(float a, float b, f16 (&to)[2]) {
-    const __half2 pair = __floats2half2_rn(a, b);
-    to[0] = {__half_as_ushort(pair.x)}, to[1] = {__half_as_ushort(pair.y)};
-  }
-#else
-  SUMEXP_DEVICE static f16 from(float x) { return to_f16(x); }
-  SUMEXP_DEVICE static void numbers(float a, float b, f16 (&to)[2]) { to[0] = to_f16(a), to[1] = to_f16(b); }
-#endif
 };
 
 // The one NaN, whatever arithmetic made it.
