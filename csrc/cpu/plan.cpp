@@ -108,6 +108,14 @@ Status make_plan(const Call& call, Plan& plan) {
     if (call.ndim > 0 && views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
   if (call.sign.data && !info.sign) return fail(Code::invalid_argument, "sign: %s has none; weighted_logsumexp has", info.name);
 
+  static constexpr std::int64_t kNowhere[kMaxDims] = {};  // strides of what is absent
+  const std::int64_t* strides[kOperands];
+  bool row_like[kOperands];
+  for (int k = 0; k < kOperands; ++k) {
+    strides[k] = views[k]->data ? views[k]->strides : kNowhere;
+    row_like[k] = has_length_one_on_rows(info, k);
+    plan.data[k] = views[k]->data;
+  }
   plan.rows = plan.n = 1;
   plan.batch_dims = plan.row_dims = 0;
   std::int64_t bytes = item_size(call.dtype);
@@ -120,13 +128,9 @@ Status make_plan(const Call& call, Plan& plan) {
     dim.size = size;
     std::int64_t& count = on_row ? plan.n : plan.rows;
     fits &= !__builtin_mul_overflow(count, size, &count) && !(size && __builtin_mul_overflow(bytes, size, &bytes));
-    for (int k = 0; k < kOperands; ++k) {
-      const bool skip = !views[k]->data || (on_row && has_length_one_on_rows(info, k));
-      dim.stride[k] = skip ? 0 : views[k]->strides[d];
-    }
+    for (int k = 0; k < kOperands; ++k) dim.stride[k] = on_row && row_like[k] ? 0 : strides[k][d];
   }
   if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
-  for (int k = 0; k < kOperands; ++k) plan.data[k] = views[k]->data;
   const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
   if (!empty) {
     for (int k = 0; k < inputs && plan.n > 0; ++k)
@@ -137,7 +141,7 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.batch_dims = coalesce(plan.batch, plan.batch_dims);
   plan.row_dims = coalesce(plan.row, plan.row_dims);
   const std::int64_t item = item_size(call.dtype);
-  const auto elementwise = [&](int k) { return plan.data[k] && k != kWhere && !has_length_one_on_rows(info, k); };
+  const auto elementwise = [&](int k) { return plan.data[k] && k != kWhere && !row_like[k]; };
   plan.direct = plan.row_dims <= 1 && !plan.data[kWhere] &&
                 !(info.temperature == -1 && call.temperature != 1.0);
   plan.columns = plan.batch_dims > 0 && plan.row_dims == 1;

@@ -54,10 +54,10 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   ahead_ = !direct_ ? 0 : plan_.n * job.item > kAheadBytes ? job.order.chunk : panels_ * width_ * step_[0] / job.item;
   workspace.reset();
   for (int k = 0; k < inputs_; ++k) packed_[k] = direct_ ? nullptr : take<char>(workspace, width_ * pitch_ * job.wide);
-  scratch_ = take<char>(workspace, scratch_row ? panels_ * width_ * pitch_ * job.wide : 1);
+  scratch_ = scratch_row ? take<char>(workspace, panels_ * width_ * pitch_ * job.wide) : nullptr;
   maxima_ = shared_maxima ? shared_maxima : take<char>(workspace, (probabilities ? width_ * chunks_ : 1) * job.wide);
-  states_ = take<char>(workspace, width_ * kernel_.state_bytes);
-  finished_ = take<char>(workspace, width_ * kernel_.row_bytes);
+  states_ = take<char>(workspace, width_ * (kernel_.state_bytes + kernel_.row_bytes));
+  finished_ = states_ + width_ * kernel_.state_bytes;
   trees_ = chunks_ > 1 ? take_trees(workspace, kernel_, width_) : nullptr;
 }
 

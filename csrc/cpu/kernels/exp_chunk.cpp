@@ -9,7 +9,7 @@ namespace {
 template <class V, class E>
 bool any_nan(const E* x, int count) {
   int found = 0;
-  each_vector<V>(count, [&](int i, auto memory) {
+  each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
     found |= ::sumexp::SUMEXP_NS::count(unordered(memory.template load<V>(x + i, ElementOf<V>(0))));
   });
   return found != 0;
@@ -25,7 +25,7 @@ ElementOf<V> largest_of(const E* x, int count) {
 template <class V, class E>
 void shift_chunk(const E* x, int count, ElementOf<V> anchor, ElementOf<V>* to) {
   const V a = V(anchor);
-  each_vector<V>(count, [&](int i, auto memory) {
+  each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
     memory.store(to + i, memory.template load<V>(x + i, ElementOf<V>(0)) - a);
   });
 }
@@ -57,7 +57,7 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std
   state.m = largest_of<V>(x, count);
   if (!is_finite(state.m)) {
     if (any_nan<V>(x, count)) state.R = WideOf<T>::constant(Limits<double>::nan());
-    if (kStore) each_vector<V>(count, [&](int i, auto memory) { memory.store(terms + i, V(T(0))); });
+    if (kStore) each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(terms + i, V(T(0))); });
     return state;
   }
   const Base<T> base = base_of(state.m);

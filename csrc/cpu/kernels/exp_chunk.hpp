@@ -31,7 +31,7 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   using T = ElementOf<V>;
   const V lowest = V(-Limits<T>::infinity), bound = V(limit);
   V best = lowest;
-  each_vector<V>(count, [&](int i, auto memory) {
+  each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
     const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
     best = larger(pick(at_or_above(v, bound), lowest, v), best);
   });
@@ -81,7 +81,7 @@ SUMEXP_FN void each_term(const E* x, int count, ElementOf<V> maximum, Use use) {
   const Base<T> base = base_of(is_finite(maximum) ? maximum : T(0));  // a chunk of -inf alone has zero terms
   const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
   const V anchor = V(base.anchor);
-  each_vector<V>(count, [&](int i, auto memory) {
+  each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
     use(i, memory, Terms::term(Terms::parts(memory.template load<V>(x + i, T(0)) - anchor, reduce)));
   });
 }

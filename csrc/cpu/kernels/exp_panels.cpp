@@ -8,9 +8,9 @@ namespace sumexp::SUMEXP_NS {
 namespace {
 
 template <class Terms, class V, bool kApart, class E, class Count>
-bool states_of(const cpu::Panel* panels, int count, TileState<V>* states, Count n) {
+__attribute__((noinline)) bool states_of(const cpu::Panel* panels, int count, TileState<V>* states, Count n) {
   PanelRows<V, E, 1, Count> rows[kTiles];
-  for (int t = 0; t < count; ++t) rows[t] = {panels[t], n};
+  for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
   return tile_states<Terms, kApart, !kApart>(rows, count, states);
 }
 

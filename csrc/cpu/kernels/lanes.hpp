@@ -107,7 +107,7 @@ SUMEXP_FN void fold_columns(int columns, V (&group)[kSums][kVectors], Column col
 template <class V, int kSums, int kSlots, int kVectors>
 SUMEXP_FN void fold_slots(int columns, V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
   if constexpr (V::kRegister) {
-    fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V (&to)[kSums][kVectors]) {
+    fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V (&to)[kSums][kVectors]) SUMEXP_INLINE {
 #pragma GCC unroll 4
       for (int a = 0; a < kSums; ++a)
 #pragma GCC unroll 4
@@ -191,7 +191,15 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
   using G = Geometry<ElementOf<V>>;
   constexpr int kSlots = G::kLanes / V::W, kVectors = G::kGroup / V::W;
   const V zero = V(ElementOf<V>(0));
-  if (V::kRegister && count < G::kLanes) {
+  if constexpr (!V::kRegister) {
+    const int columns = column_count<ElementOf<V>>(count);
+    V slots[kSlots][kSums];
+    for (int slot = 0; slot < (columns ? columns : 1) * kVectors; ++slot)
+      for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
+    for (int i = 0; i < count; ++i) body(slots[i % kSlots], i, Whole{});
+    return fold_slots(columns, slots, group);
+  }
+  if (count < G::kLanes) {
     const int whole = count / G::kGroup;
     V last[kSums][kVectors];  // the column that is not full
 #pragma GCC unroll 4
@@ -208,7 +216,7 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
 #pragma GCC unroll 4
       for (int a = 0; a < kSums; ++a) last[a][u] = acc[a];
     }
-    fold_columns<0, G::kColumns>(column_count<ElementOf<V>>(count), group, [&](int k, V (&to)[kSums][kVectors]) {
+    fold_columns<0, G::kColumns>(column_count<ElementOf<V>>(count), group, [&](int k, V (&to)[kSums][kVectors]) SUMEXP_INLINE {
 #pragma GCC unroll 4
       for (int u = 0; u < kVectors; ++u) {
         V acc[kSums];
@@ -222,19 +230,17 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
     return;
   }
   V slots[kSlots][kSums];
-  const int columns = column_count<ElementOf<V>>(count);
-  for (int slot = 0; slot < (columns ? columns : 1) * kVectors; ++slot)
+  for (int slot = 0; slot < kSlots; ++slot)
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
-  int i = 0, slot = 0;
-  if constexpr (V::kRegister) {
-    for (; i + G::kLanes <= count; i += G::kLanes)
+  int i = 0;
+  for (; i + G::kLanes <= count; i += G::kLanes)
 #pragma GCC unroll 16
-      for (int k = 0; k < kSlots; ++k) body(slots[k], i + k * V::W, Whole{});
-  }
-  for (; i + V::W <= count; i += V::W, slot = (slot + 1) % kSlots) body(slots[slot], i, Whole{});
+    for (int slot = 0; slot < kSlots; ++slot) body(slots[slot], i + slot * V::W, Whole{});
+  int slot = 0;
+  for (; i + V::W <= count; i += V::W) body(slots[slot++], i, Whole{});
   if (i < count) body(slots[slot], i, Part{count - i});
-  fold_slots(columns, slots, group);
+  fold_slots(G::kColumns, slots, group);
 }
 
 // Step 3: the members of a group, widened, fold by halves.

@@ -63,7 +63,7 @@ struct LogitsKernel {
   template <class Out, class Source>
   static SUMEXP_FN void write_chunk(const cpu::Chunk& chunk, const OwnRow& own, Source source) {
     store_chunk<V>(static_cast<Out*>(chunk.out), chunk.count, chunk.stream,
-                   [&](int i, auto memory) { return Op::map(source(i, memory), own); });
+                   [&](int i, auto memory) SUMEXP_INLINE { return Op::map(source(i, memory), own); });
   }
   template <class E>
   static void map(const cpu::Chunk& chunk, const void* from) {
@@ -79,19 +79,19 @@ struct LogitsKernel {
       T buffer[Geometry<T>::kChunk];
       if (k.far) terms = far_terms<E>(chunk, k, maximum, buffer);
       if (terms)
-        return write_chunk<E>(chunk, own, [&](int i, auto memory) {
+        return write_chunk<E>(chunk, own, [&](int i, auto memory) SUMEXP_INLINE {
           return probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
         });
       const Base<T> base = base_of(is_finite(maximum) ? maximum : T(0));  // a chunk of -inf alone has zero terms
       const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
       const V anchor = V(base.anchor);
-      write_chunk<E>(chunk, own, [&](int i, auto memory) {
+      write_chunk<E>(chunk, own, [&](int i, auto memory) SUMEXP_INLINE {
         __builtin_prefetch(x + i + chunk.ahead, 0, 2);
         const V moved = memory.template load<V>(x + i, T(0)) - anchor;
         return probability<Terms>(Terms::term(Terms::parts(moved, reduce)), scale);
       });
     } else {
-      write_chunk<E>(chunk, own, [&](int i, auto memory) { return memory.template load<V>(x + i, T(0)); });
+      write_chunk<E>(chunk, own, [&](int i, auto memory) SUMEXP_INLINE { return memory.template load<V>(x + i, T(0)); });
     }
   }
   // The terms of a far chunk for unit_scale. Such chunks are rare.
@@ -101,7 +101,7 @@ struct LogitsKernel {
       memcpy(to, chunk.terms, static_cast<std::size_t>(chunk.count) * sizeof(T));
     } else {
       each_term<Terms, V>(static_cast<const E*>(chunk.in[0]), chunk.count, maximum,
-                          [&](int i, auto memory, V term) { memory.store(to + i, term); });
+                          [&](int i, auto memory, V term) SUMEXP_INLINE { memory.store(to + i, term); });
     }
     for (int i = 0; i < chunk.count; ++i) to[i] = far_term<Terms>(to[i], k);
     return to;
@@ -133,8 +133,8 @@ struct LogitsKernel {
   template <class E, class Count>
   static SUMEXP_FN void map_panels(const cpu::Panel* panels, int count, const TileState<V>* states, const TileRow* rows, Count n) {
     for (int t = 0; t < count; ++t)
-      map_panel<V, E, 1, Op::kProbability>(PanelRows<V, E, 1, Count>(panels[t], n), rows[t], nan_of(states[t]), panels[t].out,
-                                           panels[t].stream, [](const V* v, const TileRow& row) { return map_value(v[0], row); });
+      map_panel<V, E, 1, Op::kProbability>(PanelRows<V, E, 1, Count>{panels + t, n}, rows[t], nan_of(states[t]),
+                                           [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v[0], row); });
   }
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double) {
@@ -199,9 +199,9 @@ struct LogitsKernel {
         if (!fix_far(b, k[b])) return false;
         k[b].near = unit_scale<T>();
       }
-      static_cast<Scale&>(to) = gather_lanes<V, Scale>([&](int b) { return k[b].near; });
+      static_cast<Scale&>(to) = gather_lanes<V, Scale>([&](int b) SUMEXP_INLINE { return k[b].near; });
     }
-    static_cast<OwnRow&>(to) = gather_lanes<V, OwnRow>([&](int b) { return rows[b].own; });
+    static_cast<OwnRow&>(to) = gather_lanes<V, OwnRow>([&](int b) SUMEXP_INLINE { return rows[b].own; });
     return true;
   }
   static void term_tile(const cpu::Tile& tile, const void* maximum) {
@@ -212,7 +212,7 @@ struct LogitsKernel {
   static void map_tile(const cpu::Tile& tile, const void* maximum, const void* rows) {
     V* const x = static_cast<V*>(tile.in[0]);
     TileRow row;
-    chunk_row(static_cast<const Row*>(rows), static_cast<const T*>(maximum), row, [&](int b, const ChunkScale<T>& k) {
+    chunk_row(static_cast<const Row*>(rows), static_cast<const T*>(maximum), row, [&](int b, const ChunkScale<T>& k) SUMEXP_INLINE {
       char* at = reinterpret_cast<char*>(x) + b * sizeof(T);
       for (int j = 0; j < tile.count; ++j, at += sizeof(V)) {
         T term;
@@ -230,7 +230,7 @@ struct LogitsKernel {
     [[maybe_unused]] Reduction<V> reduce[kMostTiles<V, S>];
     for (int t = 0; t < at.tiles; ++t) {
       const T* const m = static_cast<const T*>(maximum) + t * W;
-      const auto refuse = [](int, const ChunkScale<T>&) { return false; };
+      const auto refuse = [](int, const ChunkScale<T>&) SUMEXP_INLINE { return false; };
       if (!chunk_row(static_cast<const Row*>(rows) + t * W, m, row[t], refuse)) return false;
       if constexpr (Op::kProbability) reduce[t] = reduction_to(exponent_of(V::load(m)));
     }
@@ -238,7 +238,7 @@ struct LogitsKernel {
     char* const out = at.data[cpu::kOut] + first * stride;
     const bool stream = at.stream, divide = at.temperature != 1.0;
     const V temperature = V(static_cast<T>(at.temperature));
-    each_element<V, S, 1>(at, 0, first, count, [&](int j, int t, V* v) {
+    each_element<V, S, 1>(at, 0, first, count, [&](int j, int t, V* v) SUMEXP_INLINE {
       if (divide) v[0] = v[0] / temperature;
       if constexpr (Op::kProbability) v[0] = Terms::term(Terms::parts(v[0], reduce[t]));
       put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v[0], row[t]), stream);

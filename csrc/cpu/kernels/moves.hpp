@@ -16,7 +16,7 @@ using cpu::Plan;
 template <class V, class S>
 void pack_row(const Plan& plan, int k, const char* row, std::int64_t first, int count, void* at) {
   auto* const to = static_cast<ElementOf<V>*>(at);
-  cpu::each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+  cpu::each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) SUMEXP_INLINE {
     const char* p = row + offset;
     std::int64_t j = 0;
     if (stride == sizeof(S))
@@ -28,7 +28,7 @@ void pack_row(const Plan& plan, int k, const char* row, std::int64_t first, int 
 template <class V, class S>
 void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int count, const void* at) {
   const auto* const from = static_cast<const ElementOf<V>*>(at);
-  cpu::each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+  cpu::each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) SUMEXP_INLINE {
     char* p = row + offset;
     std::int64_t j = 0;
     if (stride == sizeof(S))
@@ -93,7 +93,7 @@ void divide(double temperature, std::int64_t count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
   const V divisor = V(static_cast<T>(temperature));
-  each_vector<V>(count, [&](std::int64_t i, auto memory) {
+  each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
     memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor);
   });
 }
@@ -156,9 +156,9 @@ void store_tile(RowsAt rows, std::int64_t stride, int count, int n, const void* 
 template <class V, class S>
 void load_columns(const cpu::Columns& at, int operand, std::int64_t first, int count, void* to, std::int64_t pitch, void* tops) {
   V *const buffer = static_cast<V*>(to), *const top = static_cast<V*>(tops);
-  if (!tops) return each_element<V, S, 1>(at, operand, first, count, [=](int j, int t, const V* v) { buffer[t * pitch + j] = v[0]; });
+  if (!tops) return each_element<V, S, 1>(at, operand, first, count, [=](int j, int t, const V* v) SUMEXP_INLINE { buffer[t * pitch + j] = v[0]; });
   for (int t = 0; t < at.tiles; ++t) top[t] = V(-Limits<ElementOf<V>>::infinity);
-  each_element<V, S, 1>(at, operand, first, count, [=](int j, int t, const V* v) {
+  each_element<V, S, 1>(at, operand, first, count, [=](int j, int t, const V* v) SUMEXP_INLINE {
     buffer[t * pitch + j] = v[0];
     top[t] = larger(v[0], top[t]);
   });

@@ -17,22 +17,14 @@ struct PanelRows {
   // A NaN shows only when terms may have taken the place of x; results of its row are filled in.
   static constexpr bool kToleratesNaN = true;
 
-  RowsAt in[kInputs], terms;
+  const cpu::Panel* at;
   Count count;
-  int rows;  // up to V::W
-  std::int64_t ahead;
-
-  PanelRows() = default;
-  SUMEXP_FN PanelRows(const cpu::Panel& panel, Count count)
-      : terms(panel.terms), count(count), rows(panel.rows), ahead(panel.ahead) {
-    for (int k = 0; k < kInputs; ++k) in[k] = panel.in[k];
-  }
 
   class Cursor {
    public:
-    SUMEXP_FN explicit Cursor(const PanelRows& panel) : panel_(panel), terms_(panel.terms.first) {
+    SUMEXP_FN explicit Cursor(const PanelRows& rows) : panel_(*rows.at), terms_(panel_.terms.first) {
 #pragma GCC unroll 3
-      for (int k = 0; k < kInputs; ++k) in_[k] = panel.in[k].first;
+      for (int k = 0; k < kInputs; ++k) in_[k] = panel_.in[k].first;
     }
     SUMEXP_FN void next() {
 #pragma GCC unroll 3
@@ -43,7 +35,7 @@ struct PanelRows {
     SUMEXP_FN T* terms() const { return reinterpret_cast<T*>(terms_); }
 
    private:
-    const PanelRows& panel_;
+    const cpu::Panel& panel_;
     const char* in_[kInputs];
     char* terms_;
   };
@@ -51,11 +43,11 @@ struct PanelRows {
   template <class F>
   SUMEXP_FN void each_row(F f) const {
     Cursor row(*this);
-    for (int b = 0; b < rows; ++b, row.next()) f(b, row);
+    for (int b = 0; b < at->rows; ++b, row.next()) f(b, row);
   }
   template <class X>
   SUMEXP_FN void repeat_first(X& lane) const {
-    for (int b = rows; b < W; ++b) lane[b] = lane[0];
+    for (int b = at->rows; b < W; ++b) lane[b] = lane[0];
   }
 
   struct Lanes {
@@ -65,9 +57,9 @@ struct PanelRows {
   // The members of one group a row.
   class Groups {
    public:
-    SUMEXP_FN WideMembers<V>& operator[](int b) { return row_[b / F64::W][b % F64::W]; }
+    SUMEXP_FN WideMembers<V>& operator[](int b) SUMEXP_INLINE { return row_[b / F64::W][b % F64::W]; }
     SUMEXP_FN Wide<V> fold() const {
-      const auto add = [](auto low, auto high) { return low + high; };
+      const auto add = [](auto low, auto high) SUMEXP_INLINE { return low + high; };
       if constexpr (W == F64::W) {
         return fold_rows(row_[0], add);
       } else {
@@ -83,14 +75,14 @@ struct PanelRows {
     V best[W];
     each_row([&](int b, const Cursor& row) SUMEXP_INLINE { best[b] = lane_max<V>(row.in(0), count); });
     repeat_first(best);
-    return fold_rows(best, [](V low, V high) { return larger(low, high); });
+    return fold_rows(best, [](V low, V high) SUMEXP_INLINE { return larger(low, high); });
   }
   SUMEXP_FN V largest_below(V limit) const {
     const Lanes bound(limit);
     V best[W];
     each_row([&](int b, const Cursor& row) SUMEXP_INLINE { best[b] = lane_max_below<V>(row.in(0), count, bound.at[b]); });
     repeat_first(best);
-    return fold_rows(best, [](V low, V high) { return larger(low, high); });
+    return fold_rows(best, [](V low, V high) SUMEXP_INLINE { return larger(low, high); });
   }
   template <class Terms, bool kApart, bool kStore, bool kAll>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& counted, V wanted) const {
@@ -103,7 +95,7 @@ struct PanelRows {
       if (kAll || want.at[b] != T(0)) {
         V sums[Terms::kSums][kVectors];
         const Reduction<V> to = {V(shift.at[b]), V(floor.at[b])};
-        sum_term_lanes<Terms, V, kApart, kStore>(row.in(0), count, to, V(bound.at[b]), out, row.terms(), ahead, sums);
+        sum_term_lanes<Terms, V, kApart, kStore>(row.in(0), count, to, V(bound.at[b]), out, row.terms(), at->ahead, sums);
         groups[b] = term_members(sums);
       } else {
         groups[b] = WideMembers<V>{};
@@ -144,12 +136,14 @@ struct PanelRows {
 // The results of every row of a panel; map(v, row) of an element from its inputs, or, kTerms, its term. Of a row whose lane in
 // `nan` is NaN all results are. Row: nothing but vectors, a row's numbers in its lanes.
 template <class V, class E, int kInputs, bool kTerms, class Count, class Row, class Map>
-SUMEXP_FN void map_panel(const PanelRows<V, E, kInputs, Count>& panel, const Row& row, V nan, RowsAt out, bool stream, Map map) {
+__attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, const Row& row, V nan, Map map) {
   using T = ElementOf<V>;
   using Rows = PanelRows<V, E, kInputs, Count>;
   const typename Rows::Lanes witness(nan);
   typename Rows::Cursor cursor(panel);
-  for (int b = 0; b < panel.rows; ++b, cursor.next(), out.first += out.step) {
+  RowsAt out = panel.at->out;
+  const bool stream = panel.at->stream;
+  for (int b = 0; b < panel.at->rows; ++b, cursor.next(), out.first += out.step) {
     E* const to = reinterpret_cast<E*>(out.first);
     if (is_nan(witness.at[b])) {
       fill_chunk<V>(to, panel.count, Limits<T>::nan());
@@ -160,8 +154,8 @@ SUMEXP_FN void map_panel(const PanelRows<V, E, kInputs, Count>& panel, const Row
 #pragma GCC unroll 3
     for (int k = 0; k < kInputs; ++k) in[k] = cursor.in(k);
     const T* const terms = cursor.terms();
-    const std::int64_t ahead = panel.ahead;
-    store_chunk<V>(to, panel.count, stream, [&](int i, auto memory) {
+    const std::int64_t ahead = panel.at->ahead;
+    store_chunk<V>(to, panel.count, stream, [&](int i, auto memory) SUMEXP_INLINE {
       V v[kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < kInputs; ++k) {

@@ -38,7 +38,7 @@ SUMEXP_FN void store_rows(char* p, std::int64_t step, int rows, V values) {
 template <class V, class E, class Body>
 SUMEXP_FN void store_chunk(E* out, int count, bool stream, Body body) {
   if (!V::kRegister || !stream) {
-    each_vector<V>(count, [&](int i, auto memory) { memory.store(out + i, body(i, memory)); });
+    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, body(i, memory)); });
     return;
   }
   constexpr std::uintptr_t bytes = V::W * sizeof(E);
@@ -54,7 +54,7 @@ SUMEXP_FN void store_chunk(E* out, int count, bool stream, Body body) {
 
 template <class V, class E>
 SUMEXP_FN void fill_chunk(E* out, int count, ElementOf<V> value) {
-  store_chunk<V>(out, count, false, [&](int, auto) { return V(value); });
+  store_chunk<V>(out, count, false, [&](int, auto) SUMEXP_INLINE { return V(value); });
 }
 
 // A vector of results, around the cache if `stream` says so and it may.

@@ -10,7 +10,7 @@ namespace sumexp::SUMEXP_NS {
 template <class V, class Op, int pass, class E>
 SUMEXP_FN void sum_lanes(const E* const* in, int count, const RowScalars<V>& scalars,
                          V (&sums)[Op::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
-  lane_sweep<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) {
+  lane_sweep<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
     V v[Op::kInputs];
 #pragma GCC unroll 3
     for (int k = 0; k < Op::kInputs; ++k) v[k] = memory.template load<V>(in[k] + i, ElementOf<V>(0));

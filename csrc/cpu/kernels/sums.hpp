@@ -68,7 +68,7 @@ struct SumsKernel {
   template <class E>
   static void map(const cpu::Chunk& chunk, const void* from) {
     const TileRow row = broadcast<V, TileRow>(as<Row>(from));
-    store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) {
+    store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
       V v[kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, T(0));
@@ -87,13 +87,14 @@ struct SumsKernel {
       for (int t = 0; t < count; ++t) rows[t].template sums<Op, 1>(row[t].sums);
   }
   template <class E, class Count>
-  static SUMEXP_FN void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
+  __attribute__((noinline)) static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
     PanelRows<V, E, kInputs, Count> rows[kTiles];
     TileRow row[kTiles];
-    for (int t = 0; t < count; ++t) rows[t] = {panels[t], n};
+    for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
     reduce_tiles(rows, count, factor, row);
     for (int t = 0; t < count; ++t)
-      map_panel<V, E, kInputs, false>(rows[t], row[t], row[t].factor, panels[t].out, panels[t].stream, map_value);
+      map_panel<V, E, kInputs, false>(rows[t], row[t], row[t].factor,
+                                       [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
   }
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double factor) {
@@ -129,13 +130,13 @@ struct SumsKernel {
     V(*const lane)[kSums] = static_cast<V(*)[kSums]>(scratch);
     for (int l = 0; l < lanes * tiles; ++l)
       for (int a = 0; a < kSums; ++a) lane[l][a] = V(T(0));
-    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) {
+    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
       Op::template add<pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
     });
     State* const states = static_cast<State*>(to);
     for (int t = 0; t < tiles; ++t) {
       Wide<V> member[kSums][G::kGroup];
-      fold_kept_lanes(lanes, lane + t, tiles, [&](int i, const V* acc) {
+      fold_kept_lanes(lanes, lane + t, tiles, [&](int i, const V* acc) SUMEXP_INLINE {
         for (int a = 0; a < kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
       });
       for (int a = 0; a < kSums; ++a) {
@@ -146,7 +147,7 @@ struct SumsKernel {
     }
   }
   static SUMEXP_FN TileRow tile_row(const Row* rows) {
-    return gather_lanes<V, TileRow>([&](int b) { return rows[b]; });
+    return gather_lanes<V, TileRow>([&](int b) SUMEXP_INLINE { return rows[b]; });
   }
   template <class S>
   static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
@@ -155,7 +156,7 @@ struct SumsKernel {
     const std::int64_t stride = at.stride[cpu::kOut];
     char* const out = at.data[cpu::kOut] + first * stride;
     const bool stream = at.stream;
-    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) {
+    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
       put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v, known[t]), stream);
     });
     return true;

@@ -52,7 +52,7 @@ template <class V, int kSums, class Widen>
 SUMEXP_FN void fold_kept_lanes(int n, const V (*lane)[kSums], int step, Widen widen) {
   tile_fold<V, kSums>(
       n,
-      [&](V* acc, int l) {
+      [&](V* acc, int l) SUMEXP_INLINE {
         for (int a = 0; a < kSums; ++a) acc[a] = lane[l * step][a];
       },
       widen);
@@ -64,19 +64,19 @@ template <class V, int kSums, class Body, class Widen>
 SUMEXP_FN void tile_reduce(int n, ElementOf<V> start, Body body, Widen widen) {
   using G = Geometry<ElementOf<V>>;
   const V first = V(start), zero = V(ElementOf<V>(0));
-  const auto add_lane = [&](V* acc, auto each) {
+  const auto add_lane = [&](V* acc, auto each) SUMEXP_INLINE {
     acc[0] = first;
     for (int a = 1; a < kSums; ++a) acc[a] = zero;
-    each([&](int j) { body(acc, j); });
+    each([&](int j) SUMEXP_INLINE { body(acc, j); });
     acc[0] = acc[0] - first;
   };
   if (n <= G::kLanes) {
-    const auto one = [&](V* acc, int l) { add_lane(acc, [&](auto add) { add(l); }); };
+    const auto one = [&](V* acc, int l) SUMEXP_INLINE { add_lane(acc, [&](auto add) SUMEXP_INLINE { add(l); }); };
     return tile_fold<V, kSums>(n, one, widen);
   }
   V lane[G::kLanes][kSums];  // all of them first, in the order in which memory is read best
   for (int l = 0; l < G::kLanes; ++l)
-    add_lane(lane[l], [&](auto add) {
+    add_lane(lane[l], [&](auto add) SUMEXP_INLINE {
       for (int j = l; j < n; j += G::kLanes) add(j);
     });
   fold_kept_lanes(G::kLanes, lane, 1, widen);
@@ -120,7 +120,7 @@ struct Transposed {
     V left_out = zero;
     tile_reduce<V, Terms::kSums>(
         n, Terms::template start<T>(),
-        [&](V* acc, int j) {
+        [&](V* acc, int j) SUMEXP_INLINE {
           auto e = Terms::parts(x[j], reduce);
           if constexpr (kApart) {
             const auto out = at_or_above(x[j], limit);
@@ -131,7 +131,7 @@ struct Transposed {
           Terms::add(acc, e, term);
           if constexpr (kStore) x[j] = term;
         },
-        [&](int i, const V* acc) {
+        [&](int i, const V* acc) SUMEXP_INLINE {
           if constexpr (Terms::kSums == 2) member[i] = WideOf<V>::from(acc[0], acc[1]);
           else member[i] = WideOf<V>::from(acc[0]);
         });
@@ -161,12 +161,12 @@ struct Transposed {
     Wide<V> member[Op::kSums][G::kGroup];
     tile_reduce<V, Op::kSums>(
         n, T(0),
-        [&](V* acc, int j) {
+        [&](V* acc, int j) SUMEXP_INLINE {
           V v[kInputs];
           for (int k = 0; k < kInputs; ++k) v[k] = in[k][j];
           Op::template add<pass>(acc, v, row);
         },
-        [&](int i, const V* acc) {
+        [&](int i, const V* acc) SUMEXP_INLINE {
           for (int a = 0; a < Op::kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
         });
     for (int a = 0; a < Op::kSums; ++a) place_sum<Op, pass>(a, tile_fold_members(n, member[a]), row);

@@ -28,7 +28,7 @@ struct WeightedKernel {
   // The same in the wide type, with the factors of the maxima apart: lanes in order, then by halves.
   static void add_weighted(const T* terms, const T* x, const T* f, int count, ExpState<T>& state) {
     using G = Geometry<T>;
-    const auto wide_sum = [&](auto value) {
+    const auto wide_sum = [&](auto value) SUMEXP_INLINE {
       Wide<T> column[G::kLanes];
       for (int l = 0; l < G::kLanes; ++l) {
         column[l] = WideOf<T>::constant(0);
@@ -40,9 +40,9 @@ struct WeightedKernel {
     };
     const T infinity = Limits<T>::infinity;
     if (state.m == -infinity) return;
-    state.c = wide_sum([&](int i) { return WideOf<T>::from(x[i] == state.m ? f[i] : T(0)); });
+    state.c = wide_sum([&](int i) SUMEXP_INLINE { return WideOf<T>::from(x[i] == state.m ? f[i] : T(0)); });
     if (state.m == infinity || is_nan(state.R)) return;
-    state.R = wide_sum([&](int i) { return x[i] == state.m ? WideOf<T>::constant(0) : product(terms[i], f[i]); });
+    state.R = wide_sum([&](int i) SUMEXP_INLINE { return x[i] == state.m ? WideOf<T>::constant(0) : product(terms[i], f[i]); });
     state.R = state.R * anchor_factor(base_of(state.m));
   }
   static double product(float t, float f) { return static_cast<double>(t) * static_cast<double>(f); }

@@ -23,13 +23,11 @@ Workspace::~Workspace() {
   std::free(kept_.data);
 }
 
-void Workspace::reset() {
-  // one block as large as all that the last call used: later calls find everything in it
+// One block as large as all that the last call used: later calls find everything in it.
+void Workspace::join() {
   std::size_t total = 0;
-  for (const Block& block : blocks_) total += block.used;
-  blocks_[0].used = 0;
-  if (!blocks_[1].data) return;
   for (Block& block : blocks_) {
+    total += block.used;
     std::free(block.data);
     block = Block{};
   }
@@ -37,18 +35,16 @@ void Workspace::reset() {
   blocks_[0].size = total;
 }
 
-void* Workspace::take_bytes(std::size_t bytes) {
-  bytes = (bytes + 63) / 64 * 64;
+void* Workspace::take_more(std::size_t bytes) {
   for (Block& block : blocks_) {
     if (!block.data) {
       block.data = allocate(bytes);
       block.size = bytes;
     }
-    if (block.size - block.used >= bytes) {
-      void* p = static_cast<char*>(block.data) + block.used;
-      block.used += bytes;
-      return p;
-    }
+    if (block.size - block.used < bytes) continue;
+    void* const p = static_cast<char*>(block.data) + block.used;
+    block.used += bytes;
+    return p;
   }
   throw std::bad_alloc();
 }

@@ -10,11 +10,26 @@ namespace sumexp::cpu {
 class Workspace {
  public:
   ~Workspace();
-  void reset();                          // everything from take_bytes is gone
-  void* take_bytes(std::size_t bytes);   // 64-byte aligned, valid until reset; throws std::bad_alloc
+  // Everything from take_bytes is gone.
+  void reset() {
+    if (blocks_[1].data) join();
+    blocks_[0].used = 0;
+  }
+  // 64-byte aligned, valid until reset; throws std::bad_alloc.
+  void* take_bytes(std::size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    Block& first = blocks_[0];
+    if (first.size - first.used < bytes) return take_more(bytes);
+    void* const p = static_cast<char*>(first.data) + first.used;
+    first.used += bytes;
+    return p;
+  }
   void* keep_bytes(std::size_t bytes);   // one block that survives reset; a second call replaces it
 
  private:
+  void join();
+  void* take_more(std::size_t bytes);
+
   struct Block {
     void* data = nullptr;
     std::size_t size = 0, used = 0;
