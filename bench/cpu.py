@@ -1,4 +1,4 @@
-"""python -m sumexp bench: see --help, and bench/README.md for how to read what it prints."""
+"""This library beside its peers on the CPU: see --help, and README.md here for how to read what it prints."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ import platform
 import sys
 import tempfile
 
-from . import accuracy, bars, cells, limits, rounds, tables
+from harness import accuracy, bars, cells, limits, rounds, tables
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 PEERS = ("sumexp", "torch", "onnxruntime", "jax", "numba", "scipy", "numpy")
@@ -38,7 +38,7 @@ def threads(text):
 
 def parse(arguments):
     p = argparse.ArgumentParser(
-        prog="python -m sumexp bench",
+        prog="python bench/cpu.py",
         description="Times sumexp beside its peers, each in its own process, taking turns on the same arrays. "
         "Without a choice of parts: speed, call overhead, memory and accuracy.",
     )
@@ -168,7 +168,7 @@ def load(paths):
         except (OSError, ValueError) as error:
             raise SystemExit(f"{path}: {error}") from None
         if not isinstance(read, dict) or not set(SECTIONS) <= read.keys():
-            raise SystemExit(f"{path}: not a file of python -m sumexp bench")
+            raise SystemExit(f"{path}: not a file of bench/cpu.py")
         if document is None:
             document = read
         else:
@@ -282,7 +282,7 @@ def main(arguments=None):
     if options.readme:
         print(f"{options.readme}: rewrote {', '.join(tables.write_readme(options.readme, document, options.bars or ()))}")
     if not options.no_pictures and (options.speed or options.accuracy):
-        from . import pictures
+        from harness import pictures
 
         throughput, errors = folder / "throughput.svg", folder / "accuracy.svg"
         try:

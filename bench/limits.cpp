@@ -8,7 +8,7 @@
 //   triad_nt      the same with non-temporal stores         2 reads, 1 write
 //
 // Compiled for the machine it runs on (-O3 -march=native): by bench/CMakeLists.txt into the C++ benchmark,
-// and by limits.py, when `python -m sumexp bench` starts, into a shared library. It shares no code with
+// and by harness/limits.py, when bench/cpu.py starts, into a shared library. It shares no code with
 // sumexp, threads included. The loops are written in the compiler's vector extension, so that 64 bytes are
 // one AVX-512 register, two of AVX2 or four of NEON.
 #include <condition_variable>
