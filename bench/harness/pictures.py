@@ -13,6 +13,7 @@ COLORS = {  # Okabe and Ito's, told apart by most eyes
     "scipy": "#56B4E9",
     "numpy": "#666666",
 }
+WIDTH = 9.4  # inches, as wide as a page of text shows it
 
 
 def pyplot():
@@ -21,78 +22,100 @@ def pyplot():
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "svg.hashsalt": "bench"})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 10})
     return plt
 
 
-def throughput(records, path):
-    """GB/s by the byte model against n, a panel an operation; the dashed line is memcpy of the same bytes."""
-    table = {c: p for c, p in bars.measured(records, "speed").items() if (c.dtype, c.axis) == ("float32", "last")}
+def machine(document):
+    return f"{document['machine']['cpu']}, {document['machine']['cpus']} CPUs, {document['date']}"
+
+
+def throughput(document, path):
+    """GB/s by the byte model against n, a panel an operation; the dashed line is memcpy."""
+    table = {c: p for c, p in bars.measured(document["records"], "speed").items() if (c.dtype, c.axis) == ("float32", "last")}
     if not table:
         return False
     threads = max(c.threads for c in table)
     table = {c: p for c, p in table.items() if c.threads == threads}
     ops = list(dict.fromkeys(c.op for c in table))
     plt = pyplot()
-    figure, panels = plt.subplots(1, len(ops), figsize=(3.4 * len(ops), 3.4), sharey=True, squeeze=False)
-    for panel, op in zip(panels[0], ops):
+    columns = min(3, len(ops) + 1)  # one panel more, for the legend
+    lines = -(-(len(ops) + 1) // columns)
+    figure, panels = plt.subplots(lines, columns, figsize=(WIDTH, 2.7 * lines), sharey=True, squeeze=False)
+    panels, handles = list(panels.flat), {}
+    for panel, op in zip(panels, ops):
         cells = sorted((c for c in table if c.op == op), key=lambda c: c.n)
-        copies = [c for c in cells if "limit:copy" in table[c]]
-        if copies:
-            rates = [2 * c.bytes / stats.median(table[c]["limit:copy"]) / 1e9 for c in copies]
-            panel.plot([c.n for c in copies], rates, "--", color="black", linewidth=1, label="memcpy")
-        for peer in tables.ORDER:
+        for peer in reversed(tables.ORDER):  # sumexp last, above the others
             at = [c for c in cells if peer in table[c]]
             if at:
                 rates = [c.moved / stats.median(table[c][peer]) / 1e9 for c in at]
-                panel.plot([c.n for c in at], rates, "o-", color=COLORS[peer], markersize=3, label=peer)
+                ours = peer == "sumexp"
+                panel.plot([c.n for c in at], rates, "o-", color=COLORS[peer], markersize=4 if ours else 2.5,
+                           linewidth=2 if ours else 1, label=peer)
+        copies = [c for c in cells if "limit:copy" in table[c]]
+        if copies:
+            rates = [2 * c.bytes / stats.median(table[c]["limit:copy"]) / 1e9 for c in copies]
+            panel.plot([c.n for c in copies], rates, "--", color="black", linewidth=1, label="copy (memcpy)")
         panel.set_xscale("log", base=2)
-        panel.set_ylim(bottom=0)
+        panel.set_xticks([1 << 4, 1 << 10, 1 << 16, 1 << 24], ["16", "1K", "64K", "16M"])
+        panel.minorticks_off()
+        panel.tick_params(labelleft=True)
         panel.set_title(op)
-        panel.set_xlabel("n, elements of a row")
         panel.grid(alpha=0.25)
-    panels[0][0].set_ylabel(f"GB/s, float32, {threads} threads")
-    figure.tight_layout()
-    handles = {}
-    for panel in panels[0]:
         handles.update(zip(*panel.get_legend_handles_labels()[::-1]))
-    figure.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    panels[0].set_ylim(bottom=0)  # of all
+    for panel in panels[len(ops):]:
+        panel.axis("off")
+    panels[len(ops)].legend(handles.values(), handles.keys(), loc="center", frameon=False, reverse=True)
+    figure.supxlabel(f"n, elements of a row\n{machine(document)}", fontsize=9)
+    figure.supylabel(f"GB/s that must move, float32, {threads} thread{'s' * (threads > 1)}", fontsize=9)
+    figure.tight_layout()
     save(plt, figure, path)
     return True
 
 
-def accuracy(records, path):
-    """The largest error of each peer, a panel a dtype; the dashed line is 2 ulp."""
+def place(peers, peer):
+    """How far below the middle of their line the dot of one of several peers lies."""
+    return min(0.22, 0.8 / len(peers)) * (peers.index(peer) - (len(peers) - 1) / 2)
+
+
+def accuracy(document, path):
+    """The largest error of each peer, a line an operation and dtype; the dashed line is 2 ulp."""
+    records = document["accuracy"]
     if not records:
         return False
     plt = pyplot()
-    dtypes = list(dict.fromkeys(r["dtype"] for r in records))
-    ops = list(dict.fromkeys(r["op"] for r in records))
+    lines = list(dict.fromkeys((r["op"], r["dtype"]) for r in records))
     peers = [p for p in tables.ORDER if any(r["peer"] == p for r in records)]
-    found = {(r["op"], r["dtype"], r["peer"]): r["max"] for r in records}
-    top = 10 * max([v for v in found.values() if v != float("inf")] + [10])
-    figure, panels = plt.subplots(1, len(dtypes), figsize=(3.4 * len(dtypes), 3.2), sharey=True, squeeze=False)
-    for panel, dtype in zip(panels[0], dtypes):
-        width = 0.8 / len(peers)
-        for k, peer in enumerate(peers):
-            values = [found.get((op, dtype, peer)) for op in ops]
-            at = [i - 0.4 + (k + 0.5) * width for i, v in enumerate(values) if v is not None]
-            heights = [min(v, top) for v in values if v is not None]
-            panel.bar(at, heights, width, color=COLORS[peer], label=peer)
-            for x, v in zip(at, (v for v in values if v is not None)):
-                if v == float("inf"):
-                    panel.text(x, top, "inf", ha="center", va="bottom", fontsize=7)
-        panel.axhline(2, linestyle="--", color="black", linewidth=1)
-        panel.set_yscale("log")
-        panel.set_xticks(range(len(ops)), ops)
-        panel.set_title(dtype)
-    panels[0][0].set_ylabel("largest error, ulp")
-    panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    most = max([r["max"] for r in records if r["max"] != float("inf")] + [10])
+    infinite = any(r["max"] == float("inf") for r in records)
+    edge = 100 * most  # where what is infinitely wrong stands
+    figure, panel = plt.subplots(figsize=(WIDTH, 0.36 * len(lines) + 1.2))
+    measured = {(r["op"], r["dtype"], r["peer"]) for r in records}
+    present = {line: [p for p in peers if (*line, p) in measured] for line in lines}
+    for peer in reversed(peers):
+        found = {(r["op"], r["dtype"]): min(r["max"], edge) for r in records if r["peer"] == peer}
+        heights = [lines.index(line) + place(present[line], peer) for line in found]
+        panel.scatter(found.values(), heights, s=34 if peer == "sumexp" else 16, color=COLORS[peer], label=peer, zorder=3)
+    for at in range(0, len(lines), 2):
+        panel.axhspan(at - 0.5, at + 0.5, color="black", alpha=0.04, linewidth=0)
+    panel.axvline(2, linestyle="--", color="black", linewidth=1)
+    panel.annotate("2 ulp", (2, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+    panel.set_xscale("log")
+    decades = [1, 1e3, 1e6, 1e9, 1e12, 1e15]
+    ticks = {x: f"$10^{{{k * 3}}}$" if x > 1 else "1" for k, x in enumerate(decades) if x <= most}
+    panel.set_xticks([*ticks, *([edge] if infinite else [])], [*ticks.values(), *(["infinite"] if infinite else [])])
+    panel.minorticks_off()
+    panel.set_yticks(range(len(lines)), [f"{op} {dtype}" for op, dtype in lines])
+    panel.set_ylim(len(lines) - 0.5, -0.5)
+    panel.grid(axis="x", alpha=0.25)
+    panel.set_xlabel(f"largest error on adversarial rows, ulp\n{machine(document)}")
+    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, reverse=True)
     save(plt, figure, path)
     return True
 
 
 def save(plt, figure, path):
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None} if str(path).endswith(".svg") else None, dpi=130)
+    figure.savefig(path, bbox_inches="tight", dpi=120, metadata={"Software": None})
     plt.close(figure)

@@ -237,7 +237,8 @@ def run_between(threads, rounds, library, progress, note, lengths=(256, 1024, 30
         for n in lengths:
             names = fleet.prepare(["sumexp-tensor", "torch"], "between", n=n)
             for name, seconds in fleet.turns(names, 3 * rounds, 2).items():  # the difference looked for is a few percent
-                records.append({"op": "softmax", "n": n, "face": f"between products, {n} x {n}", "peer": name, "seconds": seconds})
+                face = f"between products, {n} x {n}"
+                records.append({"op": "softmax", "n": n, "face": face, "peer": name, "seconds": seconds})
             progress(f"between products of {n}")
     return records
 

@@ -41,8 +41,8 @@ def positive(text):
 def parse(arguments):
     p = argparse.ArgumentParser(
         prog="python -m sumexp bench",
-        description="Times sumexp's functions on this machine, beside a copy of an array: nanoseconds per element, and how much "
-        "of the copy's bytes per second that is, counting for each function the bytes that it must read and write.",
+        description="Times sumexp's functions on this machine, beside a copy of an array: nanoseconds per element, and what "
+        "share of the copy's bytes per second that is, counting the bytes that a function must read and write.",
     )
     p.add_argument("--dtype", choices=["float16", "float32", "float64"], default="float32")
     p.add_argument("--functions", nargs="+", metavar="NAME", choices=FUNCTIONS, default=list(FUNCTIONS),
@@ -108,7 +108,7 @@ def measure(options):
     flat.update(y=np.zeros(count, options.dtype), out=np.zeros(count, options.dtype))
     isa = sumexp.show_config(mode="dicts")["run time"]["instruction set"]
     threads = f"{options.threads} thread{'s' * (options.threads > 1)}"
-    print(f"sumexp {sumexp.__version__}, {isa}, {threads}; {options.dtype}, arrays of {options.megabytes} MB, rows side by side")
+    print(f"sumexp {sumexp.__version__}, {isa}, {threads}; {options.dtype}, arrays of {options.megabytes} MB, last axis")
     copied = seconds_of_copy(flat["x"], flat["out"], options.threads) / count
     print(f"a copy: {copied * 1e9:.2f} ns per element\n\nns per element (bytes per second, of the copy's)")
     names = [f"n = {n}" for n in lengths[:-1]] + ["one row"]

@@ -7,9 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import sumexp as se  # noqa: E402
-from oracle import accuracy  # noqa: E402
-from sumexp import _core  # noqa: E402
+import sumexp as se
+from oracle import accuracy
+from sumexp import _core
 
 # {entry of oracle.bounds: {format: worst error seen}}, filled by test_ulp.py
 measured = pytest.StashKey()

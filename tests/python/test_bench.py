@@ -138,7 +138,8 @@ def test_bars_are_judged():
 def test_bars_tell_noise_and_missing_cells():
     cell = {"op": "softmax", "dtype": "float32", "axis": "last", "rows": 2, "threads": 1, "isa": "best", "groups": ["torch"]}
     times = {16: ([1.0] * 5, [4.0] * 5), 128: ([1.0] * 5, [0.9, 0.9, 0.9, 2, 2]), 1024: ([1.0] * 5, [])}
-    records = [{**cell, "n": n, "peer": p, "seconds": s} for n, both in times.items() for p, s in zip(("sumexp", "torch"), both)]
+    records = [{**cell, "n": n, "peer": p, "seconds": s}
+               for n, both in times.items() for p, s in zip(("sumexp", "torch"), both)]
     every = bars.judge(records, [], ["torch"])[0]
     assert (every.cells, every.missing, every.beyond) == (2, 1, 0)
     assert every.word == "NOT MET (noise), 1 cells not measured"
