@@ -21,6 +21,19 @@ def pytest_configure(config):
     config.stash[measured] = {}
 
 
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # this is a process of pytest-xdist: its errors go to the one that prints
+        worst = session.config.stash[measured]
+        session.config.workeroutput["measured"] = {entry: {f: float(v) for f, v in row.items()} for entry, row in worst.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for entry, row in getattr(node, "workeroutput", {}).get("measured", {}).items():
+        kept = node.config.stash[measured].setdefault(entry, {})
+        kept.update({fmt: max(kept.get(fmt, 0.0), value) for fmt, value in row.items()})
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if config.stash[measured]:
         terminalreporter.section("accuracy: worst error (promised)")
