@@ -1,7 +1,9 @@
 """The budget of a build: where its time went, how large it is, how many CUDA kernels it has.
 
-usage: check_build.py [BUILD] [--wheel FILE]     BUILD: a tree built by Ninja; default: pip's for this Python
+usage: check_build.py [BUILD] [--package PATH]   BUILD: a tree built by Ninja; default: pip's for this Python
        check_build.py --run COMMAND...           runs a compiler and notes its CPU-seconds beside the object file
+
+With --package, a wheel or the folder of an installed package, sizes are those of its module and of the wheel.
 
 Prints the seconds of each translation unit, and of each target. Wall seconds are in Ninja's log; CPU-seconds are known
 where the compiler was run through this file:
@@ -96,10 +98,19 @@ def stripped(module):
         return copy.stat().st_size
 
 
-def in_wheel(wheel):
-    """Bytes of the module in a wheel, once it is unpacked."""
-    with zipfile.ZipFile(wheel) as archive:
-        return sum(f.file_size for f in archive.infolist() if re.fullmatch(r"sumexp/_core\..*so", f.filename))
+def of_package(path):
+    """Bytes of the module in a package, and of the package as a wheel."""
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            wheel = pathlib.Path(folder) / "sumexp.whl"
+            with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+                for file in path.rglob("*"):
+                    if file.is_file() and file.suffix != ".pyc":
+                        archive.write(file, pathlib.Path("sumexp") / file.relative_to(path))
+            return of_package(wheel)
+    with zipfile.ZipFile(path) as archive:
+        module = sum(f.file_size for f in archive.infolist() if re.fullmatch(r"sumexp/_core\..*so", f.filename))
+    return module, path.stat().st_size
 
 
 def kernels(build):
@@ -118,18 +129,21 @@ def limit_of_module(architectures):
     return known.get(architectures) or known[most] + (architectures - most) * (known[most] - known[most - 1])
 
 
-def check_sizes(build, wheel):
+def check_sizes(build, package):
     """Prints sizes beside their limits; returns how many are past them."""
     found = kernels(build)
-    module = in_wheel(wheel) if wheel else max(map(stripped, build.rglob("_core*.so")), default=0)
+    if package:
+        module, wheel = of_package(package)
+    else:
+        module, wheel = max(map(stripped, build.glob("csrc/bindings/_core*.so")), default=0), None
     if not module:
-        print(f"{wheel or build}: has no module sumexp._core")
+        print(f"{package or build}: has no module sumexp._core")
         return 1
     built = " ".join(sorted(found)) or "none"
     allowed = limit_of_module(len(found))
     rows = [(f"module, MB (GPU architectures: {built})", module / MB, allowed / MB)]
     if wheel:
-        rows.append(("wheel, MB", wheel.stat().st_size / MB, allowed / MB))
+        rows.append(("wheel, MB", wheel / MB, allowed / MB))
     rows += [(f"kernels of {arch}", count, LIMITS["kernels"]) for arch, count in sorted(found.items())]
     width = max(len(what) for what, _, _ in rows)
     past = 0
@@ -145,7 +159,7 @@ def main(arguments):
         return run(arguments[1:])
     parser = argparse.ArgumentParser(usage=__doc__.split("usage: ")[1].split("\n\n")[0], description=__doc__.split("\n")[0])
     parser.add_argument("build", nargs="?", type=pathlib.Path)
-    parser.add_argument("--wheel", type=pathlib.Path)
+    parser.add_argument("--package", type=pathlib.Path)
     options = parser.parse_args(arguments)
     build = options.build
     if build is None:
@@ -154,7 +168,7 @@ def main(arguments):
         if not trees:
             parser.error(f"build/ has no tree of {python}: run pip install . or name a build tree")
         build = trees[0]
-    for path in (build, options.wheel):
+    for path in (build, options.package):
         if path and not path.exists():
             parser.error(f"{path}: is not there")
     units = compiled(build)
@@ -163,7 +177,7 @@ def main(arguments):
         print()
     else:
         print(f"{build}: has no times, as it has no .ninja_log with compiled files")
-    return 1 if check_sizes(build, options.wheel) else 0
+    return 1 if check_sizes(build, options.package) else 0
 
 
 if __name__ == "__main__":

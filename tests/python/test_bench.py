@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,7 @@ def test_prints_and_writes(measured):
     assert {(op, p) for op in ("softmax", "logsumexp", "softmax_vjp") for p in ("sumexp", "numpy")} <= found
     assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in document["records"])
     assert {r["peer"] for r in document["overhead"]} >= {"sumexp", "numpy"}
+    assert any(r["peer"] == "limit:copy" for r in document["records"]) == bool(shutil.which("c++") or os.environ.get("CXX"))
     assert "softmax 2048 x 128" in run.stdout and "on 16 floats" in run.stdout
     assert "cells" in run.stderr  # the progress bar
 
@@ -76,6 +79,38 @@ def test_readme_tables(measured, tmp_path):
     page.write_text("no markers\n")
     with pytest.raises(SystemExit, match="bench:speed"):
         tables.write_readme(page, document)
+
+
+RESULTS = BENCH / "results"
+
+
+@pytest.mark.parametrize("page, files, names, blocks", [
+    ("README.md", ["speed"], (), {"summary"}),
+    ("bench/results/README.md", ["speed"], (), {"speed", "accuracy"}),
+    ("bench/results/README.md", ["bars", "torch"], bars.NAMES, {"bars"}),
+])
+def test_committed_pages_are_what_the_files_say(page, files, names, blocks, tmp_path):
+    """The commands in bench/results/README.md change nothing."""
+    document = main.load([RESULTS / f"2026-11-23-epyc-zen4-{name}.json" for name in files])
+    copy = tmp_path / "page.md"
+    copy.write_text((ROOT / page).read_text())
+    assert set(tables.write_readme(copy, document, names)) == blocks
+    assert copy.read_text() == (ROOT / page).read_text()
+
+
+def test_summary_is_a_dozen_rows():
+    document = main.load([RESULTS / "2026-11-23-epyc-zen4-speed.json"])
+    summary = tables.readme_blocks(document)["summary"]
+    assert len(re.findall(r"^\| \w+ \d+ x \d+ \|", summary, re.M)) == len(tables.SUMMARY) == 12
+    assert document["machine"]["cpu"] in summary and document["date"] in summary
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = bench("--from", RESULTS / "2026-11-23-epyc-zen4-speed.json", "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    for name in ("throughput.png", "accuracy.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and (RESULTS / name).exists()
 
 
 def test_grid_sizes():
