@@ -212,7 +212,7 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
   const int arrays = array_count(face), item = item_size(code);
   const Array* main = as_array(a[arrays - 1]);
   Call call;
-  call.op = face.op;
+  call.op = a[kB] ? Op::weighted_logsumexp : face.op;
   call.dtype = static_cast<DType>(code);
 
   // The shape of the call: that of the main array, broadcast against the weights.

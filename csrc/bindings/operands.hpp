@@ -33,7 +33,7 @@ struct Operand {
 
 // The inputs of the operations come in two shapes (the table in sumexp.hpp): full, or "row", which has
 // length 1 along every reduced axis.
-inline bool out_is_row(Op op) { return op == Op::logsumexp || op == Op::logsumexp_jvp; }
+inline bool out_is_row(Op op) { return op == Op::logsumexp || op == Op::logsumexp_jvp || op == Op::weighted_logsumexp; }
 inline bool input_is_row(Op op, int k) { return op == Op::logsumexp_vjp && k == 1; }
 
 Shape shape_of(const Array* a);

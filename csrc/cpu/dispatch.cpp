@@ -9,11 +9,10 @@
 #endif
 
 #include "../ops/jacobians.hpp"
-#include "floating_point.hpp"
-#include "plan.hpp"
-#include "pool.hpp"
+#include "drivers/driver.hpp"
 #include "status.hpp"
-#include "table.hpp"
+#include "threads/floating_point.hpp"
+#include "threads/pool.hpp"
 
 namespace sumexp {
 
@@ -21,7 +20,7 @@ namespace {
 
 using cpu::Kernels;
 
-#if defined(SUMEXP_HAVE_AVX2) || defined(SUMEXP_HAVE_AVX512)
+#if defined(SUMEXP_HAVE_avx2) || defined(SUMEXP_HAVE_avx512)
 // What the files of both are compiled with. F16C from CPUID: clang's __builtin_cpu_supports does not know it.
 bool has_avx2() {
   unsigned a, b, c, d;
@@ -36,24 +35,24 @@ struct Isa {
   bool (*usable)();
 };
 const Isa kIsas[] = {
-#if defined(SUMEXP_HAVE_SCALAR_FMA)
+#if defined(SUMEXP_HAVE_scalar_fma)
     {"scalar",
      [](void) -> const Kernels& { return __builtin_cpu_supports("fma") ? cpu::kernels_scalar_fma() : cpu::kernels_scalar(); },
      [] { return true; }},
 #else
     {"scalar", cpu::kernels_scalar, [] { return true; }},
 #endif
-#if defined(SUMEXP_HAVE_AVX2)
+#if defined(SUMEXP_HAVE_avx2)
     {"avx2", cpu::kernels_avx2, has_avx2},
 #endif
-#if defined(SUMEXP_HAVE_AVX512)
+#if defined(SUMEXP_HAVE_avx512)
     {"avx512", cpu::kernels_avx512,
      [] {
        return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
      }},
 #endif
-#if defined(SUMEXP_HAVE_NEON)
+#if defined(SUMEXP_HAVE_neon)
     {"neon", cpu::kernels_neon, [] { return true; }},
 #endif
 };
@@ -101,24 +100,21 @@ constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kSplitElements = 1 << 18;
 
 void run_rows(const cpu::Plan& plan) {
-  const Kernels& table = current_isa().kernels();
-  const int op = static_cast<int>(plan.op), dtype = static_cast<int>(plan.dtype);
-  const cpu::OpKernels& kernels = plan.weighted ? table.weighted[dtype] : table.ops[op][dtype];
+  const cpu::Job job(plan, current_isa().kernels());
   const std::int64_t elements = plan.rows * plan.n, worth = elements / kThreadElements;
   const int threads = worth < get_num_threads() ? static_cast<int>(worth) : get_num_threads();
-  if (threads < 2) return kernels.rows(plan, 0, plan.rows, cpu::thread_workspace());
+  if (threads < 2) return cpu::run_rows(job, 0, plan.rows, cpu::thread_workspace());
   // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one; as many
-  // together as the driver takes (columns.hpp), if there are enough for all threads.
+  // together as the driver takes (drivers/columns.hpp), if there are enough for all threads.
   constexpr std::int64_t kLine = 64;
-  const std::int64_t item = cpu::item_size(plan.dtype), group = plan.columns ? kLine / item : 1;
+  const std::int64_t item = job.item, group = plan.columns ? kLine / item : 1;
   const bool few = plan.rows < threads * (plan.columns ? group : 2);
-  if (few && plan.n >= kSplitElements) return kernels.split(plan, threads);
+  if (few && plan.n >= kSplitElements) return cpu::split_rows(job, threads);
 
   struct Work {
-    const cpu::Plan& plan;
-    decltype(kernels.rows) run;
+    const cpu::Job& job;
     std::int64_t head, step;
-  } work = {plan, kernels.rows, plan.columns ? plan.rows_to_boundary(0, kLine) : 0, 0};
+  } work = {job, plan.columns ? plan.rows_to_boundary(0, kLine) : 0, 0};
   std::int64_t step = kTaskElements / (plan.n ? plan.n : 1);
   if (plan.columns) {  // equal shares, of about a step
     if (step < cpu::kColumnRun / item) step = cpu::kColumnRun / item;
@@ -136,7 +132,7 @@ void run_rows(const cpu::Plan& plan) {
       [](void* context, std::int64_t i, cpu::Workspace& workspace) {
         const Work& work = *static_cast<Work*>(context);
         const std::int64_t begin = i ? work.head + i * work.step : 0, end = work.head + (i + 1) * work.step;
-        work.run(work.plan, begin, end < work.plan.rows ? end : work.plan.rows, workspace);
+        cpu::run_rows(work.job, begin, end < work.job.plan.rows ? end : work.job.plan.rows, workspace);
       },
       &work);
 }

@@ -22,12 +22,17 @@ struct Dim {
   std::int64_t stride[kOperands];  // bytes
 };
 
+// What an op's description says (ops/op.hpp), for those who know it by number.
 struct OpInfo {
   const char* name;
-  int inputs;          // elementwise inputs that a kernel reads (b of logsumexp included when given)
+  int inputs;          // elementwise inputs that a kernel reads
   int row_input;       // the index of an input with one value a row, or -1
+  int passes;          // reductions before the result
   bool row_output;     // one value a row
-  bool logits;         // in[0] are logits: mask allowed
+  bool logits;         // in[0] are logits
+  bool probabilities;  // results are made of a row's terms, which are kept where there is a place for them
+  bool mask;           // where is allowed
+  bool sign;           // a sign may be asked for
   int temperature;     // the power of 1/T its result is multiplied by; -1: x is divided by T first; 0: none
 };
 const OpInfo& op_info(Op op);
@@ -36,7 +41,6 @@ std::int64_t item_size(DType dtype);
 struct Plan {
   Op op;
   DType dtype;
-  bool weighted;  // logsumexp with b
   double temperature;
   void* data[kOperands];  // nullptr: absent
   int batch_dims, row_dims;
@@ -51,6 +55,29 @@ struct Plan {
   // Rows from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory.
   std::int64_t rows_to_boundary(std::int64_t r, std::int64_t bytes) const;
 };
+
+// Calls body(offset, stride, i, count) for each straight run of elements [first, first + count) of a row,
+// i counted from `first`; offset and stride are operand k's.
+template <class Body>
+inline __attribute__((always_inline)) void each_run(const Plan& plan, int k, std::int64_t first, std::int64_t count, Body body) {
+  if (plan.row_dims <= 1) {
+    const std::int64_t stride = plan.row_dims ? plan.row[0].stride[k] : 0;
+    body(first * stride, stride, std::int64_t(0), count);
+    return;
+  }
+  const Dim& inner = plan.row[plan.row_dims - 1];
+  for (std::int64_t i = 0; i < count;) {
+    const std::int64_t element = first + i;
+    std::int64_t rest = element / inner.size, offset = element % inner.size * inner.stride[k];
+    for (int d = plan.row_dims - 2; d >= 0; --d) {
+      offset += rest % plan.row[d].size * plan.row[d].stride[k];
+      rest /= plan.row[d].size;
+    }
+    const std::int64_t left = inner.size - element % inner.size, run = count - i < left ? count - i : left;
+    body(offset, inner.stride[k], i, run);
+    i += run;
+  }
+}
 
 // Checks the call and lays out its rows.
 Status make_plan(const Call& call, Plan& plan);

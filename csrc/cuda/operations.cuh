@@ -2,7 +2,7 @@
 // same shape, so that one set of kernels (kernels.cuh) serves them:
 //
 //   kMaxWarps    of a block: what 64 K registers allow. A chunk in registers takes 64 of them for each kept float
-//                input, 32 for each double one; a second look at the chunk takes some more
+//                input, 32 for each double one; a refinement at the chunk takes some more
 //   kSecondLook  reduce may sum a chunk twice (exp_chunk.cuh), which takes registers
 //   kKept        inputs that stay in registers between reduce and map; 0: map reads again
 //   kPasses      reductions before the result (softmax_hvp: 2)

@@ -95,7 +95,7 @@ SUMEXP_FN Wide<T> total(const ExpState<T>& a) {
 // A chunk whose other terms are all far below its maximum would leave them to the low part of TermSum: they
 // are summed once more, relative to the largest of them. (Not for R = 0, nor for NaN.)
 template <class T>
-SUMEXP_FN bool needs_second_look(const ExpState<T>& chunk) {
+SUMEXP_FN bool needs_refinement(const ExpState<T>& chunk) {
   return head(chunk.R) > 0.0 && head(chunk.R) < kCarryUp<T> * 0x1p-8;
 }
 
@@ -112,6 +112,24 @@ SUMEXP_FN ExpState<T> merge(const ExpState<T>& a, const ExpState<T>& b) {
   if (a.m == b.m) return {a.m, a.N, a.c + b.c, a.R + b.R};
   const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
   return {upper.m, upper.N, upper.c, upper.R + shifted<T>(total(lower), gap)};
+}
+
+// The sum and a weighted sum, relative to the same power of two; but the latter without the carry, which would take large
+// factors past the largest number.
+template <class T>
+struct ExpDotState {
+  ExpState<T> sum;
+  Wide<T> dot;
+
+  SUMEXP_FN static ExpDotState empty() { return {ExpState<T>::empty(), WideOf<T>::constant(0)}; }
+};
+
+template <class T>
+SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b) {
+  const bool a_upper = a.sum.m >= b.sum.m;
+  const ExpState<T> upper = pick(a_upper, a.sum, b.sum), lower = pick(a_upper, b.sum, a.sum);
+  const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
+  return {merge(a.sum, b.sum), pick(a_upper, a.dot, b.dot) + shifted<T>(pick(a_upper, b.dot, a.dot), gap)};
 }
 
 // log(S) - m = log1p((c - 1) + R 2^-carry / e^rho), for a finite m; V a T or a vector of rows

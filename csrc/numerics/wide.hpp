@@ -80,6 +80,7 @@ SUMEXP_FN float rounded(double w) {
 //   from(a, b)           a + b
 //   constant(d)          a double
 //   scaled(w, d)         w * d, d a power of two
+//   narrow(w)            w rounded to a V
 //   split(w, h, l)       w rounded to the V h, and the rest rounded to l
 template <class V>
 struct WideOf;
@@ -91,6 +92,7 @@ struct WideOf<float> {
   SUMEXP_FN static W from(float a, float b) { return static_cast<double>(a) + static_cast<double>(b); }
   SUMEXP_FN static W constant(double d) { return d; }
   SUMEXP_FN static W scaled(W w, double d) { return w * d; }
+  SUMEXP_FN static float narrow(W w) { return static_cast<float>(w); }
   SUMEXP_FN static void split(W w, float& h, float& l) {
     h = rounded(w);
     l = static_cast<float>(w - static_cast<double>(h));
@@ -105,6 +107,7 @@ struct WidePair {
   SUMEXP_FN static W from(V a, V b) { return two_sum(a, b); }
   SUMEXP_FN static W constant(double d) { return {V(d), V(0.0)}; }
   SUMEXP_FN static W scaled(W w, double d) { return {w.hi * V(d), w.lo * V(d)}; }
+  SUMEXP_FN static V narrow(W w) { return w.hi; }
   SUMEXP_FN static void split(W w, V& h, V& l) { h = w.hi, l = w.lo; }
 };
 template <>

@@ -10,27 +10,27 @@
 // x - m = 0 and y = -L; a subnormal L of double rows is within 1.5 ulp (numerics/README.md, section 7).
 #pragma once
 
-#include "../numerics/state.hpp"
+#include "op.hpp"
 #include "sums.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-template <class T>
-struct LogSoftmaxRow {
-  T m, L;
-  bool nan;  // as SoftmaxRow
+struct LogSoftmax : LogitsOp {
+  static constexpr bool kApart = true, kProbability = false, kMask = true;
+  static constexpr int kTemperature = kOfLogits;
+  template <class V>
+  struct Row {
+    V m, L;
+  };
+  template <class V>
+  static SUMEXP_FN Row<V> finish(const RowSum<V>& sum, V) {
+    return {sum.m, WideOf<V>::narrow(log_over_max(sum))};
+  }
+  template <class V>
+  static SUMEXP_FN V map(V x, const Row<V>& row) {
+    return (x - row.m) - row.L;
+  }
 };
-
-template <class T>
-SUMEXP_FN LogSoftmaxRow<T> log_softmax_finish(const ExpState<T>& row) {
-  if (is_nan(row.R) || !is_finite(row.m)) return {T(0), T(0), true};
-  return {row.m, static_cast<T>(head(log_over_max(row))), false};
-}
-
-template <class V>
-SUMEXP_FN V log_probability(V x, V m, V L) {
-  return (x - m) - L;
-}
 
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
@@ -60,7 +60,7 @@ struct LogSoftmaxJvp : SumsOp {
 
 // in: g, v, y
 struct LogSoftmaxHvp : SumsOp {
-  static constexpr int kInputs = 3, kPasses = 1, kSums = 2;
+  static constexpr int kInputs = 3, kPasses = 1, kSums = 2, kTemperature = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     acc[0] = acc[0] + in[0];

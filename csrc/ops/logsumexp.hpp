@@ -8,7 +8,7 @@
 // The Hessian is the Jacobian of softmax (jacobians.hpp).
 #pragma once
 
-#include "softmax.hpp"
+#include "probability.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -18,12 +18,43 @@ SUMEXP_FN double plus_narrow(double m, DD<double> L) {
   return sum.hi + (sum.lo + L.lo);
 }
 
-template <class T>
-SUMEXP_FN T logsumexp_finish(const ExpState<T>& row) {
-  if (is_nan(row.R)) return Limits<T>::nan();
-  if (!is_finite(row.m)) return row.m;
-  return plus_narrow(row.m, log_over_max(row));
-}
+struct LogSumExp : LogitsOp {
+  static constexpr bool kApart = true, kProbability = false, kRowOutput = true, kMask = true;
+  template <class V>
+  struct Row {
+    V value;
+  };
+  template <class V>
+  static SUMEXP_FN Row<V> finish(const RowSum<V>& sum, V) {
+    return {plus_narrow(sum.m, log_over_max(sum))};
+  }
+  template <class V>
+  static SUMEXP_FN V emit(const Row<V>& row) {
+    return row.value;
+  }
+  template <class T>
+  static SUMEXP_FN T special(T m, bool nan) {
+    return nan ? Limits<T>::nan() : m;
+  }
+};
+
+// in: x; g, one number a row
+struct LogSumExpVjp : LogitsOp {
+  static constexpr bool kApart = false, kProbability = true;
+  static constexpr int kRowInput = 1;
+  template <class V>
+  struct Row {
+    V g;
+  };
+  template <class V>
+  static SUMEXP_FN Row<V> finish(const RowSum<V>&, V g) {
+    return {g};
+  }
+  template <class V>
+  static SUMEXP_FN V map(V p, const Row<V>& row) {
+    return quiet(p * row.g);
+  }
+};
 
 // log z for 0 < z < 1/2: k ln 2 + log1p(z 2^-k - 1)
 SUMEXP_FN double log_of_small(double z) {
@@ -41,55 +72,63 @@ SUMEXP_FN DD<double> log_of_small(DD<double> z) {
   return fast_two_sum(head.hi, head.lo + fma(k, LogConstants::ln2_lo, log_m.lo));
 }
 
-// The weighted sum over its maximum term, c + R / e^m, may have any sign; log|.| of it is log1p near 1.
-template <class T>
-struct Signed {
-  T value, sign;
-};
-template <class T>
-SUMEXP_FN Signed<T> logsumexp_finish_signed(const ExpState<T>& row) {
-  using O = WideOf<T>;
-  if (is_nan(row.R) || is_nan(row.c)) return {Limits<T>::nan(), Limits<T>::nan()};
-  if (!is_finite(row.m)) {
-    if (row.m < T(0)) return {row.m, T(0)};  // an empty sum
-    const double c = head(row.c);            // +inf, with the sign of its weights; inf - inf when they cancel
-    if (c == 0.0) return {Limits<T>::nan(), Limits<T>::nan()};
-    return {row.m, T(c > 0.0 ? 1 : -1)};
+// log |sum_j b_j e^(x_j)| and the sign of the sum. in: x, b. The weighted sum over its maximum term, c + R / e^m, may have any
+// sign; log|.| of it is log1p near 1.
+struct WeightedLogSumExp : WeightedOp {
+  static constexpr bool kExact = true, kMask = true, kSign = true;
+  template <class T>
+  using State = ExpState<T>;
+  template <class T>
+  struct Row {
+    T value, sign;
+  };
+  template <class T>
+  static SUMEXP_FN Row<T> finish(const ExpState<T>& row) {
+    using O = WideOf<T>;
+    if (is_nan(row.R) || is_nan(row.c)) return {Limits<T>::nan(), Limits<T>::nan()};
+    if (!is_finite(row.m)) {
+      if (row.m < T(0)) return {row.m, T(0)};  // an empty sum
+      const double c = head(row.c);            // +inf, with the sign of its weights; inf - inf when they cancel
+      if (c == 0.0) return {Limits<T>::nan(), Limits<T>::nan()};
+      return {row.m, T(c > 0.0 ? 1 : -1)};
+    }
+    const Wide<T> others = O::scaled(row.R / exp_wide(base_of(row.m).rho), kCarryDown<T>);
+    const double sum = head(row.c + others);
+    if (sum == 0.0) return {-Limits<T>::infinity, T(0)};
+    const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
+    const Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
+                                              : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
+    const T value = plus_narrow(row.m, L);
+    return {value == value ? value : Limits<T>::nan(), T(head(flip))};  // weights near the largest number
   }
-  const Wide<T> others = O::scaled(row.R / exp_wide(base_of(row.m).rho), kCarryDown<T>);
-  const double sum = head(row.c + others);
-  if (sum == 0.0) return {-Limits<T>::infinity, T(0)};
-  const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
-  const Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
-                                            : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
-  const T value = plus_narrow(row.m, L);
-  return {value == value ? value : Limits<T>::nan(), T(head(flip))};  // weights near the largest number
-}
-
-// The state of the JVP: the sum and the weighted sum, relative to the same power of two; but the latter without the
-// carry, which would take large tangents past the largest number.
-template <class T>
-struct ExpDotState {
-  ExpState<T> sum;
-  Wide<T> dot;
-
-  SUMEXP_FN static ExpDotState empty() { return {ExpState<T>::empty(), WideOf<T>::constant(0)}; }
+  // Without a place for the sign, a negative sum has no logarithm.
+  template <class T>
+  static SUMEXP_FN T emit(const Row<T>& row, T* sign) {
+    if (sign) *sign = row.sign;
+    return !sign && row.sign < T(0) ? Limits<T>::nan() : row.value;
+  }
 };
 
-template <class T>
-SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b) {
-  const bool a_upper = a.sum.m >= b.sum.m;
-  const ExpState<T> upper = pick(a_upper, a.sum, b.sum), lower = pick(a_upper, b.sum, a.sum);
-  const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
-  return {merge(a.sum, b.sum), pick(a_upper, a.dot, b.dot) + shifted<T>(pick(a_upper, b.dot, a.dot), gap)};
-}
-
-template <class T>
-SUMEXP_FN T logsumexp_jvp_finish(const ExpDotState<T>& row) {
-  const Wide<T> S = WideOf<T>::scaled(total(row.sum), kCarryDown<T>);
-  if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return Limits<T>::nan();
-  const T value = static_cast<T>(head(row.dot / S));
-  return value == value ? value : Limits<T>::nan();
-}
+// in: x, t
+struct LogSumExpJvp : WeightedOp {
+  static constexpr bool kExact = false;
+  template <class T>
+  using State = ExpDotState<T>;
+  template <class T>
+  struct Row {
+    T value;
+  };
+  template <class T>
+  static SUMEXP_FN Row<T> finish(const ExpDotState<T>& row) {
+    const Wide<T> S = WideOf<T>::scaled(total(row.sum), kCarryDown<T>);
+    if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return {Limits<T>::nan()};
+    const T value = WideOf<T>::narrow(row.dot / S);
+    return {value == value ? value : Limits<T>::nan()};
+  }
+  template <class T>
+  static SUMEXP_FN T emit(const Row<T>& row, T*) {
+    return row.value;
+  }
+};
 
 }  // namespace sumexp::SUMEXP_NS

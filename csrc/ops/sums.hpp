@@ -13,7 +13,10 @@
 
 namespace sumexp::SUMEXP_NS {
 
-struct SumsOp {};
+struct SumsOp {
+  static constexpr int kRowInput = -1, kTemperature = 1;
+  static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false, kSign = false;
+};
 
 template <class V>
 struct RowScalars {

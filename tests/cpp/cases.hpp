@@ -5,8 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/cpu/plan.hpp"
-#include "../../csrc/cpu/table.hpp"
+#include "../../csrc/cpu/drivers/driver.hpp"
 #include "check.hpp"
 #include "elements.hpp"
 #include "sumexp/sumexp.hpp"
@@ -37,7 +36,7 @@ inline constexpr OpCase kOps[] = {
     {"softmax", Op::softmax, 1, {Role::logits}, -1, false, true, true, false},
     {"log_softmax", Op::log_softmax, 1, {Role::logits}, -1, false, true, true, false},
     {"logsumexp", Op::logsumexp, 1, {Role::logits}, -1, true, true, false, false},
-    {"logsumexp_weighted", Op::logsumexp, 2, {Role::logits, Role::weight}, -1, true, true, false, true},
+    {"logsumexp_weighted", Op::weighted_logsumexp, 2, {Role::logits, Role::weight}, -1, true, true, false, true},
     {"softmax_vjp", Op::softmax_vjp, 2, {Role::cotangent, Role::probability}, -1, false, false, true, false},
     {"log_softmax_vjp", Op::log_softmax_vjp, 2, {Role::cotangent, Role::log_probability}, -1, false, false, true, false},
     {"log_softmax_jvp", Op::log_softmax_jvp, 2, {Role::cotangent, Role::log_probability}, -1, false, false, true, false},
@@ -192,9 +191,8 @@ inline Status run_portable(const Call& call) {
   sumexp::cpu::Plan plan;
   const Status status = sumexp::cpu::make_plan(call, plan);
   if (!status.ok() || plan.rows == 0 || (plan.n == 0 && !sumexp::cpu::op_info(plan.op).row_output)) return status;
-  const sumexp::cpu::Kernels& table = sumexp::cpu::kernels_scalar();
-  const int op = static_cast<int>(plan.op), dtype = static_cast<int>(plan.dtype);
-  (plan.weighted ? table.weighted : table.ops[op])[dtype].rows(plan, 0, plan.rows, sumexp::cpu::thread_workspace());
+  const sumexp::cpu::Job job(plan, sumexp::cpu::kernels_scalar());
+  sumexp::cpu::run_rows(job, 0, plan.rows, sumexp::cpu::thread_workspace());
   return status;
 }
 

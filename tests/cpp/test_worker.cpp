@@ -1,5 +1,5 @@
 // Worker: a thread keeps off one CPU after another, and off none that it did not have.
-#include "../../csrc/cpu/worker.hpp"
+#include "../../csrc/cpu/threads/worker.hpp"
 
 #include "check.hpp"
 

@@ -33,18 +33,22 @@ enum class DType : std::int32_t { f16 = 0, bf16 = 1, f32 = 2, f64 = 3 };
 // along every reduced axis (keepdims form), all others have the full shape. Derivatives list the saved y last,
 // but logsumexp_vjp and logsumexp_jvp take x, first.
 enum class Op : std::int32_t {
-  softmax = 0,          // in: x              out: full   temperature
-  log_softmax = 1,      // in: x              out: full   temperature
-  logsumexp = 2,        // in: x [, b]        out: row    [sign: row, only with b]
-  softmax_vjp = 3,      // in: g, y           out: full   temperature  y = softmax(x); also the JVP
-  log_softmax_vjp = 4,  // in: g, y           out: full   temperature  y = log_softmax(x)
-  log_softmax_jvp = 5,  // in: t, y           out: full   temperature  y = log_softmax(x)
-  logsumexp_vjp = 6,    // in: x, g (row)     out: full
-  logsumexp_jvp = 7,    // in: x, t           out: row
-  softmax_hvp = 8,      // in: g, v, y        out: full   temperature  y = softmax(x)
-  log_softmax_hvp = 9,  // in: g, v, y        out: full   temperature  y = log_softmax(x)
+  // softmax
+  softmax = 0,      // in: x        out: full   temperature, where
+  softmax_vjp = 3,  // in: g, y     out: full   temperature  y = softmax(x); also the JVP
+  softmax_hvp = 8,  // in: g, v, y  out: full   temperature  y = softmax(x)
+  // log_softmax
+  log_softmax = 1,      // in: x        out: full   temperature, where
+  log_softmax_vjp = 4,  // in: g, y     out: full   temperature  y = log_softmax(x)
+  log_softmax_jvp = 5,  // in: t, y     out: full   temperature  y = log_softmax(x)
+  log_softmax_hvp = 9,  // in: g, v, y  out: full   temperature  y = log_softmax(x)
+  // logsumexp
+  logsumexp = 2,            // in: x           out: row    where
+  logsumexp_vjp = 6,        // in: x, g (row)  out: full
+  logsumexp_jvp = 7,        // in: x, t        out: row
+  weighted_logsumexp = 10,  // in: x, b        out: row    where  log |sum b e^x|, and sign: row, where given
 };
-inline constexpr int kOpCount = 10;
+inline constexpr int kOpCount = 11;
 
 enum class Code : std::int32_t {
   ok = 0,
@@ -78,10 +82,10 @@ struct Call {
   std::uint64_t axes = 0;        // bit d set: dimension d is reduced. A row's elements run over the
                                  // reduced dimensions in C order; no bit set: rows of one element.
   View in[kMaxInputs];           // as the table above says; absent inputs have data == nullptr
-  View where;                    // optional mask, one byte an element, 0 = left out (softmax,
-                                 // log_softmax, logsumexp); same shape rules as in[0]
+  View where;                    // optional mask, one byte an element, 0 = left out, for ops that say so above; same
+                                 // shape rules as in[0]
   View out;                      // may be exactly one of the inputs (same data and strides), else disjoint
-  View sign;                     // logsumexp with b only: receives -1, 0, 1 or NaN
+  View sign;                     // weighted_logsumexp only: receives -1, 0, 1 or NaN; without it, a negative sum gives NaN
   double temperature = 1.0;      // > 0, finite: the operation is applied to x / temperature
 };
 

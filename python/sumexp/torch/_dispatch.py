@@ -184,7 +184,7 @@ def _weighted(x, axis, b, keepdims, return_sign, where, out):
     dims = _dims(x, axis)
     shape = _kernels.row_shape(x.shape, dims, keepdims)
     sign = x.new_empty(shape)
-    lse = _launch("logsumexp", "logsumexp", (x, b), dims, shape=shape, where=mask, out=out, sign=sign)
+    lse = _launch("logsumexp", "weighted_logsumexp", (x, b), dims, shape=shape, where=mask, out=out, sign=sign)
     return (lse, sign) if return_sign else lse.masked_fill_(sign < 0, float("nan"))
 
 

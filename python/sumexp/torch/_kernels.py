@@ -32,8 +32,9 @@ CODES = {
     "logsumexp_jvp": 7,
     "softmax_hvp": 8,
     "log_softmax_hvp": 9,
+    "weighted_logsumexp": 10,
 }
-ROW_RESULT = {"logsumexp", "logsumexp_jvp"}
+ROW_RESULT = {"logsumexp", "logsumexp_jvp", "weighted_logsumexp"}
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 # torch calls AMD's GPUs "cuda" as well.

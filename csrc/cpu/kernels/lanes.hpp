@@ -5,9 +5,9 @@
 
 #include <type_traits>
 
-#include "../numerics/formats.hpp"
-#include "../numerics/geometry.hpp"
-#include "abreast.hpp"
+#include "../../numerics/formats.hpp"
+#include "../../numerics/geometry.hpp"
+#include "../simd/unrolled.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -57,7 +57,7 @@ struct Part {
   }
 };
 
-// For vectors abreast, one after the other in memory: all are whole but the last.
+// For unrolled vectors, one after the other in memory: all are whole but the last.
 template <class Last>
 struct Line {
   Last last;
@@ -105,13 +105,23 @@ SUMEXP_FN void fold_columns(int columns, V (&group)[kSums][kVectors], Column col
 }
 // Vector u of column k is at slot k * kVectors + u.
 template <class V, int kSums, int kSlots, int kVectors>
-SUMEXP_FN void fold_slots(int columns, const V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
-  fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V (&to)[kSums][kVectors]) {
+SUMEXP_FN void fold_slots(int columns, V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
+  if constexpr (V::kRegister) {
+    fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V (&to)[kSums][kVectors]) {
 #pragma GCC unroll 4
-    for (int a = 0; a < kSums; ++a)
+      for (int a = 0; a < kSums; ++a)
 #pragma GCC unroll 4
-      for (int u = 0; u < kVectors; ++u) to[a][u] = slot[k * kVectors + u][a];
-  });
+        for (int u = 0; u < kVectors; ++u) to[a][u] = slot[k * kVectors + u][a];
+    });
+  } else {  // the same tree, in memory
+    for (int step = 1; step < kSlots / kVectors; step *= 2)
+      for (int k = 0; k + step < columns; k += 2 * step)
+        for (int u = 0; u < kVectors; ++u)
+          for (int a = 0; a < kSums; ++a)
+            slot[k * kVectors + u][a] = slot[k * kVectors + u][a] + slot[(k + step) * kVectors + u][a];
+    for (int u = 0; u < kVectors; ++u)
+      for (int a = 0; a < kSums; ++a) group[a][u] = slot[u][a];
+  }
 }
 
 template <class T>
@@ -121,20 +131,20 @@ SUMEXP_FN int column_count(int count) {
   return columns < G::kColumns ? columns : G::kColumns;
 }
 
-// Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector, or vectors abreast, at
+// Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector, or unrolled vectors, at
 // element i of a chunk of `count` elements into acc[0 .. kSums). acc[0] begins at `start`, which is taken off every
 // lane again. Leaves the one group of lanes in `group`.
 //
-// For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go V::kAbreast at a time,
+// For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go V::kUnroll at a time,
 // down all lane rows, so that their sums stay in registers; if they are columns, these fold before they are put aside.
 template <class V, int kSums, class Body>
 SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W],
                            Body body) {
   using T = ElementOf<V>;
   using G = Geometry<T>;
-  using Together = Abreast<V, V::kAbreast>;
-  constexpr int kVectors = G::kGroup / V::W, kFolded = V::kAbreast > kVectors ? 2 : 1, kKept = V::kAbreast / kFolded;
-  static_assert(V::kAbreast <= 2);
+  using Together = Unrolled<V, V::kUnroll>;
+  constexpr int kVectors = G::kGroup / V::W, kFolded = V::kUnroll > kVectors ? 2 : 1, kKept = V::kUnroll / kFolded;
+  static_assert(V::kUnroll <= 2);
   V slots[G::kLanes / Together::W * kKept][kSums];
   const int columns = column_count<T>(count);
   if (columns == 0)
@@ -146,7 +156,7 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
     for (int a = 0; a < kSums; ++a) acc[a] = Together(a == 0 ? start : T(0));
     int i = first;
     for (; i + Together::W <= count; i += G::kLanes) body(acc, i, Line<Whole>{});
-    if (V::kAbreast == 2 && i + V::W < count) {
+    if (V::kUnroll == 2 && i + V::W < count) {
       body(acc, i, Line<Part>{{count - i - V::W}});
     } else if (i < count) {
       V one[kSums];
@@ -181,7 +191,7 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
   using G = Geometry<ElementOf<V>>;
   constexpr int kSlots = G::kLanes / V::W, kVectors = G::kGroup / V::W;
   const V zero = V(ElementOf<V>(0));
-  if (count < G::kLanes) {
+  if (V::kRegister && count < G::kLanes) {
     const int whole = count / G::kGroup;
     V last[kSums][kVectors];  // the column that is not full
 #pragma GCC unroll 4
@@ -212,17 +222,19 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
     return;
   }
   V slots[kSlots][kSums];
-  for (int slot = 0; slot < kSlots; ++slot)
+  const int columns = column_count<ElementOf<V>>(count);
+  for (int slot = 0; slot < (columns ? columns : 1) * kVectors; ++slot)
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
-  int i = 0;
-  for (; i + G::kLanes <= count; i += G::kLanes)
+  int i = 0, slot = 0;
+  if constexpr (V::kRegister) {
+    for (; i + G::kLanes <= count; i += G::kLanes)
 #pragma GCC unroll 16
-    for (int slot = 0; slot < kSlots; ++slot) body(slots[slot], i + slot * V::W, Whole{});
-  int slot = 0;
-  for (; i + V::W <= count; i += V::W) body(slots[slot++], i, Whole{});
+      for (int k = 0; k < kSlots; ++k) body(slots[k], i + k * V::W, Whole{});
+  }
+  for (; i + V::W <= count; i += V::W, slot = (slot + 1) % kSlots) body(slots[slot], i, Whole{});
   if (i < count) body(slots[slot], i, Part{count - i});
-  fold_slots(G::kColumns, slots, group);
+  fold_slots(columns, slots, group);
 }
 
 // Step 3: the members of a group, widened, fold by halves.
@@ -249,8 +261,12 @@ SUMEXP_FN E fold_vectors(E (&member)[n]) {
     for (int i = 0; i < h; ++i) member[i] = member[i] + member[i + h];
   return member[0];
 }
-SUMEXP_FN void put_members(Twin<F64> w, F64* to) { to[0] = w.a, to[1] = w.b; }
-SUMEXP_FN void put_members(DD<F64> w, DD<F64>* to) { to[0] = w; }
+template <class D>
+SUMEXP_FN void put_members(Twin<D> w, D* to) { to[0] = w.a, to[1] = w.b; }
+template <class D>
+SUMEXP_FN void put_members(D w, D* to) {  // a pair of doubles, or what the portable vector widens to
+  to[0] = w;
+}
 
 // W vectors of W lanes fold by halves together: lane b of the result is what the lanes of row[b] are joined to. Each
 // step halves the vectors, which takes half of the shuffles of a transposition.

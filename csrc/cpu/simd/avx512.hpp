@@ -3,8 +3,10 @@
 
 #include <immintrin.h>
 
-#include "../numerics/formats.hpp"
-#include "../numerics/wide.hpp"
+#include "../../numerics/formats.hpp"
+#include "../../numerics/wide.hpp"
+
+#define SUMEXP_REGISTERS 1  // a vector is a machine register
 
 namespace sumexp::SUMEXP_NS {
 
@@ -12,7 +14,7 @@ struct F32 {
   using T = float;
   static constexpr int W = 16;
   static constexpr bool kRegister = true;
-  static constexpr int kAbreast = 2;
+  static constexpr int kUnroll = 2;
   using Mask = __mmask16;
   __m512 v;
   F32() = default;
@@ -63,7 +65,7 @@ struct F64 {
   using T = double;
   static constexpr int W = 8;
   static constexpr bool kRegister = true;
-  static constexpr int kAbreast = 2;
+  static constexpr int kUnroll = 2;
   using Mask = __mmask8;
   __m512d v;
   F64() = default;

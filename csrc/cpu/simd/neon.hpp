@@ -5,8 +5,10 @@
 
 #include <arm_neon.h>
 
-#include "../numerics/formats.hpp"
-#include "../numerics/wide.hpp"
+#include "../../numerics/formats.hpp"
+#include "../../numerics/wide.hpp"
+
+#define SUMEXP_REGISTERS 1  // a vector is a machine register
 
 namespace sumexp::SUMEXP_NS {
 
@@ -14,7 +16,7 @@ struct F32 {
   using T = float;
   static constexpr int W = 4;
   static constexpr bool kRegister = true;
-  static constexpr int kAbreast = 2;
+  static constexpr int kUnroll = 2;
   using Mask = uint32x4_t;  // lanes of all ones or all zeros
   float32x4_t v;
   F32() = default;
@@ -60,7 +62,7 @@ struct F64 {
   using T = double;
   static constexpr int W = 2;
   static constexpr bool kRegister = true;
-  static constexpr int kAbreast = 2;
+  static constexpr int kUnroll = 2;
   using Mask = uint64x2_t;
   float64x2_t v;
   F64() = default;

@@ -3,8 +3,10 @@
 
 #include <immintrin.h>
 
-#include "../numerics/formats.hpp"
-#include "../numerics/wide.hpp"
+#include "../../numerics/formats.hpp"
+#include "../../numerics/wide.hpp"
+
+#define SUMEXP_REGISTERS 1  // a vector is a machine register
 
 namespace sumexp::SUMEXP_NS {
 
@@ -20,7 +22,7 @@ struct F32 {
   using T = float;
   static constexpr int W = 8;
   static constexpr bool kRegister = true;
-  static constexpr int kAbreast = 1;
+  static constexpr int kUnroll = 1;
   using Mask = Mask32;
   __m256 v;
   F32() = default;
@@ -72,7 +74,7 @@ struct F64 {
   using T = double;
   static constexpr int W = 4;
   static constexpr bool kRegister = true;
-  static constexpr int kAbreast = 1;
+  static constexpr int kUnroll = 1;
   using Mask = Mask64;
   __m256d v;
   F64() = default;

@@ -2,7 +2,7 @@
 // Every lane of the geometry is a vector here, and folds are additions of vectors.
 #pragma once
 
-#include "tile_kernels.hpp"
+#include "tile.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -81,6 +81,7 @@ SUMEXP_FN void tile_reduce(int n, ElementOf<V> start, Body body, Widen widen) {
     });
   fold_kept_lanes(G::kLanes, lane, 1, widen);
 }
+
 template <class V, int kInputs>
 struct Transposed {
   using T = ElementOf<V>;
@@ -88,17 +89,19 @@ struct Transposed {
   static constexpr bool kToleratesNaN = false;
 
   V* in[kInputs];  // in[k][j]: element j of the rows, input k
-  V top;           // the largest of each row of input 0, from measure() or from whoever has looked at all of them
+  const V* top;    // the largest of each row of input 0, where somebody has looked at all of them already
   int n;
 
-  SUMEXP_FN void divide(V temperature) const {
-    for (int j = 0; j < n; ++j) in[0][j] = in[0][j] / temperature;
+  Transposed() = default;
+  SUMEXP_FN explicit Transposed(const cpu::Tile& tile) : top(static_cast<const V*>(tile.top)), n(tile.count) {
+    for (int k = 0; k < kInputs; ++k) in[k] = static_cast<V*>(tile.in[k]);
   }
-  SUMEXP_FN void measure() {
-    top = V(-Limits<T>::infinity);
-    for (int j = 0; j < n; ++j) top = larger(in[0][j], top);
+  SUMEXP_FN V largest() const {
+    if (top) return *top;
+    V most = V(-Limits<T>::infinity);
+    for (int j = 0; j < n; ++j) most = larger(in[0][j], most);
+    return most;
   }
-  SUMEXP_FN V largest() const { return top; }
   SUMEXP_FN V largest_below(V limit) const {
     const V lowest = V(-Limits<T>::infinity);
     V best = lowest;
@@ -106,9 +109,9 @@ struct Transposed {
     return best;
   }
   // Terms take the place of x.
-  template <class Terms, bool kExclude, bool kStore, bool kAll>
-  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {
-    if constexpr (!kAll && V::kRegister)
+  template <class Terms, bool kApart, bool kStore, bool kAll>
+  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& counted, V wanted) const {
+    if constexpr (!kAll)
       if (count(equal(wanted, V(T(1)))) * 4 <= V::W) return sum_few<Terms>(N, limit, wanted);
     V* const x = in[0];
     const Reduction<V> reduce = reduction_to(N);
@@ -119,7 +122,7 @@ struct Transposed {
         n, Terms::template start<T>(),
         [&](V* acc, int j) {
           auto e = Terms::parts(x[j], reduce);
-          if constexpr (kExclude) {
+          if constexpr (kApart) {
             const auto out = at_or_above(x[j], limit);
             left_out = left_out + pick(out, one, zero);
             e.s = clear(out, e.s);
@@ -132,10 +135,10 @@ struct Transposed {
           if constexpr (Terms::kSums == 2) member[i] = WideOf<V>::from(acc[0], acc[1]);
           else member[i] = WideOf<V>::from(acc[0]);
         });
-    excluded = left_out;
+    counted = left_out;
     return tile_fold_members(n, member);
   }
-  // A few rows, one by one: the second look of a tile in which most need none. Elements from `limit` up are left out.
+  // A few rows, one by one: where most of a tile need no refinement. Elements from `limit` up are left out.
   template <class Terms>
   Wide<V> sum_few(V N, V limit, V wanted) const {
     const Reduction<V> reduce = reduction_to(N);
@@ -148,10 +151,8 @@ struct Transposed {
       T row[G::kChunk];
       for (int j = 0; j < n; ++j) memcpy(row + j, reinterpret_cast<const char*>(in[0] + j) + b * sizeof(T), sizeof(T));
       int out = 0;
-      V sums[Terms::kSums][G::kGroup / V::W];
-      const Reduction<V> to = {V(shift[b]), V(floor[b])};
-      sum_term_lanes<Terms, V, true, false, false>(row, n, to, V(T(0)), V(bound[b]), out, nullptr, 0, sums);
-      sum[b] = fold_terms(sums);
+      sum[b] = ::sumexp::SUMEXP_NS::sum_terms<Terms, V, true, false>(static_cast<const T*>(row), n, {shift[b], floor[b]}, bound[b],
+                                                                    out, static_cast<T*>(nullptr), 0);
     }
     return wide_lanes(sum);
   }
@@ -172,25 +173,9 @@ struct Transposed {
   }
 };
 
-// Results take the place of input 0: element j at in[0][j], one value a row at in[0][0]. One function for all storage
-// types of V.
-template <class V, class Tile>
-bool run_transposed(Transposed<V, Tile::kInputs>* rows, int tiles, const TileParams<V>& params) {
-  typename Tile::Row row[kTiles];
-  if (!Tile::reduce(rows, tiles, params, row)) return false;
-  for (int t = 0; t < tiles; ++t) {
-    V* const* in = rows[t].in;
-    if constexpr (Tile::kRowOutput) {
-      in[0][0] = Tile::emit(row[t]);
-    } else {
-      for (int j = 0; j < rows[t].n; ++j) {
-        V v[Tile::kInputs];
-        for (int k = 0; k < Tile::kInputs; ++k) v[k] = in[k][j];
-        in[0][j] = Tile::map(v, row[t]);
-      }
-    }
-  }
-  return true;
-}
+// The states of the rows of some tiles (tile_states), with the maximum kept out (kApart) or in it; kStore: terms take the place
+// of x. Compiled once an instruction set, in exp_tiles.cpp.
+template <class Terms, class V, bool kApart, bool kStore>
+bool transposed_states(const cpu::Tile* tiles, int count, TileState<V>* states);
 
 }  // namespace sumexp::SUMEXP_NS

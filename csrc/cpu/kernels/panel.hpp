@@ -3,19 +3,15 @@
 // there are fewer rows, lanes without one repeat the first.
 #pragma once
 
-#include "tile_kernels.hpp"
+#include "kernel.hpp"
+#include "tile.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
-// Row 0 and the bytes from one row to the next.
-struct RowsAt {
-  char* first;
-  std::int64_t step;
-};
 
 // E: the elements of the rows, of V's own type or a 16-bit format. Count: int, or a constant.
 template <class V, class E, int kInputs, class Count>
-struct Panel {
+struct PanelRows {
   using T = ElementOf<V>;
   static constexpr int W = V::W, kVectors = Geometry<T>::kGroup / W;
   // A NaN shows only when terms may have taken the place of x; results of its row are filled in.
@@ -26,9 +22,15 @@ struct Panel {
   int rows;  // up to V::W
   std::int64_t ahead;
 
+  PanelRows() = default;
+  SUMEXP_FN PanelRows(const cpu::Panel& panel, Count count)
+      : terms(panel.terms), count(count), rows(panel.rows), ahead(panel.ahead) {
+    for (int k = 0; k < kInputs; ++k) in[k] = panel.in[k];
+  }
+
   class Cursor {
    public:
-    SUMEXP_FN explicit Cursor(const Panel& panel) : panel_(panel), terms_(panel.terms.first) {
+    SUMEXP_FN explicit Cursor(const PanelRows& panel) : panel_(panel), terms_(panel.terms.first) {
 #pragma GCC unroll 3
       for (int k = 0; k < kInputs; ++k) in_[k] = panel.in[k].first;
     }
@@ -41,7 +43,7 @@ struct Panel {
     SUMEXP_FN T* terms() const { return reinterpret_cast<T*>(terms_); }
 
    private:
-    const Panel& panel_;
+    const PanelRows& panel_;
     const char* in_[kInputs];
     char* terms_;
   };
@@ -90,8 +92,8 @@ struct Panel {
     repeat_first(best);
     return fold_rows(best, [](V low, V high) { return larger(low, high); });
   }
-  template <class Terms, bool kExclude, bool kStore, bool kAll>
-  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& excluded, V wanted) const {
+  template <class Terms, bool kApart, bool kStore, bool kAll>
+  SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& counted, V wanted) const {
     const Reduction<V> reduce = reduction_to(N);
     const Lanes shift(reduce.shift), floor(reduce.floor), bound(limit), want(wanted);
     Groups groups;
@@ -101,8 +103,7 @@ struct Panel {
       if (kAll || want.at[b] != T(0)) {
         V sums[Terms::kSums][kVectors];
         const Reduction<V> to = {V(shift.at[b]), V(floor.at[b])};
-        sum_term_lanes<Terms, V, kExclude, kStore, false>(row.in(0), count, to, V(T(0)), V(bound.at[b]), out,
-                                                          row.terms(), ahead, sums);
+        sum_term_lanes<Terms, V, kApart, kStore>(row.in(0), count, to, V(bound.at[b]), out, row.terms(), ahead, sums);
         groups[b] = term_members(sums);
       } else {
         groups[b] = WideMembers<V>{};
@@ -110,7 +111,7 @@ struct Panel {
       left_out[b] = static_cast<T>(out);
     });
     repeat_first(groups), repeat_first(left_out);
-    excluded = V::load(left_out);
+    counted = V::load(left_out);
     return groups.fold();
   }
   template <class Op, int pass>
@@ -140,15 +141,13 @@ struct Panel {
   }
 };
 
-// The results of every row of a panel.
-template <class V, class Tile, class E, class Count>
-void map_panel(const Panel<V, E, Tile::kInputs, Count>& panel, const typename Tile::Row& row, RowsAt out, bool stream) {
+// The results of every row of a panel; map(v, row) of an element from its inputs, or, kTerms, its term. Of a row whose lane in
+// `nan` is NaN all results are. Row: nothing but vectors, a row's numbers in its lanes.
+template <class V, class E, int kInputs, bool kTerms, class Count, class Row, class Map>
+SUMEXP_FN void map_panel(const PanelRows<V, E, kInputs, Count>& panel, const Row& row, V nan, RowsAt out, bool stream, Map map) {
   using T = ElementOf<V>;
-  using Row = typename Tile::Row;
-  using Rows = Panel<V, E, Tile::kInputs, Count>;
-  typedef T __attribute__((may_alias)) Lane;
-  static_assert(sizeof(Row) % sizeof(V) == 0, "a Row is nothing but vectors");
-  const typename Rows::Lanes witness(Tile::witness(row));
+  using Rows = PanelRows<V, E, kInputs, Count>;
+  const typename Rows::Lanes witness(nan);
   typename Rows::Cursor cursor(panel);
   for (int b = 0; b < panel.rows; ++b, cursor.next(), out.first += out.step) {
     E* const to = reinterpret_cast<E*>(out.first);
@@ -156,45 +155,31 @@ void map_panel(const Panel<V, E, Tile::kInputs, Count>& panel, const typename Ti
       fill_chunk<V>(to, panel.count, Limits<T>::nan());
       continue;
     }
-    Row own;  // row b's scalars, each in all lanes
-    const Lane* lanes = reinterpret_cast<const Lane*>(&row) + b;
-#pragma GCC unroll 9
-    for (unsigned k = 0; k < sizeof(Row) / sizeof(V); ++k) reinterpret_cast<V*>(&own)[k] = V(T(lanes[k * V::W]));
-    const E* in[Tile::kInputs];
+    const Row own = lane_of<V>(row, b);
+    const E* in[kInputs];
 #pragma GCC unroll 3
-    for (int k = 0; k < Tile::kInputs; ++k) in[k] = cursor.in(k);
+    for (int k = 0; k < kInputs; ++k) in[k] = cursor.in(k);
     const T* const terms = cursor.terms();
     const std::int64_t ahead = panel.ahead;
     store_chunk<V>(to, panel.count, stream, [&](int i, auto memory) {
-      V v[Tile::kInputs];
+      V v[kInputs];
 #pragma GCC unroll 3
-      for (int k = 0; k < Tile::kInputs; ++k) {
-        if constexpr (Tile::kTerms) {
+      for (int k = 0; k < kInputs; ++k) {
+        if constexpr (kTerms) {
           v[k] = memory.template load<V>(terms + i, T(0));
         } else {
           v[k] = memory.template load<V>(in[k] + i, T(0));
-          if (Tile::kInputs > 1) __builtin_prefetch(in[k] + i + ahead, 0, 2);
+          if (kInputs > 1) __builtin_prefetch(in[k] + i + ahead, 0, 2);
         }
       }
-      return Tile::map(v, own);
+      return map(v, own);
     });
   }
 }
 
-// Some panels to the results of their rows; false, with nothing written, where a row is special.
-template <class V, class S, class Tile, class E, class Count>
-bool run_panels(const Panel<V, E, Tile::kInputs, Count>* panels, int tiles, const TileParams<V>& params, RowsAt out,
-                bool stream) {
-  typename Tile::Row row[kTiles];
-  if (!Tile::reduce(panels, tiles, params, row)) return false;
-  for (int t = 0; t < tiles; ++t, out.first += V::W * out.step) {
-    if constexpr (Tile::kRowOutput) {
-      store_rows<V, S>(out.first, out.step, panels[t].rows, Tile::emit(row[t]));
-    } else {
-      map_panel<V, Tile>(panels[t], row[t], out, stream);
-    }
-  }
-  return true;
-}
+// The states of the rows of some panels (tile_states): the maximum kept out (kApart), or in it and the terms stored. Compiled
+// once an instruction set, in exp_panels.cpp.
+template <class Terms, class V, bool kApart, class E>
+bool panel_states(const cpu::Panel* panels, int count, TileState<V>* states);
 
 }  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,226 @@
+#include "rows.hpp"
+
+#include <limits>
+
+namespace sumexp::cpu {
+
+namespace {
+
+// What a block of rows may take to stay in the cache: half of a 1 MB L2.
+constexpr std::int64_t kResidentBytes = 512 << 10;
+constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
+constexpr int kFewest = 2;                      // rows of a panel
+
+// Left-out elements become `absent`: logits of -inf, which no result can tell from their absence, and factors of 0.
+template <class T>
+void leave_out(const Plan& plan, const char* mask_row, std::int64_t first, int count, char* x, T absent) {
+  each_run(plan, kWhere, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+    for (std::int64_t j = 0; j < run; ++j)
+      if (!mask_row[offset + j * stride]) reinterpret_cast<T*>(x)[i + j] = absent;
+  });
+}
+void leave_out(const Job& job, const char* mask_row, std::int64_t first, int count, char* x, bool logits) {
+  const double absent = logits ? -std::numeric_limits<double>::infinity() : 0.0;
+  if (job.wide == 8) leave_out(job.plan, mask_row, first, count, x, absent);
+  else leave_out(job.plan, mask_row, first, count, x, static_cast<float>(absent));
+}
+
+}  // namespace
+
+RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
+    : job_(job), plan_(job.plan), kernel_(job.kernel), inputs_(job.info.inputs), chunks_(job.chunks) {
+  const bool offers_panels = kernel_.panels[kScratch], probabilities = job.info.probabilities, wide_elements = job.item == job.wide;
+  const int width = job.moves.width;
+  direct_ = plan_.direct && kernel_.reduce[0][kStored];
+  elements_ = direct_ ? kStored : kScratch;
+  width_ = plan_.columns || (offers_panels && chunks_ == 1) ? width : 1;
+  const std::int64_t bytes = plan_.n * inputs_ * job.wide;
+  // Columns taken together: a line of them, but no less than a vector and no more than kTiles panels.
+  int line = kLineBytes / job.item;
+  if (line > kTiles * width) line = kTiles * width;
+  if (plan_.columns && line > width && bytes * line <= kResidentBytes) width_ = line;
+  resident_ = !direct_ && bytes * width_ <= kResidentBytes;
+  const std::int64_t most = plan_.kept_bytes > kResidentBytes ? plan_.kept_bytes : kResidentBytes;
+  const bool scratch_row = direct_ && probabilities && (plan_.stream || !wide_elements) && !shared_maxima && plan_.n * job.wide <= most;
+  in_result_ = direct_ && probabilities && wide_elements && !plan_.stream;
+  keep_terms_ = probabilities && (resident_ || scratch_row || in_result_);
+  // Rows in the cache are an odd number of lines apart, so that they do not meet in the same sets.
+  const std::int64_t in_line = kLineBytes / job.wide;
+  pitch_ = (chunks_ == 1 ? plan_.n : (resident_ || scratch_row ? chunks_ : 1) * job.order.chunk) / in_line * in_line + in_line;
+  if (pitch_ / in_line % 2 == 0) pitch_ += in_line;
+  panels_ = offers_panels && direct_ && plan_.n <= kShortRow ? kTiles : 1;
+  for (int k = 0; k < kOperands; ++k) step_[k] = plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1].stride[k] : 0;
+  // To the element that is read a block of rows, or a chunk, later.
+  ahead_ = !direct_ ? 0 : plan_.n * job.item > kAheadBytes ? job.order.chunk : panels_ * width_ * step_[0] / job.item;
+  workspace.reset();
+  for (int k = 0; k < inputs_; ++k) packed_[k] = direct_ ? nullptr : take<char>(workspace, width_ * pitch_ * job.wide);
+  scratch_ = take<char>(workspace, scratch_row ? panels_ * width_ * pitch_ * job.wide : 1);
+  maxima_ = shared_maxima ? shared_maxima : take<char>(workspace, (probabilities ? width_ * chunks_ : 1) * job.wide);
+  states_ = take<char>(workspace, width_ * kernel_.state_bytes);
+  finished_ = take<char>(workspace, width_ * kernel_.row_bytes);
+  trees_ = chunks_ > 1 ? take_trees(workspace, kernel_, width_) : nullptr;
+}
+
+// Rows [begin, end), one block after the other.
+void RowDriver::run(std::int64_t begin, std::int64_t end) {
+  for (std::int64_t r = begin; r < end;) {
+    const int rows = block_rows(job_, r, end, panels_ * width_);
+    if (rows == width_ || !panel_block(r, rows))
+      for (int b = 0; b < rows; b += width_) block(r + b, rows - b < width_ ? rows - b : width_);
+    r += rows;
+  }
+}
+
+void RowDriver::block(std::int64_t r, int rows) {
+  if (panel_block(r, rows)) return;
+  begin_block(r, rows);
+  for (int pass = 0; pass < job_.info.passes; ++pass) {
+    reduce_chunks(pass, 0, chunks_, finished_, states_);
+    for (int b = 0; b < rows; ++b) {
+      const RowContext context = {job_.factor, job_.info.row_input < 0 ? nullptr : address(job_.info.row_input, b)};
+      kernel_.finish[pass](states_ + b * kernel_.state_bytes, context, finished_ + b * kernel_.row_bytes);
+    }
+  }
+  if (!job_.info.row_output) return map_chunks(0, chunks_, finished_);
+  for (int b = 0; b < rows; ++b)
+    kernel_.emit(finished_ + b * kernel_.row_bytes, address(kOut, b), plan_.data[kSign] ? address(kSign, b) : nullptr);
+}
+
+void RowDriver::begin_block(std::int64_t r, int rows) {
+  rows_ = rows;
+  offsets_ = plan_.row_offsets(r);  // the rows of a block differ in the innermost batch dimension alone
+  packed_through_ = -1;
+}
+
+// -- where things are --------------------------------------------------------------------------------------------
+
+// Where chunk c of row b's operand k is read, or its result written.
+char* RowDriver::place_of(int k, std::int64_t c, int b) const {
+  if (direct_) return address(k, b) + c * job_.order.chunk * job_.item;
+  return packed(k == kOut ? 0 : k, c, b);
+}
+RowsAt RowDriver::rows_at(int k, int b) const { return {place_of(k, 0, b), direct_ ? step_[k] : pitch_ * job_.wide}; }
+
+// Where the terms of a chunk are written while the row is reduced.
+char* RowDriver::terms(std::int64_t c, int b) const {
+  if (in_result_) return address(kOut, b) + c * job_.order.chunk * job_.wide;
+  if (direct_) return scratch_ + (b * pitch_ + c * job_.order.chunk) * job_.wide;
+  return packed(0, c, b);
+}
+
+Chunk RowDriver::chunk_at(std::int64_t c, int b) const {
+  Chunk chunk;
+  for (int k = 0; k < inputs_; ++k) chunk.in[k] = place_of(k, c, b);
+  chunk.out = job_.info.row_output ? nullptr : place_of(kOut, c, b);
+  chunk.terms = keep_terms_ ? terms(c, b) : nullptr;
+  chunk.maximum = maxima_ + (job_.info.probabilities ? (b * chunks_ + c) * job_.wide : 0);
+  chunk.count = job_.count_of(c);
+  chunk.ahead = ahead_;
+  chunk.stream = direct_ && plan_.stream;
+  return chunk;
+}
+
+// Chunk c of all rows of the block to scratch, where it is not there yet.
+void RowDriver::pack(std::int64_t c) {
+  if (direct_ || packed_through_ == c || (resident_ && c < packed_through_)) return;
+  packed_through_ = c;
+  const int count = job_.count_of(c);
+  const std::int64_t first = c * job_.order.chunk;
+  for (int k = 0; k < inputs_; ++k) {
+    if (plan_.columns) {
+      const std::int64_t stride = plan_.row[0].stride[k];
+      job_.moves.pack_columns(address(k, 0) + first * stride, stride, rows_, count, packed(k, c, 0), pitch_);
+    } else {
+      for (int b = 0; b < rows_; ++b) job_.moves.pack_row(plan_, k, address(k, b), first, count, packed(k, c, b));
+    }
+    for (int b = 0; plan_.data[kWhere] && b < rows_; ++b) leave_out(job_, address(kWhere, b), first, count, packed(k, c, b), k == 0);
+  }
+  for (int b = 0; job_.divide && b < rows_; ++b) job_.moves.divide(plan_.temperature, count, packed(0, c, b));
+}
+// Results of chunk c of row b to where the caller wants them; columns go all together, after the last row.
+void RowDriver::unpack(std::int64_t c, int b) const {
+  if (direct_) return;
+  const std::int64_t first = c * job_.order.chunk;
+  if (!plan_.columns) {
+    job_.moves.unpack_row(plan_, kOut, address(kOut, b), first, job_.count_of(c), packed(0, c, b));
+  } else if (b == rows_ - 1) {
+    const std::int64_t stride = plan_.row[0].stride[kOut];
+    job_.moves.unpack_columns(address(kOut, 0) + first * stride, stride, rows_, job_.count_of(c), packed(0, c, 0), pitch_, plan_.stream);
+  }
+}
+
+// -- a block of one or more panels ---------------------------------------------------------------------------------
+
+// False where it is none, or one of its rows is special.
+bool RowDriver::panel_block(std::int64_t r, int rows) {
+  const auto run = kernel_.panels[elements_];
+  if (!run || rows < kFewest || chunks_ != 1) return false;
+  begin_block(r, rows);
+  pack(0);
+  const int width = job_.moves.width, input = job_.info.row_input;
+  Panel panels[kTiles];
+  int count = 0;
+  for (int first = 0; first < rows; first += width, ++count) {
+    Panel& panel = panels[count];
+    for (int k = 0; k < inputs_; ++k) panel.in[k] = rows_at(k, first);
+    panel.out = job_.info.row_output ? RowsAt{address(kOut, first), step_[kOut]} : rows_at(kOut, first);
+    panel.terms = {nullptr, 0};
+    if (job_.info.probabilities) panel.terms = {terms(0, first), in_result_ ? step_[kOut] : pitch_ * job_.wide};
+    if (input >= 0) panel.row_input = {address(input, first), step_[input]};
+    panel.count = static_cast<int>(plan_.n);
+    panel.rows = rows - first < width ? rows - first : width;
+    panel.ahead = ahead_;
+    panel.stream = direct_ && plan_.stream;
+  }
+  if (!run(panels, count, job_.factor)) return false;
+  if (!job_.info.row_output)
+    for (int b = 0; b < rows; ++b) unpack(0, b);
+  return true;
+}
+
+// -- chunk by chunk ----------------------------------------------------------------------------------------------------
+
+void RowDriver::reduce_chunks(int pass, std::int64_t c0, std::int64_t c1, const char* row, char* states) {
+  const auto reduce = kernel_.reduce[pass][elements_];
+  const auto state = [&](int b) { return states + b * kernel_.state_bytes; };
+  if (c1 - c0 <= 1) {
+    if (c0 < c1) pack(c0);
+    for (int b = 0; b < rows_; ++b) {
+      if (c0 < c1) reduce(chunk_at(c0, b), row + b * kernel_.row_bytes, state(b));
+      else kernel_.empty(state(b));
+    }
+    return;
+  }
+  for (int b = 0; b < rows_; ++b) trees_[b].filled = 0;
+  for (std::int64_t c = c0; c < c1; ++c) {
+    pack(c);
+    for (int b = 0; b < rows_; ++b) {
+      reduce(chunk_at(c, b), row + b * kernel_.row_bytes, state(b));
+      if (c < c1 - 1) trees_[b].push(kernel_, state(b));
+      else trees_[b].finish(kernel_, state(b));
+    }
+  }
+}
+
+void RowDriver::map_chunks(std::int64_t c0, std::int64_t c1, const char* row) {
+  const auto map = kernel_.map[elements_];
+  for (std::int64_t c = c0; c < c1; ++c) {
+    pack(c);
+    for (int b = 0; b < rows_; ++b) {
+      map(chunk_at(c, b), row + b * kernel_.row_bytes);
+      unpack(c, b);
+    }
+  }
+}
+
+bool RowDriver::reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row, char* states) {
+  begin_block(r, rows);
+  reduce_chunks(pass, c0, c1, row, states);
+  return true;
+}
+void RowDriver::map_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row) {
+  begin_block(r, rows);
+  map_chunks(c0, c1, row);
+}
+
+}  // namespace sumexp::cpu

@@ -1,0 +1,136 @@
+// Few, long rows: every row, or block of columns, is split over the threads, in aligned blocks of 2^kBlockLevel chunks. Each
+// block is reduced, then mapped, by a driver of its own; the blocks' states merge as the chunks' would have, so that the tree of
+// the geometry stays the same.
+#include "columns.hpp"
+#include "rows.hpp"
+#include "tiles.hpp"
+
+namespace sumexp::cpu {
+
+namespace {
+
+constexpr int kBlockLevel = 5;
+constexpr std::int64_t kBlock = std::int64_t{1} << kBlockLevel;
+
+template <class Body>
+void over_threads(std::int64_t tasks, int threads, Body body) {
+  run_parts(
+      tasks, threads, [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); }, &body);
+}
+
+// Driver: RowDriver or ColumnDriver.
+template <class Driver>
+class Split {
+ public:
+  Split(const Job& job, int threads) : job_(job), kernel_(job.kernel), threads_(threads), blocks_((job.chunks + kBlock - 1) / kBlock) {}
+
+  // A block of rows; false where one is special.
+  bool block(std::int64_t r, int rows) {
+    const std::int64_t states = blocks_ * rows * kernel_.state_bytes, finished = std::int64_t{rows} * kernel_.row_bytes;
+    const std::int64_t stack = StateTree::kLevels * std::int64_t{kernel_.state_bytes}, maxima = job_.chunks * rows * job_.wide;
+    char* own = static_cast<char*>(own_.keep_bytes(static_cast<std::size_t>(states + finished + stack + maxima + blocks_ + 3 * 64)));
+    const auto cut = [&](std::int64_t bytes) {
+      char* const part = own;
+      own += (bytes + 63) / 64 * 64;
+      return part;
+    };
+    states_ = cut(states), finished_ = cut(finished), stack_ = cut(stack), maxima_ = cut(maxima), taken_ = own;
+    for (int pass = 0; pass < job_.info.passes; ++pass)
+      if (!reduce(pass, r, rows)) return false;
+    if (job_.info.row_output) {
+      for (int b = 0; b < rows; ++b)
+        kernel_.emit(finished_ + b * kernel_.row_bytes, row_of(kOut, r + b), job_.plan.data[kSign] ? row_of(kSign, r + b) : nullptr);
+    } else {
+      over_threads(blocks_, threads_, [&](std::int64_t i, Workspace& workspace) {
+        Driver(job_, workspace, maxima_).map_part(r, rows, i * kBlock, last(i), finished_);
+      });
+    }
+    return true;
+  }
+
+ private:
+  std::int64_t last(std::int64_t i) const { return (i + 1) * kBlock < job_.chunks ? (i + 1) * kBlock : job_.chunks; }
+  char* row_of(int k, std::int64_t r) const { return static_cast<char*>(job_.plan.data[k]) + job_.plan.row_offsets(r).at[k]; }
+  char* state(std::int64_t i, int rows, int b) const { return states_ + (i * rows + b) * kernel_.state_bytes; }
+
+  bool reduce(int pass, std::int64_t r, int rows) {
+    over_threads(blocks_, threads_, [&](std::int64_t i, Workspace& workspace) {
+      Driver driver(job_, workspace, maxima_);
+      taken_[i] = driver.reduce_part(pass, r, rows, i * kBlock, last(i), finished_, state(i, rows, 0));
+    });
+    for (std::int64_t i = 0; i < blocks_; ++i)
+      if (!taken_[i]) return false;
+    for (int b = 0; b < rows; ++b) {
+      StateTree tree = {stack_};
+      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(kernel_, state(i, rows, b), kBlockLevel);
+      char* const root = state(blocks_ - 1, rows, b);
+      tree.finish(kernel_, root);
+      const int input = job_.info.row_input;
+      kernel_.finish[pass](root, {job_.factor, input < 0 ? nullptr : row_of(input, r + b)}, finished_ + b * kernel_.row_bytes);
+    }
+    return true;
+  }
+
+  const Job& job_;
+  const Kernel& kernel_;
+  int threads_;
+  std::int64_t blocks_;
+  Workspace& own_ = thread_workspace();
+  char *states_, *finished_, *stack_, *maxima_, *taken_;  // taken_: by each part
+};
+
+void split_by_rows(const Job& job, std::int64_t begin, std::int64_t end, int threads) {
+  Split<RowDriver> split(job, threads);
+  const int width = RowDriver::split_width(job);
+  for (std::int64_t r = begin, rows; r < end; r += rows) split.block(r, static_cast<int>(rows = block_rows(job, r, end, width)));
+}
+
+}  // namespace
+
+void split_rows(const Job& job, int threads) {
+  if (!ColumnDriver::serves(job)) return split_by_rows(job, 0, job.plan.rows, threads);
+  Split<ColumnDriver> split(job, threads);
+  const int width = ColumnDriver::split_width(job), tile = job.moves.width;
+  for (std::int64_t r = 0; r < job.plan.rows;) {
+    int rows = block_rows(job, r, job.plan.rows, width);
+    if (rows > tile) rows = rows / tile * tile;
+    if (rows % tile || !split.block(r, rows)) split_by_rows(job, r, r + rows, threads);
+    r += rows;
+  }
+}
+
+// -- what all drivers share ------------------------------------------------------------------------------------------
+
+Job::Job(const Plan& plan, const Kernels& kernels)
+    : plan(plan),
+      info(op_info(plan.op)),
+      moves(*kernels.moves[static_cast<int>(plan.dtype)]),
+      kernel(*kernels.ops[static_cast<int>(plan.op)][static_cast<int>(plan.dtype)]),
+      registers(kernels.registers),
+      item(static_cast<int>(item_size(plan.dtype))),
+      wide(item == 8 ? 8 : 4),
+      order(order_of(wide)),
+      chunks((plan.n + order.chunk - 1) / order.chunk) {
+  const double t = plan.temperature;
+  factor = info.temperature > 0 ? 1.0 / (info.temperature == 2 ? t * t : t) : 1.0;
+  divide = info.temperature < 0 && t != 1.0;
+}
+
+int block_rows(const Job& job, std::int64_t r, std::int64_t end, int width) {
+  const Plan& plan = job.plan;
+  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+  const std::int64_t left = inner - r % inner, rows = end - r < left ? end - r : left;
+  if (plan.columns) {
+    const std::int64_t ahead = plan.rows_to_boundary(r, job.moves.width * job.item);
+    if (ahead > 0 && ahead < width) width = static_cast<int>(ahead);
+  }
+  return static_cast<int>(rows < width ? rows : width);
+}
+
+void run_rows(const Job& job, std::int64_t begin, std::int64_t end, Workspace& workspace) {
+  if (ColumnDriver::serves(job)) return ColumnDriver(job, workspace).run(begin, end);
+  if (tiles_serve(job, end - begin)) return run_tiles(job, begin, end, workspace);
+  RowDriver(job, workspace).run(begin, end);
+}
+
+}  // namespace sumexp::cpu

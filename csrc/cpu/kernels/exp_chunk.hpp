@@ -1,0 +1,89 @@
+// Sums of exponentials of one chunk: the reductions under every op on logits. Each is a function of its own, compiled once an
+// instruction set (exp_chunk.cpp) and shared by all ops.
+#pragma once
+
+#include "../../numerics/state.hpp"
+#include "lanes.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+// The largest element is the largest of these lanes; -inf for none. NaN are passed over.
+template <class V, class E>
+SUMEXP_FN V lane_max(const E* x, int count) {
+  using T = ElementOf<V>;
+  if (count <= V::W) {
+    const V x0 = count == V::W ? V::load(x) : Part{count}.load<V>(x, -Limits<T>::infinity);
+    return larger(x0, V(-Limits<T>::infinity));
+  }
+  V best[4] = {V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity), V(-Limits<T>::infinity)};
+  int i = 0;
+  for (; i + 4 * V::W <= count; i += 4 * V::W)
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; ++u) best[u] = larger(V::load(x + i + u * V::W), best[u]);
+  for (; i + V::W <= count; i += V::W) best[0] = larger(V::load(x + i), best[0]);
+  if (i < count) best[1] = larger(Part{count - i}.load<V>(x + i, -Limits<T>::infinity), best[1]);
+  return larger(larger(best[0], best[1]), larger(best[2], best[3]));
+}
+
+// The largest element below `limit` is the largest of these lanes; -inf for none.
+template <class V, class E>
+SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
+  using T = ElementOf<V>;
+  const V lowest = V(-Limits<T>::infinity), bound = V(limit);
+  V best = lowest;
+  each_vector<V>(count, [&](int i, auto memory) {
+    const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
+    best = larger(pick(at_or_above(v, bound), lowest, v), best);
+  });
+  return best;
+}
+
+// The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
+// from `bound` up are counted in `counted` instead. kStore: terms are written to `terms`, which may be x. While the
+// arithmetic runs, what lies `ahead` elements on is prefetched.
+template <class Terms, class V, bool kApart, bool kStore, class E>
+SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
+                              std::int64_t ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
+  using T = ElementOf<V>;
+  int left_out = 0;
+  lane_reduce<V, Terms::kSums>(count, Terms::template start<T>(), sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+    using U = std::remove_pointer_t<decltype(acc)>;  // V, or some of them unrolled
+    const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
+    for (int j = 0; j < U::W; j += V::W) __builtin_prefetch(x + i + j + ahead, 0, 2);
+    const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
+    auto e = Terms::parts(raw, to);
+    if constexpr (kApart) {
+      const auto out = at_or_above(raw, U(bound));
+      left_out += ::sumexp::SUMEXP_NS::count(out);
+      e.s = clear(out, e.s);
+    }
+    const U term = Terms::term(e);
+    Terms::add(acc, e, term);
+    if constexpr (kStore) memory.store(terms + i, term);
+  });
+  counted = left_out;
+}
+
+// The same, folded to one number: sum of e^x 2^(carry - N), for `reduce` to 2^N.
+template <class Terms, class V, bool kApart, bool kStore, class E>
+Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> reduce, ElementOf<V> bound, int& counted,
+                             ElementOf<V>* terms, std::int64_t ahead);
+
+// The state of a chunk, its maximum kept out of R (kApart) or in it. kStore: its terms go to `terms`, relative to what
+// base_of(maximum) says.
+template <class Terms, class V, bool kApart, bool kStore, class E>
+ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std::int64_t ahead);
+
+// The terms of a chunk alone: the same instructions on the same input, hence the same bits. `use(i, memory, term)`.
+template <class Terms, class V, class E, class Use>
+SUMEXP_FN void each_term(const E* x, int count, ElementOf<V> maximum, Use use) {
+  using T = ElementOf<V>;
+  const Base<T> base = base_of(is_finite(maximum) ? maximum : T(0));  // a chunk of -inf alone has zero terms
+  const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
+  const V anchor = V(base.anchor);
+  each_vector<V>(count, [&](int i, auto memory) {
+    use(i, memory, Terms::term(Terms::parts(memory.template load<V>(x + i, T(0)) - anchor, reduce)));
+  });
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,276 @@
+// Kernels of an op on logits (LogitsOp in ops/op.hpp), for storage type S and vectors V: logits_kernel<V, S, Op>().
+#pragma once
+
+#include "../../ops/probability.hpp"
+#include "exp_chunk.hpp"
+#include "kernel.hpp"
+#if SUMEXP_REGISTERS
+#include "columns.hpp"
+#include "panel.hpp"
+#include "transposed.hpp"
+#endif
+
+namespace sumexp::SUMEXP_NS {
+
+struct NoScale {};
+
+// A finished row: what the op wants of it, and how its terms become probabilities.
+template <class T, class Op>
+struct LogitsRow {
+  std::conditional_t<Op::kProbability, Normalizer<T>, NoScale> normalizer;
+  typename Op::template Row<T> own;
+  bool nan;  // every output is NaN
+};
+
+// Io: what numbers of a row, its input or its one result, are stored in; T where there are none, so that storage types share code.
+// E: the elements that a function reads and writes, of V's own type or of 16 bits.
+template <class V, class Terms, class Io, class Op>
+struct LogitsKernel {
+  using T = ElementOf<V>;
+  using State = ExpState<T>;
+  using Row = LogitsRow<T, Op>;
+  using OwnRow = typename Op::template Row<V>;
+  using Scale = std::conditional_t<Op::kProbability, TermScale<V>, NoScale>;
+  static constexpr int W = V::W;
+
+  // -- a row, chunk by chunk ------------------------------------------------------------------------------
+
+  template <class E>
+  static void reduce(const cpu::Chunk& chunk, const void*, void* to) {
+    const E* const x = static_cast<const E*>(chunk.in[0]);
+    T* const terms = static_cast<T*>(chunk.terms);
+    State& state = as<State>(to);
+    if constexpr (Op::kProbability)
+      state = terms ? exp_chunk<Terms, V, Op::kApart, true>(x, chunk.count, terms, chunk.ahead)
+                    : exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, chunk.ahead);
+    else
+      state = exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, chunk.ahead);
+    if (Op::kProbability) as<T>(chunk.maximum) = state.m;
+  }
+
+  static void finish(const void* from, const cpu::RowContext& context, void* to) {
+    const State& state = as<State>(from);
+    Row& row = as<Row>(to);
+    row.nan = is_nan(state.R) || !is_finite(state.m);
+    if (row.nan) {
+      if constexpr (Op::kRowOutput) row.own = {Op::special(state.m, is_nan(state.R))};
+      return;
+    }
+    if constexpr (Op::kProbability) row.normalizer = normalizer<Terms>(state);
+    row.own = Op::finish(row_sum(state), row_input<Io, Op>(context));
+  }
+
+  template <class Out, class Source>
+  static SUMEXP_FN void write_chunk(const cpu::Chunk& chunk, const OwnRow& own, Source source) {
+    store_chunk<V>(static_cast<Out*>(chunk.out), chunk.count, chunk.stream,
+                   [&](int i, auto memory) { return Op::map(source(i, memory), own); });
+  }
+  template <class E>
+  static void map(const cpu::Chunk& chunk, const void* from) {
+    const Row& row = as<Row>(from);
+    if (row.nan) return fill_chunk<V>(static_cast<E*>(chunk.out), chunk.count, Limits<T>::nan());
+    const OwnRow own = broadcast<V, OwnRow>(row.own);
+    const E* const x = static_cast<const E*>(chunk.in[0]);
+    if constexpr (Op::kProbability) {
+      const T maximum = as<T>(chunk.maximum);
+      const ChunkScale<T> k = chunk_scale<Terms>(row.normalizer, maximum);
+      const Scale scale = broadcast<V, Scale>(k.far ? unit_scale<T>() : k.near);
+      const T* terms = static_cast<const T*>(chunk.terms);
+      T buffer[Geometry<T>::kChunk];
+      if (k.far) terms = far_terms<E>(chunk, k, maximum, buffer);
+      if (terms)
+        return write_chunk<E>(chunk, own, [&](int i, auto memory) {
+          return probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
+        });
+      const Base<T> base = base_of(is_finite(maximum) ? maximum : T(0));  // a chunk of -inf alone has zero terms
+      const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
+      const V anchor = V(base.anchor);
+      write_chunk<E>(chunk, own, [&](int i, auto memory) {
+        __builtin_prefetch(x + i + chunk.ahead, 0, 2);
+        const V moved = memory.template load<V>(x + i, T(0)) - anchor;
+        return probability<Terms>(Terms::term(Terms::parts(moved, reduce)), scale);
+      });
+    } else {
+      write_chunk<E>(chunk, own, [&](int i, auto memory) { return memory.template load<V>(x + i, T(0)); });
+    }
+  }
+  // The terms of a far chunk for unit_scale. Such chunks are rare.
+  template <class E>
+  __attribute__((noinline)) static const T* far_terms(const cpu::Chunk& chunk, const ChunkScale<T>& k, T maximum, T* to) {
+    if (chunk.terms) {
+      memcpy(to, chunk.terms, static_cast<std::size_t>(chunk.count) * sizeof(T));
+    } else {
+      each_term<Terms, V>(static_cast<const E*>(chunk.in[0]), chunk.count, maximum,
+                          [&](int i, auto memory, V term) { memory.store(to + i, term); });
+    }
+    for (int i = 0; i < chunk.count; ++i) to[i] = far_term<Terms>(to[i], k);
+    return to;
+  }
+  static void emit(const void* row, char* out, char*) { write<Io>(out, Op::emit(as<Row>(row).own)); }
+
+#if SUMEXP_REGISTERS
+  // -- rows V::W at a time --------------------------------------------------------------------------------
+
+  // Nothing but V: what map takes of a tile's rows.
+  struct TileRow : Scale, OwnRow {};
+
+  static SUMEXP_FN TileRow finish_tile(const TileState<V>& state, RowsAt input, int rows) {
+    const RowSum<V> sum = row_sum(state);
+    TileRow row;
+    if constexpr (Op::kProbability) static_cast<Scale&>(row) = term_scale<Terms>(sum, state.N);
+    static_cast<OwnRow&>(row) = Op::finish(sum, row_inputs<V, Io, Op>(input, rows));
+    return row;
+  }
+  static SUMEXP_FN V map_value(V v, const TileRow& row) {
+    if constexpr (Op::kProbability) v = probability<Terms>(v, static_cast<const Scale&>(row));
+    return Op::map(v, static_cast<const OwnRow&>(row));
+  }
+  static SUMEXP_FN void emit_tile(const TileState<V>& state, const TileRow& row, RowsAt out, int rows) {
+    const V value = pick(unordered(nan_of(state)), V(Limits<T>::nan()), Op::emit(static_cast<const OwnRow&>(row)));
+    store_rows<V, Io>(out.first, out.step, rows, value);
+  }
+
+  template <class E, class Count>
+  static SUMEXP_FN void map_panels(const cpu::Panel* panels, int count, const TileState<V>* states, const TileRow* rows, Count n) {
+    for (int t = 0; t < count; ++t)
+      map_panel<V, E, 1, Op::kProbability>(PanelRows<V, E, 1, Count>(panels[t], n), rows[t], nan_of(states[t]), panels[t].out,
+                                           panels[t].stream, [](const V* v, const TileRow& row) { return map_value(v[0], row); });
+  }
+  template <class E>
+  static bool panels(const cpu::Panel* panels, int count, double) {
+    TileState<V> states[kTiles];
+    if (!panel_states<Terms, V, Op::kApart, E>(panels, count, states)) return false;
+    TileRow rows[kTiles];
+    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], panels[t].row_input, panels[t].rows);
+    if constexpr (Op::kRowOutput) {
+      for (int t = 0; t < count; ++t) emit_tile(states[t], rows[t], panels[t].out, panels[t].rows);
+    } else {
+      constexpr int kGroup = Geometry<T>::kGroup;
+      if (panels->count == kGroup) map_panels<E>(panels, count, states, rows, std::integral_constant<int, kGroup>());
+      else map_panels<E>(panels, count, states, rows, panels->count);
+    }
+    return true;
+  }
+
+  static bool tiles(const cpu::Tile* tiles, int count, double) {
+    TileState<V> states[kTiles];
+    if (!transposed_states<Terms, V, Op::kApart, Op::kProbability>(tiles, count, states)) return false;
+    for (int t = 0; t < count; ++t) {
+      const TileRow row = finish_tile(states[t], tiles[t].row_input, tiles[t].rows);
+      if constexpr (Op::kRowOutput) {
+        emit_tile(states[t], row, tiles[t].out, tiles[t].rows);
+      } else {
+        V* const x = static_cast<V*>(tiles[t].in[0]);
+        for (int j = 0; j < tiles[t].count; ++j) x[j] = map_value(x[j], row);
+      }
+    }
+    return true;
+  }
+
+  // -- rows of many chunks, side by side --------------------------------------------------------------------
+
+  static bool tile_states(const cpu::Tile& tile, bool keep_terms, void* maximum, void* to) {
+    TileState<V> s;
+    if constexpr (Op::kProbability) {
+      if (!(keep_terms ? transposed_states<Terms, V, Op::kApart, true>(&tile, 1, &s)
+                       : transposed_states<Terms, V, Op::kApart, false>(&tile, 1, &s)))
+        return false;
+      V::store(static_cast<T*>(maximum), s.m);
+    } else if (!transposed_states<Terms, V, Op::kApart, false>(&tile, 1, &s)) {
+      return false;
+    }
+    T m[W], N[W];
+    Wide<T> c[W], R[W];
+    V::store(m, s.m), V::store(N, s.N), put_lanes(s.c, c), put_lanes(s.R, R);
+    State* const states = static_cast<State*>(to);
+    for (int b = 0; b < W; ++b) states[b] = {m[b], static_cast<std::int64_t>(N[b]), c[b], R[b]};
+    return true;
+  }
+
+  // What map takes of the rows of a tile, for a chunk with these maxima. fix_far(b, scale) is asked for each lane whose chunk
+  // is far below its row's maximum: false, and so is the whole, or it makes the terms such that unit_scale serves them.
+  template <class FixFar>
+  static SUMEXP_FN bool chunk_row(const Row* rows, [[maybe_unused]] const T* maximum, TileRow& to, [[maybe_unused]] FixFar fix_far) {
+    if constexpr (Op::kProbability) {
+      ChunkScale<T> k[W];
+      for (int b = 0; b < W; ++b) {
+        k[b] = chunk_scale<Terms>(rows[b].normalizer, maximum[b]);
+        if (!k[b].far) continue;
+        if (!fix_far(b, k[b])) return false;
+        k[b].near = unit_scale<T>();
+      }
+      static_cast<Scale&>(to) = gather_lanes<V, Scale>([&](int b) { return k[b].near; });
+    }
+    static_cast<OwnRow&>(to) = gather_lanes<V, OwnRow>([&](int b) { return rows[b].own; });
+    return true;
+  }
+  static void term_tile(const cpu::Tile& tile, const void* maximum) {
+    V* const x = static_cast<V*>(tile.in[0]);
+    const Reduction<V> reduce = reduction_to(exponent_of(V::load(static_cast<const T*>(maximum))));
+    for (int j = 0; j < tile.count; ++j) x[j] = Terms::term(Terms::parts(x[j], reduce));
+  }
+  static void map_tile(const cpu::Tile& tile, const void* maximum, const void* rows) {
+    V* const x = static_cast<V*>(tile.in[0]);
+    TileRow row;
+    chunk_row(static_cast<const Row*>(rows), static_cast<const T*>(maximum), row, [&](int b, const ChunkScale<T>& k) {
+      char* at = reinterpret_cast<char*>(x) + b * sizeof(T);
+      for (int j = 0; j < tile.count; ++j, at += sizeof(V)) {
+        T term;
+        memcpy(&term, at, sizeof(T));
+        term = far_term<Terms>(term, k);
+        memcpy(at, &term, sizeof(T));
+      }
+      return true;
+    });
+    for (int j = 0; j < tile.count; ++j) x[j] = map_value(x[j], row);
+  }
+  template <class S>
+  static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void* maximum, const void* rows) {
+    TileRow row[kMostTiles<V, S>];
+    [[maybe_unused]] Reduction<V> reduce[kMostTiles<V, S>];
+    for (int t = 0; t < at.tiles; ++t) {
+      const T* const m = static_cast<const T*>(maximum) + t * W;
+      const auto refuse = [](int, const ChunkScale<T>&) { return false; };
+      if (!chunk_row(static_cast<const Row*>(rows) + t * W, m, row[t], refuse)) return false;
+      if constexpr (Op::kProbability) reduce[t] = reduction_to(exponent_of(V::load(m)));
+    }
+    const std::int64_t stride = at.stride[cpu::kOut];
+    char* const out = at.data[cpu::kOut] + first * stride;
+    const bool stream = at.stream, divide = at.temperature != 1.0;
+    const V temperature = V(static_cast<T>(at.temperature));
+    each_element<V, S, 1>(at, 0, first, count, [&](int j, int t, V* v) {
+      if (divide) v[0] = v[0] / temperature;
+      if constexpr (Op::kProbability) v[0] = Terms::term(Terms::parts(v[0], reduce[t]));
+      put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v[0], row[t]), stream);
+    });
+    return true;
+  }
+#endif
+};
+
+template <class V, class S, class Op>
+constexpr cpu::Kernel logits_kernel() {
+  using T = ElementOf<V>;
+  using Io = std::conditional_t<Op::kRowOutput || Op::kRowInput >= 0, S, T>;
+  using K = LogitsKernel<V, TermsOf<S>, Io, Op>;
+  cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
+  kernel.finish[0] = K::finish;
+  kernel.reduce[0][cpu::kScratch] = K::template reduce<T>;
+  if constexpr (Op::kRowOutput) kernel.emit = K::emit;
+  else kernel.map[cpu::kScratch] = K::template map<T>;
+  constexpr bool stored = std::is_same_v<S, T> || V::kRegister;
+  if constexpr (stored) {
+    kernel.reduce[0][cpu::kStored] = K::template reduce<S>;
+    if constexpr (!Op::kRowOutput) kernel.map[cpu::kStored] = K::template map<S>;
+  }
+#if SUMEXP_REGISTERS
+  kernel.panels[cpu::kScratch] = K::template panels<T>;
+  kernel.panels[cpu::kStored] = K::template panels<S>;
+  kernel.tiles = K::tiles;
+  kernel.tile_states = K::tile_states;
+  if constexpr (!Op::kRowOutput) kernel.term_tile = K::term_tile, kernel.map_tile = K::map_tile, kernel.map_columns = K::template map_columns<S>;
+#endif
+  return kernel;
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,193 @@
+// Kernels of an op that starts from saved outputs (SumsOp in ops/sums.hpp): sums_kernel<V, S, Op>().
+#pragma once
+
+#include "kernel.hpp"
+#include "sum_lanes.hpp"
+#if SUMEXP_REGISTERS
+#include "columns.hpp"
+#include "panel.hpp"
+#include "transposed.hpp"
+#endif
+
+namespace sumexp::SUMEXP_NS {
+
+template <class T, int kSums>
+struct SumsState {
+  Wide<T> sum[kSums];
+
+  static SumsState empty() {
+    SumsState state;
+    for (auto& s : state.sum) s = WideOf<T>::constant(0);
+    return state;
+  }
+};
+template <class T, int kSums>
+SUMEXP_FN SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const SumsState<T, kSums>& b) {
+  SumsState<T, kSums> state;
+  for (int k = 0; k < kSums; ++k) state.sum[k] = a.sum[k] + b.sum[k];
+  return state;
+}
+
+// What map takes of a row, or of V::W rows.
+template <class V>
+struct SumsRow {
+  RowScalars<V> sums;
+  V factor;
+};
+
+// E: the elements that a function reads and writes, of V's own type or of 16 bits.
+template <class V, class Op>
+struct SumsKernel {
+  using T = ElementOf<V>;
+  using State = SumsState<T, Op::kSums>;
+  using Row = SumsRow<T>;
+  using TileRow = SumsRow<V>;
+  static constexpr int W = V::W, kInputs = Op::kInputs;
+
+  static SUMEXP_FN V map_value(const V* v, const TileRow& row) { return quiet(Op::map(v, row.sums) * row.factor); }
+
+  template <int pass, class E>
+  static void reduce(const cpu::Chunk& chunk, const void* from, void* to) {
+    const E* in[kInputs];
+    for (int k = 0; k < kInputs; ++k) in[k] = static_cast<const E*>(chunk.in[k]);
+    TileRow row;
+    if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
+    V sums[Op::kSums][Geometry<T>::kGroup / W];
+    sum_lanes<V, Op, pass>(in, chunk.count, row.sums, sums);
+    State& state = as<State>(to);
+    for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
+  }
+  template <int pass>
+  static void finish(const void* from, const cpu::RowContext& context, void* to) {
+    const State& state = as<State>(from);
+    Row& row = as<Row>(to);
+    for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
+      WideOf<T>::split(state.sum[k], row.sums.h[pass * Op::kSums + k], row.sums.l[pass * Op::kSums + k]);
+    row.factor = static_cast<T>(context.factor);
+  }
+  template <class E>
+  static void map(const cpu::Chunk& chunk, const void* from) {
+    const TileRow row = broadcast<V, TileRow>(as<Row>(from));
+    store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) {
+      V v[kInputs];
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, T(0));
+      return map_value(v, row);
+    });
+  }
+
+#if SUMEXP_REGISTERS
+  template <class Layout>
+  static SUMEXP_FN void reduce_tiles(const Layout* rows, int count, double factor, TileRow* row) {
+    for (int t = 0; t < count; ++t) {
+      row[t].factor = V(static_cast<T>(factor));
+      rows[t].template sums<Op, 0>(row[t].sums);
+    }
+    if constexpr (Op::kPasses > 1)
+      for (int t = 0; t < count; ++t) rows[t].template sums<Op, 1>(row[t].sums);
+  }
+  template <class E, class Count>
+  static SUMEXP_FN void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
+    PanelRows<V, E, kInputs, Count> rows[kTiles];
+    TileRow row[kTiles];
+    for (int t = 0; t < count; ++t) rows[t] = {panels[t], n};
+    reduce_tiles(rows, count, factor, row);
+    for (int t = 0; t < count; ++t)
+      map_panel<V, E, kInputs, false>(rows[t], row[t], row[t].factor, panels[t].out, panels[t].stream, map_value);
+  }
+  template <class E>
+  static bool panels(const cpu::Panel* panels, int count, double factor) {
+    constexpr int kGroup = Geometry<T>::kGroup;  // known to the compiler, a row of one group has no loop left
+    if (panels->count == kGroup) panels_of<E>(panels, count, factor, std::integral_constant<int, kGroup>());
+    else panels_of<E>(panels, count, factor, panels->count);
+    return true;
+  }
+  static bool tiles(const cpu::Tile* tiles, int count, double factor) {
+    Transposed<V, kInputs> rows[kTiles];
+    TileRow row[kTiles];
+    for (int t = 0; t < count; ++t) rows[t] = Transposed<V, kInputs>(tiles[t]);
+    reduce_tiles(rows, count, factor, row);
+    for (int t = 0; t < count; ++t) map_rows(rows[t], row[t]);
+    return true;
+  }
+  static SUMEXP_FN void map_rows(const Transposed<V, kInputs>& rows, const TileRow& row) {
+    for (int j = 0; j < rows.n; ++j) {
+      V v[kInputs];
+      for (int k = 0; k < kInputs; ++k) v[k] = rows.in[k][j];
+      rows.in[0][j] = map_value(v, row);
+    }
+  }
+
+  // Long columns: straight down memory, with all lanes of all tiles in the cache, lane l of tile t at l * tiles + t.
+  template <int pass, class S>
+  static void column_sums(const cpu::Columns& at, std::int64_t first, int count, void* scratch, const void* from, void* to) {
+    using G = Geometry<T>;
+    constexpr int kSums = Op::kSums;
+    TileRow known[kMostTiles<V, S>];
+    for (int t = 0; pass > 0 && t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(from) + t * W);
+    const int lanes = count < G::kLanes ? count : G::kLanes, tiles = at.tiles;
+    V(*const lane)[kSums] = static_cast<V(*)[kSums]>(scratch);
+    for (int l = 0; l < lanes * tiles; ++l)
+      for (int a = 0; a < kSums; ++a) lane[l][a] = V(T(0));
+    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) {
+      Op::template add<pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
+    });
+    State* const states = static_cast<State*>(to);
+    for (int t = 0; t < tiles; ++t) {
+      Wide<V> member[kSums][G::kGroup];
+      fold_kept_lanes(lanes, lane + t, tiles, [&](int i, const V* acc) {
+        for (int a = 0; a < kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
+      });
+      for (int a = 0; a < kSums; ++a) {
+        Wide<T> sum[W];
+        put_lanes(tile_fold_members(lanes, member[a]) + WideOf<V>::constant(0), sum);  // no sum is -0
+        for (int b = 0; b < W; ++b) states[t * W + b].sum[a] = sum[b];
+      }
+    }
+  }
+  static SUMEXP_FN TileRow tile_row(const Row* rows) {
+    return gather_lanes<V, TileRow>([&](int b) { return rows[b]; });
+  }
+  template <class S>
+  static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
+    TileRow known[kMostTiles<V, S>];
+    for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W);
+    const std::int64_t stride = at.stride[cpu::kOut];
+    char* const out = at.data[cpu::kOut] + first * stride;
+    const bool stream = at.stream;
+    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) {
+      put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v, known[t]), stream);
+    });
+    return true;
+  }
+#endif
+};
+
+template <class V, class S, class Op>
+constexpr cpu::Kernel sums_kernel() {
+  using K = SumsKernel<V, Op>;
+  using T = ElementOf<V>;
+  cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
+  constexpr bool stored = std::is_same_v<S, T> || V::kRegister;
+  kernel.finish[0] = K::template finish<0>;
+  kernel.reduce[0][cpu::kScratch] = K::template reduce<0, T>;
+  if constexpr (stored) kernel.reduce[0][cpu::kStored] = K::template reduce<0, S>;
+  if constexpr (Op::kPasses > 1) {
+    kernel.finish[1] = K::template finish<1>;
+    kernel.reduce[1][cpu::kScratch] = K::template reduce<1, T>;
+    if constexpr (stored) kernel.reduce[1][cpu::kStored] = K::template reduce<1, S>;
+  }
+  kernel.map[cpu::kScratch] = K::template map<T>;
+  if constexpr (stored) kernel.map[cpu::kStored] = K::template map<S>;
+#if SUMEXP_REGISTERS
+  kernel.panels[cpu::kScratch] = K::template panels<T>;
+  kernel.panels[cpu::kStored] = K::template panels<S>;
+  kernel.tiles = K::tiles;
+  kernel.column_sums[0] = K::template column_sums<0, S>;
+  if constexpr (Op::kPasses > 1) kernel.column_sums[1] = K::template column_sums<1, S>;
+  kernel.map_columns = K::template map_columns<S>;
+#endif
+  return kernel;
+}
+
+}  // namespace sumexp::SUMEXP_NS

@@ -1,0 +1,131 @@
+// What an instruction set offers to the drivers: leaf functions on a chunk, a panel of rows, a tile or a block of columns,
+// reached through a table. Drivers know sizes of elements, states and finished rows, never an op or a vector; kernels know
+// values, never where rows lie. Only plain data crosses.
+//
+// T is the type that is computed in: float for 16-bit and float arrays, double for double. V::W, `width` below, is how many T a
+// vector holds. Functions that read or write rows come twice, by Elements: rows of T in scratch, or rows of the caller's own
+// elements, contiguous, where they lie.
+#pragma once
+
+#include "../plan.hpp"
+
+namespace sumexp::cpu {
+
+inline constexpr int kTiles = 4;      // panels or tiles taken together at most, to hide the latencies of each
+inline constexpr int kShortRow = 64;  // up to this long it pays
+inline constexpr int kWidestVector = 16;
+inline constexpr int kLineBytes = 64;  // of a cache line
+
+enum Elements { kScratch, kStored };
+
+// The fixed order of summation in numbers (numerics/geometry.hpp), by the size of T.
+struct Order {
+  int group, lanes, chunk;
+};
+constexpr Order order_of(int wide_bytes) { return wide_bytes == 8 ? Order{8, 64, 512} : Order{16, 256, 2048}; }
+
+// Row 0 and the bytes from one row to the next.
+struct RowsAt {
+  char* first;
+  std::int64_t step;
+};
+
+// One chunk of one row.
+struct Chunk {
+  const void* in[kMaxInputs];
+  void* out;
+  void* terms;         // T: left by reduce for map; null: map makes them again
+  void* maximum;       // T: the chunk's, left by reduce for map
+  int count;
+  std::int64_t ahead;  // elements from one to what is read a row, or a chunk, later
+  bool stream;         // results go around the cache
+};
+
+// What finish takes besides the state.
+struct RowContext {
+  double factor;      // that the temperature gives a derivative
+  const void* input;  // the row input, of stored type; null where the op has none
+};
+
+// Up to `width` rows of one chunk, each where it lies.
+struct Panel {
+  RowsAt in[kMaxInputs], terms, out, row_input;
+  int count, rows;
+  std::int64_t ahead;
+  bool stream;
+};
+
+// Up to `width` rows of one chunk, transposed: element j of all rows of input k is the vector at in[k] + j. Results take the
+// place of input 0; of ops with one value a row they go to `out`.
+struct Tile {
+  void* in[kMaxInputs];
+  void* top;  // a vector: the largest element of each row of input 0
+  int count, rows;
+  RowsAt out, row_input;
+};
+
+// Whole tiles of rows that lie side by side in the caller's arrays.
+struct Columns {
+  char* data[kOperands];            // element 0 of the first row
+  std::int64_t stride[kOperands];   // bytes from an element to the next
+  std::int64_t n, ahead;            // of a row; elements to what is prefetched
+  int inputs, tiles;
+  double temperature;               // that elements of input 0 are divided by; 1: they are not
+  bool stream;
+};
+
+struct Kernel {
+  int state_bytes, row_bytes;  // of the state of a chunk, and of what a finished row holds
+  void (*empty)(void* state);  // of no element
+  void (*merge)(const void* a, const void* b, void* to);
+  void (*finish[2])(const void* state, const RowContext&, void* row);  // by pass
+  // One chunk. The second pass finds the row as the first has finished it. Null: packed rows only.
+  void (*reduce[2][2])(const Chunk&, const void* row, void* state);  // by pass and Elements
+  void (*map[2])(const Chunk&, const void* row);
+  void (*emit)(const void* row, char* out, char* sign);
+  // Up to kTiles panels or tiles to their results. False, with nothing written, where a row is special: its maximum is not
+  // finite or large, or it has a NaN that the form does not serve. The row driver then takes these rows. Null: not offered.
+  bool (*panels[2])(const Panel*, int panels, double factor);
+  bool (*tiles)(const Tile*, int tiles, double factor);
+  // Rows of many chunks side by side; states and rows are of `width` rows. False as above.
+  bool (*tile_states)(const Tile&, bool keep_terms, void* maximum, void* states);
+  void (*column_sums[2])(const Columns&, std::int64_t first, int count, void* lanes, const void* rows, void* states);
+  // From a tile's terms, or logits, to results in place; from memory to memory, or false where a chunk is far below its row's
+  // maximum: then by term_tile and map_tile.
+  void (*term_tile)(const Tile&, const void* maximum);
+  void (*map_tile)(const Tile&, const void* maximum, const void* rows);
+  bool (*map_columns)(const Columns&, std::int64_t first, int count, const void* maximum, const void* rows);
+};
+
+// How elements of one dtype move between the caller's arrays and scratch.
+struct Moves {
+  int width;
+  void (*pack_row)(const Plan&, int operand, const char* row, std::int64_t first, int count, void* to);
+  void (*unpack_row)(const Plan&, int operand, char* row, std::int64_t first, int count, const void* from);
+  void (*divide)(double temperature, std::int64_t count, void* x);
+  // Rows side by side to rows of T, `pitch` elements apart, and back.
+  void (*pack_columns)(const char* first_row, std::int64_t stride, int rows, int count, void* to, std::int64_t pitch);
+  void (*unpack_columns)(char* first_row, std::int64_t stride, int rows, int count, const void* from, std::int64_t pitch,
+                         bool stream);
+  // Null from here on without registers.
+  // `count` rows of n elements to a tile, through a transposition in registers, and back.
+  void (*load_tile)(RowsAt rows, std::int64_t stride, int count, int n, void* to);
+  void (*store_tile)(RowsAt rows, std::int64_t stride, int count, int n, const void* from, bool stream);
+  // Rows side by side to tiles, `pitch` vectors apart, and back. tops: for a vector a tile, its largest elements; or null.
+  void (*load_columns)(const Columns&, int operand, std::int64_t first, int count, void* to, std::int64_t pitch, void* tops);
+  void (*store_columns)(const Columns&, std::int64_t first, int count, const void* from, std::int64_t pitch);
+};
+
+struct Kernels {
+  const Moves* moves[4];          // by dtype
+  const Kernel* ops[kOpCount][4];
+  bool registers;                 // a vector is a machine register: panels and tiles are worth their code
+};
+
+const Kernels& kernels_scalar();
+const Kernels& kernels_scalar_fma();  // the same source, compiled for CPUs with an FMA instruction
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+const Kernels& kernels_neon();
+
+}  // namespace sumexp::cpu

@@ -1,0 +1,85 @@
+// Kernels of an op on sums of weighted exponentials (WeightedOp in ops/op.hpp): weighted_kernel<V, S, Op>().
+#pragma once
+
+#include "../../ops/op.hpp"
+#include "exp_chunk.hpp"
+#include "kernel.hpp"
+
+namespace sumexp::SUMEXP_NS {
+
+template <class V, class Terms, class Op>
+struct WeightedKernel {
+  using T = ElementOf<V>;
+  using State = typename Op::template State<T>;
+  using Row = typename Op::template Row<T>;
+
+  // Sum of term times factor in T, relative to the chunk's 2^N; in the order of the geometry.
+  static void add_weighted(const T* terms, const T*, const T* f, int count, ExpDotState<T>& state) {
+    if (!is_finite(state.sum.m)) return;
+    V dot[1][Geometry<T>::kGroup / V::W];
+    const V down = V(static_cast<T>(kCarryDown<T>));
+    lane_reduce<V, 1>(count, T(0), dot, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+      using U = std::remove_pointer_t<decltype(acc)>;
+      const U term = memory.template load<U>(terms + i, T(0)) * U(down);
+      acc[0] = fma(term, memory.template load<U>(f + i, T(0)), acc[0]);
+    });
+    state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
+  }
+  // The same in the wide type, with the factors of the maxima apart: lanes in order, then by halves.
+  static void add_weighted(const T* terms, const T* x, const T* f, int count, ExpState<T>& state) {
+    using G = Geometry<T>;
+    const auto wide_sum = [&](auto value) {
+      Wide<T> column[G::kLanes];
+      for (int l = 0; l < G::kLanes; ++l) {
+        column[l] = WideOf<T>::constant(0);
+        for (int i = l; i < count; i += G::kLanes) column[l] = column[l] + value(i);
+      }
+      for (int width = G::kLanes / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; ++l) column[l] = column[l] + column[l + width];
+      return column[0];
+    };
+    const T infinity = Limits<T>::infinity;
+    if (state.m == -infinity) return;
+    state.c = wide_sum([&](int i) { return WideOf<T>::from(x[i] == state.m ? f[i] : T(0)); });
+    if (state.m == infinity || is_nan(state.R)) return;
+    state.R = wide_sum([&](int i) { return x[i] == state.m ? WideOf<T>::constant(0) : product(terms[i], f[i]); });
+    state.R = state.R * anchor_factor(base_of(state.m));
+  }
+  static double product(float t, float f) { return static_cast<double>(t) * static_cast<double>(f); }
+  static DD<double> product(double t, double f) { return two_product(t, f); }
+
+  static void reduce(const cpu::Chunk& chunk, const void*, void* to) {
+    const T *x = static_cast<const T*>(chunk.in[0]), *f = static_cast<const T*>(chunk.in[1]);
+    T terms[Geometry<T>::kChunk];
+    T kept[Op::kExact ? Geometry<T>::kChunk : 1];
+    if constexpr (Op::kExact) {  // a factor of 0 leaves the element out, whatever it is
+      for (int i = 0; i < chunk.count; ++i) kept[i] = f[i] == T(0) ? -Limits<T>::infinity : x[i];
+      x = kept;
+    }
+    const ExpState<T> sum = exp_chunk<Terms, V, false, true>(x, chunk.count, terms, chunk.ahead);
+    State& state = as<State>(to);
+    if constexpr (Op::kExact) state = sum;
+    else state = {sum, WideOf<T>::constant(0)};
+    add_weighted(terms, x, f, chunk.count, state);
+  }
+  static void finish(const void* state, const cpu::RowContext&, void* row) { as<Row>(row) = Op::finish(as<State>(state)); }
+  template <class S>
+  static void emit(const void* row, char* out, char* sign_out) {
+    T sign = T(0);
+    write<S>(out, Op::emit(as<Row>(row), sign_out ? &sign : nullptr));
+    if (sign_out) write<S>(sign_out, sign);
+  }
+};
+
+template <class V, class S, class Op>
+constexpr cpu::Kernel weighted_kernel() {
+  using K = WeightedKernel<V, TermsOf<S>, Op>;
+  cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
+  kernel.finish[0] = K::finish;
+  kernel.reduce[0][cpu::kScratch] = K::reduce;
+  if constexpr (std::is_same_v<S, ElementOf<V>>) kernel.reduce[0][cpu::kStored] = K::reduce;
+  kernel.emit = K::template emit<S>;
+  return kernel;
+}
+
+}  // namespace sumexp::SUMEXP_NS
