@@ -72,11 +72,15 @@ def print_times(units):
     for target, unit, cpu, wall in units:
         targets[target].append((unit, cpu, wall))
     rows = []
-    for target, members in targets.items():
-        known = [cpu for _, cpu, _ in members if cpu is not None]
-        total = sum(known) if len(known) == len(members) else None
-        rows.append((target, f"{len(members)} units", seconds(total), seconds(sum(wall for _, _, wall in members))))
+
+    def total(of):
+        known = [cpu for _, cpu, _ in of if cpu is not None]
+        return sum(known) if len(known) == len(of) else None, sum(wall for _, _, wall in of)
+
+    for target, members in sorted(targets.items(), key=lambda item: -total(item[1])[1]):
+        rows.append((target, f"{len(members)} units", *map(seconds, total(members))))
         rows += [("", unit, seconds(cpu), seconds(wall)) for unit, cpu, wall in members]
+    rows.append(("all", f"{len(units)} units", *map(seconds, total([unit[1:] for unit in units]))))
     width = max(len(unit) for _, unit, _, _ in rows)
     wide = max(len(target) for target, _, _, _ in rows)
     print(f"{'target':{wide}}  {'translation unit':{width}}    CPU s   wall s")

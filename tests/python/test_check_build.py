@@ -47,7 +47,9 @@ def test_times_are_those_of_the_last_build(tree):
 def test_prints_and_accepts(tree, capsys):
     assert check_build.main([str(tree)]) == 0
     printed = capsys.readouterr().out
-    assert "csrc/cpu/plan.cpp" in printed and "module, MB (GPU architectures: none)     2.0, at most 6" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["csrc/cpu/plan.cpp", "1.2", "1.5"] in lines and ["all", "2", "units", "5.5"] in lines
+    assert "module, MB (GPU architectures: none)     2.0, at most 6" in printed
 
 
 def test_no_log_is_said(tree, capsys):
