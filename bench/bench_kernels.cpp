@@ -136,8 +136,8 @@ void measure(benchmark::State& state, const Operation& operation, const Format& 
   // Google Benchmark enters here several times for one name: the arrays and the verdict are kept.
   static std::unique_ptr<Case> current;
   static std::string current_name, verdict;
-  const std::string name = std::string(operation.name) + format.name + isa + shape.driver +
-                           std::to_string(shape.rows) + "/" + std::to_string(shape.n);
+  const std::string name = std::string(operation.name) + format.name + isa + shape.driver + std::to_string(shape.rows) + "/" +
+                           std::to_string(shape.n);
   sumexp::set_isa(isa.c_str());
   if (name != current_name) {
     current.reset();
@@ -166,9 +166,10 @@ void register_kernels(int threads) {
           if (threads == 1 && std::strcmp(shape.driver, "split") == 0) continue;
           const std::string name = std::string(operation.name) + "_" + format.name + "_" + isa + "/" +
                                    std::to_string(shape.rows) + "/" + std::to_string(shape.n) + "/" + shape.driver;
-          benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-            measure(state, operation, format, shape, isa);
-          })->UseRealTime()->Unit(benchmark::kMicrosecond);
+          benchmark::RegisterBenchmark(name.c_str(),
+                                       [=](benchmark::State& state) { measure(state, operation, format, shape, isa); })
+              ->UseRealTime()
+              ->Unit(benchmark::kMicrosecond);
         }
 }
 

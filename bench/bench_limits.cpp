@@ -72,7 +72,8 @@ void register_limits() {
     for (const Limit& limit : kLimits)
       benchmark::RegisterBenchmark((std::string(limit.name) + "/" + std::to_string(bytes)).c_str(),
                                    [=](benchmark::State& state) { measure(state, limit, bytes); })
-          ->UseRealTime()->Unit(benchmark::kMicrosecond);
+          ->UseRealTime()
+          ->Unit(benchmark::kMicrosecond);
 }
 
 }  // namespace bench

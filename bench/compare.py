@@ -1,7 +1,7 @@
 """Compares two results files: python bench/compare.py before.json after.json
 
-Reads what sumexp_bench wrote (--benchmark_out=FILE --benchmark_repetitions=9) and what `python -m sumexp
-bench` wrote. For every measurement in both it draws the ratio of medians, after / before, with a bootstrap
+Reads what sumexp_bench wrote (--benchmark_out=FILE --benchmark_repetitions=9) and what bench/cpu.py
+wrote. For every measurement in both it draws the ratio of medians, after / before, with a bootstrap
 interval over the repetitions, and says
 
     SLOWER   the whole interval lies above 1 + margin

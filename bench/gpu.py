@@ -32,8 +32,8 @@ def parse(arguments):
     p.add_argument("--only", metavar="REGEX", default="", help="cells by name, such as 'softmax_vjp bf16 .* x 2K'")
     p.add_argument("--peers", nargs="+", choices=("torch", "compile", "triton"), default=["torch", "compile", "triton"])
     p.add_argument("--seconds", type=float, default=300, help="for measuring (default 300, less after a build of "
-                   "more than %d); peers that are slow to prepare are left out, cell by cell, where it gets short" %
-                   (WHOLE_SECONDS - 300))
+                   f"more than {WHOLE_SECONDS - 300}); peers that are slow to prepare are left out, cell by cell, where it "
+                   "gets short")
     p.add_argument("--json", metavar="FILE", help="where the figures go (default: bench/results/DATE-DEVICE-gpu.json, "
                    "with --quick or --only sumexp-bench/gpu.json)")
     p.add_argument("--no-build", action="store_true", help="measure the sumexp that is installed")
@@ -207,10 +207,11 @@ def prepare(cell, names, generator, failed):
 
 def measure(document, cells, rivals, seconds, save, clock=None, free_memory=None, device="cuda"):
     """Fills document["records"], ["left_out"] and ["wrong"], cell by cell, within `seconds`."""
-    import gpu_peers
-    import gpu_report
     import torch
     from tqdm import tqdm
+
+    import gpu_peers
+    import gpu_report
 
     tqdm.monitor_interval = 0  # no thread beside the measurements
     clock = clock or CudaClock()
@@ -244,7 +245,7 @@ def measure(document, cells, rivals, seconds, save, clock=None, free_memory=None
         left = deadline - time.monotonic()
         names, without = gpu_report.choose(cell, available, left, len(cells) - at)
         if names and cell.held > free_memory():
-            names, without = [], {p: f"{gpu_report.NO_MEMORY}: {cell.held} bytes" for p in available}
+            names, without = [], dict.fromkeys(available, f"{gpu_report.NO_MEMORY}: {cell.held} bytes")
         for peer, reason in without.items():
             leave_out(peer, reason)
         if not names:
@@ -270,8 +271,9 @@ def measure(document, cells, rivals, seconds, save, clock=None, free_memory=None
 
 
 def new_document():
-    import sumexp
     import torch
+
+    import sumexp
 
     def version(name):
         try:

@@ -8,8 +8,8 @@ import json
 import pathlib
 import re
 
-from sumexp.bench import stats, tables
-from sumexp.bench.cells import OPS, READS_WRITES
+from harness import stats, tables
+from harness.cells import OPS, READS_WRITES
 
 ITEM = {"bf16": 2, "f32": 4}
 K, M = 1 << 10, 1 << 20

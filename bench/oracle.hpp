@@ -106,8 +106,8 @@ inline Expected expect(const Operation& operation, const Format& format, const s
   const Real sum = dot(of(a), one, size_ab), sa = dot(of(s), of(a), size_a);
   const Real sizes_sum = size_ab, sb = second ? dot(of(s), of(b), size_b) : 0;
   // centred, as the library has it: with y rounded to 16 bits, sum(y) is not quite 1, and other forms differ
-  const Real sab = second ? dot([&](std::size_t i) { return s[i] * (a[i] - sa); },
-                                [&](std::size_t i) { return b[i] - sb; }, size_ab) : 0;
+  const Real sab =
+      second ? dot([&](std::size_t i) { return s[i] * (a[i] - sa); }, [&](std::size_t i) { return b[i] - sb; }, size_ab) : 0;
   for (std::size_t i = 0; i < n; ++i) {
     switch (operation.op) {
       case Op::softmax_vjp: result(s[i] * (a[i] - sa), s[i] * (std::fabs(a[i]) + size_a)); break;

@@ -5,7 +5,7 @@ import sys
 USAGE = """usage: python -m sumexp COMMAND
 
   demo     train a softmax regression on handwritten digits, and look at its logits
-  bench    time sumexp against its peers (python -m sumexp bench --help)
+  bench    time the functions on this machine, beside a copy (python -m sumexp bench --help)
   config   print what was built and what was chosen
 """
 
@@ -24,11 +24,9 @@ def main(argv):
 
         return demo.main(rest)
     if command == "bench":
-        import runpy
+        from . import _bench
 
-        sys.argv = ["python -m sumexp bench", *rest]
-        runpy.run_module("sumexp.bench", run_name="__main__")
-        return 0
+        return _bench.main(rest)
     asked = command in ("-h", "--help", "")
     print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
     return 0 if asked else 2

@@ -4,8 +4,8 @@ Inputs and outputs are in keepdims form: an input is "full" or a "row" (length 1
 transformation of layout applies to all of them alike.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 import numpy as np
 

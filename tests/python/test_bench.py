@@ -1,8 +1,10 @@
-"""python -m sumexp bench and bench/compare.py: small and quick, no claim about speed."""
+"""bench/cpu.py and bench/compare.py: small and quick, no claim about speed."""
 
-import importlib.util
+import importlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sumexp.bench import __main__ as main
-from sumexp.bench import accuracy, bars, cells, peers, rounds, stats, tables
-
 ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "bench"
+if not BENCH.exists():
+    pytest.skip("bench/ is not here", allow_module_level=True)
 pytest.importorskip("tqdm")
+sys.path.insert(0, str(BENCH))
+try:
+    main, compare = map(importlib.import_module, ("cpu", "compare"))
+    from harness import accuracy, bars, cells, peers, rounds, stats, tables
+finally:
+    sys.path.remove(str(BENCH))
 
 
 def bench(*arguments):
-    # not through `python -m sumexp`, which would do the same
-    return subprocess.run([sys.executable, "-m", "sumexp.bench", *map(str, arguments)], capture_output=True,
+    return subprocess.run([sys.executable, str(BENCH / "cpu.py"), *map(str, arguments)], capture_output=True,
                           text=True, timeout=600, env=dict(os.environ))
 
 
@@ -40,6 +47,7 @@ def test_prints_and_writes(measured):
     assert {(op, p) for op in ("softmax", "logsumexp", "softmax_vjp") for p in ("sumexp", "numpy")} <= found
     assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in document["records"])
     assert {r["peer"] for r in document["overhead"]} >= {"sumexp", "numpy"}
+    assert any(r["peer"] == "limit:copy" for r in document["records"]) == bool(shutil.which("c++") or os.environ.get("CXX"))
     assert "softmax 2048 x 128" in run.stdout and "on 16 floats" in run.stdout
     assert "cells" in run.stderr  # the progress bar
 
@@ -71,6 +79,42 @@ def test_readme_tables(measured, tmp_path):
     page.write_text("no markers\n")
     with pytest.raises(SystemExit, match="bench:speed"):
         tables.write_readme(page, document)
+
+
+RESULTS = BENCH / "results"
+needs_results = pytest.mark.skipif(not RESULTS.exists(), reason="bench/results is not here")
+
+
+@needs_results
+@pytest.mark.parametrize("page, files, names, blocks", [
+    ("README.md", ["speed"], (), {"summary"}),
+    ("bench/results/README.md", ["speed"], (), {"speed", "accuracy"}),
+    ("bench/results/README.md", ["bars", "torch"], bars.NAMES, {"bars"}),
+])
+def test_committed_pages_are_what_the_files_say(page, files, names, blocks, tmp_path):
+    """The commands in bench/results/README.md change nothing."""
+    document = main.load([RESULTS / f"2026-11-23-epyc-zen4-{name}.json" for name in files])
+    copy = tmp_path / "page.md"
+    copy.write_text((ROOT / page).read_text())
+    assert set(tables.write_readme(copy, document, names)) == blocks
+    assert copy.read_text() == (ROOT / page).read_text()
+
+
+@needs_results
+def test_summary_is_a_dozen_rows():
+    document = main.load([RESULTS / "2026-11-23-epyc-zen4-speed.json"])
+    summary = tables.readme_blocks(document)["summary"]
+    assert len(re.findall(r"^\| \w+ \d+ x \d+ \|", summary, re.M)) == len(tables.SUMMARY) == 12
+    assert document["machine"]["cpu"] in summary and document["date"] in summary
+
+
+@needs_results
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = bench("--from", RESULTS / "2026-11-23-epyc-zen4-speed.json", "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    for name in ("throughput.png", "accuracy.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and (RESULTS / name).exists()
 
 
 def test_grid_sizes():
@@ -133,7 +177,8 @@ def test_bars_are_judged():
 def test_bars_tell_noise_and_missing_cells():
     cell = {"op": "softmax", "dtype": "float32", "axis": "last", "rows": 2, "threads": 1, "isa": "best", "groups": ["torch"]}
     times = {16: ([1.0] * 5, [4.0] * 5), 128: ([1.0] * 5, [0.9, 0.9, 0.9, 2, 2]), 1024: ([1.0] * 5, [])}
-    records = [{**cell, "n": n, "peer": p, "seconds": s} for n, both in times.items() for p, s in zip(("sumexp", "torch"), both)]
+    records = [{**cell, "n": n, "peer": p, "seconds": s}
+               for n, both in times.items() for p, s in zip(("sumexp", "torch"), both)]
     every = bars.judge(records, [], ["torch"])[0]
     assert (every.cells, every.missing, every.beyond) == (2, 1, 0)
     assert every.word == "NOT MET (noise), 1 cells not measured"
@@ -235,11 +280,6 @@ def test_accuracy_measures_the_promise(op):
 
 
 def test_compare(tmp_path):
-    if not (ROOT / "bench" / "compare.py").exists():
-        pytest.skip("bench/ is not here")
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "bench" / "compare.py")
-    compare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(compare)
     rng = np.random.default_rng(2)
 
     def write(name, medians):

@@ -220,7 +220,8 @@ def test_place_in_the_batch(op, fmt):
         inputs = inputs_of(op, fmt, rows, n)
         expected = op.run(se, inputs)
         alone = range(rows) if n <= 300 else (0, 1, rows - 1)
-        for begin, end in [(r, r + 1) for r in alone] + [(1, rows), (0, rows - 1), (3, 20), (16, 33), (2, 4), (9, 14), (20, 35)]:
+        parts = [(1, rows), (0, rows - 1), (3, 20), (16, 33), (2, 4), (9, 14), (20, 35)]
+        for begin, end in [(r, r + 1) for r in alone] + parts:
             got = op.run(se, [i[begin:end] for i in inputs])
             assert same(got, expected[begin:end]), (n, begin, end)
         order = np.random.default_rng(n).permutation(rows)

@@ -16,9 +16,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import gpu_cases as cases  # noqa: E402
-from gpu_cases import DTYPES, OPERATIONS, POISON, difference, named  # noqa: E402
-
 import sumexp as se  # noqa: E402
+from gpu_cases import DTYPES, OPERATIONS, POISON, difference, named  # noqa: E402
 from oracle.accuracy import seed  # noqa: E402
 from oracle.formats import FORMATS  # noqa: E402
 from oracle.ops import OPS  # noqa: E402

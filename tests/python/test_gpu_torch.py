@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-import gpu_cases as cases  # noqa: E402
 import torch.autograd.forward_ad as forward_ad  # noqa: E402
-from gpu_cases import DTYPES, difference, named  # noqa: E402
 from torch.func import jvp, vjp, vmap  # noqa: E402
 
+import gpu_cases as cases  # noqa: E402
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from gpu_cases import DTYPES, difference, named  # noqa: E402
 from oracle.accuracy import seed  # noqa: E402
 from oracle.formats import F16, F32, F64  # noqa: E402
 from oracle.ops import OPS  # noqa: E402

@@ -1,8 +1,7 @@
 """Whatever array comes: within the promise of the oracle, and the same bytes however it is laid out."""
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import sumexp as se
 from oracle import accuracy, bounds

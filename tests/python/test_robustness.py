@@ -135,7 +135,8 @@ assert os.sched_getaffinity(0) == every
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="one CPU, or no way to tell")
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+                    reason="one CPU, or no way to tell")
 def test_workers_keep_off_the_callers_cpu():
     """A few of them, from the first call on (csrc/cpu/worker.hpp); many go anywhere. The caller is left alone."""
     subprocess.run([sys.executable, "-c", PLACES], check=True, timeout=60)
@@ -164,7 +165,8 @@ def test_a_second_interpreter_is_refused():
     module = "_xxsubinterpreters" if sys.version_info < (3, 13) else "_interpreters"
     program = f"import {module} as interpreters; interpreters.run_string(interpreters.create(), {{!r}})"
     inside = "try:\n import sumexp\nexcept ImportError as error:\n print(error, flush=True)"
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program.format(inside)], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program.format(inside)], capture_output=True, text=True,
+                         timeout=120)
     assert "does not support loading in subinterpreters" in run.stdout, run.stderr
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sumexp as se
-from oracle.formats import FORMATS, F32, F64
+from oracle.formats import F32, F64, FORMATS
 from oracle.ops import OPS
 from oracle.rows import cast
 

@@ -270,10 +270,11 @@ def test_wrappers_of_functionalize():
 @pytest.mark.parametrize("function", ["st", "sumexp"])
 def test_a_finalizer_takes_the_memory(function, recorded):
     # Creating the result may run the collector, and with it a finalizer that gives the argument other memory.
+    softmax = "st.softmax(x, -1)" if function == "st" else "sumexp.softmax(x)"
     program = f"""
 import gc, torch, sumexp, sumexp.torch as st
 torch.set_num_threads(1)
-softmax = {dict(st="lambda x: st.softmax(x, -1)", sumexp="lambda x: sumexp.softmax(x)")[function]}
+softmax = lambda x: {softmax}
 armed, hits = False, 0
 class Finalized:
     def __del__(self):

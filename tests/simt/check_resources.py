@@ -58,7 +58,8 @@ def by_operation(folder, chip):
         op = r"NS0_(?:6SumsOfI\w+?NS0_)?\d+([A-Za-z]+?)(?:Op|(?=EEE))"
         match = re.search(rf"(warp_rows|block_rows)I({'|'.join(TYPES)}){op}.*?E(Li8E)?Lb1E", name)
         if arch == chip and match and (match[1] == "block_rows" or match[4]):
-            cells[match[3], TYPES[match[2]]][match[1]] = f"{registers} ({warps(registers)}{', stack ' + str(stack) if stack else ''})"
+            used = f", stack {stack}" if stack else ""
+            cells[match[3], TYPES[match[2]]][match[1]] = f"{registers} ({warps(registers)}{used})"
     types = ("f32", "f64", "bf16", "f16")
     print("| registers (warps an SM holds) | " + " | ".join(types) + " |\n|---|" + "--:|" * len(types))
     for op in sorted({op for op, _ in cells}):

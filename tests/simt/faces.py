@@ -110,7 +110,8 @@ STREAM = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int32, ctypes.c_int32, ctypes.
 def from_object(value, out):
     array = value.array
     code, bits = {"b": (6, 8), "u": (1, 8), "V": (4, 16), "i": (0, 64)}.get(array.dtype.kind, (2, 8 * array.dtype.itemsize))
-    value.kept = [(ctypes.c_int64 * array.ndim)(*array.shape), (ctypes.c_int64 * array.ndim)(*(s // array.itemsize for s in array.strides))]
+    sizes = ctypes.c_int64 * array.ndim
+    value.kept = [sizes(*array.shape), sizes(*(s // array.itemsize for s in array.strides))]
     out[0] = DLTensor(array.ctypes.data, (2, value.device), array.ndim, code, bits, 1, *value.kept, 0)
     return 0
 
@@ -316,7 +317,8 @@ def test_streams(monkeypatch):
     (lambda x: se.logsumexp(x, axis="a"), TypeError, "logsumexp: axis is 'a', accepted: an int"),
     (lambda x: se.softmax(x, temperature=-1), ValueError, "softmax: temperature is -1"),
     (lambda x: se.softmax(type(x)(np.ones(3, int))), TypeError, "softmax: x has dtype int64, accepted: float16"),
-    (lambda x: se.softmax_vjp(type(x)(np.ones(3, np.float32)), type(x)(np.ones(3))), TypeError, "g has dtype float32, accepted"),
+    (lambda x: se.softmax_vjp(type(x)(np.ones(3, np.float32)), type(x)(np.ones(3))), TypeError,
+     "g has dtype float32, accepted"),
     (lambda x: se.softmax(x, where=x), TypeError, "softmax: where has dtype float64, accepted: bool"),
     (lambda x: se.softmax(type(x)(np.ones(3, bool))), TypeError, "softmax: x has dtype bool, accepted: float16"),
     (lambda x: se.softmax(x, out=type(x)(np.ones(3))), ValueError, r"softmax: out has shape \(3,\)"),

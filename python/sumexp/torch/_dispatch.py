@@ -41,7 +41,8 @@ def _mask(function, x, where):
     if mask.dtype is not torch.bool:
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")
     if len(mask.shape) > x.dim() or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape))):
-        raise ValueError(f"{function}: where has shape {tuple(mask.shape)}, accepted: {tuple(x.shape)}, or what broadcasts to it")
+        accepted = f"{tuple(x.shape)}, or what broadcasts to it"
+        raise ValueError(f"{function}: where has shape {tuple(mask.shape)}, accepted: {accepted}")
     return mask.expand(x.shape)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import os
+import pathlib
 import selectors
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 
 from . import cells, limits, stats
 
+HERE = pathlib.Path(__file__).resolve().parents[1]  # where a worker finds this package
 PAUSE = 0.01
 PATIENCE = 180  # seconds for one answer
 
@@ -53,13 +55,14 @@ class Worker:
             environment["ATEN_CPU_CAPABILITY"] = "avx2" if isa == "avx2" else "default"
         if name == "numpy-baseline":
             environment["NPY_DISABLE_CPU_FEATURES"] = " ".join(numpy_dispatch())
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), environment.get("PYTHONPATH")]))
         if library:
             environment[limits.VARIABLE] = str(library)
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         chosen = ",".join(map(str, cpus[:threads]))
         self.errors, self.last_words = tempfile.TemporaryFile("w+", errors="replace"), ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sumexp.bench.worker", name, str(threads), chosen],
+            [sys.executable, "-m", "harness.worker", name, str(threads), chosen],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -234,7 +237,8 @@ def run_between(threads, rounds, library, progress, note, lengths=(256, 1024, 30
         for n in lengths:
             names = fleet.prepare(["sumexp-tensor", "torch"], "between", n=n)
             for name, seconds in fleet.turns(names, 3 * rounds, 2).items():  # the difference looked for is a few percent
-                records.append({"op": "softmax", "n": n, "face": f"between products, {n} x {n}", "peer": name, "seconds": seconds})
+                face = f"between products, {n} x {n}"
+                records.append({"op": "softmax", "n": n, "face": face, "peer": name, "seconds": seconds})
             progress(f"between products of {n}")
     return records
 

@@ -198,9 +198,9 @@ class Jax:
         elif op == "softmax_vjp":
             # of one row, XLA's sum over a product takes 100 times what its dot product does
             dot = jnp.vdot if one_row else lambda g, y: jnp.sum(g * y, axis=axis, keepdims=True)
-            f = lambda g, y: y * (g - dot(g, y))  # noqa: E731
+            f = lambda g, y: y * (g - dot(g, y))
         else:
-            f = lambda g, y: g - jnp.exp(y) * jnp.sum(g, axis=axis, keepdims=True)  # noqa: E731
+            f = lambda g, y: g - jnp.exp(y) * jnp.sum(g, axis=axis, keepdims=True)
         return jax.jit(f)
 
     def build(self, cell, inputs, out):

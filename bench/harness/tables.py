@@ -1,4 +1,4 @@
-"""What is printed, and the tables of README.md, which lie between markers: <!-- bench:speed --> and so on."""
+"""What is printed, and the tables of README.md and results/README.md, between markers: <!-- bench:speed --> and so on."""
 
 import pathlib
 import re
@@ -6,6 +6,8 @@ import re
 from . import accuracy, bars, cells, stats
 
 ORDER = ("sumexp", "torch", "onnxruntime", "jax", "numba", "scipy", "numpy")
+# README.md's one table: a dozen cells, of rows that models have (digits, attention heads, ImageNet, GPT-2's vocabulary).
+SUMMARY = [(op, n) for op in ("softmax", "logsumexp", "softmax_vjp") for n in (10, 128, 1000, 50257)]
 SHORT = {"float32": "f32", "float64": "f64", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -21,7 +23,7 @@ def aligned(header, rows):
 
 
 def markdown(header, rows):
-    line = lambda row: "| " + " | ".join(map(str, row)) + " |"  # noqa: E731
+    line = lambda row: "| " + " | ".join(map(str, row)) + " |"
     ruler = "|" + "|".join("---" if k == 0 else "---:" for k in range(len(header))) + "|"
     return "\n".join([line(header), ruler, *map(line, rows)])
 
@@ -45,7 +47,7 @@ def speed(records, spreads=False):
     dtypes, axes, threads = ({getattr(c, f) for c in table} for f in ("dtype", "axis", "threads"))
     header = ["operation, rows x n", *(["memcpy"] if copies else []), *present]
     rows = []
-    place = lambda c: (  # noqa: E731
+    place = lambda c: (
         *(names.index(v) for names, v in ((cells.DTYPES, c.dtype), (cells.AXES, c.axis), (cells.OPS, c.op))),
         c.threads,
         c.n,
@@ -127,7 +129,7 @@ def verdicts(found, failing=8):
     return text
 
 
-# -- README.md -----------------------------------------------------------------------------------------------
+# -- pages ---------------------------------------------------------------------------------------------------
 
 
 def machine_line(document):
@@ -154,8 +156,12 @@ def readme_blocks(document, names=()):
     if shown:
         threads, cpus = shown[0]["threads"], document["machine"]["cpus"]
         used = "all threads" if threads == cpus else f"{threads} of {cpus} threads"
-        text = f"Nanoseconds per element, float32, last axis, {used}, medians of interleaved rounds. memcpy moves one array\n"
-        text += "in and one out; a VJP moves two in and one out.\n\n" + markdown(*speed(shown))
+        what = f"Nanoseconds per element, float32, last axis, {used}, medians of interleaved rounds. memcpy moves one array\n"
+        what += "in and one out; a VJP moves two in and one out.\n\n"
+        some = [r for r in shown if (r["op"], r["n"]) in SUMMARY]
+        if some:
+            blocks["summary"] = what + markdown(*speed(some)) + f"\n\n{machine_line(document)}."
+        text = what + markdown(*speed(shown))
         if document["overhead"]:
             text += "\n\n" + markdown(*overhead(document["overhead"]))
         if document["memory"]:

@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import subprocess
 
-SOURCE = pathlib.Path(__file__).with_name("limits.cpp")
+SOURCE = pathlib.Path(__file__).parents[1] / "limits.cpp"
 NAMES = ("copy", "copy_nt", "read", "exp_add", "triad", "triad_nt")
 VARIABLE = "SUMEXP_BENCH_LIMITS"  # where workers find the compiled library
 

@@ -8,7 +8,7 @@
 //   triad_nt      the same with non-temporal stores         2 reads, 1 write
 //
 // Compiled for the machine it runs on (-O3 -march=native): by bench/CMakeLists.txt into the C++ benchmark,
-// and by limits.py, when `python -m sumexp bench` starts, into a shared library. It shares no code with
+// and by harness/limits.py, when bench/cpu.py starts, into a shared library. It shares no code with
 // sumexp, threads included. The loops are written in the compiler's vector extension, so that 64 bytes are
 // one AVX-512 register, two of AVX2 or four of NEON.
 #include <condition_variable>
@@ -165,9 +165,9 @@ inline F64 exp_of(F64 x) {
   const F64 t = x * 1.4426950408889634074 + magic, n = t - magic;
   const F64 r = n * -1.90821492927058770002e-10 + (n * -6.93147180369123816490e-01 + x);
   F64 p = r * 1.6059043836821613e-10 + 2.0876756987868099e-09;
-  for (double c : {2.5052108385441719e-08, 2.7557319223985891e-07, 2.7557319223985893e-06, 2.4801587301587302e-05,
-                   1.9841269841269841e-04, 1.3888888888888889e-03, 8.3333333333333333e-03, 4.1666666666666667e-02,
-                   1.6666666666666667e-01, 0.5, 1.0, 1.0})
+  for (double c :
+       {2.5052108385441719e-08, 2.7557319223985891e-07, 2.7557319223985893e-06, 2.4801587301587302e-05, 1.9841269841269841e-04,
+        1.3888888888888889e-03, 8.3333333333333333e-03, 4.1666666666666667e-02, 1.6666666666666667e-01, 0.5, 1.0, 1.0})
     p = p * r + c;
   return (F64)((I64)p + ((I64)t << 52));
 }
@@ -250,8 +250,7 @@ __attribute__((visibility("default"))) void limits_triad(const char* a, const ch
   each_part(bytes, [=](int, std::int64_t at, std::int64_t size) { triad<false>(a + at, b + at, out + at, size); });
 }
 
-__attribute__((visibility("default"))) void limits_triad_nt(const char* a, const char* b, char* out,
-                                                            std::int64_t bytes) {
+__attribute__((visibility("default"))) void limits_triad_nt(const char* a, const char* b, char* out, std::int64_t bytes) {
   each_part(bytes, [=](int, std::int64_t at, std::int64_t size) { triad<true>(a + at, b + at, out + at, size); });
 }
 

@@ -1,4 +1,4 @@
-"""python -m sumexp bench: see --help, and bench/README.md for how to read what it prints."""
+"""This library beside its peers on the CPU: see --help, and README.md here for how to read what it prints."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ import platform
 import sys
 import tempfile
 
-from . import accuracy, bars, cells, limits, rounds, tables
+from harness import accuracy, bars, cells, limits, rounds, tables
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 PEERS = ("sumexp", "torch", "onnxruntime", "jax", "numba", "scipy", "numpy")
@@ -38,7 +38,7 @@ def threads(text):
 
 def parse(arguments):
     p = argparse.ArgumentParser(
-        prog="python -m sumexp bench",
+        prog="python bench/cpu.py",
         description="Times sumexp beside its peers, each in its own process, taking turns on the same arrays. "
         "Without a choice of parts: speed, call overhead, memory and accuracy.",
     )
@@ -68,7 +68,7 @@ def parse(arguments):
                      "that are there already (default: a new bench.json in --out)")
     out.add_argument("--out", metavar="FOLDER", default="sumexp-bench", help="of JSON and pictures")
     out.add_argument("--from", dest="source", nargs="+", metavar="FILE", help="measure nothing, show these figures")
-    out.add_argument("--readme", metavar="FILE", help="rewrite its tables between the bench markers")
+    out.add_argument("--readme", nargs="+", metavar="FILE", help="rewrite the tables of pages between their bench markers")
     out.add_argument("--no-pictures", action="store_true")
     options = p.parse_args(arguments)
 
@@ -168,7 +168,7 @@ def load(paths):
         except (OSError, ValueError) as error:
             raise SystemExit(f"{path}: {error}") from None
         if not isinstance(read, dict) or not set(SECTIONS) <= read.keys():
-            raise SystemExit(f"{path}: not a file of python -m sumexp bench")
+            raise SystemExit(f"{path}: not a file of bench/cpu.py")
         if document is None:
             document = read
         else:
@@ -279,15 +279,15 @@ def main(arguments=None):
             raise SystemExit(f"stopped; the figures so far are in {path}") from None
         print(f"figures: {path}")
     show(options, document)
-    if options.readme:
-        print(f"{options.readme}: rewrote {', '.join(tables.write_readme(options.readme, document, options.bars or ()))}")
+    for page in options.readme or ():
+        print(f"{page}: rewrote {', '.join(tables.write_readme(page, document, options.bars or ()))}")
     if not options.no_pictures and (options.speed or options.accuracy):
-        from . import pictures
+        from harness import pictures
 
-        throughput, errors = folder / "throughput.svg", folder / "accuracy.svg"
+        throughput, errors = folder / "throughput.png", folder / "accuracy.png"
         try:
-            drawn = [throughput] if options.speed and pictures.throughput(document["records"], throughput) else []
-            drawn += [errors] if options.accuracy and pictures.accuracy(document["accuracy"], errors) else []
+            drawn = [throughput] if options.speed and pictures.throughput(document, throughput) else []
+            drawn += [errors] if options.accuracy and pictures.accuracy(document, errors) else []
         except ImportError as error:
             print(f"no pictures: {error}", file=sys.stderr)
             return 0
