@@ -9,6 +9,7 @@ sumexp.torch.)
 
 import functools
 import importlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,12 @@ class _Interface:
             "typestr": typestr,
             "version": 3,
         }
+
+
+def is_torch(value):
+    # No import: where torch has not been imported, nothing can be a tensor.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
 
 
 def is_foreign(value):

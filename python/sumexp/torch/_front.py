@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from .. import _core
+from .._scalars import temperature
 from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
 from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, is_wrapper, run
 from ._private import (
@@ -34,6 +35,7 @@ from ._private import (
     functorch_active,
     implicit_softmax_dim,
     interpreter_stack,
+    is_functorch_wrapped,
     is_tracing,
 )
 
@@ -56,14 +58,14 @@ def is_ours(function, x):
     raise TypeError(f"{function}: a tensor is on {x.device}, accepted: {_core.served_devices()}")
 
 
-def way(x):
-    """Which of the ways 2 to 6 above a call takes."""
+def way(x, watched=is_traced):
+    """Which of the ways 2 to 6 above a call takes; `watched` tells whether operations are recorded."""
     if is_compiling():
         return "torch" if functorch_active() else "op"
     if functorch_active():
         functionalized = any(level.key() == TransformType.Functionalize for level in interpreter_stack())
         return "op" if functionalized or not torch.is_grad_enabled() else "functorch"
-    if type(x) not in PLAIN_TYPES or is_traced() or is_wrapper(x):
+    if type(x) not in PLAIN_TYPES or watched() or is_wrapper(x):
         return "op"
     if torch.is_inference_mode_enabled():
         return "kernel"
@@ -247,8 +249,12 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
 
 
 def check_temperature(name, T):
-    if isinstance(T, torch.Tensor):
-        raise TypeError(f"{name}: temperature is a tensor, accepted: a number; divide the input to differentiate in it")
-    if not 0 < T <= LARGEST:
-        raise ValueError(f"{name}: temperature is {T}, accepted: a finite number > 0")
-    return T
+    """T as a float; a TypeError where a gradient, a tangent or a batch would be lost."""
+    if type(T) is float and 0 < T <= LARGEST:
+        return T
+    if isinstance(T, torch.Tensor) and (
+        (T.requires_grad and torch.is_grad_enabled())
+        or (not is_compiling() and (is_functorch_wrapped(T) or (forward_ad._current_level >= 0 and _library.has_tangent(T))))
+    ):
+        raise TypeError(f"{name}: temperature is a tensor that is watched, accepted: a number; divide the input to differentiate in it")
+    return temperature(name, T)

@@ -19,6 +19,8 @@ NAMES = {
     "TransformType": ("torch._C", "_functorch.TransformType"),
     # The tensor under the wrapper of a transform that has ended.
     "unwrap_if_dead": ("torch._C", "_functorch.unwrap_if_dead"),
+    # Whether a tensor is one of a functorch transform's.
+    "is_functorch_wrapped": ("torch._C", "_functorch.is_functorch_wrapped_tensor"),
     # Whether a tensor belongs to the older vmap that autograd uses for is_grads_batched and gradcheck.
     "is_legacy_batched": ("torch._C", "_functorch.is_legacy_batchedtensor"),
     # Whether a tensor stands for zeros that have no memory, as autograd's gradients may.

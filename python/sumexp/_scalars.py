@@ -1,0 +1,40 @@
+"""The one check of numbers that all faces share."""
+
+import sys
+
+from ._devices import is_torch
+
+
+def temperature(function, value):
+    """`value`, any real number, NumPy scalar or array or tensor of no dimensions, as a float above 0."""
+    number = value.detach() if is_torch(value) else value  # whether a gradient is lost is for sumexp.torch to say
+    is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+    if not is_number or getattr(value, "ndim", 0) or "complex" in str(getattr(value, "dtype", "")):
+        raise TypeError(f"{function}: temperature is {value!r}, accepted: a number > 0")
+    try:
+        number = float(number)
+    except OverflowError:  # an int beyond floats
+        number = float("inf")
+    if 0 < number <= sys.float_info.max:
+        return number
+    limit = "; the limit at 0 is one-hot at the argmax" if number == 0 else ""
+    raise ValueError(f"{function}: temperature is {value!r}, accepted: a finite number > 0{limit}")
+
+
+# How small and how large a weight may be so that a dtype has it to full precision.
+RANGES = {
+    "float16": (2.0**-14, 65504.0),
+    "bfloat16": (2.0**-126, 3.3e38),
+    "float32": (2.0**-126, 3.4e38),
+    "float64": (0.0, sys.float_info.max),
+}
+
+
+def dtype_for_weight(value, dtype):
+    """The name of the least dtype from the one named on that has room for a weight, a number."""
+    if value == 0 or value != value or abs(value) == float("inf"):
+        return dtype
+    wider = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
+    while dtype in wider and not RANGES[dtype][0] <= abs(value) <= RANGES[dtype][1]:
+        dtype = wider[dtype]
+    return dtype
