@@ -45,9 +45,11 @@ class _Interface:
 
 
 def is_torch(value):
+    """A tensor of torch, or what stands for one while torch.fx traces."""
     # No import: where torch has not been imported, nothing can be a tensor.
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
+    torch = sys.modules.get("torch")
+    tensor, proxy = getattr(torch, "Tensor", None), getattr(getattr(torch, "fx", None), "Proxy", None)
+    return (tensor is not None and isinstance(value, tensor)) or (proxy is not None and isinstance(value, proxy))
 
 
 def is_foreign(value):

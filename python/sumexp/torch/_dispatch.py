@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
+from torch.fx import Proxy
 
 from .. import _arrays, _core
 from .._scalars import dtype_for_weight
 from . import _formulas, _kernels
-from ._front import autocast, check_temperature, is_ours, soft, summed, way
+from ._front import autocast, check_temperature, is_ours, recorded, soft, summed, way
 from ._kernels import is_traced
 from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
 
@@ -292,10 +293,13 @@ def _matrix(function, x):
 
 
 _FORWARD = {"softmax": _softmax, "log_softmax": _log_softmax, "logsumexp": _logsumexp}
+COMPILED = (*_FORWARD, *_DERIVATIVES)  # the functions of the package that are not Python
 
 
 def dispatch(name, args, kwargs):
     """The function of the package called `name`, on tensors."""
+    if name in COMPILED and any(isinstance(value, Proxy) for value in (*args, *kwargs.values())):
+        return recorded(getattr(_core, name), *args, **kwargs)
     if name in _FORWARD:
         return _FORWARD[name](*args, **kwargs)
     if name in _DERIVATIVES:

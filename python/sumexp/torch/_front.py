@@ -4,10 +4,12 @@ torch has no single way to register an operation that serves every transform: a 
 forward-mode derivative (torch.func.jvp would see zero tangents), and an autograd.Function with one breaks
 torch.compile. So each call takes the way that is right for its situation, the first of:
 
+0. torch.fx traces symbolically: the call itself is recorded;
 1. a tensor that the kernels do not take (a tensor subclass, a sparse layout, integers, a meta tensor): torch's
    own function; but a TypeError for a device that this build does not serve, where torch's numbers would differ;
 2. compiling or exporting: the registered operation; inside a functorch transform torch's own function;
-3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one;
+3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one; but
+   torch's own function while ONNX's older exporter traces, which knows no others;
 4. a functorch transform is active: a Function of the kind functorch takes, but the registered operation where such
    a Function would not do (functionalize has no rule for it; under no_grad it would be recorded all the same);
 5. a gradient or a tangent is recorded: a Function of the fast kind;
@@ -19,6 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.fx import Proxy
+from torch.overrides import handle_torch_function
 
 from .. import _core
 from .._scalars import temperature
@@ -33,6 +37,7 @@ from ._private import (
     forward_ad,
     function_mode_count,
     functorch_active,
+    has_quick_forward,
     implicit_softmax_dim,
     interpreter_stack,
     is_functorch_wrapped,
@@ -66,7 +71,7 @@ def way(x, watched=is_traced):
         functionalized = any(level.key() == TransformType.Functionalize for level in interpreter_stack())
         return "op" if functionalized or not torch.is_grad_enabled() else "functorch"
     if type(x) not in PLAIN_TYPES or watched() or is_wrapper(x):
-        return "op"
+        return "torch" if is_tracing() and torch.onnx.is_in_onnx_export() else "op"
     if torch.is_inference_mode_enabled():
         return "kernel"
     if (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0:
@@ -116,24 +121,25 @@ def summed(x, dims, keepdim):
 
 # A quick call answers with the result (ways 5 and 6) or None. Whether torch.compile is reading has to be asked
 # first, and in Python: it cannot look into the quick call.
-_core.set_quick(
-    torch.Tensor,
-    empty_strided_cpu,
-    (torch.float16, torch.bfloat16, torch.float32, torch.float64),
-    torch.Tensor.detach,
-    _functions.apply_softmax_quick,
-    torch.Tensor.is_neg,
-    torch.is_grad_enabled,
-    torch.is_inference_mode_enabled,
-    functorch_active,
-    dispatch_mode_count,
-    function_mode_count,
-    is_tracing,
-    vars(forward_ad),
-    torch.Tensor.is_inference,
-    torch.autograd.graph.increment_version,
-    torch.nn.Parameter,
-)
+if has_quick_forward():
+    _core.set_quick(
+        torch.Tensor,
+        empty_strided_cpu,
+        (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        torch.Tensor.detach,
+        _functions.apply_softmax_quick,
+        torch.Tensor.is_neg,
+        torch.is_grad_enabled,
+        torch.is_inference_mode_enabled,
+        functorch_active,
+        dispatch_mode_count,
+        function_mode_count,
+        is_tracing,
+        vars(forward_ad),
+        torch.Tensor.is_inference,
+        torch.autograd.graph.increment_version,
+        torch.nn.Parameter,
+    )
 _quick = _core.quick_softmax
 
 
@@ -174,6 +180,8 @@ def softmax(
         y = _quick(0, input, dim, temperature)
         if y is not None:
             return y
+    if isinstance(input, Proxy):
+        return recorded(softmax, input, dim, _stacklevel, dtype, temperature=temperature)
     return _softmax_like("softmax", input, dim, _stacklevel, dtype, temperature)
 
 
@@ -193,6 +201,8 @@ def log_softmax(
         y = _quick(1, input, dim, temperature)
         if y is not None:
             return y
+    if isinstance(input, Proxy):
+        return recorded(log_softmax, input, dim, _stacklevel, dtype, temperature=temperature)
     return _softmax_like("log_softmax", input, dim, _stacklevel, dtype, temperature)
 
 
@@ -217,7 +227,14 @@ def _softmax_like(name, x, dim, stacklevel, dtype, T):
     return soft(name, x, dims_of(dim, x.dim()), T)
 
 
-def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
+def logsumexp(
+    input: Tensor,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool | None = None,
+    *,
+    axis: int | Sequence[int] | None = None,
+    keepdims: bool | None = None,
+) -> Tensor:
     """torch.logsumexp.
 
     Parameters
@@ -227,7 +244,9 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     dim : int or sequence of ints
         The dimensions to sum over; an empty sequence means all, as in torch.
     keepdim : bool
-        Keep them with length 1.
+        Keep them with length 1; the default is False.
+    axis, keepdims
+        NumPy's names of these two, which torch takes as well.
 
     Returns
     -------
@@ -239,6 +258,12 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     IndexError for a dim out of range, RuntimeError for one named twice, TypeError for a device that this build
     does not serve.
     """
+    dim = _one_of("logsumexp", dim=dim, axis=axis)
+    if dim is None:
+        raise TypeError("logsumexp() missing required argument 'dim'; accepted: an int or a sequence of ints")
+    keepdim = bool(_one_of("logsumexp", keepdim=keepdim, keepdims=keepdims))
+    if isinstance(input, Proxy):
+        return recorded(logsumexp, input, dim, keepdim)
     if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
         input = input.to(torch.get_default_dtype())  # as torch does
     if isinstance(dim, (tuple, list)) and not dim:
@@ -246,6 +271,20 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     if not is_ours("logsumexp", input):
         return torch.logsumexp(input, dim, keepdim)
     return summed(input, dims_of(dim, input.dim()), keepdim)
+
+
+def _one_of(function, **values):
+    """The value of an argument that has two names."""
+    given = [name for name, value in values.items() if value is not None]
+    if len(given) > 1:
+        raise TypeError(f"{function}() got both {given[0]} and {given[1]}, which are one argument; accepted: one of them")
+    return values[given[0]] if given else None
+
+
+def recorded(function, *args, **kwargs):
+    """A call as a node of a graph that torch.fx makes by symbolic tracing."""
+    proxies = [a for a in (*args, *kwargs.values()) if isinstance(a, Proxy)]
+    return handle_torch_function(function, proxies, *args, **kwargs)
 
 
 def check_temperature(name, T):
@@ -256,5 +295,7 @@ def check_temperature(name, T):
         (T.requires_grad and torch.is_grad_enabled())
         or (not is_compiling() and (is_functorch_wrapped(T) or (forward_ad._current_level >= 0 and _library.has_tangent(T))))
     ):
-        raise TypeError(f"{name}: temperature is a tensor that is watched, accepted: a number; divide the input to differentiate in it")
+        raise TypeError(
+            f"{name}: temperature is a tensor that is watched, accepted: a number; divide the input to differentiate in it"
+        )
     return temperature(name, T)
