@@ -101,10 +101,11 @@ bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssi
   return true;
 }
 
-// The check is sumexp._scalars.temperature; an ordinary float needs none.
+// The check is sumexp._scalars.temperature; Python's own numbers need none where they are finite and above 0.
 bool parse_temperature(const Face& face, PyObject* given, double* value) {
-  if (PyFloat_CheckExact(given)) {
-    *value = PyFloat_AS_DOUBLE(given);
+  if (PyFloat_CheckExact(given) || PyLong_CheckExact(given)) {
+    *value = PyFloat_AsDouble(given);  // -1 for an int beyond floats
+    PyErr_Clear();
     if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
   }
   const auto check = py::reinterpret_steal<py::object>(slow_path("temperature"));

@@ -21,6 +21,7 @@ class _Torch:
     def __init__(self, torch):
         self._torch = torch
         self.broadcast_arrays, self.permute_dims, self.sign = torch.broadcast_tensors, torch.permute, torch.sgn
+        self.__name__ = "torch"
         self.max, self.min, self.result_type = torch.amax, torch.amin, torch.promote_types
 
     def __getattr__(self, name):
@@ -48,17 +49,22 @@ def namespace(value):
 
 
 def promoted(xp, *operands):
-    """Arrays and numbers as arrays of their common dtype, a floating one."""
-    like = next(v for v in operands if hasattr(v, "dtype") and namespace(v) is not np or xp is np)
-    place = {"device": like.device} if hasattr(like, "device") and xp is not np and xp.__name__ != "cupy" else {}
-    arrays = [v if hasattr(v, "dtype") and (is_torch(v) or is_foreign(v)) else xp.asarray(v, **place) for v in operands]
+    """The operands as arrays of one inexact dtype. Python's numbers are of the others' dtype, as far as it has room."""
+    first = next(v for v in operands if is_torch(v) or is_foreign(v))
+    place = {"device": first.device} if hasattr(first, "device") and xp.__name__ != "cupy" else {}
+    weak = [isinstance(v, (int, float, complex)) for v in operands]
+    arrays = [v if is_torch(v) or is_foreign(v) else xp.asarray(v, **place) for v in operands]
+    strong = [v for v, is_weak in zip(arrays, weak) if not is_weak]
     default = xp.asarray(1.0).dtype
     try:
-        dtype = functools.reduce(xp.result_type, [v.dtype for v in arrays])
+        dtype = functools.reduce(xp.result_type, [v.dtype for v in strong])
     except TypeError:  # the standard has no common dtype of integers and others
-        arrays = [v if is_inexact(v) else xp.asarray(v, dtype=default) for v in arrays]
-        dtype = functools.reduce(xp.result_type, [v.dtype for v in arrays])
-    dtype = dtype if any(map(is_inexact, arrays)) else default
+        strong = [v if is_inexact(v) else xp.asarray(v, dtype=default) for v in strong]
+        dtype = functools.reduce(xp.result_type, [v.dtype for v in strong])
+    if not any(map(is_inexact, strong)):
+        dtype = default
+    if any(map(is_complex, arrays)):
+        dtype = xp.result_type(dtype, xp.complex64)
     return [xp.asarray(v, dtype=dtype) for v in arrays]
 
 
@@ -120,13 +126,13 @@ def logsumexp(xp, a, b, axis, keepdims, return_sign):
         zero = xp.sum(xp.reshape(a, (-1,)))  # of the dtype, where the array is
         log_abs = xp.real(zero) if is_complex(a) else zero
         log_abs, phase = log_abs - np.inf + xp.zeros(row_shape, dtype=log_abs.dtype), zero + xp.zeros(row_shape, dtype=a.dtype)
-        angle = xp.zeros(row_shape, dtype=log_abs.dtype)
+        log_sum = xp.asarray(log_abs, dtype=a.dtype)
     else:
-        log_abs, phase, angle = _rows(xp, rows(a), rows(b))
+        log_abs, phase, log_sum = _rows(xp, rows(a), rows(b))
     if return_sign:
         results = [log_abs, phase]
     elif is_complex(a):
-        results = [xp.asarray(log_abs + 1j * angle, dtype=a.dtype)]
+        results = [log_sum]
     else:
         results = [xp.where(phase < 0, xp.full_like(log_abs, np.nan), log_abs)]
     results = [xp.reshape(r, shape) if keepdims else r for r in results]
@@ -136,7 +142,7 @@ def logsumexp(xp, a, b, axis, keepdims, return_sign):
 
 
 def _rows(xp, a, b):
-    """(log|sum|, sum/|sum|, angle of the sum) of sum b exp(a) over the last axis; the angle None for reals.
+    """(log|sum|, sum/|sum|, log of the sum) of sum b exp(a) over the last axis; the last is None for reals.
 
     The largest element, w exp(top), is factored out, and kept out of the sum of the others:
     log|sum| = Re top + log|w| + log|1 + rest|. Where an element or a weight is not finite, the sum itself says what
@@ -188,8 +194,8 @@ def _rows(xp, a, b):
         log_abs = xp.where(finite, log_abs, xp.real(log_sum))
         angle = xp.imag(log_sum)
         phase = xp.where(xp.isfinite(xp.abs(total)), xp.sign(total), xp.exp(1j * angle))
-        angle = xp.where(finite & (angle == -np.pi), -angle, angle)  # the branch (-pi, pi]
-        return log_abs, phase, angle
+        angle = xp.where(angle == -np.pi, -angle, angle)  # the branch (-pi, pi]
+        return log_abs, phase, xp.where(xp.isfinite(angle), log_abs + 1j * angle, log_sum)
 
 
 def _first_of(xp, key, device):

@@ -230,7 +230,7 @@ def _softmax_like(name, x, dim, stacklevel, dtype, T):
 def logsumexp(
     input: Tensor,
     dim: int | Sequence[int] | None = None,
-    keepdim: bool | None = None,
+    keepdim: bool = False,
     *,
     axis: int | Sequence[int] | None = None,
     keepdims: bool | None = None,
@@ -246,7 +246,7 @@ def logsumexp(
     keepdim : bool
         Keep them with length 1; the default is False.
     axis, keepdims
-        NumPy's names of these two, which torch takes as well.
+        NumPy's names of dim and keepdim, which torch takes as well.
 
     Returns
     -------
@@ -258,10 +258,16 @@ def logsumexp(
     IndexError for a dim out of range, RuntimeError for one named twice, TypeError for a device that this build
     does not serve.
     """
-    dim = _one_of("logsumexp", dim=dim, axis=axis)
+    if axis is not None:
+        if dim is not None:
+            raise TypeError("logsumexp: axis is another name of dim, accepted: one of the two")
+        dim = axis
+    if keepdims is not None:
+        if keepdim:
+            raise TypeError("logsumexp: keepdims is another name of keepdim, accepted: one of the two")
+        keepdim = keepdims
     if dim is None:
-        raise TypeError("logsumexp() missing required argument 'dim'; accepted: an int or a sequence of ints")
-    keepdim = bool(_one_of("logsumexp", keepdim=keepdim, keepdims=keepdims))
+        raise TypeError("logsumexp: dim is missing, accepted: an int or a sequence of ints")
     if isinstance(input, Proxy):
         return recorded(logsumexp, input, dim, keepdim)
     if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
@@ -271,14 +277,6 @@ def logsumexp(
     if not is_ours("logsumexp", input):
         return torch.logsumexp(input, dim, keepdim)
     return summed(input, dims_of(dim, input.dim()), keepdim)
-
-
-def _one_of(function, **values):
-    """The value of an argument that has two names."""
-    given = [name for name, value in values.items() if value is not None]
-    if len(given) > 1:
-        raise TypeError(f"{function}() got both {given[0]} and {given[1]}, which are one argument; accepted: one of them")
-    return values[given[0]] if given else None
 
 
 def recorded(function, *args, **kwargs):
