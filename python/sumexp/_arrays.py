@@ -43,8 +43,7 @@ def call(name, args, kwargs):
     dtype = common_dtype(name, {n: arrays[n] if _is_strong(given[n]) else given[n] for n in names}, arrays)
     wide = dtype
     if "b" in arrays and not _is_strong(given["b"]):
-        least = dtype_for_weight(given["b"], dtype.name)
-        wide = dtype if least == dtype.name else np.dtype(least)
+        wide = np.dtype(dtype_for_weight(given["b"], dtype))
     given.update({n: np.require(a, wide, ["ALIGNED", "ENSUREARRAY"]) for n, a in arrays.items()})
 
     out = given.get("out")
@@ -85,10 +84,10 @@ def common_dtype(function, operands, arrays):
     if all(a.dtype.kind in "biu" for a in arrays.values()):
         return np.dtype(np.float64)
     strong = [v for v in operands.values() if _is_strong(v)]
-    if any(v.dtype.kind not in "biu" for v in strong):  # a number beside it is of its dtype: NumPy's rule, bfloat16 included
-        operands = dict(enumerate(strong))
-    try:
-        return np.result_type(*operands.values()).newbyteorder("=")
+    if all(v.dtype.kind in "biu" for v in strong):
+        strong = operands.values()
+    try:  # a number beside a floating array is of its dtype: NumPy's rule, and here bfloat16's too
+        return np.result_type(*strong).newbyteorder("=")
     except TypeError:  # bfloat16 with float16 or with wide integers: NumPy knows no common dtype
         wide = any(a.dtype.kind in "biu" for a in arrays.values())
         return np.dtype(np.float64 if wide else np.float32)

@@ -48,8 +48,10 @@ def is_torch(value):
     """A tensor of torch, or what stands for one while torch.fx traces."""
     # No import: where torch has not been imported, nothing can be a tensor.
     torch = sys.modules.get("torch")
-    tensor, proxy = getattr(torch, "Tensor", None), getattr(getattr(torch, "fx", None), "Proxy", None)
-    return (tensor is not None and isinstance(value, tensor)) or (proxy is not None and isinstance(value, proxy))
+    try:
+        return torch is not None and isinstance(value, (torch.Tensor, torch.fx.Proxy))
+    except AttributeError:  # it is just being imported
+        return False
 
 
 def is_foreign(value):

@@ -31,10 +31,13 @@ RANGES = {
 
 
 def dtype_for_weight(value, dtype):
-    """The name of the least dtype from the one named on that has room for a weight, a number."""
-    if value == 0 or value != value or abs(value) == float("inf"):
+    """The least of `dtype`, or the names of wider ones, that has room for a weight, a number."""
+    size = abs(value)
+    if RANGES["float16"][0] <= size <= RANGES["float16"][1] or size == 0 or size != size or size == float("inf"):
         return dtype
     wider = {"float16": "float32", "bfloat16": "float32", "float32": "float64"}
-    while dtype in wider and not RANGES[dtype][0] <= abs(value) <= RANGES[dtype][1]:
-        dtype = wider[dtype]
-    return dtype
+    name = str(dtype).rpartition(".")[-1]
+    room = name
+    while room in wider and not RANGES[room][0] <= size <= RANGES[room][1]:
+        room = wider[room]
+    return dtype if room == name else room

@@ -9,7 +9,7 @@ from ._scalars import temperature  # noqa: F401
 
 def call(name, args, kwargs):
     """sumexp.<name> with arguments it takes. They are already bound once, so the names are right."""
-    if any(is_torch(value) for value in args) or any(is_torch(v) for k, v in kwargs.items() if k != "temperature"):
+    if any(map(is_torch, args)) or any(is_torch(v) for k, v in kwargs.items() if k != "temperature"):
         from . import torch as torch_face
 
         return torch_face._dispatch(name, args, kwargs)

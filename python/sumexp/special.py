@@ -112,7 +112,9 @@ def _prepare(x):
 
 
 def _has_kernel(x):
-    return not (is_complex(x) or (isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.dtype.itemsize > 8))
+    if not isinstance(x, np.ndarray):
+        return not is_complex(x)
+    return x.dtype.kind != "c" and (x.dtype.kind != "f" or x.dtype.itemsize <= 8)
 
 
 def _generic(name, x, axis):

@@ -201,7 +201,8 @@ def _weights(x, b):
         dtype = torch.float32
     wide = dtype
     if b.dtype != dtype and b.dim() == 0 and way(b) == "kernel":
-        wide = getattr(torch, dtype_for_weight(b.item(), str(dtype).removeprefix("torch.")))
+        wide = dtype_for_weight(b.item(), dtype)
+        wide = getattr(torch, wide) if isinstance(wide, str) else wide
     elif b.dtype != dtype and dtype.itemsize == 2:  # integers
         wide = torch.float32
     return *torch.broadcast_tensors(x.to(wide), b.to(wide)), dtype
