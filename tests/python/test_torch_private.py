@@ -128,6 +128,15 @@ for ours, theirs in ((lambda x: st.softmax(x, -1, temperature=0.5), lambda x: to
     torch.testing.assert_close(a, b)
     traced = torch.jit.trace(ours, (x,))
     assert torch.equal(traced(x + 1), ours(x + 1))
+with torch.autograd.forward_ad.dual_level() as level:
+    dual = torch.autograd.forward_ad.make_dual(x, x.sin())
+    got = torch.autograd.forward_ad.unpack_dual(torch.ops.sumexp.softmax(dual, [1])).tangent
+    torch.testing.assert_close(got, sumexp.softmax_jvp(x.sin(), torch.softmax(x, -1)))
+try:
+    torch.func.grad(lambda T: st.softmax(x, -1, temperature=T).sum())(torch.tensor(2.0))
+    raise AssertionError("a gradient was lost")
+except TypeError:
+    pass
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
     assert torch.equal(st.softmax(x), st.softmax(x, 1))

@@ -163,7 +163,7 @@ def softmax(
     dtype : torch.dtype
         Convert input to it first.
     temperature : float
-        T > 0, a number.
+        T > 0, any kind of number, also a NumPy scalar or a 0-d tensor that is not differentiated in.
 
     Returns
     -------
