@@ -254,7 +254,8 @@ void add_tensors(py::module_& module) {
   static PyMethodDef methods[] = {
       {"run_tensors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&run_tensors)), METH_FASTCALL,
        "run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None, "
-       "function='run_tensors', /)\n--\n\nRun operation `op` on tensors with DLPack's C exchange table (torch 2.10 and later), on the CPU or on a CUDA "
+       "function='run_tensors', /)\n--\n\n"
+       "Run operation `op` on tensors with DLPack's C exchange table (torch 2.10 and later), on the CPU or on a CUDA "
        "device's current stream. None, or the bytes of workspace to pass in another call, nothing being run then."},
       {"read_dlpack", &read_dlpack, METH_O,
        "read_dlpack(x, /)\n--\n\n"

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _core, _devices
 from ._devices import is_foreign
-from ._scalars import dtype_for_weight
+from ._scalars import dtype_for_weight, weight
 
 # The positional arrays of each function; "axis" follows them.
 ARRAYS = {
@@ -39,6 +39,8 @@ def call(name, args, kwargs):
     foreign = next((given[n] for n in names if is_foreign(given[n])), None)
     if any(_devices.on_device(name, n, given.get(n)) for n in (*names, "where", "out")):
         return _devices.call(name, names, given)
+    if "b" in names:
+        given["b"] = weight(name, given["b"])
     arrays = {n: ingest(name, n, given[n]) for n in names}
     dtype = common_dtype(name, {n: arrays[n] if _is_strong(given[n]) else given[n] for n in names}, arrays)
     wide = dtype

@@ -21,6 +21,17 @@ def temperature(function, value):
     raise ValueError(f"{function}: temperature is {value!r}, accepted: a finite number > 0{limit}")
 
 
+def weight(function, value):
+    """`value`, an int that no integer dtype has as a float."""
+    if type(value) is not int or -(2**63) <= value < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        bits = value.bit_length()
+        raise ValueError(f"{function}: b is an int of {bits} bits, accepted: a number that float64 has room for") from None
+
+
 # How small and how large a weight may be so that a dtype has it to full precision.
 RANGES = {
     "float16": (2.0**-14, 65504.0),

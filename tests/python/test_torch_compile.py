@@ -254,7 +254,10 @@ def test_the_packages_functions_on_arrays_in_compiled_programs():
     assert (compiled(X.numpy()) == se.softmax(X.numpy(), temperature=0.5) + 1).all()
 
 
-@pytest.mark.parametrize("order", ["import torch._dynamo, sumexp.torch", "import sumexp.torch, torch._dynamo", "import sumexp.torch"])
+ORDERS = ["import torch._dynamo, sumexp.torch", "import sumexp.torch, torch._dynamo", "import sumexp.torch"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_torch_compile_is_told_in_time(order):
     program = f"""
 import sys, torch

@@ -5,7 +5,7 @@ import torch
 from torch.fx import Proxy
 
 from .. import _arrays, _core
-from .._scalars import dtype_for_weight
+from .._scalars import dtype_for_weight, weight
 from . import _formulas, _kernels
 from ._front import autocast, check_temperature, is_ours, recorded, soft, summed, way
 from ._kernels import is_traced
@@ -78,7 +78,9 @@ def _is_direct(function, tensors, mask=None, watched=is_traced):
     """Whether a call is its kernel and nothing else: plain tensors, nothing recorded, watched or transformed."""
     if not all(is_ours(function, t) and way(t, watched) == "kernel" for t in tensors):
         return False
-    return mask is None or (type(mask) in _kernels.PLAIN_TYPES and mask.layout is torch.strided and way(mask, watched) == "kernel")
+    if mask is None:
+        return True
+    return type(mask) in _kernels.PLAIN_TYPES and mask.layout is torch.strided and way(mask, watched) == "kernel"
 
 
 def _extent(t):
@@ -176,7 +178,7 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
 
 def _weights(x, b):
     """(x, b, dtype): tensors of one dtype, and that of the result. The first is the wider where the weights need it."""
-    default = torch.get_default_dtype()
+    default, b = torch.get_default_dtype(), weight("logsumexp", b)
     if isinstance(b, torch.Tensor):
         _beside("logsumexp", "b", b, "x", x)
         dtype = torch.result_type(x, b)

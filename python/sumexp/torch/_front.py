@@ -26,7 +26,7 @@ from torch.overrides import handle_torch_function
 
 from .. import _core
 from .._scalars import temperature
-from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
+from . import _formulas, _functions, _library
 from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, is_wrapper, run
 from ._private import (
     FakeTensor,

@@ -11,7 +11,15 @@ import torch
 from . import _formulas
 from ._formulas import total
 from ._kernels import ROW_RESULT, is_traced, row_shape, run
-from ._private import AutogradInfo, TracingContext, forward_ad, functorch_active, make_autograd_impl, register_decomposition, unpack_dual
+from ._private import (
+    AutogradInfo,
+    TracingContext,
+    forward_ad,
+    functorch_active,
+    make_autograd_impl,
+    register_decomposition,
+    unpack_dual,
+)
 from ._vmap import batch
 
 LIBRARY = torch.library.Library("sumexp", "DEF")

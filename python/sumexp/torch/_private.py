@@ -74,7 +74,7 @@ def _implicit_softmax_dim(name, ndim, stacklevel):
 
 # What is done without a name: the slower way, or None, and then what needs it is left out.
 INSTEAD = {
-    "is_functorch_wrapped": lambda t: functorch_active(),
+    "is_functorch_wrapped": lambda t: functorch_active(),  # noqa: F821 (by _load)
     "is_tracing": torch.jit.is_tracing,
     "register_decomposition": None,
     "FunctionBase": None,
@@ -111,11 +111,11 @@ _load()
 
 def has_quick_forward():
     """Whether there is what quick.cpp sets on the ctx of a Function."""
-    return to_save is not None and materialize_grads is not None
+    return to_save is not None and materialize_grads is not None  # noqa: F821
 
 
 def function_apply(function):
     """function.apply for an autograd.Function, to be called only where no functorch transform is active."""
-    if FunctionBase is None:
+    if FunctionBase is None:  # noqa: F821
         return function.apply
     return super(torch.autograd.Function, function).apply
