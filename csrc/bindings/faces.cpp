@@ -3,7 +3,7 @@
 // They are plain CPython vectorcall functions, because on a row of 16 numbers the call is the cost:
 // arguments are compared by pointer, nothing is allocated but the result. Only exact ndarrays of the
 // four dtypes in native byte order, and by quick.cpp plain torch tensors, are handled here. Everything else (other
-// tensors, lists, integers, swapped bytes, DLPack) goes to sumexp._arrays.call, which makes such arrays and calls again.
+// tensors, lists, integers, swapped bytes, DLPack) goes to sumexp._slow_path, and by way of it comes back as such arrays.
 #include "faces.hpp"
 
 #include "docs.hpp"
@@ -101,18 +101,19 @@ bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssi
   return true;
 }
 
+// The check is sumexp._scalars.temperature; Python's own numbers need none where they are finite and above 0.
 bool parse_temperature(const Face& face, PyObject* given, double* value) {
-  *value = PyFloat_AsDouble(given);
-  if (*value == -1.0 && PyErr_Occurred()) {
-    if (PyErr_ExceptionMatches(PyExc_TypeError))
-      PyErr_Format(PyExc_TypeError, "%s: temperature is %R, accepted: a float > 0", face.name, given);
-    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) return false;
+  if (PyFloat_CheckExact(given) || PyLong_CheckExact(given)) {
+    *value = PyFloat_AsDouble(given);  // -1 for an int beyond floats
     PyErr_Clear();
-    *value = std::numeric_limits<double>::infinity();  // an int beyond floats, refused below
+    if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
   }
-  if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
-  PyErr_Format(PyExc_ValueError, "%s: temperature is %R, accepted: a finite number > 0", face.name, given);
-  return false;
+  const auto check = py::reinterpret_steal<py::object>(slow_path("temperature"));
+  if (!check) return false;
+  const auto number = py::reinterpret_steal<py::object>(PyObject_CallFunction(check.ptr(), "sO", face.name, given));
+  if (!number) return false;
+  *value = PyFloat_AS_DOUBLE(number.ptr());
+  return true;
 }
 
 bool parse_flag(PyObject* given, bool* value) {
@@ -395,7 +396,7 @@ void add_all(py::module_& module, std::integer_sequence<int, I...>) {
 }  // namespace
 
 PyObject* slow_path(const char* helper) {
-  PyObject* module = PyImport_ImportModule("sumexp._arrays");
+  PyObject* module = PyImport_ImportModule("sumexp._slow_path");
   PyObject* function = module ? PyObject_GetAttrString(module, helper) : nullptr;
   Py_XDECREF(module);
   return function;

@@ -26,7 +26,7 @@ struct QuickCall {
 // without an error set. quick.cpp
 PyObject* quick_result(const QuickCall& quick);
 
-// A helper of sumexp._arrays, the Python side of the slow path; imported on first use. New reference.
+// A helper of sumexp._slow_path; imported on first use. New reference.
 PyObject* slow_path(const char* helper);
 
 }  // namespace sumexp::python

@@ -11,7 +11,7 @@ void raise(const Status& status) {
   if (!status.ok()) throw py::value_error(status.message);
 }
 
-// y: C-contiguous (..., K); returns (..., K, K). sumexp._arrays prepares y and documents the three.
+// y: C-contiguous (..., K); returns (..., K, K). sumexp._arrays prepares y, sumexp._matrices documents the three.
 py::object matrix_of(int which, const py::array& y) {
   const Array* in = as_array(y.ptr());
   const int code = dtype_code(in);

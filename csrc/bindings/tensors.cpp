@@ -122,14 +122,16 @@ bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, con
   return fits;
 }
 
-// run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None)
+// run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None, function="run_tensors")
 PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
-  if (nargs < 4 || nargs > 8 || !PyTuple_Check(args[1])) {
+  if (nargs < 4 || nargs > 9 || !PyTuple_Check(args[1])) {
     PyErr_SetString(PyExc_TypeError,
-                    "run_tensors(op, inputs: tuple, out, dim, temperature=1.0, where=None, sign=None, workspace=None): "
-                    "bad arguments");
+                    "run_tensors(op, inputs: tuple, out, dim, temperature=1.0, where=None, sign=None, workspace=None, "
+                    "function='run_tensors'): bad arguments");
     return nullptr;
   }
+  const char* const function = nargs > 8 ? PyUnicode_AsUTF8(args[8]) : "run_tensors";  // that errors name
+  if (!function) return nullptr;
   Call call;
   if (!parse_op(args[0], &call.op)) return nullptr;
   if (nargs > 4 && !parse_temperature(args[4], &call.temperature)) return nullptr;
@@ -153,7 +155,7 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       code = this_code;
       full.ndim = t.ndim;
       std::copy(t.shape, t.shape + t.ndim, full.dims);
-      if (!parse_axes("run_tensors", args[3], full.ndim, &call.axes)) return false;
+      if (!parse_axes(function, args[3], full.ndim, &call.axes)) return false;
     }
     if (this_code < 0 || this_code != (mask ? dlpack::kMask : code) || (!mask && this_code == dlpack::kMask)) {
       PyErr_Format(PyExc_TypeError, "%s has DLPack dtype (%d, %d bits), accepted: %s", name,
@@ -184,7 +186,7 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   call.ndim = full.ndim;
   call.shape = full.dims;
   if (place.device.type == dlpack::kCPU) {
-    if (!run_call(call, full.size(), "run_tensors")) return nullptr;
+    if (!run_call(call, full.size(), function)) return nullptr;
     Py_RETURN_NONE;
   }
   cuda::Target target;
@@ -200,7 +202,7 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     target.workspace = dlpack::address(workspace);
     target.workspace_bytes = static_cast<std::size_t>(workspace.shape[0]);
   }
-  return run_on_device(call, "run_tensors", target);
+  return run_on_device(call, function, target);
 }
 
 // -- read_dlpack ---------------------------------------------------------------------------------------------
@@ -251,7 +253,8 @@ void add_tensors(py::module_& module) {
   exchange_attribute = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   static PyMethodDef methods[] = {
       {"run_tensors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&run_tensors)), METH_FASTCALL,
-       "run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None, /)\n--\n\n"
+       "run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None, "
+       "function='run_tensors', /)\n--\n\n"
        "Run operation `op` on tensors with DLPack's C exchange table (torch 2.10 and later), on the CPU or on a CUDA "
        "device's current stream. None, or the bytes of workspace to pass in another call, nothing being run then."},
       {"read_dlpack", &read_dlpack, METH_O,

@@ -10,7 +10,6 @@ sumexp.special has scipy.special's signatures; sumexp.torch has torch.nn.functio
 """
 
 from . import _config, special
-from ._arrays import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 from ._config import get_num_threads, set_num_threads, show_config
 from ._core import (
     __version__,
@@ -26,6 +25,7 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 
 __all__ = [
     "__version__",

@@ -1,8 +1,8 @@
-"""The slow path of the NumPy face, and the functions that are not hot.
+"""Arrays that the functions of sumexp._core do not take as they are, and the explicit matrices of arrays.
 
-The functions of sumexp._core take exact ndarrays of one floating dtype, aligned and in native byte order.
-Every other call lands in `call` below, which makes such arrays, calls again, and hands the result back in
-the library it came from. torch tensors go to sumexp.torch untouched, arrays on CUDA devices to _devices.
+Those functions take exact ndarrays of one floating dtype, aligned and in native byte order. `call` makes such
+arrays of its arguments, calls again, and hands the result back in the library it came from. Arrays on CUDA
+devices go to _devices. Nothing here knows of torch: _slow_path has sent its tensors elsewhere.
 """
 
 import sys
@@ -11,6 +11,7 @@ import numpy as np
 
 from . import _core, _devices
 from ._devices import is_foreign
+from ._scalars import dtype_for_weight, weight
 
 # The positional arrays of each function; "axis" follows them.
 ARRAYS = {
@@ -31,39 +32,33 @@ SPECIAL = ("softmax", "log_softmax", "logsumexp")  # of which sumexp.special has
 ACCEPTED = "float16, bfloat16, float32, float64, integers and bools"
 
 
-def is_torch(value):
-    # No import: where torch has not been imported, nothing can be a tensor.
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
-
-
 def call(name, args, kwargs):
     """Calls _core.<name> with arguments it takes. They are already bound once, so the names are right."""
     given = dict(zip((*ARRAYS[name], "axis"), args), **kwargs)
-    if any(is_torch(value) for value in given.values()):
-        from . import torch as torch_face
-
-        return torch_face._dispatch(name, args, kwargs)
-
     names = [n for n in (*ARRAYS[name], "b") if n in ARRAYS[name] or given.get(n) is not None]
     foreign = next((given[n] for n in names if is_foreign(given[n])), None)
     if any(_devices.on_device(name, n, given.get(n)) for n in (*names, "where", "out")):
         return _devices.call(name, names, given)
+    if "b" in names:
+        given["b"] = weight(name, given["b"])
     arrays = {n: ingest(name, n, given[n]) for n in names}
     dtype = common_dtype(name, {n: arrays[n] if _is_strong(given[n]) else given[n] for n in names}, arrays)
-    given.update({n: np.require(a, dtype, ["ALIGNED", "ENSUREARRAY"]) for n, a in arrays.items()})
+    wide = dtype
+    if "b" in arrays and not _is_strong(given["b"]):
+        wide = np.dtype(dtype_for_weight(given["b"], dtype))
+    given.update({n: np.require(a, wide, ["ALIGNED", "ENSUREARRAY"]) for n, a in arrays.items()})
 
     out = given.get("out")
     if given.get("where") is not None:
         given["where"] = _mask(name, given["where"])
     if out is not None:
         given["out"] = _writeable_view(name, out)
-    result = getattr(_core, name)(**given)
+    result = getattr(_core, name)(**given) if wide == dtype else _rounded(name, given, dtype)
     if out is not None:
         return (out, result[1]) if isinstance(result, tuple) else out
     if foreign is None:
         return result
-    return tuple(map(_home(foreign), result)) if isinstance(result, tuple) else _home(foreign)(result)
+    return tuple(map(carrier(foreign), result)) if isinstance(result, tuple) else carrier(foreign)(result)
 
 
 def ingest(function, argument, value):
@@ -90,8 +85,11 @@ def common_dtype(function, operands, arrays):
     """The dtype to compute in: NumPy's promotion, and float64 where no operand is floating."""
     if all(a.dtype.kind in "biu" for a in arrays.values()):
         return np.dtype(np.float64)
-    try:
-        return np.result_type(*operands.values()).newbyteorder("=")
+    strong = [v for v in operands.values() if _is_strong(v)]
+    if all(v.dtype.kind in "biu" for v in strong):
+        strong = operands.values()
+    try:  # a number beside a floating array is of its dtype: NumPy's rule, and here bfloat16's too
+        return np.result_type(*strong).newbyteorder("=")
     except TypeError:  # bfloat16 with float16 or with wide integers: NumPy knows no common dtype
         wide = any(a.dtype.kind in "biu" for a in arrays.values())
         return np.dtype(np.float64 if wide else np.float32)
@@ -99,6 +97,19 @@ def common_dtype(function, operands, arrays):
 
 def _is_strong(value):
     return not isinstance(value, (bool, int, float)) or isinstance(value, np.generic)
+
+
+def _rounded(function, given, dtype):
+    """A call whose operands are wider than its result's dtype, for the sake of a weight. Rounded once."""
+    out = given.pop("out", None)
+    result = getattr(_core, function)(**given)
+    pair = result if isinstance(result, tuple) else (result,)
+    pair = tuple(np.asarray(r).astype(dtype)[()] for r in pair)
+    if out is not None:
+        x = np.require(given["x"], dtype, ["ALIGNED", "ENSUREARRAY"])
+        _core.logsumexp(x, given.get("axis"), keepdims=given.get("keepdims", False), out=out)  # its checks of out
+        out[...] = pair[0]
+    return pair if isinstance(result, tuple) else pair[0]
 
 
 def _mask(function, value):
@@ -117,7 +128,7 @@ def _writeable_view(function, out):
     return view.view(np.ndarray)
 
 
-def _home(value):
+def carrier(value):
     """The function that carries an ndarray into the library of `value`, where there is one."""
     if hasattr(value, "__array_namespace__"):
         library = value.__array_namespace__()
@@ -128,37 +139,25 @@ def _home(value):
     def carry(result):
         if from_dlpack is None:
             return result
-        try:
-            return from_dlpack(np.asarray(result))
-        except (BufferError, RuntimeError, TypeError, ValueError):
-            return result
+        for place in ({"device": value.device}, {}) if hasattr(value, "device") else ({},):  # older ones take no device
+            try:
+                return from_dlpack(np.asarray(result), **place)
+            except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
+                pass
+        return result
 
     return carry
 
 
-# -- called from the module's C++ side ------------------------------------------------------------------
-
-
-def shares_memory(a, b):
-    """Whether two arrays have a byte in common; True where finding out would take too long."""
-    try:
-        return np.shares_memory(a, b, max_work=10_000)
-    except np.exceptions.TooHardError:
-        return True
-
-
-def signs(lse):
-    """The sign of a plain sum of exponentials, from its logarithm."""
-    sign = np.ones_like(lse)
-    sign[lse == -np.inf] = 0
-    sign[lse != lse] = np.nan
-    return sign
-
-
 # -- explicit matrices -------------------------------------------------------------------------------------
 
+# name -> (its argument, its number in the module)
+MATRICES = {"softmax_jacobian": ("y", 0), "log_softmax_jacobian": ("y", 1), "logsumexp_hessian": ("x", 2)}
 
-def _matrix(function, argument, which, value):
+
+def matrix(function, value):
+    """softmax_jacobian, log_softmax_jacobian or logsumexp_hessian of an array."""
+    argument, which = MATRICES[function]
     if _devices.on_device(function, argument, value):
         return _devices.matrix(function, value)
     array = ingest(function, argument, value)
@@ -170,45 +169,4 @@ def _matrix(function, argument, which, value):
     if function == "logsumexp_hessian":
         array = _core.softmax(array)
     result = _core.matrix(which, array).astype(dtype, copy=False)
-    return _home(value)(result) if is_foreign(value) else result
-
-
-def softmax_jacobian(y):
-    """The Jacobian of softmax over the last axis, diag(y) - y y^T with y = softmax(x).
-
-    Takes y of shape (..., K), returns (..., K, K) of the same dtype. K * K numbers for every row: ask for it
-    only where the matrix itself is needed; softmax_vjp and softmax_jvp multiply by it without forming it.
-    16-bit matrices are computed in float32 and rounded once. TypeError and ValueError as for softmax.
-    """
-    if is_torch(y):
-        from . import torch as torch_face
-
-        return torch_face._dispatch("softmax_jacobian", (y,), {})
-    return _matrix("softmax_jacobian", "y", 0, y)
-
-
-def log_softmax_jacobian(y):
-    """The Jacobian of log_softmax over the last axis, I - 1 exp(y)^T with y = log_softmax(x).
-
-    Takes y of shape (..., K), returns (..., K, K) of the same dtype: row i is the gradient of output i.
-    Not symmetric: log_softmax_vjp and log_softmax_jvp multiply by its two sides without forming it. Dtypes and
-    errors as for softmax_jacobian.
-    """
-    if is_torch(y):
-        from . import torch as torch_face
-
-        return torch_face._dispatch("log_softmax_jacobian", (y,), {})
-    return _matrix("log_softmax_jacobian", "y", 1, y)
-
-
-def logsumexp_hessian(x):
-    """The Hessian of logsumexp over the last axis, diag(s) - s s^T with s = softmax(x).
-
-    Takes x of shape (..., K), returns (..., K, K) of the same dtype. softmax_vjp(v, softmax(x)) is the product
-    with v, without forming it. Dtypes and errors as for softmax_jacobian.
-    """
-    if is_torch(x):
-        from . import torch as torch_face
-
-        return torch_face._dispatch("logsumexp_hessian", (x,), {})
-    return _matrix("logsumexp_hessian", "x", 2, x)
+    return carrier(value)(result) if is_foreign(value) else result

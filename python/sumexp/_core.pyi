@@ -114,6 +114,7 @@ def run_tensors(
     where: Any | None = None,
     sign: Any | None = None,
     workspace: Any | None = None,
+    function: str = "run_tensors",
     /,
 ) -> int | None: ...
 def read_dlpack(

@@ -9,6 +9,7 @@ sumexp.torch.)
 
 import functools
 import importlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,16 @@ class _Interface:
             "typestr": typestr,
             "version": 3,
         }
+
+
+def is_torch(value):
+    """A tensor of torch, or what stands for one while torch.fx traces."""
+    # No import: where torch has not been imported, nothing can be a tensor.
+    torch = sys.modules.get("torch")
+    try:
+        return torch is not None and isinstance(value, (torch.Tensor, torch.fx.Proxy))
+    except AttributeError:  # it is just being imported
+        return False
 
 
 def is_foreign(value):

@@ -2,23 +2,24 @@
 
     from sumexp import special          # in place of: from scipy import special
 
-Real floating dtypes up to 64 bits are computed by sumexp, within its bounds; complex numbers and
-longdouble, which have no kernels, by the NumPy formulas at the end of this file. Where SciPy 1.17 departs
-from its own conventions, this module keeps to them:
+Real floating dtypes up to 64 bits are computed by sumexp, within its bounds; complex numbers and longdouble, which
+have no kernels, by the formulas of _array_api.py, in NumPy or in the array library that they come from. Where
+SciPy 1.17 departs from its own conventions, this module keeps to them:
 
 - an empty array gives an empty softmax (SciPy raises);
 - small and unsigned integers do not wrap around (SciPy's softmax([0, 1], uint8) is [nan, 0]);
 - log_softmax of a row with +inf, or of -inf alone, is NaN as softmax is (SciPy: a mixture);
 - a weight of 0 removes its element, and a negative sum is NaN, also where the result is not finite (SciPy
-  takes it from the unscaled sum then: 0 * inf and inf - inf are NaN, exp(-1e4) is 0).
+  takes it from the unscaled sum then: 0 * inf and inf - inf are NaN, exp(-1e4) is 0);
+- the sign of an infinite complex sum is that of its logarithm, exp(1j * imag) (SciPy: NaN).
 """
-
-import operator
 
 import numpy as np
 
-from . import _core
-from ._arrays import is_foreign, is_torch
+from . import _array_api, _core
+from ._array_api import is_complex
+from ._arrays import carrier
+from ._devices import is_foreign, is_torch
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
@@ -42,7 +43,7 @@ def softmax(x, axis=None):
     if type(x) is not np.ndarray or x.dtype.char not in KERNELS:
         x = _prepare(x)
         if not _has_kernel(x):
-            return _generic_softmax(x, axis)
+            return _generic("softmax", x, axis)
     return _core.softmax(x, axis)
 
 
@@ -54,7 +55,7 @@ def log_softmax(x, axis=None):
     if type(x) is not np.ndarray or x.dtype.char not in KERNELS:
         x = _prepare(x)
         if not _has_kernel(x):
-            return _generic_log_softmax(x, axis)
+            return _generic("log_softmax", x, axis)
     return _core.log_softmax(x, axis)
 
 
@@ -79,6 +80,8 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     The result, and with return_sign the pair. Without it, a negative real sum gives NaN.
     """
     if any(is_torch(v) or is_foreign(v) for v in (a, b)):
+        if is_complex(a) or is_complex(b):
+            return _foreign_logsumexp(a, b, axis, keepdims, return_sign)
         return _core.logsumexp(a, axis, b=b, keepdims=keepdims, return_sign=return_sign)
     for name, value in (("a", a), ("b", b)):
         if isinstance(value, np.ma.MaskedArray) or (name == "a" and value is None):
@@ -92,7 +95,7 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     if _has_kernel(a) and (b is None or (np.abs(b) <= min(LARGEST_WEIGHT, float(np.finfo(b.dtype).max))).all()):
         result = _core.logsumexp(a, axis, b=b, keepdims=keepdims, return_sign=return_sign)
     else:
-        result = _generic_logsumexp(a, b, axis, keepdims, return_sign)
+        result = _array_api.logsumexp(np, a, b, axis, keepdims, return_sign)
     if return_sign and a.dtype.kind == "f" and (a.size == 0 or (b is not None and b.size == 0)):
         return result[0], np.sign(result[0])  # SciPy's sign of an empty sum: that of -inf
     return result
@@ -109,71 +112,27 @@ def _prepare(x):
 
 
 def _has_kernel(x):
-    return not (isinstance(x, np.ndarray) and (x.dtype.kind == "c" or (x.dtype.kind == "f" and x.dtype.itemsize > 8)))
+    if not isinstance(x, np.ndarray):
+        return not is_complex(x)
+    return x.dtype.kind != "c" and (x.dtype.kind != "f" or x.dtype.itemsize <= 8)
 
 
-def _generic_softmax(x, axis):
-    if x.size == 0:
-        return np.exp(x)
-    with np.errstate(invalid="ignore"):
-        e = np.exp(x - np.max(x, axis=axis, keepdims=True))
-        return e / np.sum(e, axis=axis, keepdims=True)
+def _generic(name, x, axis):
+    xp = _array_api.namespace(x)
+    if xp is None:  # a library that lends its memory and has no functions of the standard
+        return carrier(x)(_generic(name, np.from_dlpack(x), axis))
+    result = getattr(_array_api, name)(xp, x, axis)
+    return result[()] if xp is np else result
 
 
-def _generic_log_softmax(x, axis):
-    if x.size == 0:
-        return np.exp(x)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shifted = x - np.max(x, axis=axis, keepdims=True)
-        return shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True))
-
-
-def _generic_logsumexp(a, b, axis, keepdims, return_sign):
-    """log sum b exp(a) in NumPy: for complex and longdouble, which have no kernels, and for weights too large for one.
-
-    The element with the largest real part is factored out and kept out of the sum of the others:
-    log|sum| = Re top + log|w| + log|1 + rest|, with w its weight.
-    """
-    b = np.ones(1, a.dtype) if b is None else b
-    a, b = np.broadcast_arrays(a, b)
-    axis = tuple(range(a.ndim)) if axis is None else axis if isinstance(axis, tuple) else operator.index(axis)
-    axes = np.lib.array_utils.normalize_axis_tuple(axis, a.ndim)
-    shape = [1 if d in axes else n for d, n in enumerate(a.shape)]
-    kept = [d for d in range(a.ndim) if d not in axes]
-    row_shape = [a.shape[d] for d in kept]
-    if a.size:
-        log_abs, phase = _complex_rows(*(np.transpose(v, kept + list(axes)).reshape(row_shape + [-1]) for v in (a, b)))
-    else:
-        log_abs, phase = np.full(row_shape, -np.inf, a.real.dtype), np.zeros(row_shape, a.dtype)
-
-    if return_sign:
-        results = [log_abs, phase if a.dtype.kind == "c" else phase.real]
-    elif a.dtype.kind == "c":
-        angle = np.angle(phase)
-        results = [log_abs + 1j * np.where(angle == -np.pi, np.pi, angle)]  # the branch (-pi, pi]
-    else:
-        results = [np.where(phase.real < 0, np.nan, log_abs).astype(a.dtype)]
-    results = [r.reshape(shape) if keepdims else r[()] for r in results]
-    return tuple(results) if return_sign else results[0]
-
-
-def _complex_rows(a, b):
-    """(log|sum|, sum/|sum|) of sum b exp(a) over the last axis of two arrays of one shape."""
-    with np.errstate(all="ignore"):
-        direct = np.sum(b * np.exp(a), axis=-1)  # right where the result is not finite
-        a = np.where(b == 0, -np.inf, a)
-        first = np.argmax(a.real, axis=-1)[..., None]
-        top, weight = np.take_along_axis(a, first, -1), np.take_along_axis(b, first, -1)
-        terms = b / weight * np.exp(a - top)
-        np.put_along_axis(terms, first, 0, -1)
-        terms[b == 0] = 0
-        rest = np.sum(terms, axis=-1)
-        x, y = rest.real, rest.imag
-        # NumPy's complex log1p loses small arguments: |1 + rest|^2 - 1 = x (x + 2) + y^2.
-        log1p = np.where(np.abs(rest) < 0.5, np.log1p(x * (x + 2) + y * y) / 2, np.log(np.abs(1 + rest)))
-        top, weight = top[..., 0], weight[..., 0]
-        log_abs = top.real + np.log(np.abs(weight)) + log1p
-        total = (1 + rest) * weight * np.exp(1j * top.imag)
-        finite = np.isfinite(log_abs) & np.isfinite(total)
-        log_abs = np.where(finite, log_abs, np.log(np.abs(direct)))
-        return log_abs, np.sign(np.where(finite, total, direct))
+def _foreign_logsumexp(a, b, axis, keepdims, return_sign):
+    main = a if is_torch(a) or is_foreign(a) else b
+    xp = _array_api.namespace(main)
+    if xp is None:
+        home = carrier(main)
+        a, b = (np.from_dlpack(v) if is_foreign(v) else v for v in (a, b))
+        result = logsumexp(a, axis, b, keepdims, return_sign)
+        return tuple(map(home, result)) if return_sign else home(result)
+    a, b = _array_api.promoted(xp, a, b) if b is not None else (*_array_api.promoted(xp, a), None)
+    a, b = (xp.reshape(v, (1,)) if v is not None and v.ndim == 0 else v for v in (a, b))
+    return _array_api.logsumexp(xp, a, b, axis, keepdims, return_sign)

@@ -188,3 +188,129 @@ def test_empty_arrays_without_kernels(dtype):
 def test_weights_of_any_size():
     for b in ([1e250, 1e250], [1e-250, 1e250], [1e-300, 1e-300], [np.inf, 1.0]):
         np.testing.assert_allclose(special.logsumexp([0.0, -1.0], b=b), scipy_special.logsumexp([0.0, -1.0], b=b), rtol=1e-14)
+
+
+# -- complex numbers of other array libraries --------------------------------------------------------------------
+
+
+class Lender:
+    """An array that lends its memory by DLPack, of a library without functions."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, array.dtype
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def libraries():
+    """(id, the function that makes an array of a library from NumPy's, the function that makes NumPy's of one)"""
+    yield "numpy", lambda a: a, np.asarray
+    yield "lender", Lender, np.asarray
+    try:
+        import array_api_strict
+
+        yield "array_api_strict", array_api_strict.asarray, np.asarray
+    except ImportError:
+        pass
+    try:
+        import torch
+
+        yield "torch", torch.asarray, lambda t: t.numpy()
+    except ImportError:
+        pass
+    try:
+        import jax.numpy
+
+        yield "jax", jax.numpy.asarray, np.asarray
+    except ImportError:
+        pass
+
+
+LIBRARIES = {name: rest for name, *rest in libraries()}
+each_library = pytest.mark.parametrize("library", LIBRARIES)
+
+
+@each_library
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), ()])
+def test_complex_arrays_of_any_library(library, dtype, axis):
+    make, back = LIBRARIES[library]
+    z = ARRAYS["complex128"].astype(dtype)
+    rtol = 1e-4 if dtype == np.complex64 else 1e-11
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        got, want = getattr(special, name)(make(z), axis), getattr(scipy_special, name)(z, axis)
+        if library not in ("numpy", "lender"):
+            assert type(got) is type(make(z))
+        assert back(got).dtype == dtype
+        np.testing.assert_allclose(back(got), want, rtol=rtol, atol=rtol)
+    for b in (2.0, np.linspace(-1, 2, 5).astype(z.real.dtype), (np.linspace(-1, 2, 5) + 1j).astype(dtype)):
+        weights = make(b) if np.ndim(b) else b
+        for keepdims in (False, True):
+            got = special.logsumexp(make(z), axis, weights, keepdims, return_sign=True)
+            want = scipy_special.logsumexp(z, axis, b, keepdims, return_sign=True)
+            for g, w in zip(got, want):
+                assert back(g).dtype == w.dtype or library == "lender"
+                np.testing.assert_allclose(back(g), w, rtol=rtol, atol=rtol)
+
+
+@each_library
+def test_complex_weights_of_real_arrays(library):
+    make, back = LIBRARIES[library]
+    for a in (np.arange(3.0), np.arange(3)):
+        b = np.array([1, 2j, -1])
+        for x, w in ((make(a), make(b)), (a, make(b)), (make(a.astype(complex)), make(b.real))):
+            if library == "array_api_strict" and isinstance(x, np.ndarray):
+                continue  # it takes none of NumPy's
+            want = np.log(np.sum(back_of(w, back) * np.exp(a)) + 0j)
+            np.testing.assert_allclose(back(special.logsumexp(x, b=w)), want, rtol=1e-6)
+
+
+def back_of(w, back):
+    return w.array if isinstance(w, Lender) else back(w)
+
+
+@each_library
+def test_complex_weights_of_any_size(library):
+    make, back = LIBRARIES[library]
+    a = np.array([1400.0, 3.0, 0.0]) + 1j
+    b = np.array([1e-300, 1e300, 2.0]) * (1 + 0j)
+    mp = pytest.importorskip("mpmath")
+    with mp.workdps(40):
+        want = complex(mp.log(sum(mp.mpc(w) * mp.exp(mp.mpc(v)) for v, w in zip(a, b))))
+    np.testing.assert_allclose(back(special.logsumexp(make(a), b=make(b))), want, rtol=1e-12)
+
+
+def test_gradients_of_complex_tensors():
+    torch = pytest.importorskip("torch")
+    z = torch.from_numpy(ARRAYS["complex128"][0, :2, :3].copy()).requires_grad_()
+    w = torch.tensor([1 + 1j, 2.0, -1j], dtype=torch.complex128)
+    for f in (special.softmax, special.log_softmax, special.logsumexp, lambda z: special.logsumexp(z, b=w)):
+        assert torch.autograd.gradcheck(f, z)
+
+
+@pytest.mark.parametrize("row", [[INF + 1j], [INF + 1j, 2], [-INF + 1j, -INF - 1j], [complex(INF, INF)], [complex(-INF, INF), 1 + 1j]])
+def test_the_phase_of_infinite_complex_sums(row):
+    z = np.array(row)
+    log_abs, phase = special.logsumexp(z, return_sign=True)
+    both_at_once = special.logsumexp(z)
+    with np.errstate(all="ignore"):
+        assert log_abs == both_at_once.real or (np.isnan(log_abs) and np.isnan(both_at_once.real))
+    if np.isposinf(log_abs) and not np.isnan(both_at_once.imag):
+        np.testing.assert_allclose(phase, np.exp(1j * both_at_once.imag))
+    elif np.isneginf(log_abs):
+        assert phase == 0
+
+
+def test_longdouble_weights_of_zero_and_cancellation():
+    """The conventions of the kernels, for what has none."""
+    for dtype in (np.longdouble, np.complex128):
+        a = np.array([INF, 1], dtype)
+        assert special.logsumexp(a, b=np.array([0, 1], dtype)) == 1
+        assert special.logsumexp(a[:1], b=np.array([0], dtype)).real == -INF
+        log_abs, sign = special.logsumexp(np.array([1e4, 1e4], dtype), b=np.array([1, -1], dtype), return_sign=True)
+        assert log_abs == -INF and sign == 0
+        assert np.isnan(special.logsumexp(np.array([INF, INF], dtype), b=np.array([1, -1], dtype)).real)

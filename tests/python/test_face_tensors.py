@@ -67,7 +67,7 @@ def test_weights_sign_and_mask():
     ((SOFTMAX, (X.to("meta"),), torch.empty_like(X), -1), Exception, ""),
     ((SOFTMAX, (3,), X, -1), TypeError, "input is a int, accepted: a tensor with"),
     ((SOFTMAX, (X,), torch.empty_like(X), 3), ValueError, "axis 3 is out of bounds"),
-    ((99, (X,), X, -1), ValueError, "op is 99, accepted: 0 to 9"),
+    ((99, (X,), X, -1), ValueError, "op is 99, accepted: 0 to 10"),
     ((SOFTMAX, (), X, -1), ValueError, "inputs has 0 tensors"),
     ((SOFTMAX, X, X, -1), TypeError, "run_tensors"),
     ((SOFTMAX_VJP, (X, X[0]), torch.empty_like(X), -1), ValueError, r"input has shape \(4, 5\)"),

@@ -1,6 +1,8 @@
 """sumexp.torch in compiled, exported and traced programs, and each registered operation on its own."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +10,7 @@ torch = pytest.importorskip("torch")
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
+import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
 
 NAMES = ["softmax", "log_softmax", "logsumexp"]
@@ -199,3 +202,105 @@ def test_compiled_autograd(name):
         y.backward()
     getattr(torch, name)(want, -1).sin().sum().backward()
     torch.testing.assert_close(x.grad, want.grad)
+
+
+@each_operation
+def test_decompositions_have_the_fakes_shapes_and_strides(name):
+    from torch._decomp import decomposition_table
+
+    operation = getattr(torch.ops.sumexp, name).default
+    for tensors, dims in ((OPERATIONS[name], [-1]), ([t.mT for t in OPERATIONS[name]], [-2]), (OPERATIONS[name], [1])):
+        got, want = decomposition_table[operation](*tensors, dims), operation(*tensors, dims)
+        torch.testing.assert_close(got, want)
+        assert got.stride() == want.stride()
+
+
+# -- the package's own functions, which torch.compile cannot read ------------------------------------------------
+
+PACKAGE = {
+    "softmax": lambda x: se.softmax(x, 0, temperature=0.5),
+    "softmax, where": lambda x: se.softmax(x, where=x > -1),
+    "softmax, out": lambda x: se.softmax(x, out=torch.empty_like(x)),
+    "log_softmax": lambda x: se.log_softmax(x),
+    "logsumexp": lambda x: se.logsumexp(x, 0, keepdims=True),
+    "logsumexp, all": lambda x: se.logsumexp(x),
+    "logsumexp, sign": lambda x: se.logsumexp(x, 1, return_sign=True)[1],
+    "softmax_vjp": lambda x: se.softmax_vjp(x, Y),
+    "softmax_jvp": lambda x: se.softmax_jvp(x, Y, temperature=2),
+    "log_softmax_vjp": lambda x: se.log_softmax_vjp(x, L),
+    "log_softmax_jvp": lambda x: se.log_softmax_jvp(x, L),
+    "logsumexp_vjp": lambda x: se.logsumexp_vjp(x[0], x, 0),
+    "logsumexp_jvp": lambda x: se.logsumexp_jvp(x, G, 1),
+    "softmax_hvp": lambda x: se.softmax_hvp(x, V, Y),
+    "log_softmax_hvp": lambda x: se.log_softmax_hvp(x, V, L),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_the_packages_functions_do_not_break_the_graph(name):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(lambda x: PACKAGE[name](x * 2) + 1, backend=backend, fullgraph=True)
+    assert torch.equal(compiled(X), PACKAGE[name](X * 2) + 1)
+    assert any("sumexp." in n for n in called(graphs[0].graph))
+
+
+def test_the_packages_functions_on_arrays_in_compiled_programs():
+    compiled = torch.compile(lambda a: se.softmax(a, temperature=0.5) + 1, backend="eager")
+    assert (compiled(X.numpy()) == se.softmax(X.numpy(), temperature=0.5) + 1).all()
+
+
+ORDERS = ["import torch._dynamo, sumexp.torch", "import sumexp.torch, torch._dynamo", "import sumexp.torch"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_torch_compile_is_told_in_time(order):
+    program = f"""
+import sys, torch
+{order}
+{'assert "torch._dynamo" not in sys.modules' if "_dynamo" not in order else ""}
+import sumexp
+compiled = torch.compile(lambda x: sumexp.softmax(x) + 1, backend="eager", fullgraph=True)
+assert torch.equal(compiled(torch.ones(3)), torch.full((3,), 1 + 1 / 3))
+assert not any(type(f).__module__.startswith("sumexp") for f in sys.meta_path)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# -- symbolic tracing --------------------------------------------------------------------------------------------
+
+
+@each_name
+def test_symbolic_trace_records_the_call(name):
+    f = getattr(st, name)
+    traced = torch.fx.symbolic_trace(lambda x: f(x * 2, -1) + 1)
+    assert [n.target for n in traced.graph.nodes if n.op == "call_function"][1] is f
+    x = X.clone().requires_grad_()
+    assert torch.equal(traced(x), f(X * 2, -1) + 1) and torch.equal(traced(X.float()), f(X.float() * 2, -1) + 1)
+    traced(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_symbolic_trace_of_modules_and_options():
+    modules = torch.nn.Sequential(st.nn.Softmax(-1), st.nn.LogSoftmax(0), st.nn.Softmax2d())
+    traced = torch.fx.symbolic_trace(modules[:2])
+    assert [n.target for n in traced.graph.nodes if n.op == "call_function"] == [st.softmax, st.log_softmax]
+    assert torch.equal(traced(X), modules[:2](X))
+    calls = torch.fx.symbolic_trace(
+        lambda x: st.softmax(x, 1, dtype=torch.float64, temperature=0.5) + st.logsumexp(x, axis=0, keepdims=True)
+    )
+    x = X.float()
+    assert torch.equal(calls(x), st.softmax(x, 1, dtype=torch.float64, temperature=0.5) + st.logsumexp(x, 0, True))
+    assert "sumexp" in calls.code
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_symbolic_trace_of_the_packages_functions(name):
+    traced = torch.fx.symbolic_trace(PACKAGE[name])
+    assert any(n.target is getattr(se, name.split(",")[0]) for n in traced.graph.nodes)
+    assert torch.equal(traced(X), PACKAGE[name](X))

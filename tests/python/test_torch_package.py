@@ -263,7 +263,7 @@ def test_plain_tensors_and_an_out_in_their_memory(name):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_tensors_take_the_short_way(name, monkeypatch):
-    monkeypatch.setattr(se._arrays, "call", lambda *_: pytest.fail("the long way is taken"))
+    monkeypatch.setattr(se._slow_path, "call", lambda *_: pytest.fail("the long way is taken"))
     for call in plain_calls(name):
         tensors = operands(name)
         out = call(*tensors)

@@ -4,6 +4,9 @@ When this file fails after an update of torch, the failing test names what to re
 python/sumexp/torch/_private.py.
 """
 
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -88,3 +91,63 @@ def test_a_missing_name_is_named(monkeypatch):
     monkeypatch.setitem(_private.NAMES, "gone", ("torch._C", "_no_such_name"))
     with pytest.raises(ImportError, match=r"torch\._C\._no_such_name"):
         _private._load()
+
+
+WITHOUT = """
+import builtins, sys, warnings
+import torch, torch._decomp, torch._VF
+import torch.nn.functional
+gone, get = set(sys.argv[1:]), builtins.getattr
+
+def without(value, name, *default):
+    if name in gone and sys._getframe(1).f_globals.get("__name__") == "sumexp.torch._private":
+        raise AttributeError(name)
+    return get(value, name, *default)
+
+builtins.getattr = without
+import sumexp, sumexp.torch as st
+from sumexp.torch import _private
+builtins.getattr = get
+missing = {n for n, (_, path) in _private.NAMES.items() if gone & set(path.split("."))}
+assert missing and missing <= set(_private.INSTEAD), missing
+assert all(get(_private, n) is _private.INSTEAD[n] for n in missing)
+
+x = torch.randn(4, 16, dtype=torch.float64)
+for ours, theirs in ((lambda x: st.softmax(x, -1, temperature=0.5), lambda x: torch.softmax(x / 0.5, -1)),
+                     (lambda x: st.log_softmax(x, 0), lambda x: torch.log_softmax(x, 0)),
+                     (lambda x: st.logsumexp(x, (0, 1)), lambda x: torch.logsumexp(x, (0, 1))),
+                     (lambda x: sumexp.softmax(x), lambda x: torch.softmax(x, -1))):
+    torch.testing.assert_close(ours(x), theirs(x))
+    hessians = [torch.func.hessian(lambda x, f=f: f(x).sin().sum())(x) for f in (ours, theirs)]
+    torch.testing.assert_close(*hessians)
+    torch.testing.assert_close(torch.vmap(ours)(x.unsqueeze(0)), torch.vmap(theirs)(x.unsqueeze(0)))
+    torch.testing.assert_close(torch.func.jvp(ours, (x,), (x,)), torch.func.jvp(theirs, (x,), (x,)))
+    leaf = x[:2, :3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(ours, leaf, check_forward_ad=True) and torch.autograd.gradgradcheck(ours, leaf)
+    compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+    y = leaf.detach().clone().requires_grad_()
+    (a,), (b,) = (torch.autograd.grad(f(y).sin().sum(), y) for f in (compiled, ours))
+    torch.testing.assert_close(a, b)
+    traced = torch.jit.trace(ours, (x,))
+    assert torch.equal(traced(x + 1), ours(x + 1))
+with torch.autograd.forward_ad.dual_level() as level:
+    dual = torch.autograd.forward_ad.make_dual(x, x.sin())
+    got = torch.autograd.forward_ad.unpack_dual(torch.ops.sumexp.softmax(dual, [1])).tangent
+    torch.testing.assert_close(got, sumexp.softmax_jvp(x.sin(), torch.softmax(x, -1)))
+try:
+    torch.func.grad(lambda T: st.softmax(x, -1, temperature=T).sum())(torch.tensor(2.0))
+    raise AssertionError("a gradient was lost")
+except TypeError:
+    pass
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    assert torch.equal(st.softmax(x), st.softmax(x, 1))
+assert any("Implicit dimension" in str(w.message) and w.filename == "<string>" for w in seen), seen
+"""
+
+
+def test_missing_names_with_a_slower_way():
+    """The import works without them, and what is computed is the same."""
+    last = [_private.NAMES[n][1].split(".")[-1] for n in _private.INSTEAD]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITHOUT, *last], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -274,3 +274,18 @@ def test_autocast_on_cuda(monkeypatch):
             assert call().dtype is torch.float32
         assert st.softmax(x, -1, dtype=torch.bfloat16).dtype is torch.bfloat16
         assert st.softmax(x.cpu(), -1).dtype is torch.bfloat16 and st.softmax(x.double(), -1).dtype is torch.float64
+
+
+def test_logsumexp_takes_numpys_names():
+    x = X.double()
+    for dim in (0, (0, 1), [-1], ()):
+        want = torch.logsumexp(x, axis=dim, keepdims=True)
+        assert want.shape == st.logsumexp(x, axis=dim, keepdims=True).shape
+        torch.testing.assert_close(st.logsumexp(x, axis=dim, keepdims=True), want)
+        assert torch.equal(st.logsumexp(x, axis=dim), st.logsumexp(x, dim))
+        assert torch.equal(st.logsumexp(x, dim, keepdims=True), st.logsumexp(x, dim, True))
+    for wrong in ({}, {"dim": 0, "axis": 0}, {"dim": 0, "keepdim": True, "keepdims": True}, {"axis": None}):
+        with pytest.raises(TypeError, match="logsumexp"):
+            st.logsumexp(x, **wrong)
+        with pytest.raises(TypeError):
+            torch.logsumexp(x, **wrong)

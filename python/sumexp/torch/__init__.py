@@ -9,8 +9,10 @@ built, on CUDA devices; on any other device they raise a TypeError. Everything e
 and nested layouts, complex numbers, meta tensors) goes to torch's own functions.
 """
 
-from . import nn
+from . import _compile, nn
 from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
+
+_compile.tell_in_time()
 
 __all__ = ["log_softmax", "logsumexp", "nn", "softmax"]

@@ -2,11 +2,14 @@
 
 import numpy as np
 import torch
+from torch.fx import Proxy
 
 from .. import _arrays, _core
+from .._scalars import dtype_for_weight, weight
 from . import _formulas, _kernels
-from ._front import autocast, check_temperature, is_ours, soft, summed, way
-from ._private import forward_ad, functorch_active
+from ._front import autocast, check_temperature, is_ours, recorded, soft, summed, way
+from ._kernels import is_traced
+from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
 
 
 def _dims(x, axis):
@@ -72,11 +75,13 @@ def _into(function, out, result):
 # -- straight to the kernels ---------------------------------------------------------------------------------
 
 
-def _is_direct(function, tensors, mask=None):
+def _is_direct(function, tensors, mask=None, watched=is_traced):
     """Whether a call is its kernel and nothing else: plain tensors, nothing recorded, watched or transformed."""
-    if not all(is_ours(function, t) and way(t) == "kernel" for t in tensors):
+    if not all(is_ours(function, t) and way(t, watched) == "kernel" for t in tensors):
         return False
-    return mask is None or (type(mask) in _kernels.PLAIN_TYPES and mask.layout is torch.strided and way(mask) == "kernel")
+    if mask is None:
+        return True
+    return type(mask) in _kernels.PLAIN_TYPES and mask.layout is torch.strided and way(mask, watched) == "kernel"
 
 
 def _extent(t):
@@ -126,7 +131,7 @@ def _launch(function, op, tensors, dims, T=1.0, *, shape, where=None, out=None, 
         others = [t for t in (*tensors[len(full) :], where) if t is not None]
         target = out if _can_write(function, out, full, others) else None
     result = tensors[0].new_empty(shape) if target is None else target
-    _kernels.launch(op, tensors, result, dims, T, where, sign)
+    _kernels.launch(op, tensors, result, dims, T, where, sign, function)
     if target is not None:
         if not out.is_inference():  # what autograd has saved of it is no longer there
             torch.autograd.graph.increment_version(out)
@@ -154,9 +159,10 @@ def _log_softmax(x, axis=-1, **options):
 
 
 def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where=None, out=None):
-    x = autocast(_floating(_tensor("logsumexp", "x", x)))
+    x = _tensor("logsumexp", "x", x)
     if b is not None:
         return _weighted(x, axis, b, keepdims, return_sign, where, out)
+    x = autocast(_floating(x))
     mask = _mask("logsumexp", x, where)
     dims = _dims(x, axis)
     if _is_direct("logsumexp", (x,), mask):
@@ -171,12 +177,44 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     return lse, torch.where(lse == float("-inf"), 0, torch.ones_like(lse)).masked_fill(lse.isnan(), float("nan"))
 
 
-def _weighted(x, axis, b, keepdims, return_sign, where, out):
+def _weights(x, b):
+    """(x, b, dtype): tensors of one dtype, and that of the result. The first is the wider where the weights need it."""
+    default, b = torch.get_default_dtype(), weight("logsumexp", b)
     if isinstance(b, torch.Tensor):
         _beside("logsumexp", "b", b, "x", x)
-    x, b = torch.broadcast_tensors(x, torch.as_tensor(b, dtype=x.dtype, device=x.device))
+        dtype = torch.result_type(x, b)
+    else:
+        try:
+            weights = torch.as_tensor(np.asarray(b), device=x.device)  # in full, whatever torch's default dtype is
+        except TypeError:
+            raise TypeError(f"logsumexp: b is a {type(b).__name__}, accepted: a tensor, an array or a number") from None
+        if isinstance(b, (list, tuple)) and weights.is_floating_point():
+            dtype = torch.promote_types(x.dtype, default)
+        else:
+            dtype = torch.result_type(x, b if isinstance(b, (bool, int, float)) else weights)
+        b = weights
+    for name, t in (("x", x), ("b", b)):
+        if t.is_complex():
+            raise TypeError(
+                f"logsumexp: {name} has dtype {t.dtype}, accepted: {_arrays.ACCEPTED}; "
+                "sumexp.special.logsumexp takes complex numbers"
+            )
+    dtype = dtype if dtype.is_floating_point else default
+    if dtype.itemsize == 2 and x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        dtype = torch.float32
+    wide = dtype
+    if b.dtype != dtype and b.dim() == 0 and way(b) == "kernel":
+        wide = dtype_for_weight(b.item(), dtype)
+        wide = getattr(torch, wide) if isinstance(wide, str) else wide
+    elif b.dtype != dtype and dtype.itemsize == 2:  # integers
+        wide = torch.float32
+    return *torch.broadcast_tensors(x.to(wide), b.to(wide)), dtype
+
+
+def _weighted(x, axis, b, keepdims, return_sign, where, out):
+    x, b, dtype = _weights(x, b)
     mask = _mask("logsumexp", x, where)
-    if not _is_direct("logsumexp", (x, b), mask):
+    if not _is_direct("logsumexp", (x, b), mask, watched=lambda: dispatch_mode_count() or is_tracing()):
         raise NotImplementedError(
             "logsumexp: b with gradients, transforms or a tensor the kernels do not take; for positive weights "
             "use logsumexp(x + b.log())"
@@ -184,8 +222,11 @@ def _weighted(x, axis, b, keepdims, return_sign, where, out):
     dims = _dims(x, axis)
     shape = _kernels.row_shape(x.shape, dims, keepdims)
     sign = x.new_empty(shape)
-    lse = _launch("logsumexp", "weighted_logsumexp", (x, b), dims, shape=shape, where=mask, out=out, sign=sign)
-    return (lse, sign) if return_sign else lse.masked_fill_(sign < 0, float("nan"))
+    target = out if x.dtype == dtype else None
+    lse = _launch("logsumexp", "weighted_logsumexp", (x, b), dims, shape=shape, where=mask, out=target, sign=sign)
+    if x.dtype != dtype:
+        lse = _into("logsumexp", out, lse.to(dtype))
+    return (lse, sign.to(dtype)) if return_sign else lse.masked_fill_(sign < 0, float("nan"))
 
 
 # -- derivatives, as functions of tensors of their own -------------------------------------------------------
@@ -248,7 +289,7 @@ def _matrix(function, x):
         return _matrix(function, x.float()).to(x.dtype)
     if is_ours(function, x) and way(x) == "kernel" and x.device.type == "cpu":
         _core.read_dlpack(x)  # raises where there is no memory
-        return torch.from_numpy(np.asarray(getattr(_arrays, function)(x.resolve_neg().detach().numpy())))
+        return torch.from_numpy(np.asarray(_arrays.matrix(function, x.resolve_neg().detach().numpy())))
     if function == "log_softmax_jacobian":
         return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - x.exp().unsqueeze(-2)
     y = _softmax(x) if function == "logsumexp_hessian" else x
@@ -256,10 +297,13 @@ def _matrix(function, x):
 
 
 _FORWARD = {"softmax": _softmax, "log_softmax": _log_softmax, "logsumexp": _logsumexp}
+COMPILED = (*_FORWARD, *_DERIVATIVES)  # the functions of the package that are not Python
 
 
 def dispatch(name, args, kwargs):
     """The function of the package called `name`, on tensors."""
+    if name in COMPILED and any(isinstance(value, Proxy) for value in (*args, *kwargs.values())):
+        return recorded(getattr(_core, name), *args, **kwargs)
     if name in _FORWARD:
         return _FORWARD[name](*args, **kwargs)
     if name in _DERIVATIVES:

@@ -4,10 +4,12 @@ torch has no single way to register an operation that serves every transform: a 
 forward-mode derivative (torch.func.jvp would see zero tangents), and an autograd.Function with one breaks
 torch.compile. So each call takes the way that is right for its situation, the first of:
 
+0. torch.fx traces symbolically: the call itself is recorded;
 1. a tensor that the kernels do not take (a tensor subclass, a sparse layout, integers, a meta tensor): torch's
    own function; but a TypeError for a device that this build does not serve, where torch's numbers would differ;
 2. compiling or exporting: the registered operation; inside a functorch transform torch's own function;
-3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one;
+3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one; but
+   torch's own function while ONNX's older exporter traces, which knows no others;
 4. a functorch transform is active: a Function of the kind functorch takes, but the registered operation where such
    a Function would not do (functionalize has no rule for it; under no_grad it would be recorded all the same);
 5. a gradient or a tangent is recorded: a Function of the fast kind;
@@ -19,9 +21,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.fx import Proxy
+from torch.overrides import handle_torch_function
 
 from .. import _core
-from . import _formulas, _functions, _library  # noqa: F401 (registers the operations)
+from .._scalars import temperature
+from . import _formulas, _functions, _library
 from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, is_wrapper, run
 from ._private import (
     FakeTensor,
@@ -32,8 +37,10 @@ from ._private import (
     forward_ad,
     function_mode_count,
     functorch_active,
+    has_quick_forward,
     implicit_softmax_dim,
     interpreter_stack,
+    is_functorch_wrapped,
     is_tracing,
 )
 
@@ -56,15 +63,15 @@ def is_ours(function, x):
     raise TypeError(f"{function}: a tensor is on {x.device}, accepted: {_core.served_devices()}")
 
 
-def way(x):
-    """Which of the ways 2 to 6 above a call takes."""
+def way(x, watched=is_traced):
+    """Which of the ways 2 to 6 above a call takes; `watched` tells whether operations are recorded."""
     if is_compiling():
         return "torch" if functorch_active() else "op"
     if functorch_active():
         functionalized = any(level.key() == TransformType.Functionalize for level in interpreter_stack())
         return "op" if functionalized or not torch.is_grad_enabled() else "functorch"
-    if type(x) not in PLAIN_TYPES or is_traced() or is_wrapper(x):
-        return "op"
+    if type(x) not in PLAIN_TYPES or watched() or is_wrapper(x):
+        return "torch" if is_tracing() and torch.onnx.is_in_onnx_export() else "op"
     if torch.is_inference_mode_enabled():
         return "kernel"
     if (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0:
@@ -114,24 +121,25 @@ def summed(x, dims, keepdim):
 
 # A quick call answers with the result (ways 5 and 6) or None. Whether torch.compile is reading has to be asked
 # first, and in Python: it cannot look into the quick call.
-_core.set_quick(
-    torch.Tensor,
-    empty_strided_cpu,
-    (torch.float16, torch.bfloat16, torch.float32, torch.float64),
-    torch.Tensor.detach,
-    _functions.apply_softmax_quick,
-    torch.Tensor.is_neg,
-    torch.is_grad_enabled,
-    torch.is_inference_mode_enabled,
-    functorch_active,
-    dispatch_mode_count,
-    function_mode_count,
-    is_tracing,
-    vars(forward_ad),
-    torch.Tensor.is_inference,
-    torch.autograd.graph.increment_version,
-    torch.nn.Parameter,
-)
+if has_quick_forward():
+    _core.set_quick(
+        torch.Tensor,
+        empty_strided_cpu,
+        (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        torch.Tensor.detach,
+        _functions.apply_softmax_quick,
+        torch.Tensor.is_neg,
+        torch.is_grad_enabled,
+        torch.is_inference_mode_enabled,
+        functorch_active,
+        dispatch_mode_count,
+        function_mode_count,
+        is_tracing,
+        vars(forward_ad),
+        torch.Tensor.is_inference,
+        torch.autograd.graph.increment_version,
+        torch.nn.Parameter,
+    )
 _quick = _core.quick_softmax
 
 
@@ -155,7 +163,7 @@ def softmax(
     dtype : torch.dtype
         Convert input to it first.
     temperature : float
-        T > 0, a number.
+        T > 0, any kind of number, also a NumPy scalar or a 0-d tensor that is not differentiated in.
 
     Returns
     -------
@@ -172,6 +180,8 @@ def softmax(
         y = _quick(0, input, dim, temperature)
         if y is not None:
             return y
+    if isinstance(input, Proxy):
+        return recorded(softmax, input, dim, _stacklevel, dtype, temperature=temperature)
     return _softmax_like("softmax", input, dim, _stacklevel, dtype, temperature)
 
 
@@ -191,6 +201,8 @@ def log_softmax(
         y = _quick(1, input, dim, temperature)
         if y is not None:
             return y
+    if isinstance(input, Proxy):
+        return recorded(log_softmax, input, dim, _stacklevel, dtype, temperature=temperature)
     return _softmax_like("log_softmax", input, dim, _stacklevel, dtype, temperature)
 
 
@@ -215,7 +227,14 @@ def _softmax_like(name, x, dim, stacklevel, dtype, T):
     return soft(name, x, dims_of(dim, x.dim()), T)
 
 
-def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
+def logsumexp(
+    input: Tensor,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    axis: int | Sequence[int] | None = None,
+    keepdims: bool | None = None,
+) -> Tensor:
     """torch.logsumexp.
 
     Parameters
@@ -225,7 +244,9 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     dim : int or sequence of ints
         The dimensions to sum over; an empty sequence means all, as in torch.
     keepdim : bool
-        Keep them with length 1.
+        Keep them with length 1; the default is False.
+    axis, keepdims
+        NumPy's names of dim and keepdim, which torch takes as well.
 
     Returns
     -------
@@ -237,6 +258,18 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     IndexError for a dim out of range, RuntimeError for one named twice, TypeError for a device that this build
     does not serve.
     """
+    if axis is not None:
+        if dim is not None:
+            raise TypeError("logsumexp: axis is another name of dim, accepted: one of the two")
+        dim = axis
+    if keepdims is not None:
+        if keepdim:
+            raise TypeError("logsumexp: keepdims is another name of keepdim, accepted: one of the two")
+        keepdim = keepdims
+    if dim is None:
+        raise TypeError("logsumexp: dim is missing, accepted: an int or a sequence of ints")
+    if isinstance(input, Proxy):
+        return recorded(logsumexp, input, dim, keepdim)
     if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
         input = input.to(torch.get_default_dtype())  # as torch does
     if isinstance(dim, (tuple, list)) and not dim:
@@ -246,9 +279,21 @@ def logsumexp(input: Tensor, dim: int | Sequence[int], keepdim: bool = False) ->
     return summed(input, dims_of(dim, input.dim()), keepdim)
 
 
+def recorded(function, *args, **kwargs):
+    """A call as a node of a graph that torch.fx makes by symbolic tracing."""
+    proxies = [a for a in (*args, *kwargs.values()) if isinstance(a, Proxy)]
+    return handle_torch_function(function, proxies, *args, **kwargs)
+
+
 def check_temperature(name, T):
-    if isinstance(T, torch.Tensor):
-        raise TypeError(f"{name}: temperature is a tensor, accepted: a number; divide the input to differentiate in it")
-    if not 0 < T <= LARGEST:
-        raise ValueError(f"{name}: temperature is {T}, accepted: a finite number > 0")
-    return T
+    """T as a float; a TypeError where a gradient, a tangent or a batch would be lost."""
+    if type(T) is float and 0 < T <= LARGEST:
+        return T
+    if isinstance(T, torch.Tensor) and (
+        (T.requires_grad and torch.is_grad_enabled())
+        or (not is_compiling() and (is_functorch_wrapped(T) or (forward_ad._current_level >= 0 and _library.has_tangent(T))))
+    ):
+        raise TypeError(
+            f"{name}: temperature is a tensor that is watched, accepted: a number; divide the input to differentiate in it"
+        )
+    return temperature(name, T)

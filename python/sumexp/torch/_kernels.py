@@ -84,12 +84,12 @@ def run(name, tensors, dims, temperature=1.0, keepdim=True):
     return out
 
 
-def launch(name, tensors, out, dims, temperature=1.0, where=None, sign=None):
-    """_core.run_tensors, with the workspace that long rows on a GPU may want."""
-    size = _run(CODES[name], tensors, out, dims, temperature, where, sign)
+def launch(name, tensors, out, dims, temperature=1.0, where=None, sign=None, function=None):
+    """_core.run_tensors, with the workspace that long rows on a GPU may want. Errors name `function`, or the operation."""
+    size = _run(CODES[name], tensors, out, dims, temperature, where, sign, None, function or name)
     if size:
         workspace = out.new_empty(size, dtype=torch.uint8)
-        _run(CODES[name], tensors, out, dims, temperature, where, sign, workspace)
+        _run(CODES[name], tensors, out, dims, temperature, where, sign, workspace, function or name)
 
 
 def is_traced():

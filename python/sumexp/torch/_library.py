@@ -11,7 +11,15 @@ import torch
 from . import _formulas
 from ._formulas import total
 from ._kernels import ROW_RESULT, is_traced, row_shape, run
-from ._private import AutogradInfo, TracingContext, forward_ad, functorch_active, make_autograd_impl, unpack_dual
+from ._private import (
+    AutogradInfo,
+    TracingContext,
+    forward_ad,
+    functorch_active,
+    make_autograd_impl,
+    register_decomposition,
+    unpack_dual,
+)
 from ._vmap import batch
 
 LIBRARY = torch.library.Library("sumexp", "DEF")
@@ -158,9 +166,17 @@ def _register(name, derivative):
             return _formulas.logsumexp(args[0], args[1], keepdim)
         return getattr(_formulas, name)(*args[: count + 1], temperature)
 
+    def decomposition(*args):  # with the strides of fake()
+        result = formula(*args).contiguous()
+        if name == "logsumexp_vjp" and not args[0].is_contiguous():
+            return torch.zeros_like(args[0]).add(result)  # the first tensor's strides
+        return result
+
     for device in ("CPU", "CUDA"):
         LIBRARY.impl(name, kernel, device)
     LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
+    if register_decomposition is not None:
+        register_decomposition(getattr(ops, name).default)(decomposition)
     torch.library.register_fake(qualified, fake, lib=LIBRARY)
     torch.library.register_vmap(qualified, vmap, lib=LIBRARY)
 

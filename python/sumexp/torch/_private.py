@@ -1,13 +1,15 @@
 """Every private name of torch that sumexp.torch uses, in one place.
 
-Private names can go away with any release of torch. They are looked up here, once, and a missing one is an
-ImportError that says which; tests/python/test_torch_private.py checks each name and what it is relied on for.
+Private names can go away with any release of torch. They are looked up here, once. Where there is a slower way
+without one (INSTEAD), that is taken; any other that is missing is an ImportError that says which.
+tests/python/test_torch_private.py checks each name and what it is relied on for.
 """
 
 import importlib
+import warnings
 
 import torch
-from torch.autograd import forward_ad  # noqa: F401
+from torch.autograd import forward_ad
 
 # our name -> (module, path in it)
 NAMES = {
@@ -19,6 +21,8 @@ NAMES = {
     "TransformType": ("torch._C", "_functorch.TransformType"),
     # The tensor under the wrapper of a transform that has ended.
     "unwrap_if_dead": ("torch._C", "_functorch.unwrap_if_dead"),
+    # Whether a tensor is one of a functorch transform's.
+    "is_functorch_wrapped": ("torch._C", "_functorch.is_functorch_wrapped_tensor"),
     # Whether a tensor belongs to the older vmap that autograd uses for is_grads_batched and gradcheck.
     "is_legacy_batched": ("torch._C", "_functorch.is_legacy_batchedtensor"),
     # Whether a tensor stands for zeros that have no memory, as autograd's gradients may.
@@ -30,6 +34,8 @@ NAMES = {
     "function_mode_count": ("torch._C", "_len_torch_function_stack"),
     # Whether torch.jit.trace is.
     "is_tracing": ("torch._C", "_is_tracing"),
+    # Says how an operation is written in torch's own: torch.onnx.export asks.
+    "register_decomposition": ("torch._decomp", "register_decomposition"),
     # torch.autograd.Function.apply without its Python wrapper, which looks for functorch transforms again.
     "FunctionBase": ("torch._C", "_FunctionBase"),
     # The attributes that save_for_backward and set_materialize_grads of a Function's ctx set; quick.cpp sets them.
@@ -57,6 +63,29 @@ NAMES = {
 }
 
 
+def _empty_strided_cpu(sizes, strides, dtype):
+    return torch.empty_strided(sizes, strides, dtype=dtype, device="cpu")
+
+
+def _implicit_softmax_dim(name, ndim, stacklevel):
+    warnings.warn(f"Implicit dimension choice for {name} has been deprecated.", stacklevel=stacklevel)
+    return 0 if ndim in (0, 1, 3) else 1
+
+
+# What is done without a name: the slower way, or None, and then what needs it is left out.
+INSTEAD = {
+    "is_functorch_wrapped": lambda t: functorch_active(),  # noqa: F821 (by _load)
+    "is_tracing": torch.jit.is_tracing,
+    "register_decomposition": None,
+    "FunctionBase": None,
+    "to_save": None,
+    "materialize_grads": None,
+    "empty_strided_cpu": _empty_strided_cpu,
+    "unpack_dual": lambda t, level: forward_ad.unpack_dual(t, level=level),
+    "implicit_softmax_dim": _implicit_softmax_dim,
+}
+
+
 def find(module, path):
     value = importlib.import_module(module)
     for part in filter(None, path.split(".")):
@@ -69,15 +98,24 @@ def _load():
         try:
             globals()[name] = find(module, path)
         except (ImportError, AttributeError) as error:
-            raise ImportError(
-                f"sumexp.torch uses {module}.{path}, which torch {torch.__version__} does not have; "
-                "it was written for torch 2.13"
-            ) from error
+            if name not in INSTEAD:
+                raise ImportError(
+                    f"sumexp.torch uses {module}.{path}, which torch {torch.__version__} does not have; "
+                    "it has been tried with torch 2.13.0"
+                ) from error
+            globals()[name] = INSTEAD[name]
 
 
 _load()
 
 
+def has_quick_forward():
+    """Whether there is what quick.cpp sets on the ctx of a Function."""
+    return to_save is not None and materialize_grads is not None  # noqa: F821
+
+
 def function_apply(function):
     """function.apply for an autograd.Function, to be called only where no functorch transform is active."""
+    if FunctionBase is None:  # noqa: F821
+        return function.apply
     return super(torch.autograd.Function, function).apply

@@ -1,0 +1,32 @@
+"""What the module's C++ side calls: where a call goes that it does not serve itself, and checks that are not hot."""
+
+import numpy as np
+
+from . import _arrays
+from ._devices import is_torch
+from ._scalars import temperature  # noqa: F401
+
+
+def call(name, args, kwargs):
+    """sumexp.<name> with arguments it takes. They are already bound once, so the names are right."""
+    if any(map(is_torch, args)) or any(is_torch(v) for k, v in kwargs.items() if k != "temperature"):
+        from . import torch as torch_face
+
+        return torch_face._dispatch(name, args, kwargs)
+    return _arrays.call(name, args, kwargs)
+
+
+def shares_memory(a, b):
+    """Whether two arrays have a byte in common; True where finding out would take too long."""
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def signs(lse):
+    """The sign of a plain sum of exponentials, from its logarithm."""
+    sign = np.ones_like(lse)
+    sign[lse == -np.inf] = 0
+    sign[lse != lse] = np.nan
+    return sign
