@@ -53,7 +53,7 @@ def test_rows(keepdims):
 def test_weights_sign_and_mask():
     b, mask = torch.randn(5).expand(3, 4, 5), torch.rand(3, 4, 5) < 0.5
     out, sign = torch.empty(3, 4), torch.empty(3, 4)
-    _core.run_tensors(LOGSUMEXP, (X, b), out, -1, 1.0, mask, sign)
+    _core.run_tensors(WEIGHTED_LOGSUMEXP, (X, b), out, -1, 1.0, mask, sign)
     want = se.logsumexp(X.numpy(), -1, b=b.numpy(), where=mask.numpy(), return_sign=True)
     same(out, want[0])
     same(sign, want[1])
