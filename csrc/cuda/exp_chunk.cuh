@@ -80,19 +80,29 @@ SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kVa
     if (arch::any(nan)) state.R = WideOf<T>::constant(Limits<double>::nan());
     return state;
   }
-  const Base<T> base = base_of(state.m);
-  int of_max = 0;
-  state.N = base.N;
-  state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
-  state.c = WideOf<T>::constant(of_max);
   if constexpr (kExclude && !kStore && !TermsOf<S>::kShort) {
-    if (needs_second_look(state)) {
-      int others = 0;
-      const T next = chunk_max_below<S>(x, state.m);
-      const Base<T> lower = base_of(next);
-      const Wide<T> R = sum_terms<S, true, false>(x, lower, state.m, others);
-      state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
+    T top = state.m;  // of the terms that are summed: the maximum, or the largest element below it
+#pragma unroll 1
+    for (bool again = false;; again = true) {
+      const Base<T> base = base_of(top);
+      int left_out = 0;
+      const Wide<T> R = sum_terms<S, true, false>(x, base, state.m, left_out);
+      if (again) {
+        state.R = shifted<T>(R, exponent_gap(top, base.N, state.m, state.N));
+        break;
+      }
+      state.N = base.N;
+      state.R = R;
+      state.c = WideOf<T>::constant(left_out);
+      if (!needs_second_look(state)) break;
+      top = chunk_max_below<S>(x, state.m);
     }
+  } else {
+    const Base<T> base = base_of(state.m);
+    int of_max = 0;
+    state.N = base.N;
+    state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
+    state.c = WideOf<T>::constant(of_max);
   }
   return state;
 }
