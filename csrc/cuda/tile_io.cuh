@@ -150,7 +150,15 @@ class TileIo {
       if (left <= 0 || rest >= L::kPack) rest = 0;
     }
   };
-  SUMEXP_DEVICE arch::Pack<S> load_whole(const S* p) const { return again_ ? arch::load16(p) : arch::stream_load16(p); }
+  using N = Narrow<S>;
+  using Word = typename N::Word;
+  static constexpr int kPerWord = N::kPerWord, kWords = L::kPack / kPerWord;
+  using Pack = arch::Pack<Word>;
+
+  SUMEXP_DEVICE Pack load_whole(const S* p) const {
+    const Word* const words = reinterpret_cast<const Word*>(p);
+    return again_ ? arch::load16(words) : arch::stream_load16(words);
+  }
 
   // Every load is issued before the first value is used.
   template <int n>
@@ -158,22 +166,22 @@ class TileIo {
     constexpr int kPacks = n * L::kSpans;
     const int before = r * G::kLanes + arch::lane() * L::kPack, left = count_ - before;
     const S* p = reinterpret_cast<const S*>(job_.data[k] + offset_[k]) + first_ + before;
-    arch::Pack<S> pack[kPacks];
+    Pack pack[kPacks];
     if (count_ - r * G::kLanes >= n * G::kLanes) {
 #pragma unroll
       for (int q = 0; q < kPacks; ++q) pack[q] = load_whole(p + q * L::kSpan);
     } else {
-      arch::Pack<S> none;
+      Pack none;
 #pragma unroll
-      for (int e = 0; e < L::kPack; ++e) none.v[e] = Narrow<S>::from(fill);
+      for (int w = 0; w < kWords; ++w) none.v[w] = N::template word<true>(fill, fill);
 #pragma unroll
       for (int q = 0; q < kPacks; ++q) pack[q] = left - q * L::kSpan >= L::kPack ? load_whole(p + q * L::kSpan) : none;
       const Tail tail(left);
       if (tail.rest > 0) {
-        arch::Pack<S> last = none;
+        Pack last = none;
 #pragma unroll
         for (int e = 0; e < L::kPack - 1; ++e)
-          if (e < tail.rest) last.v[e] = p[tail.q * L::kSpan + e];
+          if (e < tail.rest) last.v[e / kPerWord] = N::replace(last.v[e / kPerWord], e % kPerWord, p[tail.q * L::kSpan + e]);
 #pragma unroll
         for (int q = 0; q < kPacks; ++q)
           if (q == tail.q) pack[q] = last;
@@ -182,7 +190,8 @@ class TileIo {
 #pragma unroll
     for (int q = 0; q < kPacks; ++q)
 #pragma unroll
-      for (int e = 0; e < L::kPack; ++e) v[q / L::kSpans][q % L::kSpans * L::kPack + e] = widen(pack[q].v[e]);
+      for (int e = 0; e < L::kPack; ++e)
+        v[q / L::kSpans][q % L::kSpans * L::kPack + e] = widen(N::element(pack[q].v[e / kPerWord], e % kPerWord));
   }
 
   template <bool kNumbers, int n>
@@ -190,25 +199,34 @@ class TileIo {
     constexpr int kPacks = n * L::kSpans;
     const int before = r * G::kLanes + arch::lane() * L::kPack, left = count_ - before;
     S* p = reinterpret_cast<S*>(job_.data[cuda::kOut] + offset_[cuda::kOut]) + first_ + before;
-    const Tail tail(left);
-    arch::Pack<S> last = {};
+    Pack pack[kPacks];
 #pragma unroll
-    for (int q = 0; q < kPacks; ++q) {
-      arch::Pack<S> pack;
+    for (int q = 0; q < kPacks; ++q)
 #pragma unroll
-      for (int e = 0; e < L::kPack; e += 2) {
-        const T a = v[q / L::kSpans][q % L::kSpans * L::kPack + e], b = v[q / L::kSpans][q % L::kSpans * L::kPack + e + 1];
-        S two[2];
-        if constexpr (kNumbers) Narrow<S>::numbers(a, b, two);
-        else two[0] = Narrow<S>::from(a), two[1] = Narrow<S>::from(b);
-        pack.v[e] = two[0], pack.v[e + 1] = two[1];
+      for (int w = 0; w < kWords; ++w) {
+        const int at = q % L::kSpans * L::kPack + w * kPerWord;
+        const T(&row)[L::kValues] = v[q / L::kSpans];
+        pack[q].v[w] = N::template word<kNumbers>(row[at], row[at + kPerWord - 1]);
       }
-      if (left - q * L::kSpan >= L::kPack) arch::stream_store16(p + q * L::kSpan, pack);
-      if (q == tail.q) last = pack;
-    }
+    const auto put = [&](int q) { arch::stream_store16(reinterpret_cast<Word*>(p + q * L::kSpan), pack[q]); };
+    if (count_ - r * G::kLanes >= n * G::kLanes) {
 #pragma unroll
-    for (int e = 0; e < L::kPack - 1; ++e)
-      if (tail.q < kPacks && e < tail.rest) p[tail.q * L::kSpan + e] = last.v[e];
+      for (int q = 0; q < kPacks; ++q) put(q);
+    } else {
+#pragma unroll
+      for (int q = 0; q < kPacks; ++q)
+        if (left - q * L::kSpan >= L::kPack) put(q);
+      const Tail tail(left);
+      if (tail.rest > 0) {
+        Pack last = {};
+#pragma unroll
+        for (int q = 0; q < kPacks; ++q)
+          if (q == tail.q) last = pack[q];
+#pragma unroll
+        for (int e = 0; e < L::kPack - 1; ++e)
+          if (e < tail.rest) p[tail.q * L::kSpan + e] = N::element(last.v[e / kPerWord], e % kPerWord);
+      }
+    }
   }
 
   // -- through shared memory: `rows` lane rows of a warp, or of all of a block's warps, from the r-th ---

@@ -40,7 +40,7 @@ simt_planted(lane_order fold.cuh SoftmaxVjpOp "softmax_vjp f32 warp packed" "on 
 simt_planted(tail_load tile_io.cuh SoftmaxOp "softmax f32 warp packed" "past the end of an input"
              "left - q * L::kSpan >= L::kPack ? load_whole" "left - q * L::kSpan >= -100 ? load_whole")
 simt_planted(tail_store tile_io.cuh SoftmaxOp "softmax f32 warp packed" "wrote beside the result"
-             "if (left - q * L::kSpan >= L::kPack) arch::stream_store16" "if (left - q * L::kSpan > 0) arch::stream_store16")
+             "if (left - q * L::kSpan >= L::kPack) put(q)" "if (left - q * L::kSpan > 0) put(q)")
 simt_planted(anchor exp_chunk.cuh SoftmaxOp "softmax f32 warp packed" "FAILED softmax"
              "base.anchor == T(0) ? sum :" "true ? sum :")
 # Each of the three waits around the stage of rows that are not packed: until it is written, until it is read, until results
