@@ -27,8 +27,12 @@ SUMEXP_DEVICE Compute<S> chunk_max_below(const Compute<S> (&x)[kRows][Tile<S>::k
   return warp_max(m);
 }
 
+// What stands for an element that equals the maximum where terms are stored without it: no term is negative.
+template <class T>
+inline constexpr T kOfMaximum = T(-1);
+
 // The sum of the chunk's terms relative to `base`. kExclude: elements from `limit` up count in `excluded`
-// instead. kStore: x becomes the terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored).
+// instead. kStore: x becomes the terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored), or kOfMaximum.
 template <class S, bool kExclude, bool kStore, int kRows>
 SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], const Base<Compute<S>>& base,
                                          Compute<S> limit, int& excluded) {
@@ -46,14 +50,14 @@ SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
       auto e = Terms::parts(x[r][i] - base.anchor, base.reduce);
+      const bool out = kExclude && x[r][i] >= limit;
       if constexpr (kExclude) {
-        const bool out = x[r][i] >= limit;
         left_out += out;
         e.s = clear(out, e.s);
       }
       const T term = Terms::term(e);
       Terms::add(sums[i], e, term);
-      if constexpr (kStore) x[r][i] = term;
+      if constexpr (kStore) x[r][i] = out ? kOfMaximum<T> : term;
     }
 #pragma unroll
   for (int i = 0; i < kValues; ++i) sums[i][0] = sums[i][0] - Terms::template start<T>();
@@ -75,7 +79,7 @@ SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kVa
 #pragma unroll
       for (int i = 0; i < Tile<S>::kValues; ++i) {
         nan = nan || x[r][i] != x[r][i];
-        if (kStore) x[r][i] = T(0);
+        if (kStore) x[r][i] = kExclude && x[r][i] == state.m ? kOfMaximum<T> : T(0);
       }
     if (arch::any(nan)) state.R = WideOf<T>::constant(Limits<double>::nan());
     return state;

@@ -10,8 +10,8 @@
 #pragma once
 
 #include "operations.cuh"
-#include "tuning.hpp"
 #include "tile_io.cuh"
+#include "tuning.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -51,12 +51,12 @@ SUMEXP_DEVICE bool may_leave(const Job& job, const Place& p) {
 }
 
 // Launch bounds of the kernels with a warp to a row or chunk. Packed ones run in blocks of kPackedWarps, of which an SM is
-// to hold 4, or 2: then a thread may have 255 registers, which takes the spills out of operations with two inputs and
-// of those that look at a whole chunk twice. 8 warps with 4 to 8 KB on their way each still keep memory busy.
-template <class Op, bool kPacked, bool kLooksTwice = false>
+// to hold 4, or 2: then a thread may have 255 registers, which takes the spills out of operations with two inputs. 8 warps
+// with 4 to 8 KB on their way each still keep memory busy.
+template <class Op, bool kPacked>
 struct WarpBounds {
   static constexpr int threads = arch::lane_count * (kPacked ? cuda::kPackedWarps : Op::kMaxWarps);
-  static constexpr int blocks = !kPacked ? 1 : Op::kMaxWarps > 8 && !kLooksTwice ? 4 : 2;
+  static constexpr int blocks = !kPacked ? 1 : Op::kMaxWarps > 8 ? 4 : 2;
 };
 
 // The I/O of an operation that holds kRows lane rows, or one of them at a time.
@@ -64,7 +64,7 @@ template <class S, class Op, int kRows, bool kPacked, bool kColumns = !kPacked>
 using IoOf = TileIo<S, typename Op::Inputs, (Op::kKept > 0 ? kRows : 1), kPacked, kColumns>;
 
 // rows of at most kRows lane rows, a warp each
-template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked, Op::kSecondLook && kRows == 8>>
+template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   const Place p = place_of_warp<kPacked>(job, blockIdx.x);
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
 
 // -- streaming, with merge_rows of merge.cuh: states (rows, chunks), results (rows) ----------------------
 
-template <class S, class Reduction, int pass, bool kPacked, class B = WarpBounds<Reduction, kPacked, Reduction::kSecondLook>>
+template <class S, class Reduction, int pass, bool kPacked, class B = WarpBounds<Reduction, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
 reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const typename Reduction::Row* rows) {
   using T = Compute<S>;

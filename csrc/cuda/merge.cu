@@ -10,8 +10,9 @@ namespace sumexp::SUMEXP_NS {
 SUMEXP_BOTH_TYPES(LogitsFinish, SoftmaxBody);
 SUMEXP_BOTH_TYPES(LogitsFinish, LogSoftmaxBody);
 SUMEXP_BOTH_TYPES(LogitsFinish, LogSumExpBody);
-SUMEXP_BOTH_TYPES(SumsFinish, 1);
-SUMEXP_BOTH_TYPES(SumsFinish, 2);
+SUMEXP_BOTH_TYPES(SumsFinish, 1, 1);
+SUMEXP_BOTH_TYPES(SumsFinish, 2, 1);
+SUMEXP_BOTH_TYPES(SumsFinish, 2, 2);
 template struct Merge<WeightedLogSumExpFinish<float>>;
 template struct Merge<WeightedLogSumExpFinish<double>>;
 template struct Merge<LogSumExpJvpFinish<float>>;

@@ -2,13 +2,12 @@
 // (kernels.cuh) serves them:
 //
 //   Reduction    what the operation does to a chunk first; kernels that do no more are shared by all that have the same
-//     Inputs       what may have to be done to elements on their way (tile_io.cuh)
-//     kMaxWarps    of a block: what 64 K registers allow. A chunk in registers takes 64 of them for each kept float
-//                  input, 32 for each double one; a second look at the chunk takes some more
-//     kSecondLook  reduce may sum a chunk twice (exp_chunk.cuh), which takes registers
-//     kInputs      elementwise ones
-//     kKept        of them stay in registers between reduce and map; 0: map reads again, a lane row at a time
-//     kPasses      reductions before the result (softmax_hvp: 2)
+//     Inputs     what may have to be done to elements on their way (tile_io.cuh)
+//     kMaxWarps  of a block: what 64 K registers allow. A chunk in registers takes 64 of them for each kept float
+//                input, 32 for each double one
+//     kInputs    elementwise ones
+//     kKept      of them stay in registers between reduce and map; 0: map reads again, a lane row at a time
+//     kPasses    reductions before the result (softmax_hvp: 2)
 //     reduce<pass>(io, v, row) -> State    reads the chunk and reduces it, leaves in v what map wants
 //   Finish       from the row's state to what is left of it, the same for all storage types of one compute type T
 //     finish(state, row, pass, factor),  kRowOutput: one value a row, emit(out, row, has_sign), instead of elements
@@ -38,7 +37,6 @@ struct ExpReduction {
   static constexpr bool kApart = kApart_;  // the maximum is kept out of the sum
   static constexpr int kInputs = 1, kKept = 1, kHeld = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
-  static constexpr bool kSecondLook = kApart && !TermsOf<S>::kShort;
 
   template <int pass, int kRows, class Io, class AnyRow>
   SUMEXP_DEVICE static State reduce(Io& io, T (&v)[1][kRows][L::kValues], const AnyRow&) {
@@ -172,16 +170,6 @@ template <class S> using LogSumExpVjpOp = LogitsOf<S, LogSumExpVjpBody>;
 
 // -- weighted sums of terms ---------------------------------------------------------------------------------------------
 
-// What operations with one number a row and two inputs, logits the first, have in common.
-template <class S>
-struct TwoInputs {
-  using T = Compute<S>;
-  using L = Tile<S>;
-  static constexpr int kInputs = 2, kKept = 2, kHeld = 2, kPasses = 1;
-  static constexpr int kMaxWarps = 8;
-  static constexpr bool kSecondLook = false, kRowOutput = true;
-};
-
 // logsumexp with weights, in1 = b: weighted terms are added in the wide type (weights may cancel).
 template <class T_>
 struct WeightedLogSumExpFinish {
@@ -198,7 +186,7 @@ struct WeightedLogSumExpFinish {
   }
 };
 template <class S>
-struct WeightedLogSumExpOp : TwoInputs<S> {
+struct WeightedLogSumExpOp {
   using Reduction = WeightedLogSumExpOp;
   using T = Compute<S>;
   using L = Tile<S>;
@@ -207,37 +195,33 @@ struct WeightedLogSumExpOp : TwoInputs<S> {
   using State = ExpState<T>;
   using Row = Signed<T>;
   using Inputs = WeightedInputs;
+  static constexpr int kInputs = 2, kKept = 1, kHeld = 1, kPasses = 1;  // weights stay in shared memory: never packed
+  static constexpr int kMaxWarps = 8;
+  static constexpr bool kRowOutput = true;
 
   SUMEXP_DEVICE static double product(float t, float b) { return static_cast<double>(t) * static_cast<double>(b); }
   SUMEXP_DEVICE static DD<double> product(double t, double b) { return two_product(t, b); }
 
   template <int pass, int kRows, class Io>
-  SUMEXP_DEVICE static State reduce(Io& io, T (&v)[2][kRows][L::kValues], const Row&) {
+  SUMEXP_DEVICE static State reduce(Io& io, T (&v)[1][kRows][L::kValues], const Row&) {
     using O = WideOf<T>;
     io.load(0, v[0], -Limits<T>::infinity);
-    const T m = chunk_max<S>(v[0]);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int i = 0; i < L::kValues; ++i) v[1][r][i] = v[0][r][i];
-    State state = exp_chunk<S, true, true>(v[1]);
-    const T of_max = T(-1);  // no term is negative: marks those of the maximum
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int i = 0; i < L::kValues; ++i) v[0][r][i] = v[0][r][i] == m ? of_max : v[1][r][i];
-    io.load(1, v[1], T(0));
+    ExpState<T> state = exp_chunk<S, true, true>(v[0]);
+    io.load_beside(1, v[0], T(0));
     W c[L::kValues], R[L::kValues];
 #pragma unroll
     for (int i = 0; i < L::kValues; ++i) c[i] = R[i] = O::constant(0);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
+#pragma unroll 1
+    for (int r = 0; r < kRows; ++r) {
+      T term[L::kValues], b[L::kValues];
+      io.both_rows(r, term, b);
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
-        const T term = v[0][r][i], b = v[1][r][i];
-        c[i] = c[i] + O::from(T(term == of_max ? b : T(0)));
-        R[i] = R[i] + product(T(term == of_max ? T(0) : term), T(term == of_max ? T(0) : b));
+        const bool of_max = term[i] == kOfMaximum<T>;
+        c[i] = c[i] + O::from(T(of_max ? b[i] : T(0)));
+        R[i] = R[i] + product(T(of_max ? T(0) : term[i]), T(of_max ? T(0) : b[i]));
       }
+    }
     const W weights = fold_wide<S>(c), rest = fold_wide<S>(R);
     if (state.m == -Limits<T>::infinity) return state;
     state.c = weights;
@@ -268,7 +252,7 @@ struct LogSumExpJvpFinish {
   }
 };
 template <class S>
-struct LogSumExpJvpOp : TwoInputs<S> {
+struct LogSumExpJvpOp {
   using Reduction = LogSumExpJvpOp;
   using T = Compute<S>;
   using L = Tile<S>;
@@ -276,6 +260,9 @@ struct LogSumExpJvpOp : TwoInputs<S> {
   using State = ExpDotState<T>;
   using Row = typename Finish::Row;
   using Inputs = PlainInputs;
+  static constexpr int kInputs = 2, kKept = 2, kHeld = 2, kPasses = 1;
+  static constexpr int kMaxWarps = 8;
+  static constexpr bool kRowOutput = true;
 
   template <int pass, int kRows, class Io>
   SUMEXP_DEVICE static State reduce(Io& io, T (&v)[2][kRows][L::kValues], const Row&) {
@@ -319,7 +306,7 @@ SUMEXP_DEVICE SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const Sums
   return state;
 }
 
-template <class T_, int kSums>
+template <class T_, int kSums, int kPasses>
 struct SumsFinish {
   using T = T_;
   using State = SumsState<T, kSums>;
@@ -328,10 +315,11 @@ struct SumsFinish {
     T factor;
   };
   static constexpr bool kRowOutput = false;
+  static constexpr int kScalars = kSums * kPasses < RowScalars<T>::kMax ? kSums * kPasses : RowScalars<T>::kMax;
   SUMEXP_DEVICE static void finish(const State& state, Row& row, int pass, T factor) {
 #pragma unroll
-    for (int at = 0; at < RowScalars<T>::kMax; ++at)
-      if (at / kSums == pass) WideOf<T>::split(state.sum[at % kSums], row.sums.h[at], row.sums.l[at]);
+    for (int at = 0; at < kScalars; ++at)
+      if (kPasses == 1 || at / kSums == pass) WideOf<T>::split(state.sum[at % kSums], row.sums.h[at], row.sums.l[at]);
     row.factor = factor;
   }
 };
@@ -341,7 +329,7 @@ struct SumsOf {
   using Reduction = SumsOf;
   using T = Compute<S>;
   using L = Tile<S>;
-  using Finish = SumsFinish<T, Op::kSums>;
+  using Finish = SumsFinish<T, Op::kSums, Op::kPasses>;
   using State = typename Finish::State;
   using Row = typename Finish::Row;
   using Inputs = PlainInputs;
@@ -351,7 +339,6 @@ struct SumsOf {
   static constexpr int kKept = sizeof(T) == 8 || kInputs <= 2 ? kInputs : 0;
   static constexpr int kHeld = kKept > 0 ? kKept : 1;
   static constexpr int kMaxWarps = kKept > 0 ? 8 : 16;
-  static constexpr bool kSecondLook = false;
 
   // body(x) for every lane row, x[k] those of the inputs: from registers, unrolled, or from memory in a loop over the lane
   // rows that there are. body changes x[0] to the result.

@@ -91,6 +91,7 @@ void Run<S, Op>::describe(cuda::Row& row) {
   row.max_warps = Op::kMaxWarps;
   row.one_read = Op::kKept == Op::kInputs;
   row.row_output = Op::kRowOutput;
+  if (Op::Inputs::kWeighted) row.stage *= 2;
 }
 
 template <class S, class Op>

@@ -56,13 +56,14 @@ class TileIo {
   using L = Tile<S>;
   using G = Geometry<T>;
   using W = Stage<T>;
+  static constexpr int kStaged = kRows * G::kLanes * (Inputs::kWeighted ? 2 : 1);  // elements of a warp's stage
 
   // `stage`: the block's shared memory, stage_bytes of it. `again`: inputs will be read again soon, so they may stay in
   // the cache.
   SUMEXP_DEVICE TileIo(const Job& job, T* stage, bool again) : job_(job), stage_(stage), again_(again) {}
 
   static constexpr std::size_t stage_bytes(int warps) {
-    return kPacked ? 0 : std::size_t(warps) * W::pitch(kRows * G::kLanes, warps) * sizeof(T);
+    return kPacked ? 0 : std::size_t(warps) * W::pitch(kStaged, warps) * sizeof(T);
   }
 
   // Goes to chunk `chunk` of row `row`. With columns the row is the block's first, and warp w has the one
@@ -93,6 +94,18 @@ class TileIo {
       for (int r = 0; r < kRows; ++r) from_stage(r, v[r]);
     }
   }
+  // For weighted operations, whose stage holds two chunks: v waits in the second one while operand k is fetched to the first;
+  // then both come one lane row at a time.
+  SUMEXP_DEVICE void load_beside(int k, const T (&v)[kRows][L::kValues], T fill) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) to_stage(kRows + r, v[r]);
+    stage_in(k, 0, kRows, fill);
+  }
+  SUMEXP_DEVICE void both_rows(int r, T (&v)[L::kValues], T (&loaded)[L::kValues]) const {
+    from_stage(kRows + r, v);
+    from_stage(r, loaded);
+  }
+
   // kNumbers: no value is NaN, where rows are packed: it need not be asked of each.
   template <bool kNumbers = false>
   SUMEXP_DEVICE void store(const T (&v)[kRows][L::kValues]) {
@@ -243,7 +256,7 @@ class TileIo {
     }
   }
   SUMEXP_DEVICE static int warps() { return int(blockDim.x) / arch::lane_count; }
-  SUMEXP_DEVICE T* staged(int warp) const { return stage_ + warp * W::pitch(kRows * G::kLanes, warps()); }
+  SUMEXP_DEVICE T* staged(int warp) const { return stage_ + warp * W::pitch(kStaged, warps()); }
 
   // Spans are whole lines of the stage and a pack is within one, so the places of L::at add up.
   SUMEXP_DEVICE T* staged_pack(int r, int i) const {

@@ -310,7 +310,7 @@ void check_banks(const char* type) {
   using Stage = sumexp::gpu::Stage<T>;
   using Tile = sumexp::gpu::Tile<S>;
   label = std::string("banks ") + type;
-  for (int rows : {1, 4, 8})
+  for (int rows : {1, 2, 8, 16})
     for (int warps : {1, 2, 4, 8, 16}) {
       const int pitch = Stage::pitch(rows * Tile::G::kLanes, warps);
       const auto to_registers = [&](int lane) { return Stage::place(lane * Tile::kPack); };
