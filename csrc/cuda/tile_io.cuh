@@ -120,13 +120,17 @@ class TileIo {
 
   // Writes a row of NaN at once, if it is one and packed: elsewhere the warps of a block meet in store, all of them there.
   SUMEXP_DEVICE bool wrote_nan(bool nan) {
-    if (!kPacked || !nan) return false;
-    T v[1][L::kValues];
+    if constexpr (kPacked) {
+      if (!nan) return false;
+      T v[1][L::kValues];
 #pragma unroll
-    for (int i = 0; i < L::kValues; ++i) v[0][i] = Limits<T>::nan();
+      for (int i = 0; i < L::kValues; ++i) v[0][i] = Limits<T>::nan();
 #pragma unroll 1
-    for (int r = 0; r < kRows; ++r) store_packs<false>(r, v);
-    return true;
+      for (int r = 0; r < kRows; ++r) store_packs<false>(r, v);
+      return true;
+    } else {
+      return false;
+    }
   }
 
   // One lane row of it, for operations that do not keep the chunk.

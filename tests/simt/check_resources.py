@@ -4,8 +4,8 @@ own report.
 usage: check_resources.py FOLDER [CHIP]      reads the *.ptxas files (ptxas -v) below it
 
 Prints, for each chip, kernel and storage type, the registers of a thread over all operations, the warps of an SM that
-these allow, and the largest stack. With CHIP, such as sm_90, the operations one by one instead: of the kernels for rows
-that fill a warp, packed.
+these allow, and the largest stack; then how many kernels there are, and the bytes of their object files. With CHIP, such as
+sm_90, the operations one by one instead: of the kernels for rows that fill a warp, packed.
 """
 import collections
 import pathlib
@@ -76,7 +76,9 @@ def main(folder, chip=None):
             bad.append(f"{arch} {name}: {shared} bytes of shared memory, accepted: at most {STATIC_SHARED}")
     summary(groups)
     count = sum(map(len, groups.values()))
-    print("", *bad, f"{count} kernels, {len(bad)} with spills, local or shared memory that are not allowed for", sep="\n")
+    size = sum(file.stat().st_size for file in pathlib.Path(folder).rglob("*.cu.o"))
+    print("", *bad, f"{count} kernels, {len(bad)} with spills, local or shared memory that are not allowed for; "
+          f"{size / 1e6:.1f} MB of objects", sep="\n")
     return 1 if bad or not count else 0
 
 

@@ -79,7 +79,9 @@ std::size_t size_of(DType type) { return type == DType::f64 ? 8 : type == DType:
 struct Range {
   int from, to;
 };
-constexpr Range anchored(DType type) { return type == DType::f64 ? Range{40, 62} : type == DType::f16 ? Range{14, 15} : Range{16, 32}; }
+constexpr Range anchored(DType type) {
+  return type == DType::f64 ? Range{40, 62} : type == DType::f16 ? Range{14, 15} : Range{16, 32};
+}
 
 // Rows of every kind, outliers planted so that the result is not all near zero.
 constexpr std::int64_t kKinds = 15;
