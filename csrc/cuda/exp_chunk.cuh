@@ -27,8 +27,12 @@ SUMEXP_DEVICE Compute<S> chunk_max_below(const Compute<S> (&x)[kRows][Tile<S>::k
   return warp_max(m);
 }
 
+// What stands for an element that equals the maximum where terms are stored without it: no term is negative.
+template <class T>
+inline constexpr T kOfMaximum = T(-1);
+
 // The sum of the chunk's terms relative to `base`. kExclude: elements from `limit` up count in `excluded`
-// instead. kStore: x becomes the terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored).
+// instead. kStore: x becomes the terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored), or kOfMaximum.
 template <class S, bool kExclude, bool kStore, int kRows>
 SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], const Base<Compute<S>>& base,
                                          Compute<S> limit, int& excluded) {
@@ -46,14 +50,14 @@ SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
       auto e = Terms::parts(x[r][i] - base.anchor, base.reduce);
+      const bool out = kExclude && x[r][i] >= limit;
       if constexpr (kExclude) {
-        const bool out = x[r][i] >= limit;
         left_out += out;
         e.s = clear(out, e.s);
       }
       const T term = Terms::term(e);
       Terms::add(sums[i], e, term);
-      if constexpr (kStore) x[r][i] = term;
+      if constexpr (kStore) x[r][i] = out ? kOfMaximum<T> : term;
     }
 #pragma unroll
   for (int i = 0; i < kValues; ++i) sums[i][0] = sums[i][0] - Terms::template start<T>();
@@ -75,24 +79,34 @@ SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kVa
 #pragma unroll
       for (int i = 0; i < Tile<S>::kValues; ++i) {
         nan = nan || x[r][i] != x[r][i];
-        if (kStore) x[r][i] = T(0);
+        if (kStore) x[r][i] = kExclude && x[r][i] == state.m ? kOfMaximum<T> : T(0);
       }
     if (arch::any(nan)) state.R = WideOf<T>::constant(Limits<double>::nan());
     return state;
   }
-  const Base<T> base = base_of(state.m);
-  int of_max = 0;
-  state.N = base.N;
-  state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
-  state.c = WideOf<T>::constant(of_max);
   if constexpr (kExclude && !kStore && !TermsOf<S>::kShort) {
-    if (needs_second_look(state)) {
-      int others = 0;
-      const T next = chunk_max_below<S>(x, state.m);
-      const Base<T> lower = base_of(next);
-      const Wide<T> R = sum_terms<S, true, false>(x, lower, state.m, others);
-      state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
+    T top = state.m;  // of the terms that are summed: the maximum, or the largest element below it
+#pragma unroll 1
+    for (bool again = false;; again = true) {
+      const Base<T> base = base_of(top);
+      int left_out = 0;
+      const Wide<T> R = sum_terms<S, true, false>(x, base, state.m, left_out);
+      if (again) {
+        state.R = shifted<T>(R, exponent_gap(top, base.N, state.m, state.N));
+        break;
+      }
+      state.N = base.N;
+      state.R = R;
+      state.c = WideOf<T>::constant(left_out);
+      if (!needs_refinement(state)) break;
+      top = chunk_max_below<S>(x, state.m);
     }
+  } else {
+    const Base<T> base = base_of(state.m);
+    int of_max = 0;
+    state.N = base.N;
+    state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
+    state.c = WideOf<T>::constant(of_max);
   }
   return state;
 }

@@ -46,21 +46,40 @@ SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return to_f16(
 SUMEXP_DEVICE bf16 nan_as(bf16) { return {0x7fc0}; }
 SUMEXP_DEVICE f16 nan_as(f16) { return {0x7e00}; }
 
-// from: any value. numbers: two neighbours of which neither is NaN.
+// From the compute type to storage, and the words in which stored elements are held in registers: 16-bit ones two by two,
+// or the compiler takes them apart and puts them together again at every branch.
+//
+//   from(x)         any value
+//   word(a, b)      neighbours; b is not used where a word has one element. kNumbers: neither is NaN
+//   element(w, e),  replace(w, e, x)
 template <class S, bool kHalf = sizeof(S) == 2>
 struct Narrow {
+  using Word = S;
+  static constexpr int kPerWord = 1;
   SUMEXP_DEVICE static S from(S x) { return x; }
-  SUMEXP_DEVICE static void numbers(S a, S b, S (&to)[2]) { to[0] = a, to[1] = b; }
+  template <bool kNumbers>
+  SUMEXP_DEVICE static Word word(S a, S) {
+    return a;
+  }
+  SUMEXP_DEVICE static S element(Word w, int) { return w; }
+  SUMEXP_DEVICE static Word replace(Word, int, S x) { return x; }
 };
 template <class S>
 struct Narrow<S, true> {
+  using Word = std::uint32_t;
+  static constexpr int kPerWord = 2;
   SUMEXP_DEVICE static S from(float x) {
     const S rounded = {static_cast<std::uint16_t>(rounded_pair(x, x, S{}))};
     return x == x ? rounded : nan_as(S{});
   }
-  SUMEXP_DEVICE static void numbers(float a, float b, S (&to)[2]) {
-    const std::uint32_t pair = rounded_pair(a, b, S{});
-    to[0] = {static_cast<std::uint16_t>(pair)}, to[1] = {static_cast<std::uint16_t>(pair >> 16)};
+  template <bool kNumbers>
+  SUMEXP_DEVICE static Word word(float a, float b) {
+    if constexpr (kNumbers) return rounded_pair(a, b, S{});
+    else return from(a).bits | std::uint32_t(from(b).bits) << 16;
+  }
+  SUMEXP_DEVICE static S element(Word w, int e) { return {static_cast<std::uint16_t>(w >> (16 * e))}; }
+  SUMEXP_DEVICE static Word replace(Word w, int e, S x) {
+    return (w & ~(0xffffu << (16 * e))) | std::uint32_t(x.bits) << (16 * e);
   }
 };
 

@@ -16,6 +16,9 @@ enum class Access : int {
   columns,  // rows lie side by side (the axis is not the last): a block takes neighbouring rows together
 };
 
+// What the type of results is, where kernels are shared by the types that are computed alike.
+enum class Stored : int { own, f16, bf16 };
+
 struct JobDim {
   std::int64_t size;
   std::int64_t stride[kOperands];  // bytes
@@ -28,8 +31,10 @@ struct Job {
   int batch_dims, row_dims;
   JobDim batch[kJobDims], row[kJobDims];  // outermost first
   Access access;
+  Stored stored;
   int row_input;          // the input with one value a row, or -1
   bool weighted;          // logsumexp with b: a weight of 0 leaves the element out
+  bool read_again;        // inputs are read once more after the reduction: they may stay in the cache
   bool divide;            // inputs are divided by the temperature first
   double temperature;
   double factor;          // what a sums op multiplies its result by: 1 / T or 1 / T^2

@@ -3,14 +3,15 @@
 //
 //   resident   warp_rows: a warp per row; block_rows: a block or a cluster per row, a chunk per warp.
 //              The row is read once and waits in registers for its sum.
-//   streaming  reduce_chunks, merge_rows, map_chunks: a warp per chunk, all chunks of all rows at once.
+//   streaming  reduce_chunks, merge_rows (merge.cuh), map_chunks: a warp per chunk, all chunks of all rows at once.
+//              Operations with the same reduction share reduce_chunks.
 //
 // Launch bounds name one block per SM: without it ptxas (13.0) held kernels to 64 registers, and spilled.
 #pragma once
 
 #include "operations.cuh"
+#include "tile_io.cuh"
 #include "tuning.hpp"
-#include "travel.cuh"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -50,23 +51,27 @@ SUMEXP_DEVICE bool may_leave(const Job& job, const Place& p) {
 }
 
 // Launch bounds of the kernels with a warp to a row or chunk. Packed ones run in blocks of kPackedWarps, of which an SM is
-// to hold 4, or 2: then a thread may have 255 registers, which takes the spills out of operations with two inputs and
-// of those that look at a whole chunk twice. 8 warps with 4 to 8 KB on their way each still keep memory busy.
-template <class Op, bool kPacked, bool kLooksTwice = false>
+// to hold 4, or 2: then a thread may have 255 registers, which takes the spills out of operations with two inputs. 8 warps
+// with 4 to 8 KB on their way each still keep memory busy.
+template <class Op, bool kPacked>
 struct WarpBounds {
   static constexpr int threads = arch::lane_count * (kPacked ? cuda::kPackedWarps : Op::kMaxWarps);
-  static constexpr int blocks = !kPacked ? 1 : Op::kMaxWarps > 8 && !kLooksTwice ? 4 : 2;
+  static constexpr int blocks = !kPacked ? 1 : Op::kMaxWarps > 8 ? 4 : 2;
 };
 
+// The I/O of an operation that holds kRows lane rows, or one of them at a time.
+template <class S, class Op, int kRows, bool kPacked, bool kColumns = !kPacked>
+using IoOf = TileIo<S, typename Op::Inputs, (Op::kKept > 0 ? kRows : 1), kPacked, kColumns>;
+
 // rows of at most kRows lane rows, a warp each
-template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked, Op::kSecondLook && kRows == 8>>
+template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   const Place p = place_of_warp<kPacked>(job, blockIdx.x);
   if (may_leave<kPacked>(job, p)) return;
-  Travel<S, Op::kKept == 0, kPacked, kRows> io(job, arch::dynamic_shared<T>());
+  IoOf<S, Op, kRows, kPacked> io(job, arch::dynamic_shared<T>(), Op::kKept == 0);
   io.go(p.row, 0, p.beside);
-  T v[Op::kKept > 0 ? Op::kKept : 1][kRows][Tile<S>::kValues];
+  T v[Op::kHeld][kRows][Tile<S>::kValues];
   typename Op::Row row = {};
   const T factor = static_cast<T>(job.factor);
   auto state = Op::template reduce<0>(io, v, row);
@@ -76,7 +81,7 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
     Op::template finish<1>(state, row, factor);
   }
   if constexpr (Op::kRowOutput) {
-    if (p.active && arch::lane() == 0) Op::emit(io, row, job.data[cuda::kSign] != nullptr);
+    if (p.active && arch::lane() == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
   } else {
     Op::map(io, v, Op::maximum(state), row);
   }
@@ -93,9 +98,9 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
   const std::int64_t first = std::int64_t(rank) * warps, left = job.chunks - first;
   const int here = left >= warps ? warps : left > 0 ? int(left) : 0;       // warps with a chunk
   const int blocks = int((job.chunks + warps - 1) / warps);                // blocks with a chunk
-  Travel<S, Op::kKept == 0, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
+  IoOf<S, Op, Geometry<T>::kLaneRows, kPacked, false> io(job, arch::dynamic_shared<T>(), Op::kKept == 0);
   io.go(blockIdx.x / unsigned(ranks), first + arch::warp(), 1);
-  T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  T v[Op::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
   typename Op::Row row = {};
   const T factor = static_cast<T>(job.factor);
   const auto combine = [&](const State& mine, int pass) {
@@ -108,103 +113,43 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
     Op::template finish<1>(combine(Op::template reduce<1>(io, v, row), 1), row, factor);
   }
   if constexpr (Op::kRowOutput) {
-    if (rank == 0 && threadIdx.x == 0) Op::emit(io, row, job.data[cuda::kSign] != nullptr);
+    if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
   } else {
     Op::map(io, v, Op::maximum(mine), row);
   }
   if (ranks > 1) arch::cluster_sync();  // until all have read this block's state
 }
 
-// -- streaming: states (rows, chunks), results (rows), scratch (rows, scratch_states(chunks)) ----------
+// -- streaming, with merge_rows of merge.cuh: states (rows, chunks), results (rows) ----------------------
 
-inline constexpr int kMergeThreads = 256, kFan = 8, kBoard = 128;
-
-// States beyond those that fit in shared memory: what merge_rows needs per row.
-SUMEXP_FN constexpr std::int64_t scratch_states(std::int64_t chunks) {
-  std::int64_t total = 0;
-  for (std::int64_t n = (chunks + kFan - 1) / kFan; n > kBoard; n = (n + kFan - 1) / kFan) total += n;
-  return total;
-}
-
-template <class S, class Op, int pass, bool kPacked, class B = WarpBounds<Op, kPacked, Op::kSecondLook>>
+template <class S, class Reduction, int pass, bool kPacked, class B = WarpBounds<Reduction, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-reduce_chunks(SUMEXP_PARAMETER Job job, typename Op::State* states, const typename Op::Row* rows) {
+reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const typename Reduction::Row* rows) {
   using T = Compute<S>;
   const Place p = place_of_warp<kPacked>(job, blockIdx.x);
   if (may_leave<kPacked>(job, p)) return;
-  Travel<S, !Op::kRowOutput, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
+  IoOf<S, Reduction, Geometry<T>::kLaneRows, kPacked> io(job, arch::dynamic_shared<T>(), job.read_again);
   io.go(p.row, p.chunk, p.beside);
-  T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
-  typename Op::Row row = {};
+  T v[Reduction::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  typename Reduction::Row row = {};
   if constexpr (pass > 0) {
     if (p.active) row = rows[p.own_row];
-    Op::remake(io, v, T(0));
+    Reduction::remake(io, v, T(0));
   }
-  const auto state = Op::template reduce<pass>(io, v, row);
+  const auto state = Reduction::template reduce<pass>(io, v, row);
   if (p.active && arch::lane() == 0) states[p.own_row * job.chunks + p.chunk] = state;
-}
-
-// The tree over `count` <= kFan states.
-template <class State>
-SUMEXP_DEVICE State merge_few(const State* in, int count) {
-  State s[kFan];
-#pragma unroll
-  for (int i = 0; i < kFan; ++i) s[i] = in[i < count ? i : 0];
-#pragma unroll
-  for (int step = 1; step < kFan; step *= 2)
-#pragma unroll
-    for (int i = 0; i < kFan; i += 2 * step)
-      if (i + step < count) s[i] = merge(s[i], s[i + step]);
-  return s[0];
-}
-
-// A block per row: the tree over its chunks' states, eight children at a time.
-template <class S, class Op, int pass>
-__global__ void __launch_bounds__(kMergeThreads, 1)
-merge_rows(SUMEXP_PARAMETER Job job, const typename Op::State* states, typename Op::State* scratch,
-           typename Op::Row* rows) {
-  using T = Compute<S>;
-  using State = typename Op::State;
-  SUMEXP_SHARED(State, board, 2 * kBoard);
-  const std::int64_t r = blockIdx.x;
-  const State* in = states + r * job.chunks;
-  State* beyond = scratch + r * scratch_states(job.chunks);
-  std::int64_t count = job.chunks;
-  for (int level = 0; count > 1; ++level) {
-    const std::int64_t parents = (count + kFan - 1) / kFan;
-    State* out = parents > kBoard ? beyond : board + level % 2 * kBoard;
-    for (std::int64_t i = threadIdx.x; i < parents; i += kMergeThreads) {
-      const std::int64_t children = count - i * kFan;
-      out[i] = merge_few(in + i * kFan, children < kFan ? int(children) : kFan);
-    }
-    arch::block_sync();
-    if (parents > kBoard) beyond += parents;
-    in = out;
-    count = parents;
-  }
-  if (threadIdx.x != 0) return;
-  typename Op::Row row = {};
-  if constexpr (pass > 0) row = rows[r];
-  Op::template finish<pass>(*in, row, static_cast<T>(job.factor));
-  if constexpr (Op::kRowOutput) {
-    Travel<S, false, true, 1> io(job, nullptr);
-    io.go(r, 0, 1);
-    Op::emit(io, row, job.data[cuda::kSign] != nullptr);
-  } else {
-    rows[r] = row;
-  }
 }
 
 template <class S, class Op, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-map_chunks(SUMEXP_PARAMETER Job job, const typename Op::State* states, const typename Op::Row* rows) {
+map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
   // from the end: there the cache still has what reduce_chunks read last
   const Place p = place_of_warp<kPacked>(job, std::int64_t(gridDim.x) - 1 - blockIdx.x);
   if (may_leave<kPacked>(job, p)) return;
-  Travel<S, false, kPacked, Geometry<T>::kLaneRows> io(job, arch::dynamic_shared<T>());
+  IoOf<S, Op, Geometry<T>::kLaneRows, kPacked> io(job, arch::dynamic_shared<T>(), false);
   io.go(p.row, p.chunk, p.beside);
-  T v[Op::kKept > 0 ? Op::kKept : 1][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  T v[Op::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
   typename Op::Row row = {};
   T maximum = T(0);
   if (p.active) {

@@ -114,12 +114,14 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   job.n = rows.n;
   job.row_input = info.row_input;
   job.weighted = rows.weighted;
+  job.read_again = !info.row_output;
   job.divide = info.temperature == -1 && call.temperature != 1.0;
   job.temperature = call.temperature;
   job.factor = 1.0 / (info.temperature == 2 ? call.temperature * call.temperature : call.temperature);
   job.access = all_packed(rows, info, item)     ? Access::packed
                : side_by_side(rows, info, item) ? Access::columns
                                                 : Access::gather;
+  job.stored = call.dtype == DType::f16 ? Stored::f16 : call.dtype == DType::bf16 ? Stored::bf16 : Stored::own;
   Row& row = plan.row;
   row.lanes = call.dtype == DType::f64 ? gpu::Geometry<double>::kLanes : gpu::Geometry<float>::kLanes;
   const std::int64_t chunk = std::int64_t(row.lanes) * gpu::Geometry<float>::kLaneRows;

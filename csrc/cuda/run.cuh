@@ -1,37 +1,15 @@
-// One operation on one storage type: from a plan to kernel launches. instance.cu instantiates it.
+// From a plan to kernel launches, for one operation on one storage type. operations.cmake says what is instantiated where.
 #pragma once
 
 #include "kernels.cuh"
 #include "run.hpp"
+#include "workspace.cuh"
 
 namespace sumexp::SUMEXP_NS {
 
-inline constexpr std::size_t kAlign = 256;
-constexpr std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
-
-// Workspace of the streaming kernels: states, scratch, finished rows.
-template <class Op>
-struct Workspace {
-  typename Op::State *states, *scratch;
-  typename Op::Row* rows;
-  std::size_t bytes;
-
-  Workspace(const Job& job, void* at) {
-    const std::size_t n = std::size_t(job.rows);
-    const std::size_t a = aligned(n * std::size_t(job.chunks) * sizeof(*states));
-    const std::size_t b = aligned(n * std::size_t(scratch_states(job.chunks)) * sizeof(*states));
-    auto* p = static_cast<char*>(at);
-    states = reinterpret_cast<typename Op::State*>(p);
-    scratch = reinterpret_cast<typename Op::State*>(p + a);
-    rows = reinterpret_cast<typename Op::Row*>(p + a + b);
-    bytes = a + b + aligned(n * sizeof(*rows));
-  }
-};
-
 template <class S, class Op, bool kPacked>
 struct Launcher {
-  using State = typename Op::State;
-  using Row = typename Op::Row;
+  using Finish = typename Op::Finish;
   static constexpr int kLaneRows = Geometry<Compute<S>>::kLaneRows;
 
   const Job& job;
@@ -40,31 +18,28 @@ struct Launcher {
   // The stage of a kernel that holds `rows` lane rows.
   template <int rows>
   void stage() {
-    how.dynamic_shared = Travel<S, false, kPacked, rows>::stage_bytes(int(how.block.x) / arch::lane_count);
+    how.dynamic_shared = IoOf<S, Op, rows, kPacked>::stage_bytes(int(how.block.x) / arch::lane_count);
   }
 
   template <int pass>
-  cudaError_t stream_pass(const Workspace<Op>& w) {
-    const State* states = w.states;
-    const Row* rows = w.rows;
-    stage<kLaneRows>();
-    const cudaError_t error = arch::launch(reduce_chunks<S, Op, pass, kPacked>, how, job, w.states, rows);
-    if (error != cudaSuccess) return error;
-    arch::Launch merging;
-    merging.stream = how.stream;
-    merging.grid = dim3(unsigned(job.rows));
-    merging.block = dim3(kMergeThreads);
-    return arch::launch(merge_rows<S, Op, pass>, merging, job, states, w.scratch, w.rows);
+  cudaError_t stream_pass(void* workspace) {
+    using Reduction = typename Op::Reduction;
+    const Workspace<Finish> w(job, workspace);
+    const auto* rows = reinterpret_cast<const typename Reduction::Row*>(w.rows);
+    const cudaError_t error = arch::launch(reduce_chunks<S, Reduction, pass, kPacked>, how, job, w.states, rows);
+    return error == cudaSuccess ? Merge<Finish>::run(job, pass, workspace, how.stream) : error;
   }
 
-  cudaError_t stream_rows(const Workspace<Op>& w) {
-    cudaError_t error = stream_pass<0>(w);
+  cudaError_t stream_rows(void* workspace) {
+    stage<kLaneRows>();
+    cudaError_t error = stream_pass<0>(workspace);
     if constexpr (Op::kPasses > 1) {
-      if (error == cudaSuccess) error = stream_pass<1>(w);
+      if (error == cudaSuccess) error = stream_pass<1>(workspace);
     }
     if constexpr (!Op::kRowOutput) {
-      const State* states = w.states;
-      const Row* rows = w.rows;
+      const Workspace<Finish> w(job, workspace);
+      const typename Finish::State* states = w.states;
+      const typename Finish::Row* rows = w.rows;
       if (error == cudaSuccess) error = arch::launch(map_chunks<S, Op, kPacked>, how, job, states, rows);
     }
     return error;
@@ -83,23 +58,32 @@ struct Launcher {
     stage<kLaneRows>();
     return arch::can_cluster(block_rows<S, Op, kPacked>, how);
   }
+
+  cudaError_t run(const cuda::Choice& choice, void* workspace) {
+    switch (choice.path) {
+      case cuda::Path::warp:
+        if constexpr (Op::kKept > 0) {  // else the lane rows are a loop
+          if (choice.lane_rows == 1) return warp_per_row<1>();
+          if constexpr (kPacked) {
+            if (choice.lane_rows == 2) return warp_per_row<2>();
+            if (choice.lane_rows == 4) return warp_per_row<4>();
+          }
+        }
+        return warp_per_row<kLaneRows>();
+      case cuda::Path::block:
+      case cuda::Path::cluster: return block_per_row();
+      default: return stream_rows(workspace);
+    }
+  }
 };
 
-template <class S, class Op, bool kPacked>
-cudaError_t run_access(const Job& job, const cuda::Choice& choice, void* workspace, const arch::Launch& how) {
-  Launcher<S, Op, kPacked> launcher{job, how};
-  switch (choice.path) {
-    case cuda::Path::warp:
-      if (choice.lane_rows == 1) return launcher.template warp_per_row<1>();
-      if constexpr (kPacked) {
-        if (choice.lane_rows == 2) return launcher.template warp_per_row<2>();
-        if (choice.lane_rows == 4) return launcher.template warp_per_row<4>();
-      }
-      return launcher.template warp_per_row<8>();
-    case cuda::Path::block:
-    case cuda::Path::cluster: return launcher.block_per_row();
-    default: return launcher.stream_rows(Workspace<Op>(job, workspace));
+// `with` one of the two launchers; operations that can never be packed have no kernels for it.
+template <class S, class Op, class With>
+auto with_launcher(const Job& job, const arch::Launch& how, With with) {
+  if constexpr (!Op::Inputs::kWeighted) {
+    if (job.access == Access::packed) return with(Launcher<S, Op, true>{job, how});
   }
+  return with(Launcher<S, Op, false>{job, how});
 }
 
 template <class S, class Op>
@@ -107,11 +91,12 @@ void Run<S, Op>::describe(cuda::Row& row) {
   row.max_warps = Op::kMaxWarps;
   row.one_read = Op::kKept == Op::kInputs;
   row.row_output = Op::kRowOutput;
+  if (Op::Inputs::kWeighted) row.stage *= 2;
 }
 
 template <class S, class Op>
 std::size_t Run<S, Op>::workspace(const Job& job) {
-  return Workspace<Op>(job, nullptr).bytes;
+  return Workspace<typename Op::Finish>(job, nullptr).bytes;
 }
 
 template <class S, class Op>
@@ -120,8 +105,7 @@ bool Run<S, Op>::can_cluster(const Job& job, const cuda::Choice& choice) {
   how.grid = dim3(unsigned(choice.cluster));
   how.block = dim3(unsigned(arch::lane_count * choice.warps));
   how.cluster = unsigned(choice.cluster);
-  return job.access == Access::packed ? Launcher<S, Op, true>{job, how}.can_cluster()
-                                      : Launcher<S, Op, false>{job, how}.can_cluster();
+  return with_launcher<S, Op>(job, how, [](auto launcher) { return launcher.can_cluster(); });
 }
 
 template <class S, class Op>
@@ -137,8 +121,7 @@ cudaError_t Run<S, Op>::run(const Job& job, const cuda::Choice& choice, void* wo
   how.grid = dim3(unsigned(blocks));
   how.block = dim3(unsigned(arch::lane_count * choice.warps));
   how.cluster = in_blocks ? unsigned(choice.cluster) : 1;
-  return job.access == Access::packed ? run_access<S, Op, true>(job, choice, workspace, how)
-                                      : run_access<S, Op, false>(job, choice, workspace, how);
+  return with_launcher<S, Op>(job, how, [&](auto launcher) { return launcher.run(choice, workspace); });
 }
 
 }  // namespace sumexp::SUMEXP_NS

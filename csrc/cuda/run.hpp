@@ -1,4 +1,4 @@
-// One operation on one storage type, as launch.cu calls it; defined in run.cuh, instantiated in instance.cu.
+// One operation on one storage type, as launch.cu calls it; defined in run.cuh, instantiated as operations.cmake says.
 #pragma once
 
 #include "launch.hpp"
@@ -15,6 +15,13 @@ struct Run {
   static std::size_t workspace(const cuda::Job& job);
   static bool can_cluster(const cuda::Job& job, const cuda::Choice& choice);
   static cudaError_t run(const cuda::Job& job, const cuda::Choice& choice, void* workspace, cudaStream_t stream);
+};
+
+// The merging of a streamed operation's states, with the kernels of its Finish: on its own, since several operations and
+// types share them.
+template <class Finish>
+struct Merge {
+  static cudaError_t run(const cuda::Job& job, int pass, void* workspace, cudaStream_t stream);
 };
 
 }  // namespace sumexp::SUMEXP_NS

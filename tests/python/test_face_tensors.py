@@ -8,7 +8,7 @@ from sumexp import _core
 
 torch = pytest.importorskip("torch")
 
-SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, LOGSUMEXP_VJP, LOGSUMEXP_JVP = 0, 1, 2, 3, 6, 7
+SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, LOGSUMEXP_VJP, LOGSUMEXP_JVP, WEIGHTED_LOGSUMEXP = 0, 1, 2, 3, 6, 7, 10
 X = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
 
 

@@ -4,19 +4,16 @@ own report.
 usage: check_resources.py FOLDER [CHIP]      reads the *.ptxas files (ptxas -v) below it
 
 Prints, for each chip, kernel and storage type, the registers of a thread over all operations, the warps of an SM that
-these allow, and the largest stack. With CHIP, such as sm_90, the operations one by one instead: of the kernels for rows
-that fill a warp, packed.
+these allow, and the largest stack; then how many kernels there are, and the bytes of their object files. With CHIP, such as
+sm_90, the operations one by one instead: of the kernels for rows that fill a warp, packed.
 """
 import collections
 import pathlib
 import re
 import sys
 
-# Kernels that may use a little stack: a pattern of "arch name", bytes, and why. More registers would cure it and halve the
-# warps that hide the latency of memory. For any other, none.
-ALLOWED = [
-    (r"IdNS0_\d+(LogSoftmax|LogSumExp)OpId", 24, "the rare second look at a chunk of float64 spills two to six words"),
-]
+# Kernels that may use a little stack: a pattern of "arch name", bytes, and why. For any other, none.
+ALLOWED = []
 KINDS = "warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks"
 TYPES = {"NS0_3f16E": "f16", "NS0_4bf16E": "bf16", "f": "f32", "d": "f64"}
 REGISTERS, MOST_WARPS = 65536, 64  # of an SM
@@ -55,7 +52,7 @@ def summary(found):
 def by_operation(folder, chip):
     cells = collections.defaultdict(dict)
     for arch, name, registers, stack, _ in kernels(folder):
-        op = r"NS0_(?:6SumsOfI\w+?NS0_)?\d+([A-Za-z]+?)(?:Op|(?=EEE))"
+        op = r"NS0_(?:(?:6SumsOf|8LogitsOf)I(?:f|d|S\d_|S_)NS0_)?\d+([A-Za-z]+?)(?:Op|Body|(?=EEE))"
         match = re.search(rf"(warp_rows|block_rows)I({'|'.join(TYPES)}){op}.*?E(Li8E)?Lb1E", name)
         if arch == chip and match and (match[1] == "block_rows" or match[4]):
             used = f", stack {stack}" if stack else ""
@@ -80,7 +77,9 @@ def main(folder, chip=None):
             bad.append(f"{arch} {name}: {shared} bytes of shared memory, accepted: at most {STATIC_SHARED}")
     summary(groups)
     count = sum(map(len, groups.values()))
-    print("", *bad, f"{count} kernels, {len(bad)} with spills, local or shared memory that are not allowed for", sep="\n")
+    size = sum(file.stat().st_size for file in pathlib.Path(folder).rglob("*.cu.o"))
+    print("", *bad, f"{count} kernels, {len(bad)} with spills, local or shared memory that are not allowed for; "
+          f"{size / 1e6:.1f} MB of objects", sep="\n")
     return 1 if bad or not count else 0
 
 

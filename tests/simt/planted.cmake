@@ -5,6 +5,7 @@ function(simt_planted name file op filter expect)
   set(copy ${CMAKE_CURRENT_BINARY_DIR}/planted/${name}/csrc)
   file(GLOB sources RELATIVE ${cuda} ${cuda}/*.cuh ${cuda}/*.hpp ${cuda}/*.cu ${cuda}/arch/*.hpp)
   foreach(source IN LISTS sources)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${cuda}/${source})
     file(READ ${cuda}/${source} text)
     if(source STREQUAL file)
       math(EXPR last "${ARGC} - 2")
@@ -20,11 +21,7 @@ function(simt_planted name file op filter expect)
     string(REPLACE "\"../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
     file(CONFIGURE OUTPUT ${copy}/cuda/${source} CONTENT "${text}" @ONLY)
   endforeach()
-  file(CONFIGURE OUTPUT ${copy}/planted.cpp CONTENT
-"#define SUMEXP_CUDA_OP ${op}
-#define SUMEXP_CUDA_TYPE float
-#include \"${copy}/cuda/instance.cu\"
-")
+  sumexp_cuda_unit(${copy}/planted.cpp ${copy}/cuda float ${op})
   # The planted instance is linked before the library and so takes its place.
   add_executable(planted_${name} test_kernels.cpp ${copy}/planted.cpp)
   target_include_directories(planted_${name} BEFORE PRIVATE ${copy}/cuda)
@@ -41,7 +38,17 @@ simt_planted(lane_order fold.cuh SoftmaxVjpOp "softmax_vjp f32 warp packed" "on 
              "add_columns<2 * bit, 0>" "add_columns<(bit > kFirst ? bit / 2 : 32), 0>"
              "shfl_xor(member, kShare << s)" "shfl_xor(member, 16 >> s)"
              "template <int bit, int kSplits, class T, int n>" "constexpr int kFirst = 4;\ntemplate <int bit, int kSplits, class T, int n>")
-simt_planted(tail_load travel.cuh SoftmaxOp "softmax f32 warp packed" "past the end of an input"
-             "if (left >= L::kPack) return load_whole(p)" "if (left >= -100) return load_whole(p)")
-simt_planted(tail_store travel.cuh SoftmaxOp "softmax f32 warp packed" "wrote beside the result"
-             "if (left >= L::kPack) {\n        arch::stream_store16" "if (left > 0) {\n        arch::stream_store16")
+simt_planted(tail_load tile_io.cuh SoftmaxOp "softmax f32 warp packed" "past the end of an input"
+             "left - q * L::kSpan >= L::kPack ? load_whole" "left - q * L::kSpan >= -100 ? load_whole")
+simt_planted(tail_store tile_io.cuh SoftmaxOp "softmax f32 warp packed" "wrote beside the result"
+             "if (left - q * L::kSpan >= L::kPack) put(q)" "if (left - q * L::kSpan > 0) put(q)")
+simt_planted(anchor exp_chunk.cuh SoftmaxOp "softmax f32 warp packed" "FAILED softmax"
+             "base.anchor == T(0) ? sum :" "true ? sum :")
+# Each of the three waits around the stage of rows that are not packed: until it is written, until it is read, until results
+# are there.
+simt_planted(stage_not_written tile_io.cuh SoftmaxOp "softmax f32 warp side" "FAILED softmax"
+             "staged = there ? input(k, at) : fill; });\n    stage_sync();" "staged = there ? input(k, at) : fill; });")
+simt_planted(stage_not_read tile_io.cuh SoftmaxVjpOp "softmax_vjp f32 warp side" "FAILED softmax_vjp"
+             "if (used_) stage_sync()" "if (!used_) stage_sync()")
+simt_planted(stage_no_results tile_io.cuh SoftmaxOp "softmax f32 warp side" "FAILED softmax"
+             "rows) {\n    stage_sync();\n    each_staged(cuda::kOut" "rows) {\n    each_staged(cuda::kOut")

@@ -75,11 +75,23 @@ void store(DType type, void* at, double v) {
 }
 std::size_t size_of(DType type) { return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2; }
 
+// Maxima between these powers of two are subtracted before the reduction (base_of in numerics/state.hpp); no f16 is one.
+struct Range {
+  int from, to;
+};
+constexpr Range anchored(DType type) {
+  return type == DType::f64 ? Range{40, 62} : type == DType::f16 ? Range{14, 15} : Range{16, 32};
+}
+
 // Rows of every kind, outliers planted so that the result is not all near zero.
+constexpr std::int64_t kKinds = 15;
 double logit(std::int64_t row, std::int64_t i, std::int64_t n, DType type) {
   const double inf = HUGE_VAL;
   const double big = type == DType::f16 ? 3e4 : type == DType::f64 ? 1e100 : 1e30;
-  switch (row % 12) {
+  const Range range = anchored(type);
+  const double anchor = 1.3 * std::ldexp(1, range.from + int((row + n) % (range.to - range.from)));
+  const double step = std::floor(double(i) * 6 / double(n));
+  switch (row % kKinds) {
     case 0: return 5 * normal();
     case 1: return 100 * (2 * uniform() - 1);
     case 2: return i < n / 2 || i % 5 == 0 ? -inf : normal();               // tiles of -inf
@@ -91,7 +103,10 @@ double logit(std::int64_t row, std::int64_t i, std::int64_t n, DType type) {
     case 8: return 1.5;                                                     // all equal
     case 9: return i == 0 ? 0 : -30 - 60 * uniform();                       // needs a second look
     case 10: return -big * uniform();
-    default: return 300 * std::floor(double(i) * 6 / double(n)) + normal();  // chunks far apart
+    case 11: return 300 * step + normal();                                  // chunks far apart
+    case 12: return i % 5 ? anchor + 4 * step + normal() : normal();
+    case 13: return -anchor - 4 * step + normal();
+    default: return std::ldexp(1, range.from) + 9 * (step - 3) + normal();  // chunks on both sides of the least of these
   }
 }
 
@@ -184,7 +199,7 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
       double v = k == 0 && c.logits ? logit(r, i, length, type) : normal();
       if (k == 1 && c.weighted && i % 4 == 0) v = 0;
       if (is_y) v = c.op == Op::softmax_vjp || c.op == Op::softmax_hvp ? uniform() / double(length) : -10 * uniform();
-      if (!c.logits && r % 12 == 5 && i == length / 2) v = NAN;
+      if (!c.logits && r % kKinds == 5 && i == length / 2) v = NAN;
       store(type, at, v);
     });
   }
@@ -297,7 +312,7 @@ void check_banks(const char* type) {
   using Stage = sumexp::gpu::Stage<T>;
   using Tile = sumexp::gpu::Tile<S>;
   label = std::string("banks ") + type;
-  for (int rows : {1, 4, 8})
+  for (int rows : {1, 2, 8, 16})
     for (int warps : {1, 2, 4, 8, 16}) {
       const int pitch = Stage::pitch(rows * Tile::G::kLanes, warps);
       const auto to_registers = [&](int lane) { return Stage::place(lane * Tile::kPack); };
@@ -327,14 +342,14 @@ int main(int argc, char** argv) {
       // around every edge: a pack, a group, a warp, a lane row, 1, 2, 4 and 8 of them
       for (std::int64_t n : {std::int64_t(1), std::int64_t(7), std::int64_t(33), lanes - 1, lanes, lanes + 1, 2 * lanes,
                              2 * lanes + 1, 4 * lanes, 4 * lanes + 3, chunk - 1, chunk})
-        run(Path::warp, Layout::packed, 12, n);
+        run(Path::warp, Layout::packed, kKinds, n);
       run(Path::warp, Layout::packed, 5, 3 * lanes, !c.row_output);
-      for (std::int64_t n : {chunk + 1, 3 * chunk - 5, 8 * chunk}) run(Path::block, Layout::packed, 12, n);
+      for (std::int64_t n : {chunk + 1, 3 * chunk - 5, 8 * chunk}) run(Path::block, Layout::packed, kKinds, n);
       for (std::int64_t n : {9 * chunk + 3, 17 * chunk}) run(Path::cluster, Layout::packed, 3, n);
-      for (std::int64_t n : {chunk + 1, 9 * chunk, 17 * chunk + 1}) run(Path::stream, Layout::packed, 12, n);
+      for (std::int64_t n : {chunk + 1, 9 * chunk, 17 * chunk + 1}) run(Path::stream, Layout::packed, kKinds, n);
       run(Path::stream, Layout::packed, 2, 3 * chunk, !c.row_output);
       for (std::int64_t n : {std::int64_t(5), lanes + 9}) {
-        for (Layout layout : {Layout::misaligned, Layout::steps, Layout::two_axes}) run(Path::warp, layout, 12, n);
+        for (Layout layout : {Layout::misaligned, Layout::steps, Layout::two_axes}) run(Path::warp, layout, kKinds, n);
         run(Path::warp, Layout::side, 19, n);
       }
       run(Path::block, Layout::misaligned, 3, 2 * chunk + 1);
@@ -347,10 +362,10 @@ int main(int argc, char** argv) {
       run(Path::stream, Layout::side, 19, chunk + 77);
       if (c.logits && c.op != Op::logsumexp_vjp && c.op != Op::logsumexp_jvp)
         for (Path path : {Path::warp, Path::block, Path::stream})
-          run(path, Layout::masked, 12, path == Path::warp ? lanes + 9 : chunk + 9);
+          run(path, Layout::masked, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
       if (c.temperature)
         for (Path path : {Path::warp, Path::block, Path::stream})
-          run(path, Layout::heated, 12, path == Path::warp ? lanes + 9 : chunk + 9);
+          run(path, Layout::heated, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
       if (c.row_output) run(Path::choose, Layout::packed, 3, 0);
     }
   if (filter.empty()) {

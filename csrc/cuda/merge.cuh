@@ -1,0 +1,93 @@
+// The tree over a streamed row's chunks, and what is left of the row: kernels by Finish, which know the compute type and
+// not what is stored.
+#pragma once
+
+#include "run.hpp"
+#include "tile_io.cuh"
+#include "workspace.cuh"
+
+namespace sumexp::SUMEXP_NS {
+
+// The tree over `count` <= kFan states.
+template <class State>
+SUMEXP_DEVICE State merge_few(const State* in, int count) {
+  State s[kFan];
+#pragma unroll
+  for (int i = 0; i < kFan; ++i) s[i] = in[i < count ? i : 0];
+#pragma unroll
+  for (int step = 1; step < kFan; step *= 2)
+#pragma unroll
+    for (int i = 0; i < kFan; i += 2 * step)
+      if (i + step < count) s[i] = merge(s[i], s[i + step]);
+  return s[0];
+}
+
+// Where a finished row's results go, whatever they are stored as.
+template <class T>
+class RowOut {
+ public:
+  SUMEXP_DEVICE RowOut(const Job& job, std::int64_t row) : job_(job) { row_offsets(job, row, offset_); }
+  SUMEXP_DEVICE void put(int k, T value) const {
+    char* const at = job_.data[k] + offset_[k];
+    if constexpr (sizeof(T) == 4) {
+      if (job_.stored == cuda::Stored::f16) return put_as<f16>(at, value);
+      if (job_.stored == cuda::Stored::bf16) return put_as<bf16>(at, value);
+    }
+    put_as<T>(at, value);
+  }
+
+ private:
+  template <class S>
+  SUMEXP_DEVICE static void put_as(char* at, T value) {
+    *reinterpret_cast<S*>(at) = Narrow<S>::from(value);
+  }
+  const Job& job_;
+  std::int64_t offset_[cuda::kOperands];
+};
+
+// A block per row: the tree over its chunks' states, eight children at a time.
+template <class T, class Finish>
+__global__ void __launch_bounds__(kMergeThreads, 1)
+merge_rows(SUMEXP_PARAMETER Job job, int pass, const typename Finish::State* states, typename Finish::State* scratch,
+           typename Finish::Row* rows) {
+  using State = typename Finish::State;
+  SUMEXP_SHARED(State, board, 2 * kBoard);
+  const std::int64_t r = blockIdx.x;
+  const State* in = states + r * job.chunks;
+  State* beyond = scratch + r * scratch_states(job.chunks);
+  std::int64_t count = job.chunks;
+  for (int level = 0; count > 1; ++level) {
+    const std::int64_t parents = (count + kFan - 1) / kFan;
+    State* out = parents > kBoard ? beyond : board + level % 2 * kBoard;
+    for (std::int64_t i = threadIdx.x; i < parents; i += kMergeThreads) {
+      const std::int64_t children = count - i * kFan;
+      out[i] = merge_few(in + i * kFan, children < kFan ? int(children) : kFan);
+    }
+    arch::block_sync();
+    if (parents > kBoard) beyond += parents;
+    in = out;
+    count = parents;
+  }
+  if (threadIdx.x != 0) return;
+  typename Finish::Row row = {};
+  if (pass > 0) row = rows[r];
+  Finish::finish(*in, row, pass, static_cast<T>(job.factor));
+  if constexpr (Finish::kRowOutput) {
+    Finish::emit(RowOut<T>(job, r), row, job.data[cuda::kSign] != nullptr);
+  } else {
+    rows[r] = row;
+  }
+}
+
+template <class Finish>
+cudaError_t Merge<Finish>::run(const Job& job, int pass, void* workspace, cudaStream_t stream) {
+  const Workspace<Finish> w(job, workspace);
+  const typename Finish::State* states = w.states;
+  arch::Launch how;
+  how.stream = stream;
+  how.grid = dim3(unsigned(job.rows));
+  how.block = dim3(kMergeThreads);
+  return arch::launch(merge_rows<typename Finish::T, Finish>, how, job, pass, states, w.scratch, w.rows);
+}
+
+}  // namespace sumexp::SUMEXP_NS
