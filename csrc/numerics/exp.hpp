@@ -149,7 +149,7 @@ struct FullTerms {
 
 // Terms for 16-bit results: e^r = p rounded to T, p s exact, one plain sum. Error 2^-22.5 of a term, at most 2^-20.5 of a
 // sum (7 additions in a lane and 4 of the fold), where half an ulp of the result is 2^-12 of it or more. Whatever is far
-// below the maximum is added to others of its size, as an element that equals the maximum is not in the sum: no second look.
+// below the maximum is added to others of its size, as an element that equals the maximum is not in the sum: no refinement.
 struct ShortTerms {
   static constexpr bool kShort = true;
   static constexpr int kSums = 1;
