@@ -72,34 +72,72 @@ SUMEXP_FN DD<double> log_of_small(DD<double> z) {
   return fast_two_sum(head.hi, head.lo + fma(k, LogConstants::ln2_lo, log_m.lo));
 }
 
+// The state of a sum with weights: c and R are sums of weights and of weighted terms, divided by 2^exponent, which makes room for
+// the largest weights of double; infinite and NaN weights are summed apart, as IEEE has it, with a pair of doubles being no place for
+// them.
+template <class T>
+struct WeightedState {
+  ExpState<T> sum;
+  double special;
+  std::int64_t exponent;
+
+  SUMEXP_FN static WeightedState empty() { return {ExpState<T>::empty(), 0.0, 0}; }
+};
+template <class T>
+SUMEXP_FN WeightedState<T> merge(WeightedState<T> a, WeightedState<T> b) {
+  const std::int64_t exponent = a.exponent > b.exponent ? a.exponent : b.exponent;
+  const double down_a = pow2<double>(a.exponent - exponent), down_b = pow2<double>(b.exponent - exponent);
+  a.sum.c = WideOf<T>::scaled(a.sum.c, down_a), a.sum.R = WideOf<T>::scaled(a.sum.R, down_a);
+  b.sum.c = WideOf<T>::scaled(b.sum.c, down_b), b.sum.R = WideOf<T>::scaled(b.sum.R, down_b);
+  return {merge(a.sum, b.sum), a.special + b.special, exponent};
+}
+
+// One element before it is summed: weights of 0 leave it out, whatever it is; infinite and NaN ones go to `special` in its place.
+template <class T>
+SUMEXP_FN void take_weight(T& x, T& b, double& special) {
+  const bool finite = is_finite(b);
+  if (!finite) special = special + (x == -Limits<T>::infinity ? 0.0 : 1.0) * static_cast<double>(b);
+  if (!finite || b == T(0)) x = -Limits<T>::infinity, b = T(0);
+}
+// The exponent that makes room for weights up to `largest`.
+template <class T>
+SUMEXP_FN std::int64_t weight_exponent(T largest) {
+  return sizeof(T) == 8 && static_cast<double>(largest) > 0x1p600 ? 512 : 0;
+}
+
 // log |sum_j b_j e^(x_j)| and the sign of the sum. in: x, b. The weighted sum over its maximum term, c + R / e^m, may have any
 // sign; log|.| of it is log1p near 1.
 struct WeightedLogSumExp : WeightedOp {
   static constexpr bool kExact = true, kMask = true, kSign = true;
   template <class T>
-  using State = ExpState<T>;
+  using State = WeightedState<T>;
   template <class T>
   struct Row {
     T value, sign;
   };
   template <class T>
-  static SUMEXP_FN Row<T> finish(const ExpState<T>& row) {
+  static SUMEXP_FN Row<T> finish(const WeightedState<T>& state) {
     using O = WideOf<T>;
-    if (is_nan(row.R) || is_nan(row.c)) return {Limits<T>::nan(), Limits<T>::nan()};
-    if (!is_finite(row.m)) {
-      if (row.m < T(0)) return {row.m, T(0)};  // an empty sum
-      const double c = head(row.c);            // +inf, with the sign of its weights; inf - inf when they cancel
-      if (c == 0.0) return {Limits<T>::nan(), Limits<T>::nan()};
-      return {row.m, T(c > 0.0 ? 1 : -1)};
+    const ExpState<T>& row = state.sum;
+    if (is_nan(row.R) || is_nan(row.c) || is_nan(state.special)) return {Limits<T>::nan(), Limits<T>::nan()};
+    if (state.special != 0.0 || row.m == Limits<T>::infinity) {
+      const double c = row.m == Limits<T>::infinity ? head(row.c) : state.special;  // +inf, with the sign of its weights
+      // inf - inf: weights of +inf that cancel, or that meet infinite ones of the other sign
+      if (c == 0.0 || c * state.special < 0.0) return {Limits<T>::nan(), Limits<T>::nan()};
+      return {Limits<T>::infinity, T(c > 0.0 ? 1 : -1)};
     }
+    if (!is_finite(row.m)) return {row.m, T(0)};  // an empty sum
     const Wide<T> others = O::scaled(row.R / exp_wide(base_of(row.m).rho), kCarryDown<T>);
     const double sum = head(row.c + others);
     if (sum == 0.0) return {-Limits<T>::infinity, T(0)};
     const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
-    const Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
-                                              : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
-    const T value = plus_narrow(row.m, L);
-    return {value == value ? value : Limits<T>::nan(), T(head(flip))};  // weights near the largest number
+    Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
+                                        : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
+    if (state.exponent != 0) {
+      const double k = static_cast<double>(state.exponent);
+      L = L + O::constant(k * LogConstants::ln2_hi) + O::constant(k * LogConstants::ln2_lo);
+    }
+    return {plus_narrow(row.m, L), T(head(flip))};
   }
   // Without a place for the sign, a negative sum has no logarithm.
   template <class T>

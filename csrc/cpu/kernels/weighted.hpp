@@ -1,7 +1,7 @@
 // Kernels of an op on sums of weighted exponentials (WeightedOp in ops/op.hpp): weighted_kernel<V, S, Op>().
 #pragma once
 
-#include "../../ops/op.hpp"
+#include "../../ops/logsumexp.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 
@@ -26,7 +26,8 @@ struct WeightedKernel {
     state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
   }
   // The same in the wide type, with the factors of the maxima apart: lanes in order, then by halves.
-  static void add_weighted(const T* terms, const T* x, const T* f, int count, ExpState<T>& state) {
+  static void add_weighted(const T* terms, const T* x, const T* f, int count, WeightedState<T>& to) {
+    ExpState<T>& state = to.sum;
     using G = Geometry<T>;
     const auto wide_sum = [&](auto value) SUMEXP_INLINE {
       Wide<T> column[G::kLanes];
@@ -51,15 +52,24 @@ struct WeightedKernel {
   static void reduce(const cpu::Chunk& chunk, const void*, void* to) {
     const T *x = static_cast<const T*>(chunk.in[0]), *f = static_cast<const T*>(chunk.in[1]);
     T terms[Geometry<T>::kChunk];
-    T kept[Op::kExact ? Geometry<T>::kChunk : 1];
-    if constexpr (Op::kExact) {  // a factor of 0 leaves the element out, whatever it is
-      for (int i = 0; i < chunk.count; ++i) kept[i] = f[i] == T(0) ? -Limits<T>::infinity : x[i];
-      x = kept;
-    }
-    const ExpState<T> sum = exp_chunk<Terms, V, false, true>(x, chunk.count, terms, chunk.ahead);
     State& state = as<State>(to);
-    if constexpr (Op::kExact) state = sum;
-    else state = {sum, WideOf<T>::constant(0)};
+    state = State::empty();
+    T kept[2][Op::kExact ? Geometry<T>::kChunk : 1];
+    if constexpr (Op::kExact) {
+      T largest = T(0);
+      for (int i = 0; i < chunk.count; ++i) {
+        const auto at = [&](const T* p) { return read<T>(reinterpret_cast<const char*>(p + i)); };  // at any address
+        kept[0][i] = at(x), kept[1][i] = at(f);
+        take_weight(kept[0][i], kept[1][i], state.special);
+        const T size = kept[1][i] < T(0) ? -kept[1][i] : kept[1][i];
+        largest = size > largest ? size : largest;
+      }
+      state.exponent = weight_exponent(largest);
+      const T down = static_cast<T>(pow2<double>(-state.exponent));
+      for (int i = 0; state.exponent != 0 && i < chunk.count; ++i) kept[1][i] = kept[1][i] * down;
+      x = kept[0], f = kept[1];
+    }
+    state.sum = exp_chunk<Terms, V, false, true>(x, chunk.count, terms, chunk.ahead);
     add_weighted(terms, x, f, chunk.count, state);
   }
   static void finish(const void* state, const cpu::RowContext&, void* row) { as<Row>(row) = Op::finish(as<State>(state)); }
