@@ -144,6 +144,9 @@ For T = 1 and the y given, within 3 eps * y * (abs(g) + <y, abs(g)>), the magnit
 relative to the result itself cannot hold where the terms cancel. eps is 2**-52 in float64 and 2**-23 in
 float32. float16 and bfloat16 are computed in float32 and rounded once: 0.501 ulp come on top. Probabilities
 below the smallest normal number count as that number here.
+
+Where y is next to 1, the result is next to 0, and what y has rounded away from 1 is lost to it. With
+l = log_softmax(x), log_softmax_vjp(y * g, l) is the same gradient and keeps it: 1 - y is known from l.
 )";
 
 inline constexpr const char* softmax_jvp = R"(softmax_jvp(t, y, axis=-1, *, temperature=1.0, out=None)
@@ -175,7 +178,8 @@ d <g, log_softmax(x)> / dx, of y's shape and dtype. TypeError and ValueError as 
 
 Notes
 -----
-For T = 1, within 3 eps * (abs(g) + exp(y) * sum(abs(g))); eps, and what 16 bits add, as for softmax_vjp.
+For T = 1, within 3 eps * (abs(g_i) (1 - s_i) + s_i * sum_{j != i} abs(g_j)) with s = exp(y), which is next to
+nothing where s_i is next to 1, as the result is; eps, and what 16 bits add, as for softmax_vjp.
 )";
 
 inline constexpr const char* log_softmax_jvp = R"(log_softmax_jvp(t, y, axis=-1, *, temperature=1.0, out=None)
@@ -186,7 +190,8 @@ The change of log_softmax along t: (t - <exp(y), t>) / T with y = log_softmax(x)
 The Jacobian I - 1 exp(y)^T is not symmetric: this is not log_softmax_vjp. t has y's shape; the other
 arguments and the errors are those of log_softmax_vjp.
 
-For T = 1, within 3 eps * (abs(t) + <exp(y), abs(t)>); eps, and what 16 bits add, as for softmax_vjp.
+For T = 1, within 3 eps * (abs(t_i) (1 - s_i) + sum_{j != i} s_j abs(t_j)) with s = exp(y); eps, and what 16 bits
+add, as for softmax_vjp.
 )";
 
 inline constexpr const char* logsumexp_vjp = R"(logsumexp_vjp(g, x, axis=None, *, keepdims=False, out=None)
@@ -281,8 +286,8 @@ The second derivative of log_softmax: d/dx <g, log_softmax(x)>, differentiated a
 
 Arguments and errors are those of softmax_hvp, with y = log_softmax(x, axis, temperature=T).
 
-For T = 1, within 4 eps * sum(abs(g)) * s * (abs(v) + <s, abs(v)>); eps, and what 16 bits add, as for
-softmax_vjp.
+For T = 1, within 5 eps * sum(abs(g)) * s_i * (abs(v_i) (1 - s_i) + sum_{j != i} s_j abs(v_j)); eps, and what
+16 bits add, as for softmax_vjp.
 )";
 
 }  // namespace sumexp::python::docs

@@ -171,11 +171,13 @@ Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std:
 template <class T>
 void matrix_rows(Matrix which, const T* y, T* out, std::int64_t rows, std::int64_t n) {
   using namespace sumexp::SUMEXP_NS;
-  for (std::int64_t r = 0; r < rows; ++r, y += n)
+  for (std::int64_t r = 0; r < rows; ++r, y += n) {
+    const T others = which == Matrix::log_softmax_jacobian ? T(0) : sum_of_others(y, n);
     for (std::int64_t i = 0; i < n; ++i, out += n)
       for (std::int64_t j = 0; j < n; ++j)
-        out[j] = which == Matrix::log_softmax_jacobian ? log_softmax_jacobian(exp_probability(y[j]), i == j)
-                                                       : softmax_jacobian(y[i], y[j], i == j);
+        out[j] = which == Matrix::log_softmax_jacobian ? log_softmax_jacobian(y[j], i == j)
+                                                       : softmax_jacobian(y[i], y[j], others, i == j);
+  }
 }
 
 }  // namespace

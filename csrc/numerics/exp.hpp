@@ -206,6 +206,26 @@ SUMEXP_FN Reduction<V> reduction_to(V N) {
   return {(V(Format<T>::magic) + V(lift)) - N, (N - V(lift)) * V(ExpConstants<T>::ln2_hi)};
 }
 
+// e^y and 1 - e^y = -expm1(y) of a log-probability y.
+//   range     [-inf, 0]; NaN gives NaN in both
+//   error     e^y within 1.3 * 2^-24 (2^-53), gradual underflow included; 1 - e^y within 1.5 * 2^-24 (2^-53), relative
+// With e^y = (1 + r + u) 2^n, 1 - e^y = (1 - 2^n) - (r + u) 2^n: where n = 0, this is -(y + u), r being y itself. The carry
+// of 24 (54) keeps the power of two of e^y normal down to the smallest subnormal result.
+template <class V>
+struct Probability {
+  V value, rest;  // e^y, 1 - e^y
+};
+template <class V>
+SUMEXP_FN Probability<V> probability_of_log(V y) {
+  using T = ElementOf<V>;
+  constexpr bool single = sizeof(T) == 4;
+  constexpr T lift = Format<T>::bias + (single ? 24 : 54);
+  const Reduction<V> reduce = {V(Format<T>::magic + lift), V(-lift * ExpConstants<T>::ln2_hi)};
+  const ExpParts<V> e = exp_parts(y, reduce);
+  const V down = V(single ? T(0x1p-24) : T(0x1p-54)), power = e.s * down;
+  return {term(e) * down, fma(V(T(0)) - power, e.r + e.u, V(T(1)) - power)};
+}
+
 // e^rho in the wide type, |rho| < 0.36. Relative error 2^-52.4 (double), 2^-57 (pair).
 SUMEXP_FN double exp_wide(double rho) { return 1.0 + expm1_reduced(rho); }
 template <class D>

@@ -8,6 +8,7 @@
 //   at_least(floor, x)    x < floor ? floor : x; a NaN in x survives (as any NaN; -0 and +0 may stand for each other)
 //   pow2_field(t)         bits(t) << (mantissa bits): the low bits of t become sign and exponent
 //   equal(a, b)           a mask; false where either is NaN
+//   at_or_above(a, b)     a mask, a >= b; false where either is NaN
 //   clear(mask, v)        +0 where the mask is set, v elsewhere
 //   pick(mask, a, b)      a where the mask is set, b elsewhere
 //
@@ -66,6 +67,8 @@ SUMEXP_FN double pow2_field(double t) { return bit_cast<double>(bit_cast<std::ui
 
 SUMEXP_FN bool equal(float a, float b) { return a == b; }
 SUMEXP_FN bool equal(double a, double b) { return a == b; }
+SUMEXP_FN bool at_or_above(float a, float b) { return a >= b; }
+SUMEXP_FN bool at_or_above(double a, double b) { return a >= b; }
 SUMEXP_FN float clear(bool mask, float v) { return mask ? 0.0f : v; }
 SUMEXP_FN double clear(bool mask, double v) { return mask ? 0.0 : v; }
 SUMEXP_FN bool less(double a, double b) { return a < b; }

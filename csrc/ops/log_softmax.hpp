@@ -32,44 +32,67 @@ struct LogSoftmax : LogitsOp {
   }
 };
 
+// The winner w of a row is its element with s_w of 0.57 or more, where there is one. There 1 - s cancels, and with it
+// what is left of the derivatives; so they are taken as
+//
+//   VJP        dx_w = g_w (1 - s_w) - s_w sum_{j != w} g_j
+//   JVP        dy_i = (t_i - t_w) + (t_w (1 - s_w) - sum_{j != w} s_j t_j)       i = w has the second part alone
+//
+// 1 - s_w is -expm1(y_w), and the sums without w are sums of their own: w's share in a common one would leave its rounding
+// (numerics/README.md, section 8). A y that is no log-probability may have several winners: the formulas hold for them too.
+template <class V>
+SUMEXP_FN auto wins(V y) {
+  return at_or_above(y, V(ElementOf<V>(-0.5625)));
+}
+
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 1;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
-    acc[0] = acc[0] + in[0];
+    const auto winner = wins(in[1]);
+    acc[0] = acc[0] + pick(winner, in[0], V(ElementOf<V>(0)));  // one number, so that it is exact
+    acc[1] = acc[1] + clear(winner, in[0]);
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
-    return in[0] - row.times(0, exp_probability(in[1]));
+    const V zero = V(ElementOf<V>(0)), one = V(ElementOf<V>(1));
+    const auto winner = wins(in[1]);
+    const Probability<V> s = probability_of_log(in[1]);
+    const V others = row.plus(1, row.h[0] - pick(winner, in[0], zero));
+    return fma(in[0], pick(winner, s.rest, one), zero - s.value * others);
   }
 };
 
 // in: t, y
 struct LogSoftmaxJvp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 1;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
-    acc[0] = fma(exp_probability(in[1]), in[0], acc[0]);
+    const V zero = V(ElementOf<V>(0));
+    const auto winner = wins(in[1]);
+    const Probability<V> s = probability_of_log(in[1]);
+    acc[0] = acc[0] + pick(winner, in[0], zero);
+    acc[1] = fma(pick(winner, s.rest, zero - s.value), in[0], acc[1]);
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
-    return row.minus(0, in[0]);
+    return row.plus(1, in[0] - row.h[0]);
   }
 };
 
 // in: g, v, y
 struct LogSoftmaxHvp : SumsOp {
-  static constexpr int kInputs = 3, kPasses = 1, kSums = 2, kTemperature = 2;
+  static constexpr int kInputs = 3, kPasses = 1, kSums = 3, kTemperature = 2;
   template <int pass, class V>
-  static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
-    acc[0] = acc[0] + in[0];
-    acc[1] = fma(exp_probability(in[2]), in[1], acc[1]);
+  static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>& row) {
+    LogSoftmaxJvp::add<pass>(acc, in + 1, row);
+    acc[2] = acc[2] + in[0];
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
-    const V s = exp_probability(in[2]);
-    return V(ElementOf<V>(0)) - row.times(0, s * row.minus(1, in[1]));
+    const V s = probability_of_log(in[2]).value;
+    return V(ElementOf<V>(0)) - row.times(2, s * LogSoftmaxJvp::map(in + 1, row));
   }
 };
 

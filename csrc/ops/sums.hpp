@@ -24,18 +24,8 @@ struct RowScalars {
   V h[kMax], l[kMax];
 
   SUMEXP_FN V minus(int k, V x) const { return (x - h[k]) - l[k]; }            // x - sum_k
+  SUMEXP_FN V plus(int k, V x) const { return (x + h[k]) + l[k]; }             // x + sum_k
   SUMEXP_FN V times(int k, V x) const { return fma(x, h[k], x * l[k]); }       // x * sum_k
 };
-
-// e^y for log-probabilities y <= 0, gradual underflow included. Relative error 1.3 * 2^-24 (2^-53).
-// The carry of 24 (54) keeps the power of two normal down to the smallest subnormal result.
-template <class V>
-SUMEXP_FN V exp_probability(V y) {
-  using T = ElementOf<V>;
-  constexpr bool single = sizeof(T) == 4;
-  constexpr T lift = Format<T>::bias + (single ? 24 : 54);
-  const Reduction<V> reduce = {V(Format<T>::magic + lift), V(-lift * ExpConstants<T>::ln2_hi)};
-  return term(exp_parts(y, reduce)) * V(single ? T(0x1p-24) : T(0x1p-54));
-}
 
 }  // namespace sumexp::SUMEXP_NS

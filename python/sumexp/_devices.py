@@ -230,7 +230,11 @@ def matrix(function, value):
     if value.dtype.itemsize == 2:  # rounded once, from float32
         return matrix(function, value.astype(xp.float32)).astype(value.dtype)
     y = call("softmax", ("x",), {"x": value}) if function == "logsumexp_hessian" else value
-    one = xp.eye(value.shape[-1], dtype=value.dtype)
+    eye = xp.eye(value.shape[-1], dtype=bool)
     if function == "log_softmax_jacobian":
-        return one - xp.exp(y)[..., None, :]
-    return one * y[..., None, :] - y[..., :, None] * y[..., None, :]
+        y = y[..., None, :]
+        return xp.where(eye, -xp.expm1(y), -xp.exp(y))
+    winner = y >= 0.5625  # the others say what it leaves to 1
+    rest = xp.sum(xp.where(winner, xp.zeros_like(y), y), axis=-1, keepdims=True)
+    diagonal = y * xp.where(winner, rest, 1 - y)
+    return xp.where(eye, diagonal[..., None], -y[..., :, None] * y[..., None, :])

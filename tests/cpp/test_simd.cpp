@@ -450,7 +450,8 @@ void test_exp() {
     for (T& x : a.at) x = x > m ? m : x;
     const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
     expect("exp", term(exp_parts(a.vector(), reduce)), [&](int i) { return term(exp_parts(a.at[i], base.reduce)); });
-    expect("exp_probability", exp_probability(a.vector()), [&](int i) { return exp_probability(a.at[i]); });
+    expect("e^y", probability_of_log(a.vector()).value, [&](int i) { return probability_of_log(a.at[i]).value; });
+    expect("1 - e^y", probability_of_log(a.vector()).rest, [&](int i) { return probability_of_log(a.at[i]).rest; });
   }
 }
 

@@ -58,15 +58,29 @@ def scale_errors(got, value, scale, fmt):
 
 
 def derivative_inputs(op, rng, fmt, rows, n, spread=4.0):
-    """Inputs that belong together: y is softmax or log_softmax of logits, g and v have planted outliers."""
+    """Inputs that belong together: y is softmax or log_softmax of logits, g and v have planted outliers.
+
+    Spread None: one logit lies above the others by anything up to where they underflow, and g and v alternate between
+    normal numbers, 1 at that element and 0 elsewhere, one number, and one at that element that dwarfs the others.
+    """
     inputs = []
+    row, target = np.arange(rows), rng.integers(0, n, rows)
     for kind in op.inputs:
         if kind in "xyl":
-            x = rng.standard_normal((rows, n)) * spread
+            x = rng.standard_normal((rows, n)) * (spread or 1.0)
+            if spread is None:
+                x[row, target] = rng.uniform(0, 700 if fmt.itemsize == 8 else 80, rows)
             value = x if kind == "x" else reference.forward(cast(x, fmt))[0 if kind == "y" else 1]
         else:
-            value = rng.standard_normal((rows, 1 if kind == "r" else n))
+            width = 1 if kind == "r" else n
+            value = rng.standard_normal((rows, width))
             value *= np.where(rng.random(value.shape) < 0.01, 100.0, 1.0)
+            if spread is None and width == n:
+                shape = rng.integers(0, 4, rows)
+                value[shape == 1] = 0
+                value[row[shape == 1], target[shape == 1]] = 1
+                value[shape == 2] = value[shape == 2, :1]
+                value[row[shape == 3], target[shape == 3]] = 100 if fmt.name == "f16" else 1e6
         inputs.append(cast(value, fmt))
     return inputs
 
@@ -75,7 +89,7 @@ def derivative(op, fmt, module, sizes=SIZES, budget=12_000):
     """The worst error of a derivative, in eps * scale."""
     worst = 0.0
     for n in sizes:
-        for spread in (1.0, 4.0, 30.0):
+        for spread in (1.0, 4.0, 30.0, None):
             rng = np.random.default_rng(seed(op.name, fmt.name, n, spread))
             inputs = derivative_inputs(op, rng, fmt, int(np.clip(budget // n, 1, 100)), n, spread)
             value, scale = op.reference(*inputs, tiny=longdouble(np.finfo(fmt.compute).tiny))

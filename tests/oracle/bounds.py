@@ -5,8 +5,9 @@ Forward operations: ulps of the result in its own format. "logsumexp" is in ulps
 float result it is rounded from may be off by.
 
 Derivatives: in units of eps * scale, eps = 2^(1 - digits) of the type they are computed in, scale the sum of the
-magnitudes of their terms (reference.py); 16-bit results are first allowed the half ulp of their rounding. logsumexp's of
-16-bit logits, whose sums are shorter, promise 10 and 16; what is found is far below, and held to the same as the others.
+magnitudes of their terms (reference.py), in which an element's own share is |g_i| (1 - s_i) for log_softmax; 16-bit
+results are first allowed the half ulp of their rounding. logsumexp's of 16-bit logits, whose sums are shorter, promise
+10 and 16; what is found is far below, and held to the same as the others.
 """
 
 FORWARD = {
@@ -23,6 +24,8 @@ DERIVATIVES = {
     "logsumexp_vjp": 2.0,
     "logsumexp_jvp": 3.0,
     "softmax_hvp": 4.0,
-    "log_softmax_hvp": 4.0,
+    "log_softmax_hvp": 5.0,
 }
+# The explicit matrices: in eps of each entry (eps of the format); the Hessian starts from a softmax, within 2 ulp, of x.
+MATRICES = {"softmax_jacobian": 2.0, "log_softmax_jacobian": 2.0, "logsumexp_hessian": 5.0}
 NARROW_ROUNDING = 0.501  # ulp of a 16-bit result, before the units above

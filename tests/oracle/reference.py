@@ -2,8 +2,10 @@
 
 Forward operations take arrays of any format and treat their values as exact. Derivatives return the pair
 (value, scale): scale is the sum of the magnitudes that the value is the difference of, which is what an error
-has to be measured against where the difference cancels. Probabilities that the implementation has to compute
-count there as at least `tiny`, the smallest normal number of its arithmetic: below it rounding is absolute.
+has to be measured against where the difference cancels. In those of log_softmax an element's own share counts by what is
+left of it, |g_i| (1 - s_i), so that scale vanishes with the value where one element has all of the probability.
+Probabilities that the implementation has to compute count as at least `tiny`, the smallest normal number of its
+arithmetic: below it rounding is absolute.
 
 forward_mp is the three forward operations in mpmath, slow, for checking the references themselves.
 """
@@ -66,20 +68,31 @@ def _dot(a, b):
     return np.sum(a * b, axis=-1, keepdims=True)
 
 
+def _others(a, winner):
+    """sum_{j != i} a_j for every i, without cancellation where i is the winner."""
+    rest = np.sum(np.where(winner, longdouble(0), a), axis=-1, keepdims=True)
+    return np.where(winner, rest, np.sum(a, axis=-1, keepdims=True) - a)
+
+
 def softmax_vjp(g, y, tiny=0):
     g, y = exact(g), exact(y)
     return y * (g - _dot(y, g)), (np.abs(y) + tiny) * (np.abs(g) + _dot(np.abs(y), np.abs(g)))
 
 
+def _log_probabilities(y):
+    """(e^y, 1 - e^y, where the winner is)."""
+    y = exact(y)
+    return np.exp(y), -np.expm1(y), y >= -0.5625
+
+
 def log_softmax_vjp(g, y, tiny=0):
-    g, s = exact(g), np.exp(exact(y))
-    total, size = np.sum(g, axis=-1, keepdims=True), np.sum(np.abs(g), axis=-1, keepdims=True)
-    return g - s * total, np.abs(g) + (s + tiny) * size
+    g, (s, rest, winner) = exact(g), _log_probabilities(y)
+    return g * rest - s * _others(g, winner), np.abs(g) * (rest + tiny) + (s + tiny) * _others(np.abs(g), winner)
 
 
 def log_softmax_jvp(t, y, tiny=0):
-    t, s = exact(t), np.exp(exact(y))
-    return t - _dot(s, t), np.abs(t) + _dot(s + tiny, np.abs(t))
+    t, (s, rest, winner) = exact(t), _log_probabilities(y)
+    return t * rest - _others(s * t, winner), np.abs(t) * (rest + tiny) + _others((s + tiny) * np.abs(t), winner)
 
 
 def logsumexp_vjp(g, x, tiny=0):
@@ -100,10 +113,10 @@ def softmax_hvp(g, v, y, tiny=0):
 
 
 def log_softmax_hvp(g, v, y, tiny=0):
-    g, v, s = exact(g), exact(v), np.exp(exact(y))
+    g, s = exact(g), np.exp(exact(y))
+    change, scale = log_softmax_jvp(v, y, tiny)
     total, size = np.sum(g, axis=-1, keepdims=True), np.sum(np.abs(g), axis=-1, keepdims=True)
-    spread = np.abs(v) + _dot(s, np.abs(v))
-    return -total * s * (v - _dot(s, v)), size * (s * spread + tiny * (1 + spread))
+    return -total * s * change, size * ((s + tiny) * scale + tiny)
 
 
 # -- mpmath -------------------------------------------------------------------------------------------------

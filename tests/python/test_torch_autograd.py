@@ -10,6 +10,7 @@ import torch.autograd.forward_ad as forward_ad  # noqa: E402
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
+import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
 from sumexp import _core  # noqa: E402
 
@@ -71,6 +72,42 @@ def test_gradgradcheck(case):
     assert gradgradcheck(CASES[case][0], leaf(X[:, :2]), check_fwd_over_rev=True, check_batched_grad=True)
 
 
+@pytest.mark.parametrize("functional", [True, False])
+def test_the_winner_keeps_its_derivatives(functional):
+    """First and second derivatives of log_softmax where its probability is 1 to all digits, in every mode and mixture."""
+    x = torch.tensor([37.42994775023705, 0.0], dtype=torch.float64)
+    lost = torch.exp(-x[0])
+    matrix = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64) * lost
+
+    def f(x):
+        return st.log_softmax(x, -1)[0]
+
+    if functional:
+        func = torch.func
+        first = [func.grad(f)(x), func.jacrev(f)(x), func.jacfwd(f)(x)]
+        second = [a(b(f))(x) for a in (func.jacrev, func.jacfwd) for b in (func.jacrev, func.jacfwd)]
+    else:
+        leaf_x = leaf(x)
+        first = torch.autograd.grad(f(leaf_x), leaf_x, create_graph=True)
+        second = [torch.stack([torch.autograd.grad(d, leaf_x, retain_graph=True)[0] for d in first[0]])]
+        second.append(torch.autograd.functional.hessian(f, x, vectorize=True))
+    for gradient in first:
+        torch.testing.assert_close(gradient.detach(), matrix[0], rtol=1e-12, atol=0)
+    for hessian in second:
+        torch.testing.assert_close(hessian, -matrix, rtol=1e-12, atol=0)
+
+
+def test_the_written_out_formulas_keep_the_winner():
+    """They give what the kernels give, where a probability is 1 to all digits and where none is."""
+    from sumexp.torch import _formulas
+
+    x = torch.tensor([[37.42994775023705, 0.0, -3.0], [0.3, 0.2, -1.0]], dtype=torch.float64)
+    g, v, y = X[0, :2, :3], X[1, :2, 1:], st.log_softmax(x, -1)
+    for name, tensors in (("log_softmax_vjp", (g, y)), ("log_softmax_jvp", (g, y)), ("log_softmax_hvp", (g, v, y))):
+        got, want = getattr(_formulas, name)(*tensors, [-1], 0.7), getattr(se, name)(*tensors, temperature=0.7)
+        torch.testing.assert_close(got, want, rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("case", ["softmax T", "log_softmax T", "logsumexp"])
 def test_third_order(case):
     f = CASES[case][0]
@@ -114,8 +151,6 @@ def test_layouts_of_inputs_and_gradients(case):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_gradient_is_the_numpy_faces(dtype):
     import numpy as np
-
-    import sumexp as se
 
     x = leaf(torch.randn(5, 130).to(dtype))
     g = torch.randn(5, 130).to(dtype)
@@ -336,8 +371,6 @@ def test_the_dtype_argument_is_differentiated():
 
 
 def test_masks_of_the_package_are_differentiated():
-    import sumexp as se
-
     mask = torch.rand(X.shape) < 0.6
     mask[..., 0] = True
     for f in (se.softmax, se.logsumexp):

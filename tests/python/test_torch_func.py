@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap  # noqa: E402
 
+import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
 
 X = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -121,3 +122,14 @@ def test_a_tensor_that_outlives_its_transform(name):
     kept = []
     grad(lambda x: (kept.append(x), x.sum())[1])(X)
     assert torch.equal(getattr(st, name)(kept[0], -1), getattr(st, name)(X, -1))
+
+
+def test_matrices_under_transforms():
+    """Written in torch's operations there: the winner's entries are kept as the library keeps them."""
+    x = torch.tensor([[40.0, 0.0, 1.0], [0.3, 0.2, -1.0]], dtype=torch.float64)
+    for matrix, argument in (
+        (se.softmax_jacobian, se.softmax(x)),
+        (se.log_softmax_jacobian, se.log_softmax(x)),
+        (se.logsumexp_hessian, x),
+    ):
+        torch.testing.assert_close(vmap(matrix)(argument), matrix(argument), rtol=1e-13, atol=0)

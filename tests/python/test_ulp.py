@@ -245,23 +245,63 @@ def test_formulas_are_the_derivatives():
           _central(lambda z: reference.log_softmax_vjp(g, reference.log_softmax(z))[0], x, v))
 
 
-def test_matrices():
-    """The explicit Jacobians, entry by entry, and as products with the vector functions."""
-    rng = np.random.default_rng(11)
-    for fmt in FORMATS:
-        for k in (1, 2, 5, 40):
-            x = cast(rng.standard_normal((3, k)) * 3, fmt)
-            y, l = se.softmax(x), se.log_softmax(x)
-            s, sl = exact(y)[..., None], np.exp(exact(l))[:, None, :]
-            eye = np.eye(k)
-            for got, value in (
-                (se.softmax_jacobian(y), eye * s - s * np.swapaxes(s, 1, 2)),
-                (se.log_softmax_jacobian(l), eye - sl),
-                (se.logsumexp_hessian(x), None),
-            ):
-                if value is None:
-                    p = reference.softmax(x)[..., None]
-                    value = eye * p - p * np.swapaxes(p, 1, 2)
-                assert got.dtype == fmt.dtype and got.shape == (3, k, k)
-                eps = longdouble(2) ** (1 - fmt.digits)
-                np.testing.assert_array_less(np.abs(exact(got) - value), 2 * eps * (np.abs(value) + eye * s) + ulp(0, fmt))
+def test_the_winner_keeps_its_gradient():
+    """What is left to 1 is in the logarithm, or in the others, where the probability is 1 to all digits."""
+    lost = np.exp(-37.42994775023705)  # 5.55e-17, half of the step below 1
+    x, g = np.array([37.42994775023705, 0.0]), np.array([1.0, 0.0])
+    y, l = se.softmax(x), se.log_softmax(x)
+    up, down = np.array([lost, -lost]), np.array([-lost, lost])
+    for got, value in (
+        (se.log_softmax_vjp(g, l), up),
+        (se.log_softmax_jvp(g, l), np.array([lost, lost - 1])),
+        (se.log_softmax_jvp(1 - g, l), np.array([-lost, 1 - lost])),
+        (se.log_softmax_hvp(g, g, l), down),
+        (se.softmax_jacobian(y), np.array([up, down])),
+        (se.logsumexp_hessian(x), np.array([up, down])),
+        (se.log_softmax_jacobian(l), np.array([[lost, -lost], [-1.0, 1.0]])),
+    ):
+        np.testing.assert_allclose(got, value, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("margin", [5, 20, 25, 60, 80])
+def test_a_confident_classifier(margin):
+    """The gradient of the cross-entropy of 1000 classes, the target far above the rest: 999 e^-margin, not 0."""
+    x = np.zeros(1000, np.float32)
+    x[123] = margin
+    g = np.zeros_like(x)
+    g[123] = -1
+    value = -999 * np.exp(-np.float64(margin)) / (1 + 999 * np.exp(-np.float64(margin)))
+    got = se.log_softmax_vjp(g, se.log_softmax(x))
+    assert got[123] == pytest.approx(value, rel=1e-6)
+    assert float(np.sum(got, dtype=np.float64)) == pytest.approx(0, abs=1e-6 * -value)
+
+
+def _softmax_matrix(y):
+    y = exact(y)
+    winner = y >= 0.5625
+    diagonal = y * np.where(winner, reference._others(y, winner), 1 - y)
+    return np.where(np.eye(y.shape[-1], dtype=bool), diagonal[..., None], -y[..., :, None] * y[..., None, :])
+
+
+def _log_softmax_matrix(y):
+    s, rest, _ = reference._log_probabilities(y[:, None, :])
+    return np.where(np.eye(y.shape[-1], dtype=bool), rest, -s)
+
+
+@FORMAT
+@pytest.mark.parametrize("k, margin", [(1, 0), (2, 0), (5, 0), (40, 0), (2, 9), (5, 30), (40, 40)])
+def test_matrices(k, margin, fmt):
+    """The explicit Jacobians, entry by entry, next to certainty as elsewhere."""
+    x = np.random.default_rng(k).standard_normal((30, k)) * 3
+    x[:, 0] += margin
+    x = cast(x, fmt)
+    y, l = se.softmax(x), se.log_softmax(x)
+    for name, argument, value in (
+        ("softmax_jacobian", y, _softmax_matrix(y)),
+        ("log_softmax_jacobian", l, _log_softmax_matrix(l)),
+        ("logsumexp_hessian", x, _softmax_matrix(reference.softmax(x))),
+    ):
+        got = getattr(se, name)(argument)
+        assert got.dtype == fmt.dtype and got.shape == (30, k, k)
+        allowed = bounds.MATRICES[name] * longdouble(2) ** (1 - fmt.digits) * np.abs(value) + 2 * ulp(0, fmt)
+        assert np.all(np.abs(exact(got) - value) <= allowed), (name, float(np.max(np.abs(exact(got) - value) / allowed)))

@@ -41,6 +41,8 @@ class Array:
             ones_like=lambda x: kind(np.ones_like(x.array)),
             where=lambda c, a, b: kind(np.where(c.array, a.array, b.array)),
             exp=lambda x: kind(np.exp(x.array)),
+            expm1=lambda x: kind(np.expm1(x.array)),
+            sum=lambda x, axis, keepdims: kind(np.sum(x.array, axis=axis, keepdims=keepdims)),
         )
 
     def __getitem__(self, key):
@@ -53,6 +55,9 @@ class Array:
     __ne__ = lambda self, other: self._with(np.not_equal, other)
     __mul__ = lambda self, other: self._with(np.multiply, other)
     __sub__ = lambda self, other: self._with(np.subtract, other)
+    __rsub__ = lambda self, other: type(self)(other - self.array)
+    __ge__ = lambda self, other: self._with(np.greater_equal, other)
+    __neg__ = lambda self: type(self)(-self.array)
 
 
 class DLPackArray(Array):

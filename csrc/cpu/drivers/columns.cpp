@@ -10,7 +10,6 @@ namespace {
 constexpr std::int64_t kBufferBytes = 2 << 20;  // that the tiles of a block may take in the buffer
 constexpr int kDirectSums = 1024;               // from here on sums are taken where the elements are
 constexpr int kElementsAhead = 32;
-constexpr int kMostSums = 2;                    // of an op's pass (ops/sums.hpp)
 constexpr int kMostTiles = static_cast<int>(kColumnRun) / 8;  // of the narrowest vector, four 16-bit elements
 
 int tiles_in_line(const Job& job) {
@@ -23,7 +22,7 @@ std::int64_t pitch_of(const Job& job, std::int64_t vectors) {
   return ((vectors + in_line - 1) / in_line | 1) * in_line;
 }
 // Vectors that a tile takes in the buffer when whole rows do not fit: a chunk, or its lanes.
-std::int64_t part_of(const Job& job) { return job.info.logits ? job.order.chunk : std::int64_t{job.order.lanes} * kMostSums; }
+std::int64_t part_of(const Job& job) { return job.info.logits ? job.order.chunk : std::int64_t{job.order.lanes} * job.kernel.sums; }
 // How many tiles of such a pitch fit in the buffer, in whole lines.
 int tiles_of(const Job& job, std::int64_t pitch) {
   const int in_line = tiles_in_line(job), most = static_cast<int>(kColumnRun) / (job.moves.width * job.item);

@@ -53,7 +53,7 @@ struct SumsKernel {
     TileRow row;
     if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
     V sums[Op::kSums][Geometry<T>::kGroup / W];
-    sum_lanes<V, Op, pass>(in, chunk.count, row.sums, sums);
+    sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, chunk.ahead);
     State& state = as<State>(to);
     for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
   }
@@ -170,6 +170,7 @@ constexpr cpu::Kernel sums_kernel() {
   using T = ElementOf<V>;
   cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
   constexpr bool stored = std::is_same_v<S, T> || V::kRegister;
+  kernel.sums = Op::kSums;
   kernel.finish[0] = K::template finish<0>;
   kernel.reduce[0][cpu::kScratch] = K::template reduce<0, T>;
   if constexpr (stored) kernel.reduce[0][cpu::kStored] = K::template reduce<0, S>;

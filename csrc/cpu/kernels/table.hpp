@@ -76,6 +76,7 @@ struct Columns {
 
 struct Kernel {
   int state_bytes, row_bytes;  // of the state of a chunk, and of what a finished row holds
+  int sums;                    // of a pass, of an op that starts from saved outputs
   void (*empty)(void* state);  // of no element
   void (*merge)(const void* a, const void* b, void* to);
   void (*finish[2])(const void* state, const RowContext&, void* row);  // by pass

@@ -290,10 +290,14 @@ def _matrix(function, x):
     if is_ours(function, x) and way(x) == "kernel" and x.device.type == "cpu":
         _core.read_dlpack(x)  # raises where there is no memory
         return torch.from_numpy(np.asarray(_arrays.matrix(function, x.resolve_neg().detach().numpy())))
+    eye = torch.eye(x.shape[-1], dtype=torch.bool, device=x.device)
     if function == "log_softmax_jacobian":
-        return torch.eye(x.shape[-1], dtype=x.dtype, device=x.device) - x.exp().unsqueeze(-2)
+        x = x.unsqueeze(-2)
+        return torch.where(eye, -x.expm1(), -x.exp())
     y = _softmax(x) if function == "logsumexp_hessian" else x
-    return torch.diag_embed(y) - y.unsqueeze(-1) * y.unsqueeze(-2)
+    winner = y >= 0.5625  # the others say what it leaves to 1
+    diagonal = y * torch.where(winner, y.masked_fill(winner, 0).sum(-1, keepdim=True), 1 - y)
+    return torch.where(eye, diagonal.unsqueeze(-1), -y.unsqueeze(-1) * y.unsqueeze(-2))
 
 
 _FORWARD = {"softmax": _softmax, "log_softmax": _log_softmax, "logsumexp": _logsumexp}

@@ -1,6 +1,7 @@
 """The derivative operations written out in torch's own: for tensors and transforms the kernels do not serve.
 
-Tensors and names as in csrc/include/sumexp/sumexp.hpp.
+Tensors and names as in csrc/include/sumexp/sumexp.hpp. Those of log_softmax keep an element with most of the probability
+(the winner) out of their sums, as csrc/ops/log_softmax.hpp does: what is left of its derivatives would be lost in them.
 """
 
 import torch
@@ -31,11 +32,16 @@ def softmax_vjp(g, y, dims, T=1.0):
 
 
 def log_softmax_vjp(g, y, dims, T=1.0):
-    return (g - y.exp() * total(g, dims)) / T
+    winner = y >= -0.5625
+    own = g.masked_fill(~winner, 0)
+    sums = total(g.masked_fill(winner, 0), dims) + (total(own, dims) - own)
+    return (g * torch.where(winner, -y.expm1(), 1) - y.exp() * sums) / T
 
 
 def log_softmax_jvp(t, y, dims, T=1.0):
-    return (t - total(y.exp() * t, dims)) / T
+    winner = y >= -0.5625
+    share = torch.where(winner, -y.expm1(), -y.exp())
+    return ((t - total(t.masked_fill(~winner, 0), dims)) + total(share * t, dims)) / T
 
 
 def logsumexp_vjp(x, g, dims, T=1.0):
@@ -52,5 +58,4 @@ def softmax_hvp(g, v, y, dims, T=1.0):
 
 
 def log_softmax_hvp(g, v, y, dims, T=1.0):
-    s = y.exp()
-    return -total(g, dims) * s * (v - total(s * v, dims)) / T**2
+    return -total(g, dims) * y.exp() * log_softmax_jvp(v, y, dims, T) / T

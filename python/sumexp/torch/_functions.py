@@ -265,7 +265,9 @@ def _log_softmax_vjp(d, dims, T, g, a):  # (g - s sum g) / T, s = e^y
 
 def _log_softmax_jvp(d, dims, T, t, a):  # (t - <s, t>) / T
     def along_a(w):
-        return (-total(w * d("softmax_vjp", t, probabilities(a, dims, T)), dims) / T).expand_as(t)
+        # log_softmax_vjp(s t) = s (t - <s, t>) / T, which softmax_vjp(t) would lose where s is 1 to all digits
+        s = Relabel.apply(a, "value", "log_softmax", dims, T).exp()
+        return (-total(w * d("log_softmax_vjp", s * t, a), dims) / T).expand_as(t)
 
     return (
         (lambda u: d("log_softmax_vjp", u, a), lambda w: d("log_softmax_jvp", w, a)),
