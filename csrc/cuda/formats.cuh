@@ -37,7 +37,9 @@ SUMEXP_DEVICE float widen(f16 h) {
 
 // Two floats as 16-bit neighbours, the first one low, in the one instruction that there is for it; of a NaN some NaN.
 #if defined(__CUDA_ARCH__)
-SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return bit_cast<std::uint32_t>(__floats2bfloat162_rn(a, b)); }
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) {
+  return bit_cast<std::uint32_t>(__floats2bfloat162_rn(a, b));
+}
 SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return bit_cast<std::uint32_t>(__floats2half2_rn(a, b)); }
 #else
 SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return to_bf16(a).bits + (to_bf16(b).bits * 0x10000u); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <tuple>
 #include <type_traits>
 
@@ -98,22 +99,26 @@ T* dsmem(T* p, int rank) {
 template <class T>
 Pack<T> load16(const T* p) {
   ::simt::check_aligned(p, 16, "load16");
-  return *reinterpret_cast<const Pack<T>*>(p);
+  Pack<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
 }
 template <class T>
 Pack<T> stream_load16(const T* p) {
   ::simt::check_aligned(p, 16, "stream_load16");
-  return *reinterpret_cast<const Pack<T>*>(p);
+  Pack<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
 }
 template <class T>
 void store16(T* p, const Pack<T>& v) {
   ::simt::check_aligned(p, 16, "store16");
-  *reinterpret_cast<Pack<T>*>(p) = v;
+  std::memcpy(p, &v, sizeof v);
 }
 template <class T>
 void stream_store16(T* p, const Pack<T>& v) {
   ::simt::check_aligned(p, 16, "stream_store16");
-  *reinterpret_cast<Pack<T>*>(p) = v;
+  std::memcpy(p, &v, sizeof v);
 }
 template <class T>
 T stream_load(const T* p) {
