@@ -72,24 +72,38 @@ SUMEXP_FN DD<double> log_of_small(DD<double> z) {
   return fast_two_sum(head.hi, head.lo + fma(k, LogConstants::ln2_lo, log_m.lo));
 }
 
-// The state of a sum with weights: c and R are sums of weights and of weighted terms, divided by 2^exponent, which makes room for
-// the largest weights of double; infinite and NaN weights are summed apart, as IEEE has it, with a pair of doubles being no place for
-// them.
+// The state of a sum with weights: c and R are sums of weights and of weighted terms; infinite and NaN weights are summed apart,
+// as IEEE has it, a pair of doubles being no place for them.
 template <class T>
 struct WeightedState {
   ExpState<T> sum;
   double special;
-  std::int64_t exponent;
 
-  SUMEXP_FN static WeightedState empty() { return {ExpState<T>::empty(), 0.0, 0}; }
+  SUMEXP_FN static WeightedState empty() { return {ExpState<T>::empty(), 0.0}; }
 };
 template <class T>
-SUMEXP_FN WeightedState<T> merge(WeightedState<T> a, WeightedState<T> b) {
-  const std::int64_t exponent = a.exponent > b.exponent ? a.exponent : b.exponent;
-  const double down_a = pow2<double>(a.exponent - exponent), down_b = pow2<double>(b.exponent - exponent);
-  a.sum.c = WideOf<T>::scaled(a.sum.c, down_a), a.sum.R = WideOf<T>::scaled(a.sum.R, down_a);
-  b.sum.c = WideOf<T>::scaled(b.sum.c, down_b), b.sum.R = WideOf<T>::scaled(b.sum.R, down_b);
-  return {merge(a.sum, b.sum), a.special + b.special, exponent};
+SUMEXP_FN WeightedState<T> merge(const WeightedState<T>& a, const WeightedState<T>& b) {
+  return {merge(a.sum, b.sum), a.special + b.special};
+}
+
+// b e^x = b' e^(x') with a b' of moderate size: b = w 2^k, x' = x + k ln 2 as far as x has digits for it, and what is left of it
+// goes to w. So the terms of all elements are relative to the largest b e^x, and none is lost or overflows for its weight.
+template <class T>
+SUMEXP_FN void move_exponent(T& x, T& b) {
+  constexpr double moderate = sizeof(T) == 4 ? 0x1p64 : 0x1p256;
+  const double size = static_cast<double>(b < T(0) ? -b : b);
+  if ((size < moderate && size * moderate > 1.0) || !is_finite(x)) return;
+  const double normal = size * 0x1p100;  // no subnormal number; above 2^600 not needed
+  const std::uint64_t bits = bit_cast<std::uint64_t>(size > 0x1p600 ? size : normal);
+  const std::int64_t k = static_cast<std::int64_t>(bits >> 52) - 1023 - (size > 0x1p600 ? 0 : 100);
+  const double w = bit_cast<double>((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
+  const DD<double> shift = two_product(static_cast<double>(k), LogConstants::ln2_hi);
+  const DD<double> sum = two_sum(static_cast<double>(x), shift.hi);
+  x = static_cast<T>(sum.hi);
+  const double rest = (sum.hi - static_cast<double>(x)) + (sum.lo + (shift.lo + static_cast<double>(k) * LogConstants::ln2_lo));
+  const double n = nearest_integer(rest * ExpConstants<double>::log2e);
+  const double left = exp_wide(remainder_wide(rest, n)) * pow2<double>(static_cast<std::int64_t>(n));
+  b = static_cast<T>((b < T(0) ? -w : w) * left);
 }
 
 // One element before it is summed: weights of 0 leave it out, whatever it is; infinite and NaN ones go to `special` in its place.
@@ -98,11 +112,7 @@ SUMEXP_FN void take_weight(T& x, T& b, double& special) {
   const bool finite = is_finite(b);
   if (!finite) special = special + (x == -Limits<T>::infinity ? 0.0 : 1.0) * static_cast<double>(b);
   if (!finite || b == T(0)) x = -Limits<T>::infinity, b = T(0);
-}
-// The exponent that makes room for weights up to `largest`.
-template <class T>
-SUMEXP_FN std::int64_t weight_exponent(T largest) {
-  return sizeof(T) == 8 && static_cast<double>(largest) > 0x1p600 ? 512 : 0;
+  else move_exponent(x, b);
 }
 
 // log |sum_j b_j e^(x_j)| and the sign of the sum. in: x, b. The weighted sum over its maximum term, c + R / e^m, may have any
@@ -131,12 +141,8 @@ struct WeightedLogSumExp : WeightedOp {
     const double sum = head(row.c + others);
     if (sum == 0.0) return {-Limits<T>::infinity, T(0)};
     const Wide<T> flip = O::constant(sum < 0.0 ? -1.0 : 1.0);
-    Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
-                                        : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
-    if (state.exponent != 0) {
-      const double k = static_cast<double>(state.exponent);
-      L = L + O::constant(k * LogConstants::ln2_hi) + O::constant(k * LogConstants::ln2_lo);
-    }
+    const Wide<T> L = sum > -0.5 && sum < 0.5 ? log_of_small(flip * row.c + flip * others)
+                                              : log1p_wide((flip * row.c + O::constant(-1)) + flip * others);
     return {plus_narrow(row.m, L), T(head(flip))};
   }
   // Without a place for the sign, a negative sum has no logarithm.

@@ -67,6 +67,19 @@ void test_bad_calls() {
     r.call.op = Op::softmax_vjp, r.call.in[1] = {r.b, r.strides}, r.call.where = {r.where, r.mask};
   });
 
+  // An empty std::vector has no address: still a sum with weights, of nothing.
+  {
+    const std::int64_t empty[2] = {2, 0}, strides[2] = {4, 4};
+    float lse[2] = {7, 7}, sign[2] = {7, 7};
+    Call call;
+    call.op = Op::weighted_logsumexp, call.ndim = 2, call.shape = empty, call.axes = 2;
+    call.in[0] = call.in[1] = {nullptr, strides};
+    call.out = {lse, strides}, call.sign = {sign, strides};
+    const Status status = sumexp::run(call);
+    CHECK(status.ok() && lse[0] == -infinity() && lse[1] == -infinity(), "empty sums with weights: %s %g", status.message, lse[0]);
+    CHECK(sign[0] == 0 && sign[1] == 0, "their signs: %g %g", sign[0], sign[1]);
+  }
+
   const std::int64_t shape[2] = {2, 3};
   float x[6] = {0}, y[6];
   for (const int axis : {2, -3, 100}) {

@@ -311,3 +311,56 @@ def test_integers_and_bools_promote_to_float64():
         for f in (se.softmax, se.log_softmax, se.logsumexp):
             assert f(x).dtype == np.float64
             np.testing.assert_array_equal(f(x), f(x.astype(np.float64)))
+
+
+# -- weights ------------------------------------------------------------------------------------------------
+
+INF, NAN = np.inf, np.nan
+
+
+@pytest.mark.parametrize("x, b, value, sign", [
+    ([0, 1], [INF, 1], INF, 1),
+    ([0, 1], [1, INF], INF, 1),
+    ([0, 1], [-INF, 1], INF, -1),
+    ([0, 1], [INF, INF], INF, 1),
+    ([0, 1], [INF, -INF], NAN, NAN),
+    ([0, 1], [NAN, 1], NAN, NAN),
+    ([0, 1], [NAN, INF], NAN, NAN),
+    ([0, 1], [0, 0], -INF, 0),
+    ([NAN, 1], [0, 1], 1, 1),
+    ([INF, 1], [0, 1], 1, 1),
+    ([-INF, 1], [0, 1], 1, 1),
+    ([INF, 1], [1, 1], INF, 1),
+    ([INF, 1], [-2, 1], INF, -1),
+    ([INF, INF], [1, -1], NAN, NAN),
+    ([INF, 1], [-1, INF], NAN, NAN),  # inf - inf
+    ([INF, 1], [1, INF], INF, 1),
+    ([INF, 1], [INF, 1], INF, 1),
+    ([-INF, 1], [INF, 1], NAN, NAN),  # 0 * inf
+    ([-INF, -INF], [NAN, 1], NAN, NAN),
+    ([-INF, -INF], [1, 1], -INF, 0),
+])
+@pytest.mark.parametrize("n", [2, 40, 5000])
+@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+def test_weights_follow_ieee(fmt, n, x, b, value, sign):
+    """Infinite and NaN weights as IEEE has it, but a weight of 0 leaves its element out, whatever it is."""
+    row, weights = np.full(n, -INF), np.ones(n)  # what is beside the two adds nothing
+    row[[0, n // 2]], weights[[0, n // 2]] = x, b
+    got, got_sign = se.logsumexp(row.astype(fmt.dtype), b=weights.astype(fmt.dtype), return_sign=True)
+    np.testing.assert_array_equal(np.float64(got), value)
+    np.testing.assert_array_equal(np.float64(got_sign), sign)
+    plain = se.logsumexp(row.astype(fmt.dtype), b=weights.astype(fmt.dtype))
+    np.testing.assert_array_equal(np.float64(plain), NAN if sign == -1 else value)
+
+
+@pytest.mark.parametrize("shape, axis", [((2, 0), 1), ((0,), None), ((0, 3), 0), ((3, 0, 2), (0, 1))])
+def test_empty_sums_with_weights(shape, axis):
+    """No element, and no memory either: still a sum, of nothing."""
+    for library in ("numpy", "torch"):
+        xp = pytest.importorskip(library)
+        x, b = xp.zeros(shape), xp.ones(shape)
+        got, sign = se.logsumexp(x, axis=axis, b=b, return_sign=True)
+        want = np.zeros(shape).sum(axis=axis) - INF
+        np.testing.assert_array_equal(np.asarray(got), want)
+        np.testing.assert_array_equal(np.asarray(sign), np.zeros_like(want))
+        np.testing.assert_array_equal(np.asarray(se.logsumexp(x, axis=axis, b=b)), want)

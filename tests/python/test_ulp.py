@@ -1,6 +1,7 @@
 """The promise about accuracy. Bounds come from oracle.bounds and nowhere else; the table is printed at the end."""
 
 import ml_dtypes
+import mpmath
 import numpy as np
 import pytest
 
@@ -195,6 +196,26 @@ def test_weights_that_cancel_or_vanish():
     assert se.logsumexp([0.0, 0.0, -40.0], b=[1, -1, 1]) == -40.0
     assert se.logsumexp([0.0], b=[5e-324]) == np.log(5e-324)
     assert se.logsumexp(cast([0.0], BF16), b=cast([1e-20], BF16)) == cast([np.log(1e-20)], BF16)[0]
+
+
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+def test_weights_of_any_size(fmt):
+    """Every finite weight is served, next to others of any other size."""
+    rng = np.random.default_rng(11)
+    top = np.log2(float(np.finfo(fmt.dtype).max))
+    for n in (1, 2, 16, 100, 3000):
+        x = cast(rng.standard_normal((20, n)) * 30, fmt)
+        b = cast(rng.choice([-1.0, 1.0], (20, n)) * np.exp2(rng.uniform(-top + 2, top, (20, n))), fmt)
+        b[0] = np.finfo(fmt.dtype).max
+        got, sign = se.logsumexp(x, axis=-1, b=b, return_sign=True)
+        for row in range(20):
+            with mpmath.workdps(60):
+                terms = [mpmath.mpf(float(w)) * mpmath.exp(mpmath.mpf(float(v))) for v, w in zip(x[row], b[row])]
+                total, magnitude = mpmath.fsum(terms), mpmath.fsum(map(abs, terms))
+                value = float(mpmath.log(abs(total)))
+                slack = float(4 * np.finfo(fmt.compute).eps * magnitude / abs(total))
+            assert sign[row] == mpmath.sign(total)
+            assert abs(float(got[row]) - value) <= 2 * float(np.spacing(fmt.dtype.type(abs(value)))) + slack, (n, row)
 
 
 # -- derivatives --------------------------------------------------------------------------------------------

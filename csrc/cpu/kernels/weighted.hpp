@@ -56,17 +56,11 @@ struct WeightedKernel {
     state = State::empty();
     T kept[2][Op::kExact ? Geometry<T>::kChunk : 1];
     if constexpr (Op::kExact) {
-      T largest = T(0);
       for (int i = 0; i < chunk.count; ++i) {
         const auto at = [&](const T* p) { return read<T>(reinterpret_cast<const char*>(p + i)); };  // at any address
         kept[0][i] = at(x), kept[1][i] = at(f);
         take_weight(kept[0][i], kept[1][i], state.special);
-        const T size = kept[1][i] < T(0) ? -kept[1][i] : kept[1][i];
-        largest = size > largest ? size : largest;
       }
-      state.exponent = weight_exponent(largest);
-      const T down = static_cast<T>(pow2<double>(-state.exponent));
-      for (int i = 0; state.exponent != 0 && i < chunk.count; ++i) kept[1][i] = kept[1][i] * down;
       x = kept[0], f = kept[1];
     }
     state.sum = exp_chunk<Terms, V, false, true>(x, chunk.count, terms, chunk.ahead);
