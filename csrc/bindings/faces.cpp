@@ -108,11 +108,12 @@ bool parse_temperature(const Face& face, PyObject* given, double* value) {
     PyErr_Clear();
     if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
   }
-  const auto check = py::reinterpret_steal<py::object>(slow_path("temperature"));
-  if (!check) return false;
-  const auto number = py::reinterpret_steal<py::object>(PyObject_CallFunction(check.ptr(), "sO", face.name, given));
+  PyObject* const check = slow_path("temperature");
+  PyObject* const number = check ? PyObject_CallFunction(check, "sO", face.name, given) : nullptr;
+  Py_XDECREF(check);
   if (!number) return false;
-  *value = PyFloat_AS_DOUBLE(number.ptr());
+  *value = PyFloat_AS_DOUBLE(number);
+  Py_DECREF(number);
   return true;
 }
 
@@ -136,39 +137,30 @@ int plain_dtype(const Arguments& a, int arrays) {
   return mask_fits && (!a[kOut] || is_ndarray(a[kOut])) ? code : -1;
 }
 
+// Here and below Python objects are held by plain pointers: gil.hpp has the reason.
 PyObject* call_slow_path(const Face& face, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
-  try {
-    py::tuple positional(nargs);
-    for (Py_ssize_t k = 0; k < nargs; ++k) positional[k] = py::handle(args[k]);
-    py::dict named;
-    for (Py_ssize_t k = 0; kwnames && k < PyTuple_GET_SIZE(kwnames); ++k)
-      named[py::handle(PyTuple_GET_ITEM(kwnames, k))] = py::handle(args[nargs + k]);
-    const auto call = py::reinterpret_steal<py::object>(slow_path("call"));
-    if (!call) return nullptr;
-    return call(face.name, positional, named).release().ptr();
-  } catch (py::error_already_set& error) {
-    error.restore();
-    return nullptr;
-  }
+  PyObject *call = nullptr, *named = nullptr, *result = nullptr;
+  PyObject* const positional = PyTuple_New(nargs);
+  for (Py_ssize_t k = 0; positional && k < nargs; ++k) PyTuple_SET_ITEM(positional, k, Py_NewRef(args[k]));
+  bool ready = positional && (named = PyDict_New());
+  for (Py_ssize_t k = 0; ready && kwnames && k < PyTuple_GET_SIZE(kwnames); ++k)
+    ready = PyDict_SetItem(named, PyTuple_GET_ITEM(kwnames, k), args[nargs + k]) == 0;
+  if (ready && (call = slow_path("call"))) result = PyObject_CallFunction(call, "sOO", face.name, positional, named);
+  Py_XDECREF(call);
+  Py_XDECREF(named);
+  Py_XDECREF(positional);
+  return result;
 }
 
 // -- shapes and results ------------------------------------------------------------------------------------
 
 bool shape_error(const Face& face, const char* argument, const Shape& given, const Shape& accepted,
                  const char* why) {
-  const auto g = py::reinterpret_steal<py::object>(shape_tuple(given));
-  const auto a = py::reinterpret_steal<py::object>(shape_tuple(accepted));
-  if (g && a)
-    PyErr_Format(PyExc_ValueError, "%s: %s has shape %R, accepted: %R, %s", face.name, argument, g.ptr(), a.ptr(),
-                 why);
+  PyObject *const g = shape_tuple(given), *const a = g ? shape_tuple(accepted) : nullptr;
+  if (a) PyErr_Format(PyExc_ValueError, "%s: %s has shape %R, accepted: %R, %s", face.name, argument, g, a, why);
+  Py_XDECREF(g);
+  Py_XDECREF(a);
   return false;
-}
-
-PyObject* new_array(const Shape& shape, PyObject* descriptor) {
-  Py_INCREF(descriptor);  // stolen below
-  Py_intptr_t dims[kMaxDims];
-  for (int d = 0; d < shape.ndim; ++d) dims[d] = shape.dims[d];
-  return numpy.new_from_descr(numpy.array_type, descriptor, shape.ndim, dims, nullptr, nullptr, 0, nullptr);
 }
 
 bool check_out(const Face& face, const Array* out, const Array* like, const Shape& shape) {
@@ -189,11 +181,12 @@ bool check_out(const Face& face, const Array* out, const Array* like, const Shap
 
 // Bounds that meet need not mean shared memory (the odd and even columns of one array): ask NumPy then.
 bool check_disjoint(const Face& face, const char* argument, PyObject* out, PyObject* input) {
-  const auto helper = py::reinterpret_steal<py::object>(slow_path("shares_memory"));
-  if (!helper) return false;
-  const auto answer = py::reinterpret_steal<py::object>(PyObject_CallFunctionObjArgs(helper.ptr(), out, input, nullptr));
+  PyObject* const helper = slow_path("shares_memory");
+  PyObject* const answer = helper ? PyObject_CallFunctionObjArgs(helper, out, input, nullptr) : nullptr;
+  Py_XDECREF(helper);
   if (!answer) return false;
-  if (answer.ptr() == Py_False) return true;
+  Py_DECREF(answer);  // True and False stay
+  if (answer == Py_False) return true;
   PyErr_Format(PyExc_ValueError,
                "%s: out overlaps %s, accepted: memory of its own, or exactly an input of the result's shape",
                face.name, argument);
@@ -208,8 +201,8 @@ struct OnDevice {
   PyObject* sign;  // receives the signs, or null
 };
 
-// Any of the functions, on plain arrays of one dtype `code`.
-PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* device = nullptr) {
+// Any of the functions, on plain arrays of one dtype `code`. Its caller frees `result` and `signs`.
+PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* device, PyObject*& result, PyObject*& signs) {
   const int arrays = array_count(face), item = item_size(code);
   const Array* main = as_array(a[arrays - 1]);
   Call call;
@@ -266,21 +259,20 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
   // The result: checked before anything is written, or new and laid out like the main array.
   const bool is_row = out_is_row(face.op);
   const Shape result_shape = is_row ? row_shape(full, call.axes, keepdims) : full;
-  py::object result, signs;
   if (a[kOut]) {
     if (!check_out(face, as_array(a[kOut]), main, result_shape)) return nullptr;
-    result = py::reinterpret_borrow<py::object>(a[kOut]);
+    result = Py_NewRef(a[kOut]);
   } else if (is_row || (main->flags & kCContiguous)) {
-    result = py::reinterpret_steal<py::object>(new_array(result_shape, main->descr));
+    result = new_array(result_shape, main->descr);
   } else {
-    result = py::reinterpret_steal<py::object>(numpy.new_like(a[arrays - 1], /*order K*/ 2, nullptr, 0));
+    result = numpy.new_like(a[arrays - 1], /*order K*/ 2, nullptr, 0);
   }
   if (!result) return nullptr;
   const auto lay_out = [&](PyObject* array, Operand* operand) {
     if (is_row) spread_row(as_array(array), keepdims, full, call.axes, operand);
     else broadcast(as_array(array), full, operand);
   };
-  lay_out(result.ptr(), &out);
+  lay_out(result, &out);
   call.out = out.view();
 
   if (a[kOut]) {
@@ -307,23 +299,32 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
     return run_on_device(call, face.name, device->target);
   }
   if (return_sign && a[kB]) {
-    signs = py::reinterpret_steal<py::object>(new_array(result_shape, main->descr));
+    signs = new_array(result_shape, main->descr);
     if (!signs) return nullptr;
-    lay_out(signs.ptr(), &sign);
+    lay_out(signs, &sign);
     call.sign = sign.view();
   }
 
   if (!run_call(call, full.size(), face.name)) return nullptr;
   if (return_sign && !a[kB]) {  // a plain sum of exponentials is positive, or 0, or NaN
-    const auto helper = py::reinterpret_steal<py::object>(slow_path("signs"));
-    if (helper) signs = py::reinterpret_steal<py::object>(PyObject_CallOneArg(helper.ptr(), result.ptr()));
+    PyObject* const helper = slow_path("signs");
+    if (helper) signs = PyObject_CallOneArg(helper, result);
+    Py_XDECREF(helper);
     if (!signs) return nullptr;
   }
-  PyObject* value = a[kOut] ? result.release().ptr() : numpy.unwrap_0d(result.release().ptr());
+  PyObject* value = a[kOut] ? Py_NewRef(result) : numpy.unwrap_0d(Py_NewRef(result));
   if (!return_sign || !value) return value;
-  PyObject* sign_value = numpy.unwrap_0d(signs.release().ptr());
+  PyObject* sign_value = numpy.unwrap_0d(Py_NewRef(signs));
   if (!sign_value) return Py_DECREF(value), nullptr;
   return Py_BuildValue("(NN)", value, sign_value);
+}
+
+PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* device = nullptr) {
+  PyObject *result = nullptr, *signs = nullptr;
+  PyObject* const value = run_plain(face, a, code, device, result, signs);
+  Py_XDECREF(result);
+  Py_XDECREF(signs);
+  return value;
 }
 
 // What quick.cpp serves; null, without an error set, for all else. Arguments that may be wrong are left to the long way.

@@ -1,6 +1,7 @@
 // The extension module sumexp._core: the public functions, and what surrounds them.
 #include "dlpack.hpp"
 #include "faces.hpp"
+#include "gil.hpp"
 
 #include <string>
 
@@ -12,23 +13,21 @@ void raise(const Status& status) {
 }
 
 // y: C-contiguous (..., K); returns (..., K, K). sumexp._arrays prepares y, sumexp._matrices documents the three.
-py::object matrix_of(int which, const py::array& y) {
-  const Array* in = as_array(y.ptr());
-  const int code = dtype_code(in);
-  if (code < 0 || in->nd < 1 || !(in->flags & kCContiguous))
-    throw py::type_error("y must be a C-contiguous array of a floating dtype with at least one dimension");
-  std::vector<py::ssize_t> shape(in->dimensions, in->dimensions + in->nd);
-  const py::ssize_t k = shape.back();
-  shape.push_back(k);
-  py::array out(y.dtype(), shape);
-  const py::ssize_t rows = k ? y.size() / k : 0;
+py::object matrix_of(int which, py::handle y) {
+  const Array* in = is_ndarray(y.ptr()) ? as_array(y.ptr()) : nullptr;
+  const int code = in ? dtype_code(in) : -1;
+  if (code < 0 || in->nd < 1 || in->nd >= kMaxDims || !(in->flags & kCContiguous))
+    throw py::type_error("y must be a C-contiguous array of a floating dtype with 1 to 63 dimensions");
+  Shape shape = shape_of(in);
+  const std::int64_t k = shape.dims[shape.ndim - 1], rows = k ? shape.size() / k : 0;
+  shape.dims[shape.ndim++] = k;
+  PyObject* const out = new_array(shape, in->descr);  // plain pointers: see gil.hpp
+  if (!out) throw py::error_already_set();
   Status status;
-  {
-    const py::gil_scoped_release release;
-    status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out.ptr())->data, rows, k);
-  }
+  without_gil([&] { status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out)->data, rows, k); });
+  auto result = py::reinterpret_steal<py::object>(out);
   raise(status);
-  return std::move(out);
+  return result;
 }
 
 py::dict build_info() {
@@ -50,6 +49,7 @@ py::dict build_info() {
   info["cuda_devices"] = cuda::device_count();
   info["cuda_problem"] = std::string(cuda::device_status().message);
   info["num_threads"] = get_num_threads();
+  info["stream_bytes"] = stream_bytes();
   return info;
 }
 
@@ -73,10 +73,7 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   m.def("served_devices", [] { return std::string(dlpack::served()); });
   m.def("synchronize", [](int device, std::uintptr_t stream) {
     sumexp::Status status;
-    {
-      const py::gil_scoped_release release;
-      status = sumexp::cuda::synchronize(device, reinterpret_cast<void*>(stream));
-    }
+    without_gil([&] { status = sumexp::cuda::synchronize(device, reinterpret_cast<void*>(stream)); });
     if (!check(status, "synchronize")) throw py::error_already_set();
   }, py::arg("device"), py::arg("stream"));
   m.def("matrix", &matrix_of, py::arg("which"), py::arg("y"));

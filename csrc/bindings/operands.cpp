@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "gil.hpp"
+
 namespace sumexp::python {
 
 PyObject* axis_error = nullptr;  // numpy.exceptions.AxisError, set at import
@@ -71,6 +73,13 @@ PyObject* shape_tuple(const Shape& shape) {
     else PyTuple_SET_ITEM(tuple, d, n);
   }
   return tuple;
+}
+
+PyObject* new_array(const Shape& shape, PyObject* descriptor) {
+  Py_INCREF(descriptor);  // stolen below
+  Py_intptr_t dims[kMaxDims];
+  for (int d = 0; d < shape.ndim; ++d) dims[d] = shape.dims[d];
+  return numpy.new_from_descr(numpy.array_type, descriptor, shape.ndim, dims, nullptr, nullptr, 0, nullptr);
 }
 
 Shape row_shape(const Shape& full, std::uint64_t axes, bool keepdims) {
@@ -177,21 +186,14 @@ bool check(const Status& status, const char* function) {
 
 bool run_call(const Call& call, std::int64_t elements, const char* function) {
   Status status;
-  if (elements > kReleaseElements) {
-    Py_BEGIN_ALLOW_THREADS
-    status = run(call);
-    Py_END_ALLOW_THREADS
-  } else {
-    status = run(call);
-  }
+  if (elements > kReleaseElements) without_gil([&] { status = run(call); });
+  else status = run(call);
   return check(status, function);
 }
 
 PyObject* run_on_device(const Call& call, const char* function, cuda::Target& target) {
   Status status;
-  Py_BEGIN_ALLOW_THREADS  // a launch waits where the device's queue is full
-  status = cuda::run(call, target);
-  Py_END_ALLOW_THREADS
+  without_gil([&] { status = cuda::run(call, target); });  // a launch waits where the device's queue is full
   if (status.code == Code::needs_workspace) return PyLong_FromSize_t(target.workspace_bytes);
   return check(status, function) ? Py_NewRef(Py_None) : nullptr;
 }

@@ -38,6 +38,7 @@ inline bool input_is_row(Op op, int k) { return op == Op::logsumexp_vjp && k == 
 
 Shape shape_of(const Array* a);
 PyObject* shape_tuple(const Shape& shape);  // new reference
+PyObject* new_array(const Shape& shape, PyObject* descriptor);  // in C order; new reference
 
 // The shape of one result per row: reduced axes dropped, or kept with length 1.
 Shape row_shape(const Shape& full, std::uint64_t axes, bool keepdims);

@@ -114,10 +114,10 @@ bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, con
     Shape given;
     given.ndim = t.ndim;
     std::copy(t.shape, t.shape + t.ndim, given.dims);
-    const auto g = py::reinterpret_steal<py::object>(shape_tuple(given));
-    const auto f = py::reinterpret_steal<py::object>(shape_tuple(full));
-    PyErr_Format(PyExc_ValueError, "%s has shape %R, which does not fit %s of %R", name, g.ptr(),
-                 row ? "the rows" : "the shape", f.ptr());
+    PyObject *const g = shape_tuple(given), *const f = g ? shape_tuple(full) : nullptr;
+    if (f) PyErr_Format(PyExc_ValueError, "%s has shape %R, which does not fit %s of %R", name, g, row ? "the rows" : "the shape", f);
+    Py_XDECREF(g);
+    Py_XDECREF(f);
   }
   return fits;
 }

@@ -18,15 +18,12 @@ constexpr OpInfo describe(const char* name) {
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
 static_assert(sizeof(kOps) / sizeof(kOps[0]) == kOpCount, "ops/table.hpp has a row for every sumexp::Op");
 
-// A result from this size on no longer stays in the cache: write around it. Measured on Zen 4 with 32 MB of L3
-// (2026-11-22, float softmax, n = 4096, 2 threads, interleaved, medians of three): with plain stores a call takes 0.96,
-// 0.95, 1.29, 1.42, 1.29, 1.31 and 1.46 times as long at 4, 8, 16, 24, 32, 64 and 128 MB.
-constexpr std::int64_t kStreamBytes = std::int64_t(16) << 20;
+// A result of stream_bytes() and more is written around the cache, in which it does not stay.
 // But not rows shorter than this whose ends lie within cache lines: lines that are not written whole cost more than the
 // others save. csrc/README.md has the figures.
 constexpr std::int64_t kStreamRow = 1280, kLine = 64;
 
-// Terms of a long row wait in scratch as long as those that all threads keep stay in that cache. Measured there
+// Terms of a long row wait in scratch as long as those that all threads keep stay in the cache. Measured on the Zen 4
 // (2026-11-22, softmax, 2 threads, interleaved): rows of 4 MB of float terms take 0.83 and 0.88 of the time of computing them
 // twice, of 8 MB of double ones 0.81; on one thread 16 MB are even, and more lose.
 constexpr std::int64_t kKeptBytes = std::int64_t(16) << 20;
@@ -151,7 +148,7 @@ Status make_plan(const Call& call, Plan& plan) {
     if (plan.columns && plan.batch[plan.batch_dims - 1].stride[k] != item) plan.columns = false;
   }
   if (plan.direct) plan.columns = false;
-  plan.stream = !info.row_output && plan.rows * plan.n * item >= kStreamBytes;
+  plan.stream = !info.row_output && plan.rows * plan.n * item >= stream_bytes();
   if (plan.stream && plan.direct && plan.n * item < kStreamRow) {
     auto ends = reinterpret_cast<std::uintptr_t>(plan.data[kOut]);  // of rows, within lines of the cache
     for (int d = 0; d < plan.batch_dims; ++d) ends |= static_cast<std::uintptr_t>(plan.batch[d].stride[kOut]);

@@ -142,17 +142,78 @@ def test_workers_keep_off_the_callers_cpu():
     subprocess.run([sys.executable, "-c", PLACES], check=True, timeout=60)
 
 
-def test_threads_at_interpreter_exit():
-    """A process that leaves with its pool asleep, or with a daemon thread in a call, leaves at once."""
-    code = ("import threading, numpy as np, sumexp as se\n"
-            "se.set_num_threads(4)\n"
-            "x = np.ones((2000, 1000))\n"
-            "se.softmax(x)\n"
-            "def loop():\n"
-            "    while True: se.softmax(x)\n"
-            "threading.Thread(target=loop, daemon=True).start()\n")
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, env={**os.environ})
-    assert done.returncode == 0
+LEAVING = """
+import threading, time
+import numpy as np
+import sumexp as se
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep({slow})
+
+slow = Slow()  # goes when the interpreter is ending already: calls come back meanwhile, and find no GIL to take
+{setup}
+def loop():
+    while True:
+        begun.set()
+        {call}
+begun = threading.Event()
+threading.Thread(target=loop, daemon=True).start()
+begun.wait()
+time.sleep({pause})
+"""
+NUMPY_SETUP = """
+se.set_num_threads(4)
+x = np.ones((2000, 1000))
+y = se.softmax(x[:300, :300])
+integers = np.ones((500, 1000), int)
+"""
+NUMPY_CALLS = [
+    "se.softmax(x)",
+    "se.softmax(x.T, 0, out=x.T)",
+    "se.logsumexp(x, -1, b=x, return_sign=True)",
+    "se.logsumexp(x, -1, return_sign=True)",
+    "se.log_softmax_hvp(x, x, x)",
+    "se.softmax(integers)",
+    "se.softmax([1.0, 2.0])",
+    "se.softmax_jacobian(y)",
+    "se.special.logsumexp(x, axis=1, b=x)",
+]
+# torch's own functions abort when they find the interpreter ending. So these calls are long, to be in their kernels then.
+TORCH_SETUP = """
+import torch
+import sumexp.torch as st
+se._core.set_isa("scalar")
+se.set_num_threads(1)
+t = torch.ones(32_000, 1000, dtype=torch.float16)
+g = t.clone().requires_grad_()
+many = t[:1].expand(200_000, 1000)
+"""
+TORCH_CALLS = [
+    "se.softmax(t)",
+    "se.softmax_vjp(t, t, out=t)",
+    "se.logsumexp(many, -1)",
+    "st.softmax(t, -1)",
+    "st.softmax(g, -1)",
+    "st.log_softmax(g.mT, -1)",
+]
+
+
+def leave(**parts):
+    """The exit status of a process that ends while a daemon thread makes this call again and again."""
+    return subprocess.run([sys.executable, "-c", LEAVING.format(**parts)], timeout=60).returncode
+
+
+@pytest.mark.parametrize("call", ["time.sleep(1)", *NUMPY_CALLS])
+def test_threads_at_interpreter_exit(call):
+    """A process that leaves with its pool asleep, or with a daemon thread in a call, leaves at once and in good order."""
+    assert [leave(call=call, setup=NUMPY_SETUP, pause=pause, slow=0.1) for pause in (0.003, 0.011)] == [0, 0]
+
+
+@pytest.mark.parametrize("call", TORCH_CALLS)
+def test_threads_with_tensors_at_interpreter_exit(call):
+    pytest.importorskip("torch")
+    assert leave(call=call, setup=TORCH_SETUP, pause=0.05, slow=1) == 0
 
 
 def resident():

@@ -4,13 +4,13 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <limits>
 #include <mutex>
 #include <new>
 #include <thread>
 #include <vector>
 
+#include "machine.hpp"
 #include "worker.hpp"
 
 namespace sumexp::cpu {
@@ -146,15 +146,8 @@ void parallel_for(std::int64_t tasks, int threads, Task task, void* context) {
 }
 
 int default_threads() {
-  if (const char* text = std::getenv("SUMEXP_NUM_THREADS")) {
-    char* end = nullptr;
-    const long n = std::strtol(text, &end, 10);
-    if (n >= 1 && n <= std::numeric_limits<int>::max() && !*end) return static_cast<int>(n);
-  }
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-  const unsigned n = std::thread::hardware_concurrency();
-  return n ? static_cast<int>(n) : 1;
+  const int given = static_cast<int>(environment_integer("SUMEXP_NUM_THREADS", 1, std::numeric_limits<int>::max(), 0));
+  return given ? given : usable_cpus();
 }
 
 }  // namespace sumexp::cpu

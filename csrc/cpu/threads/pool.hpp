@@ -15,6 +15,6 @@ using Task = void (*)(void* context, std::int64_t index);
 // std::bad_alloc, after all tasks have ended, when one of them did.
 void parallel_for(std::int64_t tasks, int threads, Task task, void* context);
 
-int default_threads();  // SUMEXP_NUM_THREADS, else the CPUs this process may run on
+int default_threads();  // SUMEXP_NUM_THREADS, else the CPUs that this process may keep busy (machine.hpp)
 
 }  // namespace sumexp::cpu

@@ -104,7 +104,12 @@ SUMEXP_API Status matrix(Matrix which, DType dtype, const void* y, void* out, st
 
 // -- threads and configuration -----------------------------------------------------------------------
 SUMEXP_API Status set_num_threads(int n) noexcept;  // n >= 1
-SUMEXP_API int get_num_threads() noexcept;          // default: SUMEXP_NUM_THREADS, else usable CPUs
+// Until it is set: SUMEXP_NUM_THREADS, else the CPUs of the process's affinity, or fewer where a container's quota allows no
+// more of them (control groups v1 and v2, rounded up).
+SUMEXP_API int get_num_threads() noexcept;
+// Results of this size and more are written around the cache, with non-temporal stores: SUMEXP_STREAM_BYTES, else half of the
+// L3 cache that the machine reports, but from 16 to 48 MB. Read once; the bytes of results do not depend on it.
+SUMEXP_API std::int64_t stream_bytes() noexcept;
 SUMEXP_API const char* isa() noexcept;              // "scalar", "avx2", "avx512" or "neon", in use
 SUMEXP_API const char* compiled_isas() noexcept;    // comma-separated, in this build
 SUMEXP_API const char* usable_isas() noexcept;      // comma-separated, in this build and on this CPU
