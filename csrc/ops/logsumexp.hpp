@@ -110,7 +110,7 @@ SUMEXP_FN void move_exponent(T& x, T& b) {
 template <class T>
 SUMEXP_FN void take_weight(T& x, T& b, double& special) {
   const bool finite = is_finite(b);
-  if (!finite) special = special + (x == -Limits<T>::infinity ? 0.0 : 1.0) * static_cast<double>(b);
+  if (!finite) special = special + (x == -Limits<T>::infinity ? 0.0 : x == x ? 1.0 : Limits<double>::nan()) * static_cast<double>(b);
   if (!finite || b == T(0)) x = -Limits<T>::infinity, b = T(0);
   else move_exponent(x, b);
 }

@@ -337,6 +337,7 @@ INF, NAN = np.inf, np.nan
     ([INF, 1], [1, INF], INF, 1),
     ([INF, 1], [INF, 1], INF, 1),
     ([-INF, 1], [INF, 1], NAN, NAN),  # 0 * inf
+    ([NAN, 1], [INF, 1], NAN, NAN),
     ([-INF, -INF], [NAN, 1], NAN, NAN),
     ([-INF, -INF], [1, 1], -INF, 0),
 ])
