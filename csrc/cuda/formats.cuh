@@ -85,7 +85,7 @@ struct Narrow<S, true> {
 
 // The one NaN, whatever arithmetic made it.
 template <class T>
-SUMEXP_DEVICE T quiet(T x) {
+SUMEXP_FN T quiet(T x) {
   return x == x ? x : Limits<T>::nan();
 }
 

@@ -9,7 +9,7 @@ inline constexpr int kOperands = 6;  // in0 in1 in2 where out sign, as cpu::Oper
 inline constexpr int kOut = 4, kWhere = 3, kSign = 5;
 inline constexpr int kJobDims = 6;  // dimensions left after coalescing, of the batch and of a row
 
-// How elements travel between global memory and registers.
+// How elements get from global memory to registers and back.
 enum class Access : int {
   packed,   // rows contiguous and 16-byte aligned: packs, straight to registers
   gather,   // any strides: element by element through shared memory, neighbours by neighbouring threads
@@ -33,7 +33,6 @@ struct Job {
   Access access;
   Stored stored;
   int row_input;          // the input with one value a row, or -1
-  bool weighted;          // logsumexp with b: a weight of 0 leaves the element out
   bool read_again;        // inputs are read once more after the reduction: they may stay in the cache
   bool divide;            // inputs are divided by the temperature first
   double temperature;

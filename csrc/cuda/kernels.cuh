@@ -1,5 +1,5 @@
 // The kernels. Each is a template over the storage type S and an operation of operations.cuh; README.md
-// tells how a row travels through each.
+// tells what each does with a row.
 //
 //   resident   warp_rows: a warp per row; block_rows: a block or a cluster per row, a chunk per warp.
 //              The row is read once and waits in registers for its sum.
@@ -75,10 +75,10 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
   typename Op::Row row = {};
   const T factor = static_cast<T>(job.factor);
   auto state = Op::template reduce<0>(io, v, row);
-  Op::template finish<0>(state, row, factor);
+  Op::Finish::template finish<TermsOf<S>>(io, state, row, 0, factor);
   if constexpr (Op::kPasses > 1) {
     state = Op::template reduce<1>(io, v, row);
-    Op::template finish<1>(state, row, factor);
+    Op::Finish::template finish<TermsOf<S>>(io, state, row, 1, factor);
   }
   if constexpr (Op::kRowOutput) {
     if (p.active && arch::lane() == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
@@ -108,9 +108,10 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
     return ranks > 1 ? merge_cluster(all, blocks, cluster_board + pass) : all;
   };
   const State mine = Op::template reduce<0>(io, v, row);
-  Op::template finish<0>(combine(mine, 0), row, factor);
+  Op::Finish::template finish<TermsOf<S>>(io, combine(mine, 0), row, 0, factor);
   if constexpr (Op::kPasses > 1) {
-    Op::template finish<1>(combine(Op::template reduce<1>(io, v, row), 1), row, factor);
+    const State second = combine(Op::template reduce<1>(io, v, row), 1);
+    Op::Finish::template finish<TermsOf<S>>(io, second, row, 1, factor);
   }
   if constexpr (Op::kRowOutput) {
     if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
