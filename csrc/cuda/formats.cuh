@@ -37,7 +37,9 @@ SUMEXP_DEVICE float widen(f16 h) {
 
 // Two floats as 16-bit neighbours, the first one low, in the one instruction that there is for it; of a NaN some NaN.
 #if defined(__CUDA_ARCH__)
-SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return bit_cast<std::uint32_t>(__floats2bfloat162_rn(a, b)); }
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) {
+  return bit_cast<std::uint32_t>(__floats2bfloat162_rn(a, b));
+}
 SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return bit_cast<std::uint32_t>(__floats2half2_rn(a, b)); }
 #else
 SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return to_bf16(a).bits + (to_bf16(b).bits * 0x10000u); }
@@ -95,10 +97,10 @@ template <class S>
 struct Tile {
   using T = Compute<S>;
   using G = Geometry<T>;
-  static constexpr int kPack = 16 / int(sizeof(S));                     // 8 (f16, bf16), 4 (f32), 2 (f64)
-  static constexpr int kSpan = arch::lane_count * kPack;                // 256, 128, 64
-  static constexpr int kSpans = G::kLanes / kSpan;                      // 1, 2, 1
-  static constexpr int kValues = G::kLanes / arch::lane_count;          // of a lane row, per thread: 8, 8, 2
+  static constexpr int kPack = 16 / int(sizeof(S));             // 8 (f16, bf16), 4 (f32), 2 (f64)
+  static constexpr int kSpan = arch::lane_count * kPack;        // 256, 128, 64
+  static constexpr int kSpans = G::kLanes / kSpan;              // 1, 2, 1
+  static constexpr int kValues = G::kLanes / arch::lane_count;  // of a lane row, per thread: 8, 8, 2
   SUMEXP_DEVICE static int at(int k) { return k / kPack * kSpan + arch::lane() * kPack + k % kPack; }
 };
 

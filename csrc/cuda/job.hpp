@@ -27,16 +27,16 @@ struct JobDim {
 struct Job {
   char* data[kOperands];  // nullptr: absent
   std::int64_t rows, n;
-  std::int64_t chunks;    // of a row, at least 1
+  std::int64_t chunks;  // of a row, at least 1
   int batch_dims, row_dims;
   JobDim batch[kJobDims], row[kJobDims];  // outermost first
   Access access;
   Stored stored;
-  int row_input;          // the input with one value a row, or -1
-  bool read_again;        // inputs are read once more after the reduction: they may stay in the cache
-  bool divide;            // inputs are divided by the temperature first
+  int row_input;    // the input with one value a row, or -1
+  bool read_again;  // inputs are read once more after the reduction: they may stay in the cache
+  bool divide;      // inputs are divided by the temperature first
   double temperature;
-  double factor;          // what a sums op multiplies its result by: 1 / T or 1 / T^2
+  double factor;  // what a sums op multiplies its result by: 1 / T or 1 / T^2
 };
 
 }  // namespace sumexp::cuda

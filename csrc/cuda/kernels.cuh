@@ -89,15 +89,15 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
 
 // A row per block, or per cluster of blocks: chunk rank * warps + warp in registers.
 template <class S, class Op, bool kPacked>
-__global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
+__global__ void __launch_bounds__(arch::lane_count* Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   using State = typename Op::State;
   SUMEXP_SHARED(State, board, 16 * Op::kPasses);
   SUMEXP_SHARED(State, cluster_board, Op::kPasses);
   const int warps = int(blockDim.x) / arch::lane_count, ranks = arch::cluster_size(), rank = arch::cluster_rank();
   const std::int64_t first = std::int64_t(rank) * warps, left = job.chunks - first;
-  const int here = left >= warps ? warps : left > 0 ? int(left) : 0;       // warps with a chunk
-  const int blocks = int((job.chunks + warps - 1) / warps);                // blocks with a chunk
+  const int here = left >= warps ? warps : left > 0 ? int(left) : 0;  // warps with a chunk
+  const int blocks = int((job.chunks + warps - 1) / warps);           // blocks with a chunk
   IoOf<S, Op, Geometry<T>::kLaneRows, kPacked, false> io(job, arch::dynamic_shared<T>(), Op::kKept == 0);
   io.go(blockIdx.x / unsigned(ranks), first + arch::warp(), 1);
   T v[Op::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
 
 template <class S, class Reduction, int pass, bool kPacked, class B = WarpBounds<Reduction, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const typename Reduction::Row* rows) {
+    reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const typename Reduction::Row* rows) {
   using T = Compute<S>;
   const Place p = place_of_warp<kPacked>(job, blockIdx.x);
   if (may_leave<kPacked>(job, p)) return;
@@ -143,7 +143,7 @@ reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const
 
 template <class S, class Op, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows) {
+    map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
   // from the end: there the cache still has what reduce_chunks read last
   const Place p = place_of_warp<kPacked>(job, std::int64_t(gridDim.x) - 1 - blockIdx.x);

@@ -25,7 +25,7 @@ constexpr Entry entry() {
   using R = gpu::Run<S, Op>;
   return {!Op::Inputs::kWeighted, R::describe, R::workspace, R::can_cluster, R::run};
 }
-#define SUMEXP_FOUR_TYPES(name, Op, Family)                                                          \
+#define SUMEXP_FOUR_TYPES(name, Op, Family)                                                                        \
   {entry<gpu::f16, gpu::Family##Of<gpu::f16, gpu::Op>>(), entry<gpu::bf16, gpu::Family##Of<gpu::bf16, gpu::Op>>(), \
    entry<float, gpu::Family##Of<float, gpu::Op>>(), entry<double, gpu::Family##Of<double, gpu::Op>>()},
 // by Op and DType
@@ -69,8 +69,8 @@ Status too_many_dims(int dims) {
   Status status;
   status.code = Code::unsupported;
   std::snprintf(status.message, sizeof status.message,
-                "axes: the reduced axes stay %d separate dimensions after joining neighbours; CUDA accepts up to %d",
-                dims, kJobDims);
+                "axes: the reduced axes stay %d separate dimensions after joining neighbours; CUDA accepts up to %d", dims,
+                kJobDims);
   return status;
 }
 
@@ -124,8 +124,8 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   row.item = item;
   row.access = job.access;
   row.stage = job.access == Access::packed ? 0
-              : call.dtype == DType::f64 ? gpu::Stage<double>::pitch(int(chunk), 1) * 8
-                                         : gpu::Stage<float>::pitch(int(chunk), 1) * 4;
+              : call.dtype == DType::f64   ? gpu::Stage<double>::pitch(int(chunk), 1) * 8
+                                           : gpu::Stage<float>::pitch(int(chunk), 1) * 4;
   entry_of(plan).describe(row);
 
   arch::Device device;

@@ -7,7 +7,8 @@ namespace sumexp::SUMEXP_NS {
 using MergeRun = cudaError_t (*)(const Job&, int, void*, cudaStream_t);
 extern const MergeRun kMerges[];
 
-#define SUMEXP_BOTH_TYPES(name, Op, Family) Merge<Family##Of<float, Op>::Finish>::run, Merge<Family##Of<double, Op>::Finish>::run,
+#define SUMEXP_BOTH_TYPES(name, Op, Family) \
+  Merge<Family##Of<float, Op>::Finish>::run, Merge<Family##Of<double, Op>::Finish>::run,
 const MergeRun kMerges[] = {SUMEXP_OPERATIONS(SUMEXP_BOTH_TYPES)};
 
 }  // namespace sumexp::SUMEXP_NS

@@ -61,8 +61,8 @@ class RowNumbers {
 // A block per row: the tree over its chunks' states, eight children at a time.
 template <class T, class Finish>
 __global__ void __launch_bounds__(kMergeThreads, 1)
-merge_rows(SUMEXP_PARAMETER Job job, int pass, const typename Finish::State* states, typename Finish::State* scratch,
-           typename Finish::Row* rows) {
+    merge_rows(SUMEXP_PARAMETER Job job, int pass, const typename Finish::State* states, typename Finish::State* scratch,
+               typename Finish::Row* rows) {
   using State = typename Finish::State;
   SUMEXP_SHARED(State, board, 2 * kBoard);
   const std::int64_t r = blockIdx.x;

@@ -32,7 +32,7 @@ struct ExpReduction {
   using T = Compute<S>;
   using L = Tile<S>;
   using State = ExpState<T>;
-  struct Row {};  // which the reduction does not read, so that ops with different ones share it
+  struct Row {};                               // which the reduction does not read, so that ops with different ones share it
   using Inputs = InputsOf<true, true, false>;  // of any such op
   static constexpr int kInputs = 1, kKept = 1, kHeld = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
@@ -269,7 +269,7 @@ struct SumsFinish {
 
 template <class S, class Op>
 struct SumsOf {
-  static_assert(!Op::kMask && Op::kRowInput < 0 && !Op::kRowOutput, "inputs and results of a SumsOp are elementwise, and whole");
+  static_assert(!Op::kMask && Op::kRowInput < 0 && !Op::kRowOutput, "inputs and results are elementwise, without a mask");
   using Reduction = SumsOf;
   using T = Compute<S>;
   using L = Tile<S>;
@@ -317,7 +317,7 @@ struct SumsOf {
   SUMEXP_DEVICE static State reduce(Io& io, T (&v)[kHeld][kRows][L::kValues], const Row& row) {
     if constexpr (pass == 0) remake(io, v, T(0));
     T acc[Op::kSums][L::kValues][1] = {};
-    each_row<false>(io, v, [&](const T (&x)[kInputs][1][L::kValues]) {
+    each_row<false>(io, v, [&](const T(&x)[kInputs][1][L::kValues]) {
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
         T a[Op::kSums], in[kInputs];
@@ -345,7 +345,7 @@ struct SumsOf {
   SUMEXP_DEVICE static T maximum(const State&) { return T(0); }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[kHeld][kRows][L::kValues], T, const Row& row) {
-    each_row<true>(io, v, [&](T (&x)[kInputs][1][L::kValues]) {
+    each_row<true>(io, v, [&](T(&x)[kInputs][1][L::kValues]) {
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
         T in[kInputs];

@@ -37,7 +37,8 @@ simt_planted(lane_order fold.cuh SoftmaxVjp "softmax_vjp f32 warp packed" "on th
              "add_columns<2 * bit, kSplits - 1>" "add_columns<(bit > kFirst ? bit / 2 : 32), kSplits - 1>"
              "add_columns<2 * bit, 0>" "add_columns<(bit > kFirst ? bit / 2 : 32), 0>"
              "shfl_xor(member, kShare << s)" "shfl_xor(member, 16 >> s)"
-             "template <int bit, int kSplits, class T, int n>" "constexpr int kFirst = 4;\ntemplate <int bit, int kSplits, class T, int n>")
+             "template <int bit, int kSplits, class T, int n>"
+             "constexpr int kFirst = 4;\ntemplate <int bit, int kSplits, class T, int n>")
 simt_planted(tail_load tile_io.cuh Softmax "softmax f32 warp packed" "past the end of an input"
              "left - q * L::kSpan >= L::kPack ? load_whole" "left - q * L::kSpan >= -100 ? load_whole")
 simt_planted(tail_store tile_io.cuh Softmax "softmax f32 warp packed" "wrote beside the result"

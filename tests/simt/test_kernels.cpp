@@ -92,16 +92,16 @@ double logit(std::int64_t row, std::int64_t i, std::int64_t n, DType type) {
   switch (row % kKinds) {
     case 0: return 5 * normal();
     case 1: return 100 * (2 * uniform() - 1);
-    case 2: return i < n / 2 || i % 5 == 0 ? -inf : normal();               // tiles of -inf
-    case 3: return i == n / 3 ? 40 : normal();                              // a confident row
+    case 2: return i < n / 2 || i % 5 == 0 ? -inf : normal();  // tiles of -inf
+    case 3: return i == n / 3 ? 40 : normal();                 // a confident row
     case 4: return -inf;
     case 5: return i == n - 1 ? NAN : normal();
     case 6: return i == n / 2 ? inf : normal();
     case 7: return big + (i % 3) * 0.25;
-    case 8: return 1.5;                                                     // all equal
-    case 9: return i == 0 ? 0 : -30 - 60 * uniform();                       // is refined
+    case 8: return 1.5;                                // all equal
+    case 9: return i == 0 ? 0 : -30 - 60 * uniform();  // is refined
     case 10: return -big * uniform();
-    case 11: return 300 * step + normal();                                  // chunks far apart
+    case 11: return 300 * step + normal();  // chunks far apart
     case 12: return i % 5 ? anchor + 4 * step + normal() : normal();
     case 13: return -anchor - 4 * step + normal();
     default: return std::ldexp(1, range.from) + 9 * (step - 3) + normal();  // chunks on both sides of the least of these
@@ -194,7 +194,8 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   std::vector<Array> in;
   for (int k = 0; k < inputs; ++k) {
     const bool per_row = k == info.row_input;
-    in.push_back(make_array(shape, layout, item, per_row, per_row ? place : aligned(layout), per_row ? "a row input" : "an input"));
+    const simt::Place where = per_row ? place : aligned(layout);
+    in.push_back(make_array(shape, layout, item, per_row, where, per_row ? "a row input" : "an input"));
     const bool is_y = !info.logits && k == inputs - 1;
     each_element(shape, in[k], per_row, [&](std::int64_t r, std::int64_t i, void* at, std::int64_t length) {
       double v = k == 0 && info.logits ? logit(r, i, length, type) : normal();
@@ -207,7 +208,8 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   for (std::size_t k = 0; k < in.size(); ++k) call.in[k] = {in[k].data(), in[k].strides.data()};
   Array mask = make_array(shape, Layout::misaligned, 1, false, simt::Place::front, "the mask");
   if (layout == Layout::masked) {
-    each_element(shape, mask, false, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { *at = uniform() < 0.7; });
+    each_element(shape, mask, false,
+                 [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { *at = uniform() < 0.7; });
     call.where = {mask.data(), mask.strides.data()};
   }
   const auto result = [&](const char* name) { return make_array(shape, layout, item, info.row_output, aligned(layout), name); };
@@ -236,7 +238,8 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   std::string difference;
   const auto compare = [&](const Array& a, const Array& b, const char* what) {
     std::vector<const unsigned char*> wanted;
-    each_element(shape, a, info.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
+    each_element(shape, a, info.row_output,
+                 [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
     std::size_t e = 0;
     each_element(shape, b, info.row_output, [&](std::int64_t r, std::int64_t i, unsigned char* at, std::int64_t) {
       const unsigned char* w = wanted[e++];
@@ -244,7 +247,8 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
       char text[200];
       unsigned long long x = 0, y = 0;
       std::memcpy(&x, w, item), std::memcpy(&y, at, item);
-      std::snprintf(text, sizeof text, "%s[%lld, %lld]: 0x%llx on the CPU, 0x%llx on the machine", what, (long long)r, (long long)i, x, y);
+      std::snprintf(text, sizeof text, "%s[%lld, %lld]: 0x%llx on the CPU, 0x%llx on the machine", what, (long long)r,
+                    (long long)i, x, y);
       difference = text;
     });
   };
@@ -315,7 +319,8 @@ void check_banks(const char* type) {
       const auto to_registers = [&](int lane) { return Stage::place(lane * Tile::kPack); };
       const auto along = [&](int lane) { return Stage::place(lane); };
       const auto across = [&](int lane) { return lane % warps * pitch + Stage::place(lane / warps); };
-      const int worst = std::max({threads_in_a_bank<T>(to_registers), threads_in_a_bank<T>(along), threads_in_a_bank<T>(across)});
+      const int worst =
+          std::max({threads_in_a_bank<T>(to_registers), threads_in_a_bank<T>(along), threads_in_a_bank<T>(across)});
       ++checks;
       if (worst > 1) failed(std::to_string(worst) + " threads in a bank, warps " + std::to_string(warps));
     }
