@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
 
 // A row per block, or per cluster of blocks: chunk rank * warps + warp in registers.
 template <class S, class Op, bool kPacked>
-__global__ void __launch_bounds__(arch::lane_count* Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
+__global__ void __launch_bounds__(WarpBounds<Op, false>::threads, 1) block_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   using State = typename Op::State;
   SUMEXP_SHARED(State, board, 16 * Op::kPasses);

@@ -32,8 +32,9 @@ struct ExpReduction {
   using T = Compute<S>;
   using L = Tile<S>;
   using State = ExpState<T>;
-  struct Row {};                               // which the reduction does not read, so that ops with different ones share it
-  using Inputs = InputsOf<true, true, false>;  // of any such op
+  // The reduction reads no row, and takes whatever may happen to logits: ops share it.
+  struct Row {};
+  using Inputs = InputsOf<true, true, false>;
   static constexpr int kInputs = 1, kKept = 1, kHeld = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
 
