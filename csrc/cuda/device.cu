@@ -13,9 +13,8 @@ Status failure(cudaError_t error, int device = -1) {
   if (device >= 0) std::snprintf(where, sizeof where, " on device %d", device);
   Status status;
   status.code = error == cudaErrorMemoryAllocation ? Code::out_of_memory : Code::device_error;
-  std::snprintf(status.message, sizeof status.message, "CUDA error %d (%s)%s: %s%s%s", int(error),
-                arch::error_name(error), where, arch::error_text(error),
-                error == cudaErrorNoKernelImageForDevice ? "; this build has code for " : "",
+  std::snprintf(status.message, sizeof status.message, "CUDA error %d (%s)%s: %s%s%s", int(error), arch::error_name(error),
+                where, arch::error_text(error), error == cudaErrorNoKernelImageForDevice ? "; this build has code for " : "",
                 error == cudaErrorNoKernelImageForDevice ? architectures() : "");
   return status;
 }

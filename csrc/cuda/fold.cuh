@@ -22,7 +22,7 @@ struct Values {
 
 // Adds the columns of neighbouring threads: thread t with t ^ bit, t ^ 2 bit, ... Every splitting step
 // halves the values: a thread keeps the upper or the lower half by its own bit and gives the other away,
-// so that half as many travel. Addition commutes, so both partners compute the same bits.
+// so that half as many are exchanged. Addition commutes, so both partners compute the same bits.
 template <int bit, int kSplits, class T, int n>
 SUMEXP_DEVICE auto add_columns(const Values<T, n>& all) {
   if constexpr (bit >= arch::lane_count) {

@@ -87,7 +87,7 @@ struct Narrow<S, true> {
 
 // The one NaN, whatever arithmetic made it.
 template <class T>
-SUMEXP_DEVICE T quiet(T x) {
+SUMEXP_FN T quiet(T x) {
   return x == x ? x : Limits<T>::nan();
 }
 
@@ -97,10 +97,10 @@ template <class S>
 struct Tile {
   using T = Compute<S>;
   using G = Geometry<T>;
-  static constexpr int kPack = 16 / int(sizeof(S));                     // 8 (f16, bf16), 4 (f32), 2 (f64)
-  static constexpr int kSpan = arch::lane_count * kPack;                // 256, 128, 64
-  static constexpr int kSpans = G::kLanes / kSpan;                      // 1, 2, 1
-  static constexpr int kValues = G::kLanes / arch::lane_count;          // of a lane row, per thread: 8, 8, 2
+  static constexpr int kPack = 16 / int(sizeof(S));             // 8 (f16, bf16), 4 (f32), 2 (f64)
+  static constexpr int kSpan = arch::lane_count * kPack;        // 256, 128, 64
+  static constexpr int kSpans = G::kLanes / kSpan;              // 1, 2, 1
+  static constexpr int kValues = G::kLanes / arch::lane_count;  // of a lane row, per thread: 8, 8, 2
   SUMEXP_DEVICE static int at(int k) { return k / kPack * kSpan + arch::lane() * kPack + k % kPack; }
 };
 

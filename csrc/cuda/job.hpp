@@ -9,7 +9,7 @@ inline constexpr int kOperands = 6;  // in0 in1 in2 where out sign, as cpu::Oper
 inline constexpr int kOut = 4, kWhere = 3, kSign = 5;
 inline constexpr int kJobDims = 6;  // dimensions left after coalescing, of the batch and of a row
 
-// How elements travel between global memory and registers.
+// How elements get from global memory to registers and back.
 enum class Access : int {
   packed,   // rows contiguous and 16-byte aligned: packs, straight to registers
   gather,   // any strides: element by element through shared memory, neighbours by neighbouring threads
@@ -27,17 +27,16 @@ struct JobDim {
 struct Job {
   char* data[kOperands];  // nullptr: absent
   std::int64_t rows, n;
-  std::int64_t chunks;    // of a row, at least 1
+  std::int64_t chunks;  // of a row, at least 1
   int batch_dims, row_dims;
   JobDim batch[kJobDims], row[kJobDims];  // outermost first
   Access access;
   Stored stored;
-  int row_input;          // the input with one value a row, or -1
-  bool weighted;          // logsumexp with b: a weight of 0 leaves the element out
-  bool read_again;        // inputs are read once more after the reduction: they may stay in the cache
-  bool divide;            // inputs are divided by the temperature first
+  int row_input;    // the input with one value a row, or -1
+  bool read_again;  // inputs are read once more after the reduction: they may stay in the cache
+  bool divide;      // inputs are divided by the temperature first
   double temperature;
-  double factor;          // what a sums op multiplies its result by: 1 / T or 1 / T^2
+  double factor;  // what a sums op multiplies its result by: 1 / T or 1 / T^2
 };
 
 }  // namespace sumexp::cuda

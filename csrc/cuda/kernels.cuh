@@ -1,5 +1,5 @@
 // The kernels. Each is a template over the storage type S and an operation of operations.cuh; README.md
-// tells how a row travels through each.
+// tells what each does with a row.
 //
 //   resident   warp_rows: a warp per row; block_rows: a block or a cluster per row, a chunk per warp.
 //              The row is read once and waits in registers for its sum.
@@ -75,10 +75,10 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
   typename Op::Row row = {};
   const T factor = static_cast<T>(job.factor);
   auto state = Op::template reduce<0>(io, v, row);
-  Op::template finish<0>(state, row, factor);
+  Op::Finish::template finish<TermsOf<S>>(io, state, row, 0, factor);
   if constexpr (Op::kPasses > 1) {
     state = Op::template reduce<1>(io, v, row);
-    Op::template finish<1>(state, row, factor);
+    Op::Finish::template finish<TermsOf<S>>(io, state, row, 1, factor);
   }
   if constexpr (Op::kRowOutput) {
     if (p.active && arch::lane() == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
@@ -89,15 +89,15 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
 
 // A row per block, or per cluster of blocks: chunk rank * warps + warp in registers.
 template <class S, class Op, bool kPacked>
-__global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_rows(SUMEXP_PARAMETER Job job) {
+__global__ void __launch_bounds__(WarpBounds<Op, false>::threads, 1) block_rows(SUMEXP_PARAMETER Job job) {
   using T = Compute<S>;
   using State = typename Op::State;
   SUMEXP_SHARED(State, board, 16 * Op::kPasses);
   SUMEXP_SHARED(State, cluster_board, Op::kPasses);
   const int warps = int(blockDim.x) / arch::lane_count, ranks = arch::cluster_size(), rank = arch::cluster_rank();
   const std::int64_t first = std::int64_t(rank) * warps, left = job.chunks - first;
-  const int here = left >= warps ? warps : left > 0 ? int(left) : 0;       // warps with a chunk
-  const int blocks = int((job.chunks + warps - 1) / warps);                // blocks with a chunk
+  const int here = left >= warps ? warps : left > 0 ? int(left) : 0;  // warps with a chunk
+  const int blocks = int((job.chunks + warps - 1) / warps);           // blocks with a chunk
   IoOf<S, Op, Geometry<T>::kLaneRows, kPacked, false> io(job, arch::dynamic_shared<T>(), Op::kKept == 0);
   io.go(blockIdx.x / unsigned(ranks), first + arch::warp(), 1);
   T v[Op::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
@@ -108,9 +108,10 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
     return ranks > 1 ? merge_cluster(all, blocks, cluster_board + pass) : all;
   };
   const State mine = Op::template reduce<0>(io, v, row);
-  Op::template finish<0>(combine(mine, 0), row, factor);
+  Op::Finish::template finish<TermsOf<S>>(io, combine(mine, 0), row, 0, factor);
   if constexpr (Op::kPasses > 1) {
-    Op::template finish<1>(combine(Op::template reduce<1>(io, v, row), 1), row, factor);
+    const State second = combine(Op::template reduce<1>(io, v, row), 1);
+    Op::Finish::template finish<TermsOf<S>>(io, second, row, 1, factor);
   }
   if constexpr (Op::kRowOutput) {
     if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(arch::lane_count * Op::kMaxWarps, 1) block_row
 
 template <class S, class Reduction, int pass, bool kPacked, class B = WarpBounds<Reduction, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const typename Reduction::Row* rows) {
+    reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const typename Reduction::Row* rows) {
   using T = Compute<S>;
   const Place p = place_of_warp<kPacked>(job, blockIdx.x);
   if (may_leave<kPacked>(job, p)) return;
@@ -142,7 +143,7 @@ reduce_chunks(SUMEXP_PARAMETER Job job, typename Reduction::State* states, const
 
 template <class S, class Op, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows) {
+    map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows) {
   using T = Compute<S>;
   // from the end: there the cache still has what reduce_chunks read last
   const Place p = place_of_warp<kPacked>(job, std::int64_t(gridDim.x) - 1 - blockIdx.x);

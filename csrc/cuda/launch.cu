@@ -14,32 +14,25 @@ namespace {
 namespace gpu = ::sumexp::SUMEXP_NS;
 
 struct Entry {
+  bool packed;  // there are kernels for packed rows
   void (*describe)(Row&);
   std::size_t (*workspace)(const Job&);
   bool (*can_cluster)(const Job&, const Choice&);
   cudaError_t (*run)(const Job&, const Choice&, void*, cudaStream_t);
 };
-template <template <class> class Op, class S>
+template <class S, class Op>
 constexpr Entry entry() {
-  using R = gpu::Run<S, Op<S>>;
-  return {R::describe, R::workspace, R::can_cluster, R::run};
+  using R = gpu::Run<S, Op>;
+  return {!Op::Inputs::kWeighted, R::describe, R::workspace, R::can_cluster, R::run};
 }
-#define SUMEXP_FOUR_TYPES(Op) \
-  { entry<gpu::Op, gpu::f16>(), entry<gpu::Op, gpu::bf16>(), entry<gpu::Op, float>(), entry<gpu::Op, double>() }
-// by Op and DType; weighted logsumexp comes after the last Op
-constexpr Entry kEntries[kOpCount + 1][4] = {
-    SUMEXP_FOUR_TYPES(SoftmaxOp),        SUMEXP_FOUR_TYPES(LogSoftmaxOp),    SUMEXP_FOUR_TYPES(LogSumExpOp),
-    SUMEXP_FOUR_TYPES(SoftmaxVjpOp),     SUMEXP_FOUR_TYPES(LogSoftmaxVjpOp), SUMEXP_FOUR_TYPES(LogSoftmaxJvpOp),
-    SUMEXP_FOUR_TYPES(LogSumExpVjpOp),   SUMEXP_FOUR_TYPES(LogSumExpJvpOp),  SUMEXP_FOUR_TYPES(SoftmaxHvpOp),
-    SUMEXP_FOUR_TYPES(LogSoftmaxHvpOp),  SUMEXP_FOUR_TYPES(WeightedLogSumExpOp),
-};
+#define SUMEXP_FOUR_TYPES(name, Op, Family)                                                                        \
+  {entry<gpu::f16, gpu::Family##Of<gpu::f16, gpu::Op>>(), entry<gpu::bf16, gpu::Family##Of<gpu::bf16, gpu::Op>>(), \
+   entry<float, gpu::Family##Of<float, gpu::Op>>(), entry<double, gpu::Family##Of<double, gpu::Op>>()},
+// by Op and DType
+constexpr Entry kEntries[kOpCount][4] = {SUMEXP_OPERATIONS(SUMEXP_FOUR_TYPES)};
 #undef SUMEXP_FOUR_TYPES
 
-const Entry& entry_of(const Plan& plan) {
-  return kEntries[plan.job.weighted ? kOpCount : int(plan.op)][int(plan.dtype)];
-}
-
-int item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+const Entry& entry_of(const Plan& plan) { return kEntries[int(plan.op)][int(plan.dtype)]; }
 
 void copy_dim(const cpu::Dim& from, JobDim& to) {
   to.size = from.size;
@@ -48,8 +41,8 @@ void copy_dim(const cpu::Dim& from, JobDim& to) {
 
 // Contiguous rows whose every start is a multiple of 16 bytes, read as they are?
 bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
-  if (plan.row_dims > 1 || plan.data[kWhere] || plan.weighted) return false;
-  if (info.temperature == -1 && plan.temperature != 1.0) return false;
+  if (plan.row_dims > 1 || plan.data[kWhere]) return false;
+  if (info.temperature == gpu::kOfLogits && plan.temperature != 1.0) return false;
   for (int k = 0; k < kOperands; ++k) {
     const bool row_value = k == info.row_input || ((k == kOut || k == kSign) && info.row_output);
     if (!plan.data[k] || row_value) continue;
@@ -76,8 +69,8 @@ Status too_many_dims(int dims) {
   Status status;
   status.code = Code::unsupported;
   std::snprintf(status.message, sizeof status.message,
-                "axes: the reduced axes stay %d separate dimensions after joining neighbours; CUDA accepts up to %d",
-                dims, kJobDims);
+                "axes: the reduced axes stay %d separate dimensions after joining neighbours; CUDA accepts up to %d", dims,
+                kJobDims);
   return status;
 }
 
@@ -89,7 +82,7 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   if (!status.ok()) return status;
   const cpu::OpInfo& info = cpu::op_info(call.op);
   if (rows.row_dims > kJobDims) return too_many_dims(rows.row_dims);
-  const int item = item_size(call.dtype);
+  const int item = int(cpu::item_size(call.dtype));
 
   plan.op = call.op;
   plan.dtype = call.dtype;
@@ -113,14 +106,13 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   job.rows = rows.rows / plan.repeats;
   job.n = rows.n;
   job.row_input = info.row_input;
-  job.weighted = rows.weighted;
   job.read_again = !info.row_output;
-  job.divide = info.temperature == -1 && call.temperature != 1.0;
+  job.divide = info.temperature == gpu::kOfLogits && call.temperature != 1.0;
   job.temperature = call.temperature;
   job.factor = 1.0 / (info.temperature == 2 ? call.temperature * call.temperature : call.temperature);
-  job.access = all_packed(rows, info, item)     ? Access::packed
-               : side_by_side(rows, info, item) ? Access::columns
-                                                : Access::gather;
+  job.access = entry_of(plan).packed && all_packed(rows, info, item) ? Access::packed
+               : side_by_side(rows, info, item)                      ? Access::columns
+                                                                     : Access::gather;
   job.stored = call.dtype == DType::f16 ? Stored::f16 : call.dtype == DType::bf16 ? Stored::bf16 : Stored::own;
   Row& row = plan.row;
   row.lanes = call.dtype == DType::f64 ? gpu::Geometry<double>::kLanes : gpu::Geometry<float>::kLanes;
@@ -132,8 +124,8 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   row.item = item;
   row.access = job.access;
   row.stage = job.access == Access::packed ? 0
-              : call.dtype == DType::f64 ? gpu::Stage<double>::pitch(int(chunk), 1) * 8
-                                         : gpu::Stage<float>::pitch(int(chunk), 1) * 4;
+              : call.dtype == DType::f64   ? gpu::Stage<double>::pitch(int(chunk), 1) * 8
+                                           : gpu::Stage<float>::pitch(int(chunk), 1) * 4;
   entry_of(plan).describe(row);
 
   arch::Device device;

@@ -19,7 +19,7 @@ namespace sumexp::cuda {
 struct Plan {
   Op op;
   DType dtype;
-  bool nothing;           // no element to write
+  bool nothing;  // no element to write
   Job job;
   Row row;
   Choice choice;

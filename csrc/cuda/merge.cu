@@ -1,23 +1,14 @@
-// The instances of merge.cuh: the Finish of every operation, for both compute types.
+// The instances of merge.cuh: the Finish of every op, for both compute types. A table, since ops may share one: each entry
+// makes an instance where there is none yet.
 #include "merge.cuh"
 
 namespace sumexp::SUMEXP_NS {
 
-#define SUMEXP_BOTH_TYPES(Finish, ...)             \
-  template struct Merge<Finish<float, __VA_ARGS__>>; \
-  template struct Merge<Finish<double, __VA_ARGS__>>
+using MergeRun = cudaError_t (*)(const Job&, int, void*, cudaStream_t);
+extern const MergeRun kMerges[];
 
-SUMEXP_BOTH_TYPES(LogitsFinish, SoftmaxBody);
-SUMEXP_BOTH_TYPES(LogitsFinish, LogSoftmaxBody);
-SUMEXP_BOTH_TYPES(LogitsFinish, LogSumExpBody);
-SUMEXP_BOTH_TYPES(SumsFinish, 1, 1);
-SUMEXP_BOTH_TYPES(SumsFinish, 2, 1);
-SUMEXP_BOTH_TYPES(SumsFinish, 2, 2);
-template struct Merge<WeightedLogSumExpFinish<float>>;
-template struct Merge<WeightedLogSumExpFinish<double>>;
-template struct Merge<LogSumExpJvpFinish<float>>;
-template struct Merge<LogSumExpJvpFinish<double>>;
-
-#undef SUMEXP_BOTH_TYPES
+#define SUMEXP_BOTH_TYPES(name, Op, Family) \
+  Merge<Family##Of<float, Op>::Finish>::run, Merge<Family##Of<double, Op>::Finish>::run,
+const MergeRun kMerges[] = {SUMEXP_OPERATIONS(SUMEXP_BOTH_TYPES)};
 
 }  // namespace sumexp::SUMEXP_NS

@@ -22,11 +22,24 @@ SUMEXP_DEVICE State merge_few(const State* in, int count) {
   return s[0];
 }
 
-// Where a finished row's results go, whatever they are stored as.
+// The numbers of a row, whatever they are stored as: an input with one value a row, and results.
 template <class T>
-class RowOut {
+class RowNumbers {
  public:
-  SUMEXP_DEVICE RowOut(const Job& job, std::int64_t row) : job_(job) { row_offsets(job, row, offset_); }
+  SUMEXP_DEVICE RowNumbers(const Job& job, std::int64_t row) : job_(job) { row_offsets(job, row, offset_); }
+  template <int k>
+  SUMEXP_DEVICE T row_input() const {
+    if constexpr (k >= 0) {
+      const char* const at = job_.data[k] + offset_[k];
+      if (job_.n == 0) return T(0);
+      if constexpr (sizeof(T) == 4) {
+        if (job_.stored == cuda::Stored::f16) return widen(*reinterpret_cast<const f16*>(at));
+        if (job_.stored == cuda::Stored::bf16) return widen(*reinterpret_cast<const bf16*>(at));
+      }
+      return *reinterpret_cast<const T*>(at);
+    }
+    return T(0);
+  }
   SUMEXP_DEVICE void put(int k, T value) const {
     char* const at = job_.data[k] + offset_[k];
     if constexpr (sizeof(T) == 4) {
@@ -48,8 +61,8 @@ class RowOut {
 // A block per row: the tree over its chunks' states, eight children at a time.
 template <class T, class Finish>
 __global__ void __launch_bounds__(kMergeThreads, 1)
-merge_rows(SUMEXP_PARAMETER Job job, int pass, const typename Finish::State* states, typename Finish::State* scratch,
-           typename Finish::Row* rows) {
+    merge_rows(SUMEXP_PARAMETER Job job, int pass, const typename Finish::State* states, typename Finish::State* scratch,
+               typename Finish::Row* rows) {
   using State = typename Finish::State;
   SUMEXP_SHARED(State, board, 2 * kBoard);
   const std::int64_t r = blockIdx.x;
@@ -71,9 +84,10 @@ merge_rows(SUMEXP_PARAMETER Job job, int pass, const typename Finish::State* sta
   if (threadIdx.x != 0) return;
   typename Finish::Row row = {};
   if (pass > 0) row = rows[r];
-  Finish::finish(*in, row, pass, static_cast<T>(job.factor));
+  const RowNumbers<T> numbers(job, r);
+  Finish::template finish<FullTerms>(numbers, *in, row, pass, static_cast<T>(job.factor));
   if constexpr (Finish::kRowOutput) {
-    Finish::emit(RowOut<T>(job, r), row, job.data[cuda::kSign] != nullptr);
+    Finish::emit(numbers, row, job.data[cuda::kSign] != nullptr);
   } else {
     rows[r] = row;
   }

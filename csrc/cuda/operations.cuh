@@ -1,8 +1,8 @@
-// The operations as a warp carries them out on one chunk. All have the same shape, so that one set of kernels
-// (kernels.cuh) serves them:
+// The adapters: an op of ops/table.hpp, of one of the three families of ops/op.hpp, as a warp carries it out on one chunk. All
+// have the same shape, so that one set of kernels (kernels.cuh) serves them:
 //
-//   Reduction    what the operation does to a chunk first; kernels that do no more are shared by all that have the same
-//     Inputs     what may have to be done to elements on their way (tile_io.cuh)
+//   Reduction    what the op does to a chunk first; kernels that do no more are shared by all ops that have the same
+//     Inputs     what may have to be done to elements when they are loaded (tile_io.cuh)
 //     kMaxWarps  of a block: what 64 K registers allow. A chunk in registers takes 64 of them for each kept float
 //                input, 32 for each double one
 //     kInputs    elementwise ones
@@ -10,31 +10,31 @@
 //     kPasses    reductions before the result (softmax_hvp: 2)
 //     reduce<pass>(io, v, row) -> State    reads the chunk and reduces it, leaves in v what map wants
 //   Finish       from the row's state to what is left of it, the same for all storage types of one compute type T
-//     finish(state, row, pass, factor),  kRowOutput: one value a row, emit(out, row, has_sign), instead of elements
+//     finish<Terms>(io, state, row, pass, factor)    Terms: as the storage type has them, or FullTerms for any
+//     kRowOutput: one value a row, emit(io, row, has_sign), instead of elements
 //   remake(io, v, maximum)               what reduce left in v again, given the chunk's maximum
-//   finish<pass>(state, row, factor)     as Finish has it, or less where the storage type needs less
 //   map(io, v, maximum, row)
 // where v is T[kHeld][kRows][Tile<S>::kValues], kHeld the larger of kKept and 1.
 #pragma once
 
-#include "../ops/log_softmax.hpp"
-#include "../ops/logsumexp.hpp"
-#include "../ops/softmax.hpp"
+#include "formats.cuh"  // first: the ops take `quiet` from it
+
+#include "../ops/table.hpp"
 #include "exp_chunk.cuh"
 #include "tile_io.cuh"
 
 namespace sumexp::SUMEXP_NS {
 
-// -- ops on logits: the exponential state, then a map from probabilities (kApart false) or from logits ----------------
+// -- LogitsOp: the exponential state, then a map from probabilities or from logits -------------------------------------
 
-template <class S, bool kApart_>
+template <class S, bool kApart>
 struct ExpReduction {
   using T = Compute<S>;
   using L = Tile<S>;
   using State = ExpState<T>;
-  struct Row {};  // which the reduction does not read, so that operations with different ones share it
-  using Inputs = LogitInputs;
-  static constexpr bool kApart = kApart_;  // the maximum is kept out of the sum
+  // The reduction reads no row, and takes whatever may happen to logits: ops share it.
+  struct Row {};
+  using Inputs = InputsOf<true, true, false>;
   static constexpr int kInputs = 1, kKept = 1, kHeld = 1, kPasses = 1;
   static constexpr int kMaxWarps = 16;
 
@@ -46,166 +46,116 @@ struct ExpReduction {
   SUMEXP_DEVICE static T maximum(const State& state) { return state.m; }
 };
 
-// What an op on logits says of itself: kApart, kRowOutput, Row, finish; and map, of a probability or a logit, `g` the
-// row's number if it has one (kRowInput), or emit. Forward: itself, or the op whose Row and finish it has.
-struct SoftmaxBody {
-  using Forward = SoftmaxBody;
-  static constexpr bool kApart = false, kRowOutput = false, kRowInput = false;
-  template <class T>
-  using Row = SoftmaxRow<T>;
-  template <class Terms, class T>
-  SUMEXP_DEVICE static Row<T> finish(const ExpState<T>& state) {
-    return softmax_finish<Terms>(state);
-  }
-  template <class T>
-  SUMEXP_DEVICE static T map(T y, const Row<T>&, T) {
-    return y;
-  }
-};
-struct LogSumExpVjpBody : SoftmaxBody {
-  static constexpr bool kRowInput = true;
-  template <class T>
-  SUMEXP_DEVICE static T map(T y, const Row<T>&, T g) {
-    return quiet(y * g);
-  }
-};
-struct LogSoftmaxBody {
-  using Forward = LogSoftmaxBody;
-  static constexpr bool kApart = true, kRowOutput = false, kRowInput = false;
-  template <class T>
-  using Row = LogSoftmaxRow<T>;
-  template <class Terms, class T>
-  SUMEXP_DEVICE static Row<T> finish(const ExpState<T>& state) {
-    return log_softmax_finish(state);
-  }
-  template <class T>
-  SUMEXP_DEVICE static T map(T x, const Row<T>& row, T) {
-    return log_probability(x, row.m, row.L);
-  }
-};
-struct LogSumExpBody {
-  using Forward = LogSumExpBody;
-  static constexpr bool kApart = true, kRowOutput = true, kRowInput = false;
-  template <class T>
-  struct Row {
-    T value;
-  };
-  template <class Terms, class T>
-  SUMEXP_DEVICE static Row<T> finish(const ExpState<T>& state) {
-    return {logsumexp_finish(state)};
-  }
-  template <class Out, class T>
-  SUMEXP_DEVICE static void emit(const Out& out, const Row<T>& row, bool) {
-    out.put(cuda::kOut, row.value);
-  }
-};
-
-template <class T_, class Forward>
-struct LogitsFinish : Forward {
+// Of ops that start from probabilities: the sum alone, so that they share it; map adds what is an op's own.
+template <class T_>
+struct ProbabilityFinish {
   using T = T_;
   using State = ExpState<T>;
-  using Row = typename Forward::template Row<T>;
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, int, T) {
-    row = Forward::template finish<FullTerms>(state);
+  struct Row {
+    Normalizer<T> normalizer;
+    RowSum<T> sum;
+    bool nan;  // every output is NaN
+  };
+  static constexpr bool kRowOutput = false;
+  template <class Terms, class Io>
+  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, T) {
+    row = {normalizer<Terms>(state), row_sum(state), is_nan(state.R) || !is_finite(state.m)};
+  }
+};
+// Of the others.
+template <class T_, class Op>
+struct LogitsFinish {
+  using T = T_;
+  using State = ExpState<T>;
+  struct Row {
+    typename Op::template Row<T> own;
+    bool nan;
+  };
+  static constexpr bool kRowOutput = Op::kRowOutput;
+  template <class Terms, class Io>
+  SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, T) {
+    row.nan = is_nan(state.R) || !is_finite(state.m);
+    if (!row.nan) {
+      row.own = Op::finish(row_sum(state), io.template row_input<Op::kRowInput>());
+    } else if constexpr (kRowOutput) {
+      row.own = {Op::special(state.m, is_nan(state.R))};
+    }
+  }
+  template <class Io>
+  SUMEXP_DEVICE static void emit(const Io& io, const Row& row, bool) {
+    io.put(cuda::kOut, Op::emit(row.own));
   }
 };
 
-template <class S, class Body>
-struct LogitsOf : ExpReduction<S, Body::kApart> {
-  using Reduction = ExpReduction<S, Body::kApart>;
+template <class S, class Op>
+struct LogitsOf : ExpReduction<S, Op::kApart> {
+  static_assert(Op::kProbability != Op::kApart, "a sum with its maximum in it is for probabilities, one without for logits");
+  using Reduction = ExpReduction<S, Op::kApart>;
   using T = Compute<S>;
   using L = Tile<S>;
-  using Finish = LogitsFinish<T, typename Body::Forward>;
+  using Terms = TermsOf<S>;
+  using Finish = std::conditional_t<Op::kProbability, ProbabilityFinish<T>, LogitsFinish<T, Op>>;
   using Row = typename Finish::Row;
-  static constexpr bool kRowOutput = Body::kRowOutput;
+  static constexpr bool kRowOutput = Op::kRowOutput;
 
   template <int kRows, class Io>
   SUMEXP_DEVICE static void remake(Io& io, T (&v)[1][kRows][L::kValues], T maximum) {
     io.load(0, v[0], -Limits<T>::infinity);
-    if constexpr (!Body::kApart) exp_terms<S>(v[0], maximum);
-  }
-  template <int pass>
-  SUMEXP_DEVICE static void finish(const ExpState<T>& state, Row& row, T) {
-    row = Body::template finish<TermsOf<S>>(state);
+    if constexpr (Op::kProbability) exp_terms<S>(v[0], maximum);
   }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row) {
     if (io.wrote_nan(row.nan)) return;
-    T g = T(0);
-    if constexpr (Body::kRowInput) {
-      if (io.count() > 0) g = io.row_value(1);
-    }
     const auto each = [&](auto of) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
 #pragma unroll
         for (int i = 0; i < L::kValues; ++i) v[0][r][i] = of(v[0][r][i]);
     };
-    if constexpr (Body::kApart) {
-      each([&](T x) { return row.nan ? Limits<T>::nan() : Body::map(x, row, g); });
-    } else {
-      using Terms = TermsOf<S>;
-      TermScale<T> k = term_scale<Terms>(row, maximum);
-      T down = static_cast<T>(kCarryDown<T>);
-      if (k.far) {  // rare: probabilities already, which the loop below multiplies by 1
-        each([&](T term) { return probability_far(term, k.h, k.l, k.before, k.after); });
-        k.h = down = T(1);
-        k.l = T(0);
+    if constexpr (Op::kProbability) {
+      const auto own = Op::finish(row.sum, io.template row_input<Op::kRowInput>());
+      const ChunkScale<T> chunk = chunk_scale<Terms>(row.normalizer, maximum);
+      TermScale<T> scale = chunk.near;
+      if (chunk.far) {  // rare
+        each([&](T term) { return far_term<Terms>(term, chunk); });
+        scale = unit_scale<T>();
       }
-      each([&](T term) {
-        T y;
-        if constexpr (Terms::kShort) y = term * k.h;
-        else y = pick(equal(term, k.top_term), k.top, fma(term, k.h, term * k.l) * down);
-        return row.nan ? Limits<T>::nan() : Body::map(y, row, g);
-      });
+      each([&](T term) { return row.nan ? Limits<T>::nan() : Op::map(probability<Terms>(term, scale), own); });
+    } else {
+      each([&](T x) { return row.nan ? Limits<T>::nan() : Op::map(x, row.own); });
     }
-    io.template store<!Body::kRowInput>(v[0]);
+    io.template store<(Op::kRowInput < 0)>(v[0]);  // without one, results of a row with a sum are numbers
   }
 };
 
-template <class S> using SoftmaxOp = LogitsOf<S, SoftmaxBody>;
-template <class S> using LogSoftmaxOp = LogitsOf<S, LogSoftmaxBody>;
-template <class S> using LogSumExpOp = LogitsOf<S, LogSumExpBody>;
-template <class S> using LogSumExpVjpOp = LogitsOf<S, LogSumExpVjpBody>;
+// -- WeightedOp: sums of terms times factors ---------------------------------------------------------------------------
 
-// -- weighted sums of terms ---------------------------------------------------------------------------------------------
-
-// logsumexp with weights, in1 = b: weighted terms are added in the wide type (weights may cancel).
-template <class T_>
-struct WeightedLogSumExpFinish {
-  using T = T_;
-  using State = ExpState<T>;
-  using Row = Signed<T>;
-  static constexpr bool kRowOutput = true;
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, int, T) { row = logsumexp_finish_signed(state); }
-  template <class Out>
-  SUMEXP_DEVICE static void emit(const Out& out, const Row& row, bool has_sign) {
-    const bool negative = !has_sign && row.sign < T(0);
-    out.put(cuda::kOut, negative ? Limits<T>::nan() : row.value);
-    if (has_sign) out.put(cuda::kSign, row.sign);
-  }
-};
-template <class S>
-struct WeightedLogSumExpOp {
-  using Reduction = WeightedLogSumExpOp;
+template <class S, bool kExact, class Inputs_>
+struct WeightedReduction {
   using T = Compute<S>;
   using L = Tile<S>;
-  using W = Wide<T>;
-  using Finish = WeightedLogSumExpFinish<T>;
-  using State = ExpState<T>;
-  using Row = Signed<T>;
-  using Inputs = WeightedInputs;
-  static constexpr int kInputs = 2, kKept = 1, kHeld = 1, kPasses = 1;  // weights stay in shared memory: never packed
+  using State = std::conditional_t<kExact, ExpState<T>, ExpDotState<T>>;
+  struct Row {};
+  using Inputs = Inputs_;
+  static constexpr int kInputs = 2, kPasses = 1;
+  static constexpr int kKept = kExact ? 1 : 2, kHeld = kKept;  // exact: factors stay in shared memory
   static constexpr int kMaxWarps = 8;
-  static constexpr bool kRowOutput = true;
 
-  SUMEXP_DEVICE static double product(float t, float b) { return static_cast<double>(t) * static_cast<double>(b); }
-  SUMEXP_DEVICE static DD<double> product(double t, double b) { return two_product(t, b); }
-
-  template <int pass, int kRows, class Io>
-  SUMEXP_DEVICE static State reduce(Io& io, T (&v)[1][kRows][L::kValues], const Row&) {
-    using O = WideOf<T>;
+  template <int pass, int kRows, class Io, class AnyRow>
+  SUMEXP_DEVICE static State reduce(Io& io, T (&v)[kHeld][kRows][L::kValues], const AnyRow&) {
     io.load(0, v[0], -Limits<T>::infinity);
+    if constexpr (kExact) return exact(io, v);
+    else return plain(io, v);
+  }
+  SUMEXP_DEVICE static T maximum(const ExpState<T>& state) { return state.m; }
+  SUMEXP_DEVICE static T maximum(const ExpDotState<T>& state) { return state.sum.m; }
+
+ private:
+  // In the wide type, with the factors of the maxima apart.
+  template <int kRows, class Io>
+  SUMEXP_DEVICE static State exact(Io& io, T (&v)[kHeld][kRows][L::kValues]) {
+    using O = WideOf<T>;
+    using W = Wide<T>;
     ExpState<T> state = exp_chunk<S, true, true>(v[0]);
     io.load_beside(1, v[0], T(0));
     W c[L::kValues], R[L::kValues];
@@ -213,60 +163,28 @@ struct WeightedLogSumExpOp {
     for (int i = 0; i < L::kValues; ++i) c[i] = R[i] = O::constant(0);
 #pragma unroll 1
     for (int r = 0; r < kRows; ++r) {
-      T term[L::kValues], b[L::kValues];
-      io.both_rows(r, term, b);
+      T term[L::kValues], f[L::kValues];
+      io.both_rows(r, term, f);
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
         const bool of_max = term[i] == kOfMaximum<T>;
-        c[i] = c[i] + O::from(T(of_max ? b[i] : T(0)));
-        R[i] = R[i] + product(T(of_max ? T(0) : term[i]), T(of_max ? T(0) : b[i]));
+        c[i] = c[i] + O::from(T(of_max ? f[i] : T(0)));
+        R[i] = R[i] + product(T(of_max ? T(0) : term[i]), T(of_max ? T(0) : f[i]));
       }
     }
-    const W weights = fold_wide<S>(c), rest = fold_wide<S>(R);
+    const W factors = fold_wide<S>(c), rest = fold_wide<S>(R);
     if (state.m == -Limits<T>::infinity) return state;
-    state.c = weights;
+    state.c = factors;
     if (!is_finite(state.m) || is_nan(state.R)) return state;
     state.R = rest * anchor_factor(base_of(state.m));
     return state;
   }
-  SUMEXP_DEVICE static T maximum(const State& state) { return state.m; }
-  template <int pass>
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, T factor) {
-    Finish::finish(state, row, pass, factor);
-  }
-};
+  SUMEXP_DEVICE static double product(float t, float f) { return static_cast<double>(t) * static_cast<double>(f); }
+  SUMEXP_DEVICE static DD<double> product(double t, double f) { return two_product(t, f); }
 
-// logsumexp JVP: in x, t
-template <class T_>
-struct LogSumExpJvpFinish {
-  using T = T_;
-  using State = ExpDotState<T>;
-  struct Row {
-    T value;
-  };
-  static constexpr bool kRowOutput = true;
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, int, T) { row.value = logsumexp_jvp_finish(state); }
-  template <class Out>
-  SUMEXP_DEVICE static void emit(const Out& out, const Row& row, bool) {
-    out.put(cuda::kOut, row.value);
-  }
-};
-template <class S>
-struct LogSumExpJvpOp {
-  using Reduction = LogSumExpJvpOp;
-  using T = Compute<S>;
-  using L = Tile<S>;
-  using Finish = LogSumExpJvpFinish<T>;
-  using State = ExpDotState<T>;
-  using Row = typename Finish::Row;
-  using Inputs = PlainInputs;
-  static constexpr int kInputs = 2, kKept = 2, kHeld = 2, kPasses = 1;
-  static constexpr int kMaxWarps = 8;
-  static constexpr bool kRowOutput = true;
-
-  template <int pass, int kRows, class Io>
-  SUMEXP_DEVICE static State reduce(Io& io, T (&v)[2][kRows][L::kValues], const Row&) {
-    io.load(0, v[0], -Limits<T>::infinity);
+  // In T, beside the sum of the terms.
+  template <int kRows, class Io>
+  SUMEXP_DEVICE static State plain(Io& io, T (&v)[kHeld][kRows][L::kValues]) {
     io.load(1, v[1], T(0));
     State state = {exp_chunk<S, false, true>(v[0]), WideOf<T>::constant(0)};
     T dot[L::kValues][1] = {};
@@ -278,14 +196,39 @@ struct LogSumExpJvpOp {
     if (is_finite(state.sum.m)) state.dot = sum * anchor_factor(base_of(state.sum.m));
     return state;
   }
-  SUMEXP_DEVICE static T maximum(const State& state) { return state.sum.m; }
-  template <int pass>
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, T factor) {
-    Finish::finish(state, row, pass, factor);
+};
+
+template <class T_, class Op>
+struct WeightedFinish {
+  using T = T_;
+  using State = typename Op::template State<T>;
+  using Row = typename Op::template Row<T>;
+  static constexpr bool kRowOutput = true;
+  template <class Terms, class Io>
+  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, T) {
+    row = Op::finish(state);
+  }
+  template <class Io>
+  SUMEXP_DEVICE static void emit(const Io& io, const Row& row, bool has_sign) {
+    if (!has_sign) return io.put(cuda::kOut, Op::emit(row, static_cast<T*>(nullptr)));
+    T sign = T(0);
+    io.put(cuda::kOut, Op::emit(row, &sign));
+    io.put(cuda::kSign, sign);
   }
 };
 
-// -- every op of ops/sums.hpp -------------------------------------------------------------------------------------------
+template <class S, class Op>
+using WeightedReductionOf = WeightedReduction<S, Op::kExact, InputsOf<Op::kMask, Op::kTemperature == kOfLogits, Op::kExact>>;
+
+template <class S, class Op>
+struct WeightedOf : WeightedReductionOf<S, Op> {
+  using Reduction = WeightedReductionOf<S, Op>;
+  using Finish = WeightedFinish<Compute<S>, Op>;
+  using Row = typename Finish::Row;
+  static constexpr bool kRowOutput = true;
+};
+
+// -- SumsOp: sums of what add makes of the inputs, then a map -----------------------------------------------------------
 
 template <class T, int kSums>
 struct SumsState {
@@ -316,7 +259,8 @@ struct SumsFinish {
   };
   static constexpr bool kRowOutput = false;
   static constexpr int kScalars = kSums * kPasses < RowScalars<T>::kMax ? kSums * kPasses : RowScalars<T>::kMax;
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, int pass, T factor) {
+  template <class Terms, class Io>
+  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int pass, T factor) {
 #pragma unroll
     for (int at = 0; at < kScalars; ++at)
       if (kPasses == 1 || at / kSums == pass) WideOf<T>::split(state.sum[at % kSums], row.sums.h[at], row.sums.l[at]);
@@ -326,13 +270,14 @@ struct SumsFinish {
 
 template <class S, class Op>
 struct SumsOf {
+  static_assert(!Op::kMask && Op::kRowInput < 0 && !Op::kRowOutput, "inputs and results are elementwise, without a mask");
   using Reduction = SumsOf;
   using T = Compute<S>;
   using L = Tile<S>;
   using Finish = SumsFinish<T, Op::kSums, Op::kPasses>;
   using State = typename Finish::State;
   using Row = typename Finish::Row;
-  using Inputs = PlainInputs;
+  using Inputs = InputsOf<false, false, false>;
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
   static constexpr bool kRowOutput = false;
   // 128 registers of row are what a thread can carry
@@ -373,7 +318,7 @@ struct SumsOf {
   SUMEXP_DEVICE static State reduce(Io& io, T (&v)[kHeld][kRows][L::kValues], const Row& row) {
     if constexpr (pass == 0) remake(io, v, T(0));
     T acc[Op::kSums][L::kValues][1] = {};
-    each_row<false>(io, v, [&](const T (&x)[kInputs][1][L::kValues]) {
+    each_row<false>(io, v, [&](const T(&x)[kInputs][1][L::kValues]) {
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
         T a[Op::kSums], in[kInputs];
@@ -399,13 +344,9 @@ struct SumsOf {
     }
   }
   SUMEXP_DEVICE static T maximum(const State&) { return T(0); }
-  template <int pass>
-  SUMEXP_DEVICE static void finish(const State& state, Row& row, T factor) {
-    Finish::finish(state, row, pass, factor);
-  }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[kHeld][kRows][L::kValues], T, const Row& row) {
-    each_row<true>(io, v, [&](T (&x)[kInputs][1][L::kValues]) {
+    each_row<true>(io, v, [&](T(&x)[kInputs][1][L::kValues]) {
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
         T in[kInputs];
@@ -416,11 +357,5 @@ struct SumsOf {
     });
   }
 };
-
-template <class S> using SoftmaxVjpOp = SumsOf<S, SoftmaxVjp>;
-template <class S> using SoftmaxHvpOp = SumsOf<S, SoftmaxHvp>;
-template <class S> using LogSoftmaxVjpOp = SumsOf<S, LogSoftmaxVjp>;
-template <class S> using LogSoftmaxJvpOp = SumsOf<S, LogSoftmaxJvp>;
-template <class S> using LogSoftmaxHvpOp = SumsOf<S, LogSoftmaxHvp>;
 
 }  // namespace sumexp::SUMEXP_NS

@@ -1,4 +1,4 @@
-// One operation on one storage type, as launch.cu calls it; defined in run.cuh, instantiated as operations.cmake says.
+// One op on one storage type, as launch.cu calls it; defined in run.cuh, instantiated as operations.cmake says.
 #pragma once
 
 #include "launch.hpp"
@@ -17,7 +17,7 @@ struct Run {
   static cudaError_t run(const cuda::Job& job, const cuda::Choice& choice, void* workspace, cudaStream_t stream);
 };
 
-// The merging of a streamed operation's states, with the kernels of its Finish: on its own, since several operations and
+// The merging of a streamed op's states, with the kernels of its Finish: on its own, since several ops and
 // types share them.
 template <class Finish>
 struct Merge {

@@ -36,15 +36,11 @@ SUMEXP_DEVICE void row_offsets(const Job& job, std::int64_t row, std::int64_t (&
   if (job.batch_dims > 0) along(job.batch[0], row);
 }
 
-// What may have to be done to an element on its way, by operation: kernels have code for no more.
-struct PlainInputs {
-  static constexpr bool kMasked = false, kDivided = false, kWeighted = false;
-};
-struct LogitInputs {  // left out by a mask, over a temperature
-  static constexpr bool kMasked = true, kDivided = true, kWeighted = false;
-};
-struct WeightedInputs {  // left out by a mask or a weight of 0
-  static constexpr bool kMasked = true, kDivided = false, kWeighted = true;
+// What may have to be done to an element when it is loaded: kernels have code for no more. kMasked: a mask leaves it out;
+// kDivided: logits are divided by a temperature; kWeighted: a weight of 0 leaves it out.
+template <bool kMasked_, bool kDivided_, bool kWeighted_>
+struct InputsOf {
+  static constexpr bool kMasked = kMasked_, kDivided = kDivided_, kWeighted = kWeighted_;
 };
 
 // kPacked: Access::packed; the other ways go through shared memory, a chunk per warp, and share their code. kColumns:
@@ -80,8 +76,14 @@ class TileIo {
   // Lane rows of the chunk; with columns of all the block's rows alike.
   SUMEXP_DEVICE int lane_rows() const { return (here_ + G::kLanes - 1) / G::kLanes; }
 
-  // A number of the row: an input with one value a row, or a result.
-  SUMEXP_DEVICE T row_value(int k) const { return widen(*row_address(k)); }
+  // A number of the row: input k, 0 where there is none or no row, or a result.
+  template <int k>
+  SUMEXP_DEVICE T row_input() const {
+    if constexpr (k >= 0) {
+      if (count_ > 0) return widen(*row_address(k));
+    }
+    return T(0);
+  }
   SUMEXP_DEVICE void put(int k, T value) const { *row_address(k) = Narrow<S>::from(value); }
 
   // All of the chunk from operand k: v[r][i].
@@ -330,7 +332,7 @@ class TileIo {
     }
     const T x = element(k, at.own);
     if constexpr (Inputs::kDivided) {
-      if (job_.divide) return x / static_cast<T>(job_.temperature);
+      if (job_.divide && k == 0) return x / static_cast<T>(job_.temperature);
     }
     return x;
   }

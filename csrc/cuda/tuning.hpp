@@ -20,12 +20,12 @@ struct Choice {
 // What the choice depends on, besides the device.
 struct Row {
   std::int64_t rows, n, chunks;
-  int lanes;          // elements of a lane row: 256, f64 64
-  int item;           // bytes of a stored element
-  int max_warps;      // that the registers allow (operations.cuh)
-  int stage;          // bytes of shared memory a warp needs to hold its chunk, 0 when packed
-  bool one_read;      // the operation can keep its row in registers
-  bool row_output;    // nothing to write: streaming reads once too
+  int lanes;        // elements of a lane row: 256, f64 64
+  int item;         // bytes of a stored element
+  int max_warps;    // that the registers allow (operations.cuh)
+  int stage;        // bytes of shared memory a warp needs to hold its chunk, 0 when packed
+  bool one_read;    // the operation can keep its row in registers
+  bool row_output;  // nothing to write: streaming reads once too
   Access access;
 };
 

@@ -52,8 +52,8 @@ def summary(found):
 def by_operation(folder, chip):
     cells = collections.defaultdict(dict)
     for arch, name, registers, stack, _ in kernels(folder):
-        op = r"NS0_(?:(?:6SumsOf|8LogitsOf)I(?:f|d|S\d_|S_)NS0_)?\d+([A-Za-z]+?)(?:Op|Body|(?=EEE))"
-        match = re.search(rf"(warp_rows|block_rows)I({'|'.join(TYPES)}){op}.*?E(Li8E)?Lb1E", name)
+        op = r"NS0_\d+(?:Sums|Logits|Weighted)OfI(?:f|d|S\d_|S_)NS0_\d+([A-Za-z]+?)EEE"
+        match = re.search(rf"(warp_rows|block_rows)I({'|'.join(TYPES)}){op}(Li8E)?Lb1E", name)
         if arch == chip and match and (match[1] == "block_rows" or match[4]):
             used = f", stack {stack}" if stack else ""
             cells[match[3], TYPES[match[2]]][match[1]] = f"{registers} ({warps(registers)}{used})"

@@ -30,25 +30,26 @@ function(simt_planted name file op filter expect)
   set_tests_properties(simt_planted_${name} PROPERTIES PASS_REGULAR_EXPRESSION "${expect}")
 endfunction()
 
-simt_planted(missing_barrier fold.cuh SoftmaxOp "softmax f32 block" "FAILED softmax"
+simt_planted(missing_barrier fold.cuh Softmax "softmax f32 block" "FAILED softmax"
              "arch::block_sync()" "arch::warp_sync()")
-simt_planted(lane_order fold.cuh SoftmaxVjpOp "softmax_vjp f32 warp packed" "on the machine"
+simt_planted(lane_order fold.cuh SoftmaxVjp "softmax_vjp f32 warp packed" "on the machine"
              "add_columns<kShare" "add_columns<16"
              "add_columns<2 * bit, kSplits - 1>" "add_columns<(bit > kFirst ? bit / 2 : 32), kSplits - 1>"
              "add_columns<2 * bit, 0>" "add_columns<(bit > kFirst ? bit / 2 : 32), 0>"
              "shfl_xor(member, kShare << s)" "shfl_xor(member, 16 >> s)"
-             "template <int bit, int kSplits, class T, int n>" "constexpr int kFirst = 4;\ntemplate <int bit, int kSplits, class T, int n>")
-simt_planted(tail_load tile_io.cuh SoftmaxOp "softmax f32 warp packed" "past the end of an input"
+             "template <int bit, int kSplits, class T, int n>"
+             "constexpr int kFirst = 4;\ntemplate <int bit, int kSplits, class T, int n>")
+simt_planted(tail_load tile_io.cuh Softmax "softmax f32 warp packed" "past the end of an input"
              "left - q * L::kSpan >= L::kPack ? load_whole" "left - q * L::kSpan >= -100 ? load_whole")
-simt_planted(tail_store tile_io.cuh SoftmaxOp "softmax f32 warp packed" "wrote beside the result"
+simt_planted(tail_store tile_io.cuh Softmax "softmax f32 warp packed" "wrote beside the result"
              "if (left - q * L::kSpan >= L::kPack) put(q)" "if (left - q * L::kSpan > 0) put(q)")
-simt_planted(anchor exp_chunk.cuh SoftmaxOp "softmax f32 warp packed" "FAILED softmax"
+simt_planted(anchor exp_chunk.cuh Softmax "softmax f32 warp packed" "FAILED softmax"
              "base.anchor == T(0) ? sum :" "true ? sum :")
 # Each of the three waits around the stage of rows that are not packed: until it is written, until it is read, until results
 # are there.
-simt_planted(stage_not_written tile_io.cuh SoftmaxOp "softmax f32 warp side" "FAILED softmax"
+simt_planted(stage_not_written tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"
              "staged = there ? input(k, at) : fill; });\n    stage_sync();" "staged = there ? input(k, at) : fill; });")
-simt_planted(stage_not_read tile_io.cuh SoftmaxVjpOp "softmax_vjp f32 warp side" "FAILED softmax_vjp"
+simt_planted(stage_not_read tile_io.cuh SoftmaxVjp "softmax_vjp f32 warp side" "FAILED softmax_vjp"
              "if (used_) stage_sync()" "if (!used_) stage_sync()")
-simt_planted(stage_no_results tile_io.cuh SoftmaxOp "softmax f32 warp side" "FAILED softmax"
+simt_planted(stage_no_results tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"
              "rows) {\n    stage_sync();\n    each_staged(cuda::kOut" "rows) {\n    each_staged(cuda::kOut")

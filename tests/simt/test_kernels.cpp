@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/plan.hpp"
 #include "formats.cuh"
 #include "launch.hpp"
 #include "machine/machine.hpp"
@@ -20,29 +21,26 @@ namespace {
 using sumexp::Call;
 using sumexp::DType;
 using sumexp::Op;
+using sumexp::cpu::OpInfo;
 using sumexp::cuda::Access;
 using sumexp::cuda::Path;
 
+// Every op of the table, and once more those that may give a sign.
 struct OpCase {
-  const char* name;
+  const OpInfo& info;
   Op op;
-  int inputs;  // elementwise
-  bool weighted, signs, row_output, row_input, logits, temperature;
+  bool signs;
+  std::string name() const { return std::string(info.name) + (signs ? "_sign" : ""); }
 };
-constexpr OpCase kOps[] = {
-    {"softmax", Op::softmax, 1, false, false, false, false, true, true},
-    {"log_softmax", Op::log_softmax, 1, false, false, false, false, true, true},
-    {"logsumexp", Op::logsumexp, 1, false, false, true, false, true, false},
-    {"logsumexp_b", Op::logsumexp, 2, true, false, true, false, true, false},
-    {"logsumexp_sign", Op::logsumexp, 2, true, true, true, false, true, false},
-    {"softmax_vjp", Op::softmax_vjp, 2, false, false, false, false, false, true},
-    {"log_softmax_vjp", Op::log_softmax_vjp, 2, false, false, false, false, false, true},
-    {"log_softmax_jvp", Op::log_softmax_jvp, 2, false, false, false, false, false, true},
-    {"logsumexp_vjp", Op::logsumexp_vjp, 1, false, false, false, true, true, false},
-    {"logsumexp_jvp", Op::logsumexp_jvp, 2, false, false, true, false, true, false},
-    {"softmax_hvp", Op::softmax_hvp, 3, false, false, false, false, false, true},
-    {"log_softmax_hvp", Op::log_softmax_hvp, 3, false, false, false, false, false, true},
-};
+std::vector<OpCase> all_ops() {
+  std::vector<OpCase> ops;
+  for (int k = 0; k < sumexp::kOpCount; ++k) {
+    const OpInfo& info = sumexp::cpu::op_info(Op(k));
+    ops.push_back({info, Op(k), false});
+    if (info.sign) ops.push_back({info, Op(k), true});
+  }
+  return ops;
+}
 constexpr const char* kTypes[] = {"f16", "bf16", "f32", "f64"};
 constexpr const char* kPaths[] = {"choose", "warp", "block", "cluster", "stream"};
 
@@ -94,16 +92,16 @@ double logit(std::int64_t row, std::int64_t i, std::int64_t n, DType type) {
   switch (row % kKinds) {
     case 0: return 5 * normal();
     case 1: return 100 * (2 * uniform() - 1);
-    case 2: return i < n / 2 || i % 5 == 0 ? -inf : normal();               // tiles of -inf
-    case 3: return i == n / 3 ? 40 : normal();                              // a confident row
+    case 2: return i < n / 2 || i % 5 == 0 ? -inf : normal();  // tiles of -inf
+    case 3: return i == n / 3 ? 40 : normal();                 // a confident row
     case 4: return -inf;
     case 5: return i == n - 1 ? NAN : normal();
     case 6: return i == n / 2 ? inf : normal();
     case 7: return big + (i % 3) * 0.25;
-    case 8: return 1.5;                                                     // all equal
-    case 9: return i == 0 ? 0 : -30 - 60 * uniform();                       // needs a second look
+    case 8: return 1.5;                                // all equal
+    case 9: return i == 0 ? 0 : -30 - 60 * uniform();  // is refined
     case 10: return -big * uniform();
-    case 11: return 300 * step + normal();                                  // chunks far apart
+    case 11: return 300 * step + normal();  // chunks far apart
     case 12: return i % 5 ? anchor + 4 * step + normal() : normal();
     case 13: return -anchor - 4 * step + normal();
     default: return std::ldexp(1, range.from) + 9 * (step - 3) + normal();  // chunks on both sides of the least of these
@@ -191,29 +189,30 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   call.shape = shape.sizes.data();
   call.axes = shape.axes;
   if (layout == Layout::heated) call.temperature = 1.7;
+  const OpInfo& info = c.info;
+  const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
   std::vector<Array> in;
-  for (int k = 0; k < c.inputs; ++k) {
-    in.push_back(make_array(shape, layout, item, false, aligned(layout), "an input"));
-    const bool is_y = !c.logits && k == c.inputs - 1;
-    each_element(shape, in[k], false, [&](std::int64_t r, std::int64_t i, void* at, std::int64_t length) {
-      double v = k == 0 && c.logits ? logit(r, i, length, type) : normal();
-      if (k == 1 && c.weighted && i % 4 == 0) v = 0;
+  for (int k = 0; k < inputs; ++k) {
+    const bool per_row = k == info.row_input;
+    const simt::Place where = per_row ? place : aligned(layout);
+    in.push_back(make_array(shape, layout, item, per_row, where, per_row ? "a row input" : "an input"));
+    const bool is_y = !info.logits && k == inputs - 1;
+    each_element(shape, in[k], per_row, [&](std::int64_t r, std::int64_t i, void* at, std::int64_t length) {
+      double v = k == 0 && info.logits ? logit(r, i, length, type) : normal();
+      if (k == 1 && info.sign && i % 4 == 0) v = 0;  // a weight
       if (is_y) v = c.op == Op::softmax_vjp || c.op == Op::softmax_hvp ? uniform() / double(length) : -10 * uniform();
-      if (!c.logits && r % kKinds == 5 && i == length / 2) v = NAN;
+      if (!info.logits && r % kKinds == 5 && i == length / 2) v = NAN;
       store(type, at, v);
     });
-  }
-  if (c.row_input) {
-    in.push_back(make_array(shape, layout, item, true, place, "a row input"));
-    each_element(shape, in.back(), true, [&](std::int64_t, std::int64_t, void* at, std::int64_t) { store(type, at, normal()); });
   }
   for (std::size_t k = 0; k < in.size(); ++k) call.in[k] = {in[k].data(), in[k].strides.data()};
   Array mask = make_array(shape, Layout::misaligned, 1, false, simt::Place::front, "the mask");
   if (layout == Layout::masked) {
-    each_element(shape, mask, false, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { *at = uniform() < 0.7; });
+    each_element(shape, mask, false,
+                 [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { *at = uniform() < 0.7; });
     call.where = {mask.data(), mask.strides.data()};
   }
-  const auto result = [&](const char* name) { return make_array(shape, layout, item, c.row_output, aligned(layout), name); };
+  const auto result = [&](const char* name) { return make_array(shape, layout, item, info.row_output, aligned(layout), name); };
   Array expected = result("the expected result"), out = result("the result");
   Array expected_sign = result("the expected sign"), sign = result("the sign");
 
@@ -239,15 +238,17 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   std::string difference;
   const auto compare = [&](const Array& a, const Array& b, const char* what) {
     std::vector<const unsigned char*> wanted;
-    each_element(shape, a, c.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
+    each_element(shape, a, info.row_output,
+                 [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
     std::size_t e = 0;
-    each_element(shape, b, c.row_output, [&](std::int64_t r, std::int64_t i, unsigned char* at, std::int64_t) {
+    each_element(shape, b, info.row_output, [&](std::int64_t r, std::int64_t i, unsigned char* at, std::int64_t) {
       const unsigned char* w = wanted[e++];
       if (!difference.empty() || std::memcmp(at, w, item) == 0) return;
       char text[200];
       unsigned long long x = 0, y = 0;
       std::memcpy(&x, w, item), std::memcpy(&y, at, item);
-      std::snprintf(text, sizeof text, "%s[%lld, %lld]: 0x%llx on the CPU, 0x%llx on the machine", what, (long long)r, (long long)i, x, y);
+      std::snprintf(text, sizeof text, "%s[%lld, %lld]: 0x%llx on the CPU, 0x%llx on the machine", what, (long long)r,
+                    (long long)i, x, y);
       difference = text;
     });
   };
@@ -258,7 +259,7 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
     if (!a.bytes.intact()) return failed("wrote beside an input");
   const auto beside = [&](const Array& a) {  // between rows and elements, too, the poison must stand
     std::vector<bool> element(a.bytes.size());
-    each_element(shape, a, c.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) {
+    each_element(shape, a, info.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) {
       for (std::size_t b = 0; b < item; ++b) element[std::size_t(at - a.bytes.data()) + b] = true;
     });
     for (std::size_t b = 0; b < element.size(); ++b)
@@ -318,7 +319,8 @@ void check_banks(const char* type) {
       const auto to_registers = [&](int lane) { return Stage::place(lane * Tile::kPack); };
       const auto along = [&](int lane) { return Stage::place(lane); };
       const auto across = [&](int lane) { return lane % warps * pitch + Stage::place(lane / warps); };
-      const int worst = std::max({threads_in_a_bank<T>(to_registers), threads_in_a_bank<T>(along), threads_in_a_bank<T>(across)});
+      const int worst =
+          std::max({threads_in_a_bank<T>(to_registers), threads_in_a_bank<T>(along), threads_in_a_bank<T>(across)});
       ++checks;
       if (worst > 1) failed(std::to_string(worst) + " threads in a bank, warps " + std::to_string(warps));
     }
@@ -331,11 +333,12 @@ int main(int argc, char** argv) {
   const std::string filter = argc > 2 ? argv[2] : "";
   simt::reseed(seed);
   random_state = seed;
-  for (const OpCase& c : kOps)
+  for (const OpCase& c : all_ops()) {
+    const OpInfo& info = c.info;
     for (int type = 0; type < 4; ++type) {
       const std::int64_t lanes = type == 3 ? 64 : 256, chunk = 8 * lanes;
       const auto run = [&](Path path, Layout layout, std::int64_t rows, std::int64_t n, bool in_place = false) {
-        label = std::string(c.name) + " " + kTypes[type] + " " + kPaths[int(path)] + " " + kLayouts[int(layout)] + " rows " +
+        label = c.name() + " " + kTypes[type] + " " + kPaths[int(path)] + " " + kLayouts[int(layout)] + " rows " +
                 std::to_string(rows) + " n " + std::to_string(n) + (in_place ? " in place" : "");
         if (label.find(filter) != std::string::npos) check(c, DType(type), path, layout, rows, n, in_place);
       };
@@ -343,11 +346,11 @@ int main(int argc, char** argv) {
       for (std::int64_t n : {std::int64_t(1), std::int64_t(7), std::int64_t(33), lanes - 1, lanes, lanes + 1, 2 * lanes,
                              2 * lanes + 1, 4 * lanes, 4 * lanes + 3, chunk - 1, chunk})
         run(Path::warp, Layout::packed, kKinds, n);
-      run(Path::warp, Layout::packed, 5, 3 * lanes, !c.row_output);
+      run(Path::warp, Layout::packed, 5, 3 * lanes, !info.row_output);
       for (std::int64_t n : {chunk + 1, 3 * chunk - 5, 8 * chunk}) run(Path::block, Layout::packed, kKinds, n);
       for (std::int64_t n : {9 * chunk + 3, 17 * chunk}) run(Path::cluster, Layout::packed, 3, n);
       for (std::int64_t n : {chunk + 1, 9 * chunk, 17 * chunk + 1}) run(Path::stream, Layout::packed, kKinds, n);
-      run(Path::stream, Layout::packed, 2, 3 * chunk, !c.row_output);
+      run(Path::stream, Layout::packed, 2, 3 * chunk, !info.row_output);
       for (std::int64_t n : {std::int64_t(5), lanes + 9}) {
         for (Layout layout : {Layout::misaligned, Layout::steps, Layout::two_axes}) run(Path::warp, layout, kKinds, n);
         run(Path::warp, Layout::side, 19, n);
@@ -358,16 +361,17 @@ int main(int argc, char** argv) {
       simt::settings().max_cluster = 1;  // no room: streamed
       run(Path::cluster, Layout::packed, 3, 9 * chunk + 3);
       simt::settings().max_cluster = 8;
-      run(Path::stream, Layout::steps, 3, chunk + 77, !c.row_output);
+      run(Path::stream, Layout::steps, 3, chunk + 77, !info.row_output);
       run(Path::stream, Layout::side, 19, chunk + 77);
-      if (c.logits && c.op != Op::logsumexp_vjp && c.op != Op::logsumexp_jvp)
+      if (info.mask)
         for (Path path : {Path::warp, Path::block, Path::stream})
           run(path, Layout::masked, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
-      if (c.temperature)
+      if (info.temperature != 0)
         for (Path path : {Path::warp, Path::block, Path::stream})
           run(path, Layout::heated, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
-      if (c.row_output) run(Path::choose, Layout::packed, 3, 0);
+      if (info.row_output) run(Path::choose, Layout::packed, 3, 0);
     }
+  }
   if (filter.empty()) {
     check_devices();
     check_banks<sumexp::gpu::f16>("f16");

@@ -57,8 +57,7 @@ Outcome attempt(std::uint64_t seed, int rows = 3, int n = 1000, int threads = 25
   for (int i = 0; i < rows * n; ++i) x[i] = value(seed, i);
   done[0] = 0;
   Outcome o;
-  o.code = toy::launch_sum_rows<fault>(x.data(), n, rows, n, threads, cluster, sums.data(), total.data(),
-                                       done.data(), nullptr);
+  o.code = toy::launch_sum_rows<fault>(x.data(), n, rows, n, threads, cluster, sums.data(), total.data(), done.data(), nullptr);
   o.error = simt::error();
   o.right = true;
   float all = 0;
@@ -134,7 +133,7 @@ int main() {
   bites<Fault::shared_overrun>("shared_overrun", "past the end of its shared partial");
   bites<Fault::torn_counter>("torn_counter", "", 4, 40, 64, 32);
   const simt::Counters& c = simt::counters();
-  std::printf("%llu launches, %llu threads, %llu switches: %s\n", (unsigned long long)c.launches,
-              (unsigned long long)c.threads, (unsigned long long)c.switches, failures ? "FAILED" : "ok");
+  std::printf("%llu launches, %llu threads, %llu switches: %s\n", (unsigned long long)c.launches, (unsigned long long)c.threads,
+              (unsigned long long)c.switches, failures ? "FAILED" : "ok");
   return failures != 0;
 }

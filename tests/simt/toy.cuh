@@ -14,21 +14,21 @@ namespace arch = sumexp::arch;
 
 enum class Fault {
   none,
-  no_barrier,        // warps' sums read before they are all written
-  no_second_barrier, // shared memory written again while somebody still reads it
-  lane_order,        // the fold runs 1, 2, .. 16 instead of 16, 8, .. 1
-  tail,              // the last vector load passes the end of the row
-  tail_store,        // one element written past the end
-  mask,              // odd lanes name another mask
-  absent_lane,       // the mask names lanes that do not come
-  undefined_lane,    // a shuffle reads a lane outside its mask
-  diverged_barrier,  // half of the block waits at another barrier
-  early_exit,        // one warp leaves before the barrier
-  misaligned,        // a vector load off by one element
+  no_barrier,             // warps' sums read before they are all written
+  no_second_barrier,      // shared memory written again while somebody still reads it
+  lane_order,             // the fold runs 1, 2, .. 16 instead of 16, 8, .. 1
+  tail,                   // the last vector load passes the end of the row
+  tail_store,             // one element written past the end
+  mask,                   // odd lanes name another mask
+  absent_lane,            // the mask names lanes that do not come
+  undefined_lane,         // a shuffle reads a lane outside its mask
+  diverged_barrier,       // half of the block waits at another barrier
+  early_exit,             // one warp leaves before the barrier
+  misaligned,             // a vector load off by one element
   no_first_cluster_sync,  // a neighbour's shared memory read before it started
   no_last_cluster_sync,   // a block leaves while others read its shared memory
-  shared_overrun,    // writes behind a shared array
-  torn_counter,      // no atomic: the last block is not recognised
+  shared_overrun,         // writes behind a shared array
+  torn_counter,           // no atomic: the last block is not recognised
 };
 
 template <Fault fault>
@@ -46,7 +46,7 @@ SUMEXP_DEVICE float fold_warp(float v) {
 // elements of its rank (n a multiple of the cluster size when that is not 1)
 template <Fault fault>
 __global__ void __launch_bounds__(256)
-sum_rows(const float* x, long long stride, int n, float* sums, float* total, unsigned* done) {
+    sum_rows(const float* x, long long stride, int n, float* sums, float* total, unsigned* done) {
   SUMEXP_SHARED(float, partial, 8);
   SUMEXP_SHARED(float, of_block, 1);
   SUMEXP_SHARED(unsigned, is_last, 1);
@@ -73,10 +73,8 @@ sum_rows(const float* x, long long stride, int n, float* sums, float* total, uns
 
   for (int pass = 0; pass < 2; ++pass) {  // the second pass writes what the first has read
     if (arch::lane() == 0) partial[arch::warp() + (fault == Fault::shared_overrun ? 8 : 0)] = v * float(1 + pass);
-    if (fault == Fault::diverged_barrier && arch::warp() == 0)
-      arch::block_sync();
-    else if (fault != Fault::no_barrier)
-      arch::block_sync();
+    if (fault == Fault::diverged_barrier && arch::warp() == 0) arch::block_sync();
+    else if (fault != Fault::no_barrier) arch::block_sync();
     float s = 0;
     for (int w = 0; w < threads / 32; ++w) s += partial[w];
     if (fault != Fault::no_second_barrier) arch::block_sync();
@@ -110,8 +108,8 @@ sum_rows(const float* x, long long stride, int n, float* sums, float* total, uns
 }
 
 template <Fault fault>
-cudaError_t launch_sum_rows(const float* x, long long stride, int rows, int n, int threads, int cluster,
-                            float* sums, float* total, unsigned* done, cudaStream_t stream) {
+cudaError_t launch_sum_rows(const float* x, long long stride, int rows, int n, int threads, int cluster, float* sums,
+                            float* total, unsigned* done, cudaStream_t stream) {
   arch::Launch how;
   how.grid = dim3(unsigned(rows * cluster));
   how.block = dim3(unsigned(threads));

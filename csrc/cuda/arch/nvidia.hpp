@@ -129,9 +129,18 @@ SUMEXP_DEVICE uint4 as_words(const Pack<T>& v) {
 }
 template <std::size_t bytes>
 struct Unit;
-template <> struct Unit<2> { using type = unsigned short; };
-template <> struct Unit<4> { using type = unsigned; };
-template <> struct Unit<8> { using type = unsigned long long; };
+template <>
+struct Unit<2> {
+  using type = unsigned short;
+};
+template <>
+struct Unit<4> {
+  using type = unsigned;
+};
+template <>
+struct Unit<8> {
+  using type = unsigned long long;
+};
 template <class T>
 using unit_t = typename Unit<sizeof(T)>::type;
 }  // namespace detail
@@ -154,13 +163,19 @@ SUMEXP_DEVICE void stream_store16(T* p, const Pack<T>& v) {
 }
 template <class T>
 SUMEXP_DEVICE T stream_load(const T* p) {
-  union { detail::unit_t<T> u; T v; } a;
+  union {
+    detail::unit_t<T> u;
+    T v;
+  } a;
   a.u = __ldcs(reinterpret_cast<const detail::unit_t<T>*>(p));
   return a.v;
 }
 template <class T>
 SUMEXP_DEVICE void stream_store(T* p, const T& v) {
-  union { detail::unit_t<T> u; T v; } a;
+  union {
+    detail::unit_t<T> u;
+    T v;
+  } a;
   a.v = v;
   __stcs(reinterpret_cast<detail::unit_t<T>*>(p), a.u);
 }
@@ -291,8 +306,7 @@ inline cudaError_t query(Device& d) {
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, id);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id);
   if (e == cudaSuccess) e = cudaDeviceGetAttribute(&d.sm_count, cudaDevAttrMultiProcessorCount, id);
-  if (e == cudaSuccess)
-    e = cudaDeviceGetAttribute(&d.shared_optin, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&d.shared_optin, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
   d.cc = major * 10 + minor;
   return reported(e);
 }

@@ -21,8 +21,8 @@
 #define blockDim (::simt::self->block_dim)
 #define gridDim (::simt::self->grid_dim)
 
-#define SUMEXP_SHARED(T, name, count)  \
-  static const char name##_tag = 0;    \
+#define SUMEXP_SHARED(T, name, count) \
+  static const char name##_tag = 0;   \
   T* const name = static_cast<T*>(::simt::static_shared_memory(&name##_tag, sizeof(T) * (count), #name))
 
 // The caller's place, as the two last parameters of every operation that waits.
@@ -62,13 +62,9 @@ template <class T>
 T shfl_down(T v, int delta, unsigned mask = whole_warp, SIMT_HERE) {
   return detail::shuffle(::simt::Move::down, v, delta, mask, {"shfl_down", file, line});
 }
-inline unsigned ballot(bool p, unsigned mask = whole_warp, SIMT_HERE) {
-  return detail::vote(p, mask, {"ballot", file, line});
-}
+inline unsigned ballot(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"ballot", file, line}); }
 inline bool any(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"any", file, line}) != 0; }
-inline bool all(bool p, unsigned mask = whole_warp, SIMT_HERE) {
-  return detail::vote(p, mask, {"all", file, line}) == mask;
-}
+inline bool all(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"all", file, line}) == mask; }
 inline int warp_add(int v, SIMT_HERE) {
   for (int bit = 16; bit > 0; bit /= 2)
     v += detail::shuffle(::simt::Move::exclusive_or, v, bit, whole_warp, {"warp_add", file, line});

@@ -8,28 +8,27 @@ namespace simt {
 namespace {
 
 const char* place(const Site& s) { return words("%s (%s:%d)", s.op, s.file, s.line); }
-bool same(const Site& a, const Site& b) { return a.line == b.line && a.op == b.op && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
+bool same(const Site& a, const Site& b) {
+  return a.line == b.line && a.op == b.op && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 // Have all lanes of t's mask come to the same operation? Fails where they never will.
 bool all_here(const Thread& t) {
   const Warp& w = *t.warp;
   const unsigned there = w.size == 32 ? ~0u : (1u << w.size) - 1;
   if (t.mask & ~there)
-    fail(cudaErrorLaunchFailure, "%s with mask 0x%08x, but the warp has %d threads", place(t.site),
-         t.mask, w.size);
+    fail(cudaErrorLaunchFailure, "%s with mask 0x%08x, but the warp has %d threads", place(t.site), t.mask, w.size);
   if (t.mask & w.gone)
-    fail(cudaErrorLaunchFailure, "%s with mask 0x%08x, but lanes 0x%08x have left the kernel", place(t.site),
-         t.mask, w.gone);
+    fail(cudaErrorLaunchFailure, "%s with mask 0x%08x, but lanes 0x%08x have left the kernel", place(t.site), t.mask, w.gone);
   if (t.mask & ~w.waiting) return false;
   for (int lane = 0; lane < w.size; ++lane) {
     const Thread& o = *w.lanes[lane];
     if (!(t.mask >> lane & 1)) continue;
     if (o.mask != t.mask)
-      fail(cudaErrorLaunchFailure, "the warp disagrees on the mask: 0x%08x at %s, lane %d has 0x%08x at %s",
-           t.mask, place(t.site), lane, o.mask, place(o.site));
+      fail(cudaErrorLaunchFailure, "the warp disagrees on the mask: 0x%08x at %s, lane %d has 0x%08x at %s", t.mask,
+           place(t.site), lane, o.mask, place(o.site));
     if (!same(o.site, t.site) || o.bytes != t.bytes)
-      fail(cudaErrorLaunchFailure, "the warp has diverged: %s, but lane %d is at %s", place(t.site), lane,
-           place(o.site));
+      fail(cudaErrorLaunchFailure, "the warp has diverged: %s, but lane %d is at %s", place(t.site), lane, place(o.site));
   }
   return true;
 }
@@ -75,8 +74,7 @@ void complete(const Thread& last) {
 template <class Release>
 void barrier(Thread& t, Waits kind, Site site, unsigned& arrived, unsigned gone, std::size_t expected, Release release) {
   t.site = site;
-  if (gone)
-    fail(cudaErrorLaunchFailure, "%s, which %u threads left the kernel without reaching", place(site), gone);
+  if (gone) fail(cudaErrorLaunchFailure, "%s, which %u threads left the kernel without reaching", place(site), gone);
   if (++arrived == expected) {
     arrived = 0;
     t.waits = kind;
@@ -90,8 +88,7 @@ void barrier(Thread& t, Waits kind, Site site, unsigned& arrived, unsigned gone,
 void release_block(const Thread& t, Block& b, Waits kind) {
   for (Thread& o : b.threads) {
     if (o.waits != kind || !same(o.site, t.site))
-      fail(cudaErrorLaunchFailure, "%s and %s %s meet at one barrier",
-           place(t.site), who(o), what(o));
+      fail(cudaErrorLaunchFailure, "%s and %s %s meet at one barrier", place(t.site), who(o), what(o));
     make_ready(o);
   }
 }
@@ -118,8 +115,7 @@ void warp_collective(Move move, unsigned mask, int argument, void* value, std::s
 void block_barrier(Site site) {
   Thread& t = *machine().running;
   Block& b = *t.block;
-  barrier(t, Waits::for_block, site, b.arrived, b.gone, b.threads.size(),
-          [&] { release_block(t, b, Waits::for_block); });
+  barrier(t, Waits::for_block, site, b.arrived, b.gone, b.threads.size(), [&] { release_block(t, b, Waits::for_block); });
 }
 
 void cluster_barrier(Site site) {
@@ -151,9 +147,7 @@ void leave(Thread& t) {
 namespace {
 constexpr std::size_t fence_bytes = 32;
 }
-void draw_fence(Block& b, const SharedVariable& v) {
-  std::memset(b.fixed.begin() + v.offset + v.bytes, 0xc5, fence_bytes);
-}
+void draw_fence(Block& b, const SharedVariable& v) { std::memset(b.fixed.begin() + v.offset + v.bytes, 0xc5, fence_bytes); }
 bool fence_stands(const Block& b, const SharedVariable& v) {
   for (std::size_t i = 0; i < fence_bytes; ++i)
     if (b.fixed.begin()[v.offset + v.bytes + i] != 0xc5) return false;

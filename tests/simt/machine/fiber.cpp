@@ -116,8 +116,8 @@ void Fiber::prepare(void* stack, std::size_t bytes, void (*entry)(void*), void* 
   context_.uc_stack.ss_size = bytes;
   context_.uc_link = nullptr;
   auto e = reinterpret_cast<std::uintptr_t>(entry), a = reinterpret_cast<std::uintptr_t>(argument);
-  makecontext(&context_, reinterpret_cast<void (*)()>(relay), 4, unsigned(e), unsigned(e >> 16 >> 16),
-              unsigned(a), unsigned(a >> 16 >> 16));
+  makecontext(&context_, reinterpret_cast<void (*)()>(relay), 4, unsigned(e), unsigned(e >> 16 >> 16), unsigned(a),
+              unsigned(a >> 16 >> 16));
 #else
   auto top = (reinterpret_cast<std::uintptr_t>(stack) + bytes) & ~std::uintptr_t(15);
   auto* frame = reinterpret_cast<void**>(top);

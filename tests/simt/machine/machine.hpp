@@ -14,13 +14,13 @@ inline constexpr std::size_t fixed_beside_dynamic = 4096;  // bytes of shared me
 
 // The device that the machine pretends to be, and the seed of its scheduler. Tests change it freely.
 struct Settings {
-  int device = 0;         // the current one
-  int cc = 90;            // major * 10 + minor; clusters need 90
+  int device = 0;  // the current one
+  int cc = 90;     // major * 10 + minor; clusters need 90
   int sm_count = 4;
   std::size_t shared_optin = 227 * 1024;
   unsigned max_cluster = 8;  // blocks; 1: as on a part of a chip without room for clusters
-  int resident = 3;       // clusters (blocks, without clusters) in flight at once
-  std::uint64_t seed = 1; // every launch draws its own schedule from (seed, launches so far)
+  int resident = 3;          // clusters (blocks, without clusters) in flight at once
+  std::uint64_t seed = 1;    // every launch draws its own schedule from (seed, launches so far)
 };
 Settings& settings();
 void reseed(std::uint64_t seed);  // also forgets the launches so far: the same run again

@@ -50,8 +50,7 @@ cudaError_t check(const Shape& s) {
     return reject(cudaErrorInvalidValue, "%zu bytes of shared memory asked for beside the kernel's own, %zu there",
                   s.dynamic_shared, d.shared_optin);
   if (s.cluster > 1 && d.cc < 90) return reject(cudaErrorNotSupported, "clusters need compute capability 9.0");
-  if (s.cluster > d.max_cluster)
-    return reject(cudaErrorClusterOutOfResources, "no room for clusters of %u blocks", s.cluster);
+  if (s.cluster > d.max_cluster) return reject(cudaErrorClusterOutOfResources, "no room for clusters of %u blocks", s.cluster);
   if (s.cluster == 0 || s.grid.x % s.cluster)
     return reject(cudaErrorInvalidConfiguration, "clusters of %u do not divide a grid of %u", s.cluster, s.grid.x);
   return cudaSuccess;
@@ -296,8 +295,7 @@ const char* who(const Thread& t) {
 const char* what(const Thread& t) {
   if (t.waits == Waits::gone) return "has left the kernel";
   if (t.waits == Waits::no) return "runs";
-  if (t.waits == Waits::for_warp)
-    return words("waits at %s (%s:%d, mask 0x%08x)", t.site.op, t.site.file, t.site.line, t.mask);
+  if (t.waits == Waits::for_warp) return words("waits at %s (%s:%d, mask 0x%08x)", t.site.op, t.site.file, t.site.line, t.mask);
   return words("waits at %s (%s:%d)", t.site.op, t.site.file, t.site.line);
 }
 

@@ -93,20 +93,20 @@ Machine& machine();
 
 // scheduler.cpp
 void make_ready(Thread& t);
-void wait(Thread& t, Waits what);         // switches away; returns when made ready again
+void wait(Thread& t, Waits what);  // switches away; returns when made ready again
 // Text that may still be in use when a fiber is abandoned: it lives in a ring of static buffers.
 const char* words(const char* format, ...) __attribute__((format(printf, 1, 2)));
-const char* who(const Thread& t);         // "thread (3,0,0) of block (1,0,0)"
-const char* what(const Thread& t);        // "waits at shfl_xor (fold.cuh:40, mask 0xffffffff)"
+const char* who(const Thread& t);   // "thread (3,0,0) of block (1,0,0)"
+const char* what(const Thread& t);  // "waits at shfl_xor (fold.cuh:40, mask 0xffffffff)"
 [[noreturn]] void fail_as(const Thread& t, cudaError_t code, const char* text);
 
 // collectives.cpp
-void draw_fence(Block& b, const SharedVariable& v);  // a few bytes behind a shared variable that
+void draw_fence(Block& b, const SharedVariable& v);          // a few bytes behind a shared variable that
 bool fence_stands(const Block& b, const SharedVariable& v);  // nobody may write
-void leave(Thread& t);                    // t returned from the kernel: is anybody waiting for it?
+void leave(Thread& t);                                       // t returned from the kernel: is anybody waiting for it?
 
 // memory.cpp
 void install_fault_handler();
-void* running_stack_top();                // nullptr outside kernels
+void* running_stack_top();  // nullptr outside kernels
 
 }  // namespace simt
