@@ -134,7 +134,7 @@ template <class S, bool kExact, class Inputs_>
 struct WeightedReduction {
   using T = Compute<S>;
   using L = Tile<S>;
-  using State = std::conditional_t<kExact, ExpState<T>, ExpDotState<T>>;
+  using State = std::conditional_t<kExact, WeightedState<T>, ExpDotState<T>>;
   struct Row {};
   using Inputs = Inputs_;
   static constexpr int kInputs = 2, kPasses = 1;
@@ -147,8 +147,7 @@ struct WeightedReduction {
     if constexpr (kExact) return exact(io, v);
     else return plain(io, v);
   }
-  SUMEXP_DEVICE static T maximum(const ExpState<T>& state) { return state.m; }
-  SUMEXP_DEVICE static T maximum(const ExpDotState<T>& state) { return state.sum.m; }
+  SUMEXP_DEVICE static T maximum(const State& state) { return state.sum.m; }
 
  private:
   // In the wide type, with the factors of the maxima apart.
@@ -156,9 +155,11 @@ struct WeightedReduction {
   SUMEXP_DEVICE static State exact(Io& io, T (&v)[kHeld][kRows][L::kValues]) {
     using O = WideOf<T>;
     using W = Wide<T>;
-    ExpState<T> state = exp_chunk<S, true, true>(v[0]);
+    State to = {exp_chunk<S, true, true>(v[0]), 0.0};
+    ExpState<T>& state = to.sum;
     io.load_beside(1, v[0], T(0));
     W c[L::kValues], R[L::kValues];
+    bool above = false, below = false, nan = false;  // is a weight infinite, or NaN
 #pragma unroll
     for (int i = 0; i < L::kValues; ++i) c[i] = R[i] = O::constant(0);
 #pragma unroll 1
@@ -167,17 +168,23 @@ struct WeightedReduction {
       io.both_rows(r, term, f);
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) {
-        const bool of_max = term[i] == kOfMaximum<T>;
-        c[i] = c[i] + O::from(T(of_max ? f[i] : T(0)));
-        R[i] = R[i] + product(T(of_max ? T(0) : term[i]), T(of_max ? T(0) : f[i]));
+        above = above || f[i] == Limits<T>::infinity;
+        below = below || f[i] == -Limits<T>::infinity;
+        nan = nan || f[i] != f[i];
+        const bool of_max = term[i] == kOfMaximum<T>, finite = is_finite(f[i]);
+        c[i] = c[i] + O::from(T(of_max && finite ? f[i] : T(0)));
+        R[i] = R[i] + product(T(of_max ? T(0) : term[i]), T(of_max || !finite ? T(0) : f[i]));
       }
     }
+    if (arch::any(above)) to.special = to.special + Limits<double>::infinity;
+    if (arch::any(below)) to.special = to.special - Limits<double>::infinity;
+    if (arch::any(nan)) to.special = to.special + Limits<double>::nan();
     const W factors = fold_wide<S>(c), rest = fold_wide<S>(R);
-    if (state.m == -Limits<T>::infinity) return state;
+    if (state.m == -Limits<T>::infinity) return to;
     state.c = factors;
-    if (!is_finite(state.m) || is_nan(state.R)) return state;
+    if (!is_finite(state.m) || is_nan(state.R)) return to;
     state.R = rest * anchor_factor(base_of(state.m));
-    return state;
+    return to;
   }
   SUMEXP_DEVICE static double product(float t, float f) { return static_cast<double>(t) * static_cast<double>(f); }
   SUMEXP_DEVICE static DD<double> product(double t, double f) { return two_product(t, f); }

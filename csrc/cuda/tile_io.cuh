@@ -37,7 +37,7 @@ SUMEXP_DEVICE void row_offsets(const Job& job, std::int64_t row, std::int64_t (&
 }
 
 // What may have to be done to an element when it is loaded: kernels have code for no more. kMasked: a mask leaves it out;
-// kDivided: logits are divided by a temperature; kWeighted: a weight of 0 leaves it out.
+// kDivided: logits are divided by a temperature; kWeighted: logits and weights are what weigh() makes of both.
 template <bool kMasked_, bool kDivided_, bool kWeighted_>
 struct InputsOf {
   static constexpr bool kMasked = kMasked_, kDivided = kDivided_, kWeighted = kWeighted_;
@@ -277,13 +277,13 @@ class TileIo {
     for (int i = 0; i < L::kValues; ++i) staged_pack(r, i)[i % L::kPack] = v[i];
   }
 
-  // Where an element is: byte offsets of operand k, and of the mask and the weight that belong to it.
+  // Where an element is: byte offsets of operand k, of the mask, and of the weight or logit that belongs to it.
   struct At {
-    std::int64_t own, mask, weight;
+    std::int64_t own, mask, other;
     SUMEXP_DEVICE void along(std::int64_t i, const JobDim& dim, int k) {
       own += i * dim.stride[k];
       if constexpr (Inputs::kMasked) mask += i * dim.stride[cuda::kWhere];
-      if constexpr (Inputs::kWeighted) weight += i * dim.stride[1];
+      if constexpr (Inputs::kWeighted) other += i * dim.stride[1 - (k & 1)];
     }
   };
 
@@ -296,7 +296,7 @@ class TileIo {
     const int left = over < beside_ ? here_ - r * G::kLanes : 0;
     const std::int64_t from = first_ + r * G::kLanes;
     T* place = staged(columns() ? over : arch::warp()) + W::place(first);
-    At start = {offset_[k], offset_[cuda::kWhere], offset_[1]};
+    At start = {offset_[k], offset_[cuda::kWhere], offset_[1 - (k & 1)]};
     if (over) start.along(over, job_.batch[job_.batch_dims - 1], k);
     if (job_.row_dims <= 1) {
       start.along(from + first, job_.row[0], k);
@@ -328,7 +328,9 @@ class TileIo {
       if (job_.data[cuda::kWhere] && !job_.data[cuda::kWhere][at.mask]) return k == 0 ? -Limits<T>::infinity : T(0);
     }
     if constexpr (Inputs::kWeighted) {
-      if (k == 0 && element(1, at.weight) == T(0)) return -Limits<T>::infinity;
+      T x = k == 0 ? element(0, at.own) : element(0, at.other), b = k == 0 ? element(1, at.other) : element(1, at.own);
+      weigh(x, b);
+      return k == 0 ? x : b;
     }
     const T x = element(k, at.own);
     if constexpr (Inputs::kDivided) {

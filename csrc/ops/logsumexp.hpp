@@ -106,13 +106,13 @@ SUMEXP_FN void move_exponent(T& x, T& b) {
   b = static_cast<T>((b < T(0) ? -w : w) * left);
 }
 
-// One element before it is summed: weights of 0 leave it out, whatever it is; infinite and NaN ones go to `special` in its place.
+// One element before it is summed. A weight of 0 leaves it out, whatever it is; so does one that is not finite, which becomes what
+// it gives to the sum (b e^x, infinite or NaN) and is to go to WeightedState::special.
 template <class T>
-SUMEXP_FN void take_weight(T& x, T& b, double& special) {
-  const bool finite = is_finite(b);
-  if (!finite) special = special + (x == -Limits<T>::infinity ? 0.0 : x == x ? 1.0 : Limits<double>::nan()) * static_cast<double>(b);
-  if (!finite || b == T(0)) x = -Limits<T>::infinity, b = T(0);
-  else move_exponent(x, b);
+SUMEXP_FN void weigh(T& x, T& b) {
+  if (is_finite(b) && b != T(0)) return move_exponent(x, b);
+  if (b != T(0)) b = b * (x == -Limits<T>::infinity ? T(0) : x == x ? T(1) : x);
+  x = -Limits<T>::infinity;
 }
 
 // log |sum_j b_j e^(x_j)| and the sign of the sum. in: x, b. The weighted sum over its maximum term, c + R / e^m, may have any

@@ -59,7 +59,10 @@ struct WeightedKernel {
       for (int i = 0; i < chunk.count; ++i) {
         const auto at = [&](const T* p) { return read<T>(reinterpret_cast<const char*>(p + i)); };  // at any address
         kept[0][i] = at(x), kept[1][i] = at(f);
-        take_weight(kept[0][i], kept[1][i], state.special);
+        weigh(kept[0][i], kept[1][i]);
+        if (is_finite(kept[1][i])) continue;
+        state.special = state.special + static_cast<double>(kept[1][i]);
+        kept[1][i] = T(0);
       }
       x = kept[0], f = kept[1];
     }
