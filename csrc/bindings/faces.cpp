@@ -302,7 +302,7 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
   if (device) {
     if (device->sign) {
       lay_out(device->sign, &sign);
-      call.sign = sign.view();
+      call.extra = sign.view();
     }
     return run_on_device(call, face.name, device->target);
   }
@@ -310,7 +310,7 @@ PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* d
     signs = py::reinterpret_steal<py::object>(new_array(result_shape, main->descr));
     if (!signs) return nullptr;
     lay_out(signs.ptr(), &sign);
-    call.sign = sign.view();
+    call.extra = sign.view();
   }
 
   if (!run_call(call, full.size(), face.name)) return nullptr;

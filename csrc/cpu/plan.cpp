@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include <cmath>
+#include <cstring>
 
 #include "../ops/table.hpp"
 #include "status.hpp"
@@ -11,8 +12,8 @@ namespace {
 
 template <class Op>
 constexpr OpInfo describe(const char* name) {
-  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask, Op::kSign,
-          Op::kTemperature};
+  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask, Op::kTemperature,
+          Op::kExtra, Op::kIndex, Op::kApart};
 }
 #define SUMEXP_DESCRIBE(name, Op, Family) describe<SUMEXP_NS::Op>(#name),
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
@@ -32,7 +33,8 @@ constexpr std::int64_t kStreamRow = 1280, kLine = 64;
 constexpr std::int64_t kKeptBytes = std::int64_t(16) << 20;
 
 bool has_length_one_on_rows(const OpInfo& info, int operand) {
-  if (operand == kOut || operand == kSign) return info.row_output;
+  if (operand == kOut) return info.row_output;
+  if (operand == kExtra) return true;
   return operand == info.row_input;
 }
 
@@ -53,6 +55,18 @@ int coalesce(Dim* dims, int count) {
     }
   }
   return kept;
+}
+
+// An index must be of an element.
+Status check_indices(const Plan& plan, const OpInfo& info) {
+  for (std::int64_t r = 0; r < plan.rows; ++r) {
+    std::int64_t index;
+    std::memcpy(&index, static_cast<const char*>(plan.data[info.row_input]) + plan.row_offsets(r).at[info.row_input], sizeof(index));
+    if (index < 0 || index >= plan.n)
+      return fail(Code::invalid_argument, "in[%d]: got index %lld for row %lld; %s accepts 0 to %lld", info.row_input,
+                  static_cast<long long>(index), static_cast<long long>(r), info.name, static_cast<long long>(plan.n - 1));
+  }
+  return Status{};
 }
 
 }  // namespace
@@ -99,14 +113,14 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.op = call.op;
   plan.dtype = call.dtype;
   plan.temperature = call.temperature;
-  const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.sign};
+  const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.extra};
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
 
   if (call.ndim > 0 && !call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
-  constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "sign"};
+  constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "extra"};
   for (int k = 0; k < kOperands; ++k)
     if (call.ndim > 0 && views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
-  if (call.sign.data && !info.sign) return fail(Code::invalid_argument, "sign: %s has none; weighted_logsumexp has", info.name);
+  if (call.extra.data && !info.extra) return fail(Code::invalid_argument, "extra: %s has no second result", info.name);
 
   static constexpr std::int64_t kNowhere[kMaxDims] = {};  // strides of what is absent
   const std::int64_t* strides[kOperands];
@@ -158,7 +172,7 @@ Status make_plan(const Call& call, Plan& plan) {
     plan.stream = ends % kLine == 0;
   }
   plan.kept_bytes = kKeptBytes / get_num_threads();
-  return Status{};
+  return info.index && plan.data[info.row_input] ? check_indices(plan, info) : Status{};
 }
 
 }  // namespace sumexp::cpu

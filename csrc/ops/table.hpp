@@ -2,6 +2,7 @@
 // and its family (op.hpp). Dispatch and the kernel tables of every instruction set are made from it.
 #pragma once
 
+#include "cross_entropy.hpp"
 #include "log_softmax.hpp"
 #include "logsumexp.hpp"
 #include "softmax.hpp"
@@ -17,4 +18,6 @@
   ROW(logsumexp_jvp, LogSumExpJvp, Weighted)       \
   ROW(softmax_hvp, SoftmaxHvp, Sums)               \
   ROW(log_softmax_hvp, LogSoftmaxHvp, Sums)        \
-  ROW(weighted_logsumexp, WeightedLogSumExp, Weighted)
+  ROW(weighted_logsumexp, WeightedLogSumExp, Weighted) \
+  ROW(cross_entropy, CrossEntropy, Logits)         \
+  ROW(cross_entropy_with_grad, CrossEntropyWithGrad, Logits)
