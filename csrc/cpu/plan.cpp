@@ -59,12 +59,18 @@ int coalesce(Dim* dims, int count) {
 
 // An index must be of an element.
 Status check_indices(const Plan& plan, const OpInfo& info) {
-  for (std::int64_t r = 0; r < plan.rows; ++r) {
-    std::int64_t index;
-    std::memcpy(&index, static_cast<const char*>(plan.data[info.row_input]) + plan.row_offsets(r).at[info.row_input], sizeof(index));
-    if (index < 0 || index >= plan.n)
-      return fail(Code::invalid_argument, "in[%d]: got index %lld for row %lld; %s accepts 0 to %lld", info.row_input,
-                  static_cast<long long>(index), static_cast<long long>(r), info.name, static_cast<long long>(plan.n - 1));
+  const int k = info.row_input;
+  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+  const std::int64_t step = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
+  for (std::int64_t r = 0; r < plan.rows; r += inner) {
+    const char* at = static_cast<const char*>(plan.data[k]) + plan.row_offsets(r).at[k];
+    for (std::int64_t i = 0; i < inner; ++i, at += step) {
+      std::int64_t index;
+      std::memcpy(&index, at, sizeof(index));
+      if (index < 0 || index >= plan.n)
+        return fail(Code::invalid_argument, "in[%d]: got index %lld for row %lld; %s accepts those of an element, of which there are %lld",
+                    k, static_cast<long long>(index), static_cast<long long>(r + i), info.name, static_cast<long long>(plan.n));
+    }
   }
   return Status{};
 }
