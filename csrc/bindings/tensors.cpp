@@ -161,7 +161,9 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
     if (this_code != (other ? other : code) || (!other && (this_code < 0 || this_code >= dlpack::kMask))) {
       PyErr_Format(PyExc_TypeError, "%s has DLPack dtype (%d, %d bits), accepted: %s", name,
                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
-                   other == dlpack::kMask ? "bool" : other ? "int64" : "float16, bfloat16, float32 or float64, one for all tensors");
+                   other == dlpack::kMask ? "bool"
+                   : other                ? "int64"
+                                          : "float16, bfloat16, float32 or float64, one for all tensors");
       return false;
     }
     return lay_over(t, name, other == dlpack::kMask ? 1 : other ? 8 : item_size(code), row, full, call.axes, operand);

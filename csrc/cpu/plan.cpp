@@ -12,8 +12,8 @@ namespace {
 
 template <class Op>
 constexpr OpInfo describe(const char* name) {
-  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask, Op::kTemperature,
-          Op::kExtra, Op::kIndex, Op::kApart};
+  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask,
+          Op::kTemperature, Op::kExtra, Op::kIndex, Op::kApart};
 }
 #define SUMEXP_DESCRIBE(name, Op, Family) describe<SUMEXP_NS::Op>(#name),
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
@@ -68,8 +68,8 @@ Status check_indices(const Plan& plan, const OpInfo& info) {
       std::int64_t index;
       std::memcpy(&index, at, sizeof(index));
       if (index < 0 || index >= plan.n)
-        return fail(Code::invalid_argument, "in[%d]: got index %lld for row %lld; %s accepts those of an element, of which there are %lld",
-                    k, static_cast<long long>(index), static_cast<long long>(r + i), info.name, static_cast<long long>(plan.n));
+        return fail(Code::invalid_argument, "in[%d]: got %lld for row %lld; accepted are indices from 0 below %lld", k,
+                    static_cast<long long>(index), static_cast<long long>(r + i), static_cast<long long>(plan.n));
     }
   }
   return Status{};

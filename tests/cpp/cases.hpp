@@ -179,7 +179,8 @@ inline Bytes make_input(Random& random, Role role, Kind kind, const DTypeCase& t
 // -- calls --------------------------------------------------------------------------------------------------
 
 // Input k of an op on `rows` rows of n elements.
-inline Bytes make_input(Random& random, const OpCase& op, int k, Kind kind, const DTypeCase& type, std::int64_t rows, std::int64_t n) {
+inline Bytes make_input(Random& random, const OpCase& op, int k, Kind kind, const DTypeCase& type, std::int64_t rows,
+                        std::int64_t n) {
   if (!op.is_index(k)) return make_input(random, op.role[k], kind, type, rows * (k == op.row_input ? 1 : n));
   Bytes bytes(static_cast<std::size_t>(rows) * 8 + 1);
   for (std::int64_t r = 0; r < rows && n; ++r) {
@@ -198,7 +199,8 @@ struct Contiguous {
              void* extra = nullptr)
       : shape{rows, n}, full{n * type.size, type.size}, row{type.size, 0}, index{8, 0}, mask{n, 1} {
     call.op = op.op, call.dtype = type.dtype, call.ndim = 2, call.shape = shape, call.axes = 2;
-    for (int k = 0; k < op.inputs; ++k) call.in[k] = {const_cast<void*>(in[k]), op.is_index(k) ? index : k == op.row_input ? row : full};
+    for (int k = 0; k < op.inputs; ++k)
+      call.in[k] = {const_cast<void*>(in[k]), op.is_index(k) ? index : k == op.row_input ? row : full};
     call.out = {out, op.row_output ? row : full};
     if (extra) call.extra = {extra, row};
   }

@@ -1,5 +1,6 @@
-// Cross-entropy and its gradient against long double: loss and every element within 4 ulp (0.51 where they have 16 bits), however
-// confident the row is and wherever it lies, in every layout; and what infinities and NaN give. usage: test_accuracy [ISA]
+// Cross-entropy and its gradient against long double: loss and every element within 4 ulp (0.51 where they have 16 bits),
+// however confident the row is and wherever it lies, in every layout; and what infinities and NaN give. usage: test_accuracy
+// [ISA]
 #include <cmath>
 #include <limits>
 
@@ -24,8 +25,8 @@ Real ulp(DType dtype, Real value) {
 
 void compare(const char* what, const DTypeCase& type, double got, Real want, int which, std::int64_t n, std::int64_t j) {
   if (std::isnan(want) || std::isinf(want)) {
-    CHECK(std::isnan(want) ? std::isnan(got) : got == static_cast<double>(want), "%s %s n=%lld, %lld: %a, not %a", what, type.name,
-          static_cast<long long>(n), static_cast<long long>(j), got, static_cast<double>(want));
+    CHECK(std::isnan(want) ? std::isnan(got) : got == static_cast<double>(want), "%s %s n=%lld, %lld: %a, not %a", what,
+          type.name, static_cast<long long>(n), static_cast<long long>(j), got, static_cast<double>(want));
     return;
   }
   const Real largest = type.dtype == DType::f16 ? 65504.0L : static_cast<Real>(std::numeric_limits<float>::max());
@@ -63,14 +64,15 @@ Reference reference(const std::vector<Real>& x, std::size_t target) {
 }
 
 // Rows of n elements, one after the other or side by side, some in place.
-void check_rows(const DTypeCase& type, const std::vector<std::vector<double>>& given, std::int64_t n, const std::vector<std::int64_t>& targets,
-                bool side_by_side, bool in_place) {
+void check_rows(const DTypeCase& type, const std::vector<std::vector<double>>& given, std::int64_t n,
+                const std::vector<std::int64_t>& targets, bool side_by_side, bool in_place) {
   const std::int64_t rows = static_cast<std::int64_t>(given.size());
   const auto place = [&](std::int64_t r, std::int64_t j) { return (side_by_side ? j * rows + r : r * n + j) * type.size; };
   const std::size_t bytes = static_cast<std::size_t>(rows * n * type.size);
   Bytes x(bytes), gradient(bytes), loss(static_cast<std::size_t>(rows * type.size)), second(loss);
   for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t j = 0; j < n; ++j) put(type.dtype, x.data() + place(r, j), given[static_cast<std::size_t>(r)][static_cast<std::size_t>(j)]);
+    for (std::int64_t j = 0; j < n; ++j)
+      put(type.dtype, x.data() + place(r, j), given[static_cast<std::size_t>(r)][static_cast<std::size_t>(j)]);
   const Bytes before = x;
   const std::int64_t shape[2] = {rows, n}, index[2] = {8, 0}, row[2] = {type.size, 0};
   const std::int64_t full[2] = {place(1, 0), place(0, 1)};
@@ -80,7 +82,8 @@ void check_rows(const DTypeCase& type, const std::vector<std::vector<double>>& g
   call.op = Op::cross_entropy, call.out = {loss.data(), row};
   Status status = run(call);
   CHECK(status.ok(), "%s", status.message);
-  call.op = Op::cross_entropy_with_grad, call.out = {in_place ? x.data() : gradient.data(), full}, call.extra = {second.data(), row};
+  call.op = Op::cross_entropy_with_grad, call.out = {in_place ? x.data() : gradient.data(), full},
+  call.extra = {second.data(), row};
   status = run(call);
   CHECK(status.ok(), "%s", status.message);
   CHECK(loss == second, "%s: the losses of both functions", type.name);
@@ -91,7 +94,8 @@ void check_rows(const DTypeCase& type, const std::vector<std::vector<double>>& g
     const Reference want = reference(logits, static_cast<std::size_t>(targets[static_cast<std::size_t>(r)]));
     compare("loss", type, get(type.dtype, loss.data() + r * type.size), want.loss, 0, n, r);
     for (std::int64_t j = 0; j < n; ++j)
-      compare("gradient", type, get(type.dtype, result.data() + place(r, j)), want.gradient[static_cast<std::size_t>(j)], 1, n, j);
+      compare("gradient", type, get(type.dtype, result.data() + place(r, j)), want.gradient[static_cast<std::size_t>(j)], 1, n,
+              j);
   }
 }
 
@@ -112,8 +116,10 @@ void check_lengths(const DTypeCase& type) {
             std::int64_t target = random.below(n);
             // the target's lead: none, some, and up to where p is 1 and the others are subnormal
             if (turn % 4 == 1) row[static_cast<std::size_t>(target)] = offset + step * static_cast<double>(random.below(110));
-            if (turn % 4 == 2 && n > 1) row[static_cast<std::size_t>((target + 1) % n)] = offset + step * static_cast<double>(random.below(110));
-            if (turn % 4 == 3 && n > 1) row[static_cast<std::size_t>((target + 1) % n)] = row[static_cast<std::size_t>(target)] = offset + step * 30.0;
+            if (turn % 4 == 2 && n > 1)
+              row[static_cast<std::size_t>((target + 1) % n)] = offset + step * static_cast<double>(random.below(110));
+            if (turn % 4 == 3 && n > 1)
+              row[static_cast<std::size_t>((target + 1) % n)] = row[static_cast<std::size_t>(target)] = offset + step * 30.0;
             targets.push_back(target);
             ++turn;
           }
@@ -127,7 +133,8 @@ void check_specials(const DTypeCase& type) {
     for (const bool side_by_side : {false, true})
       for (const bool in_place : {false, true}) {
         // of rows 0 to 5, elements 0 and 1 in turn: the target is element 1, of row 3 element 2
-        const double first[] = {-infinity(), 1.0, infinity(), nan, -infinity(), 2.0}, second[] = {-1.0, -infinity(), 1.0, 1.0, -infinity(), 2.0};
+        const double first[] = {-infinity(), 1.0, infinity(), nan, -infinity(), 2.0},
+                     second[] = {-1.0, -infinity(), 1.0, 1.0, -infinity(), 2.0};
         std::vector<std::vector<double>> x;
         std::vector<std::int64_t> targets;
         for (int r = 0; r < 36; ++r) {
@@ -137,7 +144,8 @@ void check_specials(const DTypeCase& type) {
           targets.push_back(r % 6 == 3 ? 2 : 1);
         }
         check_rows(type, x, n, targets, side_by_side, in_place);
-        for (int r = 0; r < 6; ++r) check_rows(type, {x[static_cast<std::size_t>(r)]}, n, {targets[static_cast<std::size_t>(r)]}, side_by_side, in_place);
+        for (int r = 0; r < 6; ++r)
+          check_rows(type, {x[static_cast<std::size_t>(r)]}, n, {targets[static_cast<std::size_t>(r)]}, side_by_side, in_place);
       }
 }
 

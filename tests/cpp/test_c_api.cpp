@@ -67,10 +67,12 @@ void test_bad_calls() {
     r.call.op = Op::softmax_vjp, r.call.in[1] = {r.b, r.strides}, r.call.where = {r.where, r.mask};
   });
 
-  for (const std::int64_t target : {std::int64_t{-1}, std::int64_t{3}, std::numeric_limits<std::int64_t>::min(), std::int64_t{1} << 32}) {
+  constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+  for (const std::int64_t target : {std::int64_t{-1}, std::int64_t{3}, kLowest, std::int64_t{1} << 32}) {
     const std::int64_t targets[2] = {0, target}, strides[2] = {8, 0};
     char naming[80];
-    std::snprintf(naming, sizeof(naming), "in[1]: got index %lld for row 1; cross_entropy_with_grad accepts", static_cast<long long>(target));
+    std::snprintf(naming, sizeof(naming), "in[1]: got %lld for row 1; accepted are indices from 0 below 3",
+                  static_cast<long long>(target));
     refuses(naming, [&](Refused& r) {
       r.call.op = Op::cross_entropy_with_grad, r.call.in[1] = {const_cast<std::int64_t*>(targets), strides};
     });
@@ -318,7 +320,8 @@ void test_layout(Random& random) {
       if (!equal) return;
     }
     if (call.extra.data)
-      CHECK(check::equal_bytes(extra.data() + offset_of(index, extra.strides), alone.extra.data(), alone.extra.size()), "%s: extra", doing);
+      CHECK(check::equal_bytes(extra.data() + offset_of(index, extra.strides), alone.extra.data(), alone.extra.size()),
+            "%s: extra", doing);
   } while (advance(index, shape, all & ~axes));
 }
 
@@ -334,9 +337,10 @@ struct Job {
     Random random(static_cast<std::uint64_t>(n));
     for (int k = 0; k < op.inputs; ++k) in[k] = make_input(random, op, k, kind, type, rows, n);
   }
-  Bytes compute() const {
-    const void* const from[3] = {in[0].data(), in[1].data(), in[2].data()};
+  Bytes compute(bool in_place = false) const {
     Bytes out(static_cast<std::size_t>(rows * (op.row_output ? 1 : n) * type.size));
+    if (in_place) std::copy(in[0].begin(), in[0].begin() + static_cast<std::ptrdiff_t>(out.size()), out.begin());
+    const void* const from[3] = {in_place ? out.data() : in[0].data(), in[1].data(), in[2].data()};
     const Status status = run(Contiguous(op, type, rows, n, from, out.data()).call);
     CHECK(status.ok(), "%s: %s", op.name, status.message);
     return out;
@@ -373,6 +377,9 @@ void test_threads() {
           sumexp::set_num_threads(threads);
           CHECK(one == job.compute(), "%s %s: %lld rows of %lld on %d threads", op.name, type.name,
                 static_cast<long long>(shape.rows), static_cast<long long>(shape.n), threads);
+          if (!op.row_output && threads == 2)
+            CHECK(one == job.compute(true), "%s %s: %lld rows of %lld in place", op.name, type.name,
+                  static_cast<long long>(shape.rows), static_cast<long long>(shape.n));
         }
       }
   sumexp::set_num_threads(4);

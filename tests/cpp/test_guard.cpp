@@ -109,7 +109,8 @@ void one_row(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::int64
   CHECK(status.ok(), "%s: %s", g_doing, status.message);
   CHECK(check::equal_bytes(out, inputs.out.data(), bytes), "%s: other bytes than elsewhere", g_doing);
   CHECK((in_place ? arenas.in[0] : arenas.out).clean_around(out, bytes), "%s: wrote beside its result", g_doing);
-  if (op.extra) CHECK(check::equal_bytes(extra, inputs.extra.data(), inputs.extra.size()), "%s: another second result", g_doing);
+  if (op.extra)
+    CHECK(check::equal_bytes(extra, inputs.extra.data(), inputs.extra.size()), "%s: another second result", g_doing);
 }
 
 // The axis is not the last one: `columns` rows of n side by side, or elements `step` apart, or running backwards.
@@ -163,7 +164,8 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
       CHECK(equal, "%s: row %lld, element %lld", g_doing, static_cast<long long>(r), static_cast<long long>(i));
       if (!equal) return;
     }
-  if (op.extra) CHECK(check::equal_bytes(extra, inputs.extra.data(), inputs.extra.size()), "%s: another second result", g_doing);
+  if (op.extra)
+    CHECK(check::equal_bytes(extra, inputs.extra.data(), inputs.extra.size()), "%s: another second result", g_doing);
   // gaps between rows belong to the caller
   std::int64_t painted = 0;
   for (std::size_t i = 0; i < bytes; ++i) painted += out[i] == 0x5a;

@@ -54,7 +54,9 @@ ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_ma
   at_.stream = plan_.stream;
 }
 
-int ColumnDriver::split_width(const Job& job) { return tiles_of(job, pitch_of(job, part_of(job)), job.info.inputs) * job.moves.width; }
+int ColumnDriver::split_width(const Job& job) {
+  return tiles_of(job, pitch_of(job, part_of(job)), job.info.inputs) * job.moves.width;
+}
 
 void ColumnDriver::run(std::int64_t begin, std::int64_t end) {
   const int width = job_.moves.width;

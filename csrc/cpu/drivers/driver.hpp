@@ -35,7 +35,7 @@ struct Job {
   }
 };
 
-// A row's state to a finished row; `first` is where the row's first input lies, untouched yet, `input` where its row input does.
+// A row's state to a finished row. `first` is where input 0 of the row lies, untouched yet; `input` where its row input does.
 void finish_row(const Job& job, int pass, const void* state, const char* first, const char* input, void* row);
 
 // Rows of the block that begins at row r: at most `width`, of one stretch of the innermost batch dimension. Side by side,

@@ -34,6 +34,7 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   direct_ = plan_.direct && kernel_.reduce[0][kStored];
   elements_ = direct_ ? kStored : kScratch;
   width_ = plan_.columns || (offers_panels && chunks_ == 1) ? width : 1;
+  // Terms may not take the place of logits.
   const bool beside = job.own_terms && (!direct_ || plan_.data[kOut] == plan_.data[kIn0]);
   const std::int64_t bytes = plan_.n * (inputs_ + beside) * job.wide;
   // Columns taken together: a line of them, but no less than a vector and no more than kTiles panels.
@@ -42,8 +43,9 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   if (plan_.columns && line > width && bytes * line <= kResidentBytes) width_ = line;
   resident_ = !direct_ && bytes * width_ <= kResidentBytes;
   const std::int64_t most = plan_.kept_bytes > kResidentBytes ? plan_.kept_bytes : kResidentBytes;
-  const bool scratch_row = direct_ && probabilities && (plan_.stream || !wide_elements || beside) && !shared_maxima && plan_.n * job.wide <= most;
-  in_result_ = direct_ && probabilities && wide_elements && !plan_.stream && !beside;
+  const bool elsewhere = plan_.stream || !wide_elements || beside;
+  const bool scratch_row = direct_ && probabilities && elsewhere && !shared_maxima && plan_.n * job.wide <= most;
+  in_result_ = direct_ && probabilities && !elsewhere;
   keep_terms_ = probabilities && (resident_ || scratch_row || in_result_);
   // Rows in the cache are an odd number of lines apart, so that they do not meet in the same sets.
   const std::int64_t in_line = kLineBytes / job.wide;

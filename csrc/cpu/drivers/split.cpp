@@ -65,7 +65,8 @@ class Split {
       char* const root = state(blocks_ - 1, rows, b);
       tree.finish(kernel_, root);
       const int input = job_.info.row_input;
-      finish_row(job_, pass, root, row_of(kIn0, r + b), input < 0 ? nullptr : row_of(input, r + b), finished_ + b * kernel_.row_bytes);
+      finish_row(job_, pass, root, row_of(kIn0, r + b), input < 0 ? nullptr : row_of(input, r + b),
+                 finished_ + b * kernel_.row_bytes);
     }
     return true;
   }

@@ -39,8 +39,8 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
 }
 
 // The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
-// from `bound` up are counted in `counted` instead. kStore: terms, theirs too, are written to `terms`, which may be x. While the
-// arithmetic runs, what lies `ahead` elements on is prefetched.
+// from `bound` up are counted in `counted` instead. kStore: terms, theirs too, are written to `terms`, which may be x. While
+// the arithmetic runs, what lies `ahead` elements on is prefetched.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
                               std::int64_t ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {

@@ -94,7 +94,8 @@ struct Transposed {
   int n;
 
   Transposed() = default;
-  SUMEXP_FN explicit Transposed(const cpu::Tile& tile) : terms(static_cast<V*>(tile.terms)), top(static_cast<const V*>(tile.top)), n(tile.count) {
+  SUMEXP_FN explicit Transposed(const cpu::Tile& tile)
+      : terms(static_cast<V*>(tile.terms)), top(static_cast<const V*>(tile.top)), n(tile.count) {
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<V*>(tile.in[k]);
   }
   SUMEXP_FN V largest() const {

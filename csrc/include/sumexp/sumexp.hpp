@@ -46,8 +46,8 @@ enum class Op : std::int32_t {
   logsumexp = 2,            // in: x           out: row    where
   logsumexp_vjp = 6,        // in: x, g (row)  out: full
   logsumexp_jvp = 7,        // in: x, t        out: row
-  weighted_logsumexp = 10,  // in: x, b        out: row    where  log |sum b e^x|; extra: the sum's sign, -1, 0, 1 or NaN; without
-                            //                             it a negative sum gives NaN
+  weighted_logsumexp = 10,  // in: x, b        out: row    where  log |sum b e^x|; extra: its sign, -1, 0, 1 or NaN. Without extra
+                            //                             a negative sum gives NaN
   // cross_entropy. target (row): std::int64_t whatever the dtype, the index of an element of the row
   cross_entropy = 11,            // in: x, target   out: row    -log softmax(x)[target]
   cross_entropy_with_grad = 12,  // in: x, target   out: full   its gradient with respect to x; extra: the loss itself
