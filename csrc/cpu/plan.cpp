@@ -153,8 +153,9 @@ Status make_plan(const Call& call, Plan& plan) {
   if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
   if (!empty) {
-    for (int k = 0; k < inputs && plan.n > 0; ++k)
-      if (!plan.data[k]) return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
+    for (int k = 0; k < inputs; ++k)
+      if (!plan.data[k] && (plan.n > 0 || (info.index && k == info.row_input)))
+        return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
     if (!plan.data[kOut]) return fail(Code::invalid_argument, "out: missing");
   }
 

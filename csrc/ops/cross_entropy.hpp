@@ -8,7 +8,7 @@
 // The loss is a sum of two numbers >= 0 in the wide type, rounded once: no digits cancel, whatever the offset of x, also as
 // p_t -> 1. (log S - x_t would lose them.) Error: that of L (numerics/README.md, section 7) and half an ulp.
 // dx_t is the sum of the others over S. When x_t is the maximum, e^0 - c is exact, and as p_t -> 1 what is left is R', which
-// keeps its digits as the maximum is apart. When it is not, p_t <= 1/2 and its error, 1.3 * 2^-24 of it and |x_t - m| 2^-25 of
+// keeps its digits as the maximum is apart. When it is not, p_t <= 1/2 and its error, 1.3 * 2^-24 of it and |x_t - m| 2^-24 of
 // it from the difference, is less than an ulp of the result.
 // x_t = -inf: the loss is +inf and dx_t = -1. A row with a NaN or +inf, or nothing above -inf: NaN everywhere.
 #pragma once

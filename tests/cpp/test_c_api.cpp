@@ -79,7 +79,8 @@ void test_bad_calls() {
   }
 
   const std::int64_t nothing[2] = {2, 0}, targets[2] = {0, 0}, strides[2] = {8, 0};  // of nothing there is no index
-  refuses("in[1]", [&](Refused& r) {
+  refuses("in[1]: missing", [&](Refused& r) { r.call.op = Op::cross_entropy, r.call.shape = nothing; });
+  refuses("in[1]: got 0 for row 0", [&](Refused& r) {
     r.call.op = Op::cross_entropy, r.call.shape = nothing, r.call.in[1] = {const_cast<std::int64_t*>(targets), strides};
   });
 
