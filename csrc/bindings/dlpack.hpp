@@ -17,7 +17,7 @@ namespace sumexp::python::dlpack {
 inline constexpr std::uint32_t kMajorVersion = 1;
 inline constexpr const char* kCapsuleName = "dlpack_exchange_api";
 inline constexpr std::int32_t kCPU = 1, kCUDA = 2, kCUDAHost = 3, kCUDAManaged = 13;
-enum : std::uint8_t { kUInt = 1, kFloat = 2, kBFloat = 4, kBool = 6 };
+enum : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBFloat = 4, kBool = 6 };
 
 struct Version {
   std::uint32_t major, minor;
@@ -57,14 +57,15 @@ struct ExchangeAPI {
   int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
 };
 
-// The kernels' code for a dtype, kMask for one-byte masks; -1 for what the kernels do not have.
-inline constexpr int kMask = 100;
+// The kernels' code for a dtype, kMask for one-byte masks, kIndex for 64-bit integers; -1 for what the kernels do not have.
+inline constexpr int kMask = 100, kIndex = 101;
 
 inline int dtype_code(const DataType& t) {
   if (t.lanes != 1) return -1;
   if (t.code == kFloat)
     return static_cast<int>(t.bits == 16 ? DType::f16 : t.bits == 32 ? DType::f32 : t.bits == 64 ? DType::f64 : DType(-1));
   if (t.code == kBFloat && t.bits == 16) return static_cast<int>(DType::bf16);
+  if (t.code == kInt && t.bits == 64) return kIndex;
   return t.code == kBool && t.bits == 8 ? kMask : -1;
 }
 

@@ -294,7 +294,7 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
   if (device) {
     if (device->sign) {
       lay_out(device->sign, &sign);
-      call.sign = sign.view();
+      call.extra = sign.view();
     }
     return run_on_device(call, face.name, device->target);
   }
@@ -302,7 +302,7 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
     signs = new_array(result_shape, main->descr);
     if (!signs) return nullptr;
     lay_out(signs, &sign);
-    call.sign = sign.view();
+    call.extra = sign.view();
   }
 
   if (!run_call(call, full.size(), face.name)) return nullptr;

@@ -33,8 +33,11 @@ struct Operand {
 
 // The inputs of the operations come in two shapes (the table in sumexp.hpp): full, or "row", which has
 // length 1 along every reduced axis.
-inline bool out_is_row(Op op) { return op == Op::logsumexp || op == Op::logsumexp_jvp || op == Op::weighted_logsumexp; }
-inline bool input_is_row(Op op, int k) { return op == Op::logsumexp_vjp && k == 1; }
+inline bool out_is_row(Op op) {
+  return op == Op::logsumexp || op == Op::logsumexp_jvp || op == Op::weighted_logsumexp || op == Op::cross_entropy;
+}
+inline bool input_is_index(Op op, int k) { return (op == Op::cross_entropy || op == Op::cross_entropy_with_grad) && k == 1; }
+inline bool input_is_row(Op op, int k) { return (op == Op::logsumexp_vjp && k == 1) || input_is_index(op, k); }
 
 Shape shape_of(const Array* a);
 PyObject* shape_tuple(const Shape& shape);  // new reference

@@ -81,7 +81,7 @@ int read_served(PyObject* x, dlpack::Tensor* tensor) {
   if (torch.read(x, tensor) != 0 || tensor->device.type != dlpack::kCPU || tensor->ndim > kMaxDims) return -1;
   if (dlpack::is_low(*tensor)) return -1;
   const int code = dlpack::dtype_code(tensor->dtype);
-  return code == dlpack::kMask ? -1 : code;
+  return code >= dlpack::kMask ? -1 : code;
 }
 
 bool is_contiguous(const dlpack::Tensor& tensor, const Shape& shape) {

@@ -146,41 +146,45 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   Place place;
   Operand operands[kMaxInputs + 3];
   int code = -1;
-  // The first input has the full shape in every operation; it fixes shape, dtype and axes.
-  const auto take = [&](PyObject* object, const char* name, bool row, bool mask, Operand* operand) {
+  // The first input has the full shape in every operation; it fixes shape, dtype and axes. other: the code of a dtype that is
+  // not its own.
+  const auto take = [&](PyObject* object, const char* name, bool row, int other, Operand* operand) {
     dlpack::Tensor t;
     if (!read_tensor(object, name, &t, &place)) return false;
     const int this_code = dlpack::dtype_code(t.dtype);
-    if (code < 0 && !mask) {
+    if (code < 0 && !other) {
       code = this_code;
       full.ndim = t.ndim;
       std::copy(t.shape, t.shape + t.ndim, full.dims);
       if (!parse_axes(function, args[3], full.ndim, &call.axes)) return false;
     }
-    if (this_code < 0 || this_code != (mask ? dlpack::kMask : code) || (!mask && this_code == dlpack::kMask)) {
+    if (this_code != (other ? other : code) || (!other && (this_code < 0 || this_code >= dlpack::kMask))) {
       PyErr_Format(PyExc_TypeError, "%s has DLPack dtype (%d, %d bits), accepted: %s", name,
                    static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
-                   mask ? "bool" : "float16, bfloat16, float32 or float64, one for all tensors");
+                   other == dlpack::kMask ? "bool"
+                   : other                ? "int64"
+                                          : "float16, bfloat16, float32 or float64, one for all tensors");
       return false;
     }
-    return lay_over(t, name, mask ? 1 : item_size(code), row, full, call.axes, operand);
+    return lay_over(t, name, other == dlpack::kMask ? 1 : other ? 8 : item_size(code), row, full, call.axes, operand);
   };
 
   for (Py_ssize_t k = 0; k < count; ++k) {
-    if (!take(PyTuple_GET_ITEM(inputs, k), "input", input_is_row(call.op, static_cast<int>(k)), false, &operands[k]))
+    if (!take(PyTuple_GET_ITEM(inputs, k), "input", input_is_row(call.op, static_cast<int>(k)),
+              input_is_index(call.op, static_cast<int>(k)) ? dlpack::kIndex : 0, &operands[k]))
       return nullptr;
     call.in[k] = operands[k].view();
   }
   const bool row = out_is_row(call.op);
-  if (!take(args[2], "out", row, false, &operands[count])) return nullptr;
+  if (!take(args[2], "out", row, 0, &operands[count])) return nullptr;
   call.out = operands[count].view();
   if (nargs > 5 && args[5] != Py_None) {
-    if (!take(args[5], "where", false, true, &operands[kMaxInputs + 1])) return nullptr;
+    if (!take(args[5], "where", false, dlpack::kMask, &operands[kMaxInputs + 1])) return nullptr;
     call.where = operands[kMaxInputs + 1].view();
   }
   if (nargs > 6 && args[6] != Py_None) {
-    if (!take(args[6], "sign", row, false, &operands[kMaxInputs + 2])) return nullptr;
-    call.sign = operands[kMaxInputs + 2].view();
+    if (!take(args[6], "sign", true, 0, &operands[kMaxInputs + 2])) return nullptr;
+    call.extra = operands[kMaxInputs + 2].view();
   }
   call.dtype = static_cast<DType>(code);
   call.ndim = full.ndim;

@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include <cmath>
+#include <cstring>
 
 #include "../ops/table.hpp"
 #include "status.hpp"
@@ -11,8 +12,8 @@ namespace {
 
 template <class Op>
 constexpr OpInfo describe(const char* name) {
-  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask, Op::kSign,
-          Op::kTemperature};
+  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask,
+          Op::kTemperature, Op::kExtra, Op::kIndex, Op::kApart};
 }
 #define SUMEXP_DESCRIBE(name, Op, Family) describe<SUMEXP_NS::Op>(#name),
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
@@ -29,7 +30,8 @@ constexpr std::int64_t kStreamRow = 1280, kLine = 64;
 constexpr std::int64_t kKeptBytes = std::int64_t(16) << 20;
 
 bool has_length_one_on_rows(const OpInfo& info, int operand) {
-  if (operand == kOut || operand == kSign) return info.row_output;
+  if (operand == kOut) return info.row_output;
+  if (operand == kExtra) return true;
   return operand == info.row_input;
 }
 
@@ -50,6 +52,24 @@ int coalesce(Dim* dims, int count) {
     }
   }
   return kept;
+}
+
+// An index must be of an element.
+Status check_indices(const Plan& plan, const OpInfo& info) {
+  const int k = info.row_input;
+  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+  const std::int64_t step = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
+  for (std::int64_t r = 0; r < plan.rows; r += inner) {
+    const char* at = static_cast<const char*>(plan.data[k]) + plan.row_offsets(r).at[k];
+    for (std::int64_t i = 0; i < inner; ++i, at += step) {
+      std::int64_t index;
+      std::memcpy(&index, at, sizeof(index));
+      if (index < 0 || index >= plan.n)
+        return fail(Code::invalid_argument, "in[%d]: got %lld for row %lld; accepted are indices from 0 below %lld", k,
+                    static_cast<long long>(index), static_cast<long long>(r + i), static_cast<long long>(plan.n));
+    }
+  }
+  return Status{};
 }
 
 }  // namespace
@@ -96,14 +116,14 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.op = call.op;
   plan.dtype = call.dtype;
   plan.temperature = call.temperature;
-  const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.sign};
+  const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.extra};
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
 
   if (call.ndim > 0 && !call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
-  constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "sign"};
+  constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "extra"};
   for (int k = 0; k < kOperands; ++k)
     if (call.ndim > 0 && views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
-  if (call.sign.data && !info.sign) return fail(Code::invalid_argument, "sign: %s has none; weighted_logsumexp has", info.name);
+  if (call.extra.data && !info.extra) return fail(Code::invalid_argument, "extra: %s has no second result", info.name);
 
   static constexpr std::int64_t kNowhere[kMaxDims] = {};  // strides of what is absent
   const std::int64_t* strides[kOperands];
@@ -130,8 +150,9 @@ Status make_plan(const Call& call, Plan& plan) {
   if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
   if (!empty) {
-    for (int k = 0; k < inputs && plan.n > 0; ++k)
-      if (!plan.data[k]) return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
+    for (int k = 0; k < inputs; ++k)
+      if (!plan.data[k] && (plan.n > 0 || (info.index && k == info.row_input)))
+        return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
     if (!plan.data[kOut]) return fail(Code::invalid_argument, "out: missing");
   }
 
@@ -155,7 +176,7 @@ Status make_plan(const Call& call, Plan& plan) {
     plan.stream = ends % kLine == 0;
   }
   plan.kept_bytes = kKeptBytes / get_num_threads();
-  return Status{};
+  return info.index && plan.data[info.row_input] ? check_indices(plan, info) : Status{};
 }
 
 }  // namespace sumexp::cpu

@@ -8,8 +8,8 @@
 
 namespace sumexp::cpu {
 
-// The operands of a call, in one list: up to three inputs, the mask, the result and its sign.
-enum Operand { kIn0 = 0, kIn1, kIn2, kWhere, kOut, kSign, kOperands };
+// The operands of a call, in one list: up to three inputs, the mask, the result and the second one.
+enum Operand { kIn0 = 0, kIn1, kIn2, kWhere, kOut, kExtra, kOperands };
 
 inline constexpr std::int64_t kColumnRun = 512;  // bytes of rows side by side that a driver takes together, at most
 
@@ -32,8 +32,10 @@ struct OpInfo {
   bool logits;         // in[0] are logits
   bool probabilities;  // results are made of a row's terms, which are kept where there is a place for them
   bool mask;           // where is allowed
-  bool sign;           // a sign may be asked for
   int temperature;     // the power of 1/T its result is multiplied by; -1: x is divided by T first; 0: none
+  bool extra;          // a second result, one value a row, may be asked for
+  bool index;          // the row input is an index: of an element of in[0]
+  bool apart;          // the maximum is kept out of the sum: logits may be read again when their terms are there already
 };
 const OpInfo& op_info(Op op);
 std::int64_t item_size(DType dtype);

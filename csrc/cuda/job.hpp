@@ -5,8 +5,8 @@
 
 namespace sumexp::cuda {
 
-inline constexpr int kOperands = 6;  // in0 in1 in2 where out sign, as cpu::Operand
-inline constexpr int kOut = 4, kWhere = 3, kSign = 5;
+inline constexpr int kOperands = 6;  // in0 in1 in2 where out extra, as cpu::Operand
+inline constexpr int kOut = 4, kWhere = 3, kExtra = 5;
 inline constexpr int kJobDims = 6;  // dimensions left after coalescing, of the batch and of a row
 
 // How elements get from global memory to registers and back.

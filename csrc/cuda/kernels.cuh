@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
     Op::Finish::template finish<TermsOf<S>>(io, state, row, 1, factor);
   }
   if constexpr (Op::kRowOutput) {
-    if (p.active && arch::lane() == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
+    if (p.active && arch::lane() == 0) Op::Finish::emit(io, row, job.data[cuda::kExtra] != nullptr);
   } else {
     Op::map(io, v, Op::maximum(state), row);
   }
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(WarpBounds<Op, false>::threads, 1) block_rows(
     Op::Finish::template finish<TermsOf<S>>(io, second, row, 1, factor);
   }
   if constexpr (Op::kRowOutput) {
-    if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kSign] != nullptr);
+    if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kExtra] != nullptr);
   } else {
     Op::map(io, v, Op::maximum(mine), row);
   }

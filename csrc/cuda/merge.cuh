@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kMergeThreads, 1)
   const RowNumbers<T> numbers(job, r);
   Finish::template finish<FullTerms>(numbers, *in, row, pass, static_cast<T>(job.factor));
   if constexpr (Finish::kRowOutput) {
-    Finish::emit(numbers, row, job.data[cuda::kSign] != nullptr);
+    Finish::emit(numbers, row, job.data[cuda::kExtra] != nullptr);
   } else {
     rows[r] = row;
   }

@@ -220,7 +220,7 @@ struct WeightedFinish {
     if (!has_sign) return io.put(cuda::kOut, Op::emit(row, static_cast<T*>(nullptr)));
     T sign = T(0);
     io.put(cuda::kOut, Op::emit(row, &sign));
-    io.put(cuda::kSign, sign);
+    io.put(cuda::kExtra, sign);
   }
 };
 

@@ -132,12 +132,15 @@ SUMEXP_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b)
   return {merge(a.sum, b.sum), pick(a_upper, a.dot, b.dot) + shifted<T>(pick(a_upper, b.dot, a.dot), gap)};
 }
 
-// log(S) - m = log1p((c - 1) + R 2^-carry / e^rho), for a finite m; V a T or a vector of rows
+// R 2^-carry / e^rho: S / e^m without the maxima, for a finite m; V a T or a vector of rows
+template <class V>
+SUMEXP_FN Wide<V> others_over_max(Wide<V> R, Wide<V> rho) {
+  return WideOf<V>::scaled(R / exp_wide(rho), kCarryDown<ElementOf<V>>);
+}
+// log(S) - m = log1p((c - 1) + R 2^-carry / e^rho)
 template <class V>
 SUMEXP_FN Wide<V> log_over_max(Wide<V> c, Wide<V> R, Wide<V> rho) {
-  using O = WideOf<V>;
-  const Wide<V> others = O::scaled(R / exp_wide(rho), kCarryDown<ElementOf<V>>);
-  return log1p_wide((c + O::constant(-1)) + others);
+  return log1p_wide((c + WideOf<V>::constant(-1)) + others_over_max<V>(R, rho));
 }
 template <class T>
 SUMEXP_FN Wide<T> log_over_max(const ExpState<T>& a) {

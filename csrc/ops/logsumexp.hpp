@@ -118,7 +118,7 @@ SUMEXP_FN void weigh(T& x, T& b) {
 // log |sum_j b_j e^(x_j)| and the sign of the sum. in: x, b. The weighted sum over its maximum term, c + R / e^m, may have any
 // sign; log|.| of it is log1p near 1.
 struct WeightedLogSumExp : WeightedOp {
-  static constexpr bool kExact = true, kMask = true, kSign = true;
+  static constexpr bool kExact = true, kMask = true, kExtra = true;
   template <class T>
   using State = WeightedState<T>;
   template <class T>

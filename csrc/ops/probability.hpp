@@ -29,12 +29,14 @@ SUMEXP_FN V probability(V term, const TermScale<V>& k) {
 
 // -- a row of one chunk, or a vector of such rows -----------------------------------------------------------
 
-// N: the base of the terms, 2^N
-template <class Terms, class V>
+// N: the base of the terms, 2^N. kApart: the maximum is not in sum.R yet.
+template <class Terms, bool kApart, class V>
 SUMEXP_FN TermScale<V> term_scale(const RowSum<V>& sum, V N) {
   using T = ElementOf<V>;
   using O = WideOf<V>;
-  const Wide<V> inverse = O::constant(kCarryUp<T>) / sum.R;
+  Wide<V> all = sum.R;
+  if constexpr (kApart) all = total(sum);
+  const Wide<V> inverse = O::constant(kCarryUp<T>) / all;
   TermScale<V> scale;
   O::split(inverse, scale.h, scale.l);
   if constexpr (Terms::kShort) {

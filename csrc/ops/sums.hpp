@@ -15,7 +15,8 @@ namespace sumexp::SUMEXP_NS {
 
 struct SumsOp {
   static constexpr int kRowInput = -1, kTemperature = 1;
-  static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false, kSign = false;
+  static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false;
+  static constexpr bool kApart = false, kIndex = false, kExtra = false;
 };
 
 template <class V>

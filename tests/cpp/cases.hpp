@@ -20,7 +20,7 @@ using sumexp::DType;
 using sumexp::Op;
 using sumexp::Status;
 
-enum class Role { logits, cotangent, probability, log_probability, weight };
+enum class Role { logits, cotangent, probability, log_probability, weight, index };
 
 struct OpCase {
   const char* name;
@@ -29,7 +29,10 @@ struct OpCase {
   Role role[3];
   int row_input;     // the input that has one value a row, or -1
   bool row_output;   // one value a row
-  bool where, temperature, sign;
+  bool where, temperature, extra;
+
+  constexpr bool is_index(int k) const { return k < inputs && role[k] == Role::index; }
+  constexpr bool has_index() const { return is_index(1); }  // then a row has an element
 };
 
 inline constexpr OpCase kOps[] = {
@@ -44,6 +47,8 @@ inline constexpr OpCase kOps[] = {
     {"logsumexp_jvp", Op::logsumexp_jvp, 2, {Role::logits, Role::cotangent}, -1, true, false, false, false},
     {"softmax_hvp", Op::softmax_hvp, 3, {Role::cotangent, Role::cotangent, Role::probability}, -1, false, false, true, false},
     {"log_softmax_hvp", Op::log_softmax_hvp, 3, {Role::cotangent, Role::cotangent, Role::log_probability}, -1, false, false, true, false},
+    {"cross_entropy", Op::cross_entropy, 2, {Role::logits, Role::index}, 1, true, false, false, false},
+    {"cross_entropy_with_grad", Op::cross_entropy_with_grad, 2, {Role::logits, Role::index}, 1, false, false, false, true},
 };
 
 struct DTypeCase {
@@ -55,6 +60,9 @@ inline constexpr DTypeCase kDTypes[] = {
     {"f16", DType::f16, 2}, {"bf16", DType::bf16, 2}, {"f32", DType::f32, 4}, {"f64", DType::f64, 8}};
 
 using Bytes = std::vector<unsigned char>;
+
+// Bytes of an element of input k.
+inline std::int64_t item_of(const OpCase& op, const DTypeCase& type, int k) { return op.is_index(k) ? 8 : type.size; }
 
 // -- inputs ---------------------------------------------------------------------------------------------
 
@@ -139,7 +147,7 @@ inline double element(Random& random, Role role, Kind kind, DType dtype, std::in
         case kTies: return -0.5 * static_cast<double>(random.below(4));
         default: return -20 * uniform;
       }
-    default:  // weights, of both signs, some of which cancel exactly
+    default:  // weights (indices: make_input), of both signs, some of which cancel exactly
       switch (kind) {
         case kTies: case kEqual: return random.below(2) ? 1.0 : -1.0;
         case kMasked: return random.below(3) ? normal : 0.0;
@@ -170,18 +178,31 @@ inline Bytes make_input(Random& random, Role role, Kind kind, const DTypeCase& t
 
 // -- calls --------------------------------------------------------------------------------------------------
 
+// Input k of an op on `rows` rows of n elements.
+inline Bytes make_input(Random& random, const OpCase& op, int k, Kind kind, const DTypeCase& type, std::int64_t rows,
+                        std::int64_t n) {
+  if (!op.is_index(k)) return make_input(random, op.role[k], kind, type, rows * (k == op.row_input ? 1 : n));
+  Bytes bytes(static_cast<std::size_t>(rows) * 8 + 1);
+  for (std::int64_t r = 0; r < rows && n; ++r) {
+    const std::int64_t index = random.below(n);
+    std::memcpy(bytes.data() + r * 8, &index, 8);
+  }
+  return bytes;
+}
+
 // `rows` rows of n elements, one after the other, everything contiguous.
 struct Contiguous {
   Call call;
-  std::int64_t shape[2], full[2], row[2], mask[2];
+  std::int64_t shape[2], full[2], row[2], index[2], mask[2];
 
   Contiguous(const OpCase& op, const DTypeCase& type, std::int64_t rows, std::int64_t n, const void* const* in, void* out,
-             void* sign = nullptr)
-      : shape{rows, n}, full{n * type.size, type.size}, row{type.size, 0}, mask{n, 1} {
+             void* extra = nullptr)
+      : shape{rows, n}, full{n * type.size, type.size}, row{type.size, 0}, index{8, 0}, mask{n, 1} {
     call.op = op.op, call.dtype = type.dtype, call.ndim = 2, call.shape = shape, call.axes = 2;
-    for (int k = 0; k < op.inputs; ++k) call.in[k] = {const_cast<void*>(in[k]), k == op.row_input ? row : full};
+    for (int k = 0; k < op.inputs; ++k)
+      call.in[k] = {const_cast<void*>(in[k]), op.is_index(k) ? index : k == op.row_input ? row : full};
     call.out = {out, op.row_output ? row : full};
-    if (sign) call.sign = {sign, row};
+    if (extra) call.extra = {extra, row};
   }
   Contiguous(const Contiguous&) = delete;
 };

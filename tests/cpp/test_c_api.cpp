@@ -53,7 +53,7 @@ void test_bad_calls() {
   refuses("shape", [](Refused& r) { r.call.shape = nullptr; });
   refuses("in[0]", [](Refused& r) { r.call.in[0].strides = nullptr; });
   refuses("out", [](Refused& r) { r.call.out.strides = nullptr; });
-  refuses("sign", [](Refused& r) { r.call.sign = {r.b, r.strides}; });
+  refuses("extra", [](Refused& r) { r.call.extra = {r.b, r.strides}; });
   refuses("temperature", [](Refused& r) { r.call.temperature = 1e-46; });  // 0 in float
   refuses("in[0]", [](Refused& r) { r.call.in[0].data = nullptr; });
   refuses("in[1]", [](Refused& r) { r.call.op = Op::softmax_vjp; });
@@ -74,11 +74,28 @@ void test_bad_calls() {
     Call call;
     call.op = Op::weighted_logsumexp, call.ndim = 2, call.shape = empty, call.axes = 2;
     call.in[0] = call.in[1] = {nullptr, strides};
-    call.out = {lse, strides}, call.sign = {sign, strides};
+    call.out = {lse, strides}, call.extra = {sign, strides};
     const Status status = sumexp::run(call);
     CHECK(status.ok() && lse[0] == -infinity() && lse[1] == -infinity(), "empty sums with weights: %s %g", status.message, lse[0]);
     CHECK(sign[0] == 0 && sign[1] == 0, "their signs: %g %g", sign[0], sign[1]);
   }
+
+  constexpr std::int64_t kLowest = std::numeric_limits<std::int64_t>::min();
+  for (const std::int64_t target : {std::int64_t{-1}, std::int64_t{3}, kLowest, std::int64_t{1} << 32}) {
+    const std::int64_t targets[2] = {0, target}, strides[2] = {8, 0};
+    char naming[80];
+    std::snprintf(naming, sizeof(naming), "in[1]: got %lld for row 1; accepted are indices from 0 below 3",
+                  static_cast<long long>(target));
+    refuses(naming, [&](Refused& r) {
+      r.call.op = Op::cross_entropy_with_grad, r.call.in[1] = {const_cast<std::int64_t*>(targets), strides};
+    });
+  }
+
+  const std::int64_t nothing[2] = {2, 0}, targets[2] = {0, 0}, strides[2] = {8, 0};  // of nothing there is no index
+  refuses("in[1]: missing", [&](Refused& r) { r.call.op = Op::cross_entropy, r.call.shape = nothing; });
+  refuses("in[1]: got 0 for row 0", [&](Refused& r) {
+    r.call.op = Op::cross_entropy, r.call.shape = nothing, r.call.in[1] = {const_cast<std::int64_t*>(targets), strides};
+  });
 
   const std::int64_t shape[2] = {2, 3};
   float x[6] = {0}, y[6];
@@ -191,14 +208,18 @@ bool advance(std::vector<std::int64_t>& index, const std::vector<std::int64_t>& 
 // A row by itself: contiguous, unmasked, x / T beforehand; 16-bit formats in f32. Only 16-bit logits, which make terms of
 // their own, stay what they are, T and all.
 struct Alone {
-  Bytes out, sign;
-  Alone(const OpCase& op, const DTypeCase& type, std::int64_t n, Bytes (&rows)[3], const Bytes& where, double temperature, bool with_sign) {
+  Bytes out, extra;
+  Alone(const OpCase& op, const DTypeCase& type, std::int64_t n, Bytes (&rows)[3], const Bytes& where, double temperature, bool with_extra) {
     const bool as_is = type.size == 2 && op.role[0] == Role::logits;
     const DTypeCase& inside = type.size == 2 && !as_is ? kDTypes[2] : type;
     Bytes wide[3];
     const void* in[3];
     for (int k = 0; k < op.inputs; ++k) {
       const std::int64_t count = k == op.row_input ? 1 : n;
+      if (op.is_index(k)) {
+        in[k] = rows[k].data();
+        continue;
+      }
       wide[k].resize(static_cast<std::size_t>(count * inside.size) + 1);
       for (std::int64_t i = 0; i < count; ++i) {
         double value = get(type.dtype, rows[k].data() + i * type.size);
@@ -212,18 +233,18 @@ struct Alone {
       if (!as_is && (op.op == Op::softmax || op.op == Op::log_softmax)) temperature = 1.0;
     }
     const std::int64_t results = op.row_output ? 1 : n;
-    Bytes wide_out(static_cast<std::size_t>(results * inside.size) + 1), wide_sign(8);
-    Contiguous c(op, inside, 1, n, in, wide_out.data(), with_sign ? wide_sign.data() : nullptr);
+    Bytes wide_out(static_cast<std::size_t>(results * inside.size) + 1), wide_extra(8);
+    Contiguous c(op, inside, 1, n, in, wide_out.data(), with_extra ? wide_extra.data() : nullptr);
     c.call.temperature = temperature;
     CHECK(run(c.call).ok(), "%s alone", op.name);
     out.resize(static_cast<std::size_t>(results * type.size));
-    sign.resize(static_cast<std::size_t>(type.size));
+    extra.resize(static_cast<std::size_t>(type.size));
     if (type.size == inside.size) {
       check::copy(out.data(), wide_out.data(), out.size());
-      check::copy(sign.data(), wide_sign.data(), sign.size());
+      check::copy(extra.data(), wide_extra.data(), extra.size());
     } else {
       for (std::int64_t i = 0; i < results; ++i) put(type.dtype, out.data() + i * type.size, get(inside.dtype, wide_out.data() + i * 4));
-      put(type.dtype, sign.data(), get(inside.dtype, wide_sign.data()));
+      put(type.dtype, extra.data(), get(inside.dtype, wide_extra.data()));
     }
   }
 };
@@ -248,7 +269,7 @@ void test_layout(Random& random) {
 
   std::int64_t n = 1, rows = 1;
   for (int d = 0; d < ndim; ++d) ((axes >> d) & 1 ? n : rows) *= shape[static_cast<std::size_t>(d)];
-  if (n * rows > 100000) return;
+  if (n * rows > 100000 || (op.has_index() && n == 0)) return;
 
   const std::uint64_t drop_row = axes;
   const bool in_place = !op.row_output && random.below(4) == 0;
@@ -257,9 +278,14 @@ void test_layout(Random& random) {
   const int replaced = in_place ? static_cast<int>(random.below(op.inputs)) : -1;
   for (int k = 0; k < op.inputs; ++k) {
     const bool one = k == op.row_input;
-    in[k] = lay_out(random, shape, type.size, one ? drop_row : 0, !(k == replaced && !one));
+    in[k] = lay_out(random, shape, item_of(op, type, k), one ? drop_row : 0, !(k == replaced && !one));
     std::vector<std::int64_t> index(shape.size(), 0);
-    if (rows * n > 0) {
+    if (rows * n > 0 && op.is_index(k)) {
+      do {
+        const std::int64_t target = random.below(n);
+        std::memcpy(in[k].data() + offset_of(index, in[k].strides), &target, 8);
+      } while (advance(index, shape, all));
+    } else if (rows * n > 0) {
       std::int64_t i = 0;
       do put(type.dtype, in[k].data() + offset_of(index, in[k].strides), element(random, op.role[k], kind, type.dtype, i++));
       while (advance(index, shape, all));
@@ -268,7 +294,7 @@ void test_layout(Random& random) {
     }
   }
   Layout out = lay_out(random, shape, type.size, op.row_output ? drop_row : 0, false);
-  Layout sign = lay_out(random, shape, type.size, drop_row, false);
+  Layout extra = lay_out(random, shape, type.size, drop_row, false);
   const Layout before[3] = {in[0], in[1], in[2]};
   Layout& result = in_place && replaced != op.row_input ? in[replaced] : out;
 
@@ -277,7 +303,7 @@ void test_layout(Random& random) {
   for (int k = 0; k < op.inputs; ++k) call.in[k] = {in[k].data(), in[k].strides.data()};
   if (masked) call.where = {where.data(), where.strides.data()};
   call.out = {result.data(), result.strides.data()};
-  if (op.sign && random.below(2)) call.sign = {sign.data(), sign.strides.data()};
+  if (op.extra && random.below(2)) call.extra = {extra.data(), extra.strides.data()};
   call.temperature = temperature;
   const Status status = run(call);
   CHECK(status.ok(), "%s: %s", doing, status.message);
@@ -286,19 +312,19 @@ void test_layout(Random& random) {
   if (rows > 0) do {
     Bytes row[3], mask;
     for (int k = 0; k < op.inputs; ++k) {
-      const std::int64_t count = k == op.row_input ? 1 : n;
-      row[k].resize(static_cast<std::size_t>(count * type.size) + 1);
+      const std::int64_t count = k == op.row_input ? 1 : n, item = item_of(op, type, k);
+      row[k].resize(static_cast<std::size_t>(count * item) + 1);
       std::vector<std::int64_t> at = index;
       for (std::int64_t i = 0; i < count; ++i, advance(at, shape, axes))
-        check::copy(row[k].data() + i * type.size, before[k].memory.data() + before[k].origin + offset_of(at, before[k].strides),
-                    static_cast<std::size_t>(type.size));
+        check::copy(row[k].data() + i * item, before[k].memory.data() + before[k].origin + offset_of(at, before[k].strides),
+                    static_cast<std::size_t>(item));
     }
     if (masked) {
       std::vector<std::int64_t> at = index;
       for (std::int64_t i = 0; i < n; ++i, advance(at, shape, axes)) mask.push_back(where.data()[offset_of(at, where.strides)]);
       mask.push_back(1);
     }
-    const Alone alone(op, type, n, row, mask, temperature, call.sign.data != nullptr);
+    const Alone alone(op, type, n, row, mask, temperature, call.extra.data != nullptr);
     std::vector<std::int64_t> at = index;
     for (std::int64_t i = 0; i < (op.row_output ? 1 : n); ++i, advance(at, shape, axes)) {
       const bool equal = check::equal_bytes(result.data() + offset_of(at, result.strides), alone.out.data() + i * type.size,
@@ -307,8 +333,9 @@ void test_layout(Random& random) {
             get(type.dtype, result.data() + offset_of(at, result.strides)), get(type.dtype, alone.out.data() + i * type.size));
       if (!equal) return;
     }
-    if (call.sign.data)
-      CHECK(check::equal_bytes(sign.data() + offset_of(index, sign.strides), alone.sign.data(), alone.sign.size()), "%s: sign", doing);
+    if (call.extra.data)
+      CHECK(check::equal_bytes(extra.data() + offset_of(index, extra.strides), alone.extra.data(), alone.extra.size()),
+            "%s: extra", doing);
   } while (advance(index, shape, all & ~axes));
 }
 
@@ -322,11 +349,12 @@ struct Job {
 
   Job(const OpCase& o, const DTypeCase& t, std::int64_t r, std::int64_t length, Kind kind) : op(o), type(t), rows(r), n(length) {
     Random random(static_cast<std::uint64_t>(n));
-    for (int k = 0; k < op.inputs; ++k) in[k] = make_input(random, op.role[k], kind, type, rows * (k == op.row_input ? 1 : n));
+    for (int k = 0; k < op.inputs; ++k) in[k] = make_input(random, op, k, kind, type, rows, n);
   }
-  Bytes compute() const {
-    const void* const from[3] = {in[0].data(), in[1].data(), in[2].data()};
+  Bytes compute(bool in_place = false) const {
     Bytes out(static_cast<std::size_t>(rows * (op.row_output ? 1 : n) * type.size));
+    if (in_place) std::copy(in[0].begin(), in[0].begin() + static_cast<std::ptrdiff_t>(out.size()), out.begin());
+    const void* const from[3] = {in_place ? out.data() : in[0].data(), in[1].data(), in[2].data()};
     const Status status = run(Contiguous(op, type, rows, n, from, out.data()).call);
     CHECK(status.ok(), "%s: %s", op.name, status.message);
     return out;
@@ -335,7 +363,7 @@ struct Job {
     Bytes out;
     for (std::int64_t r = 0; r < rows; ++r) {
       const void* from[3];
-      for (int k = 0; k < op.inputs; ++k) from[k] = in[k].data() + r * (k == op.row_input ? 1 : n) * type.size;
+      for (int k = 0; k < op.inputs; ++k) from[k] = in[k].data() + r * (k == op.row_input ? 1 : n) * item_of(op, type, k);
       Bytes row(static_cast<std::size_t>((op.row_output ? 1 : n) * type.size));
       run(Contiguous(op, type, 1, n, from, row.data()).call);
       out.insert(out.end(), row.begin(), row.end());
@@ -363,6 +391,9 @@ void test_threads() {
           sumexp::set_num_threads(threads);
           CHECK(one == job.compute(), "%s %s: %lld rows of %lld on %d threads", op.name, type.name,
                 static_cast<long long>(shape.rows), static_cast<long long>(shape.n), threads);
+          if (!op.row_output && threads == 2)
+            CHECK(one == job.compute(true), "%s %s: %lld rows of %lld in place", op.name, type.name,
+                  static_cast<long long>(shape.rows), static_cast<long long>(shape.n));
         }
       }
   sumexp::set_num_threads(4);

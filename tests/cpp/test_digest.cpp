@@ -58,17 +58,21 @@ std::uint64_t digest(const OpCase& op, const DTypeCase& type, bool detail) {
   Hash all;
   int index = 0;
   for (const Row& row : rows()) {
+    if (row.n == 0 && op.has_index()) {
+      ++index;
+      continue;
+    }
     Random random(static_cast<std::uint64_t>(row.n) * 1000 + row.kind);
     const std::int64_t batch = row.n <= 64 ? 3 : 1;
     const void* in[3];
     Bytes inputs[3];
     for (int k = 0; k < op.inputs; ++k) {
-      inputs[k] = make_input(random, op.role[k], row.kind, type, batch * (k == op.row_input ? 1 : row.n));
+      inputs[k] = make_input(random, op, k, row.kind, type, batch, row.n);
       in[k] = inputs[k].data();
     }
     const std::size_t results = static_cast<std::size_t>(batch * (op.row_output ? 1 : row.n) * type.size);
-    Bytes out(results + 1), sign(static_cast<std::size_t>(batch * type.size)), mask(static_cast<std::size_t>(batch * row.n) + 1);
-    Contiguous c(op, type, batch, row.n, in, out.data(), op.sign ? sign.data() : nullptr);
+    Bytes out(results + 1), extra(static_cast<std::size_t>(batch * type.size)), mask(static_cast<std::size_t>(batch * row.n) + 1);
+    Contiguous c(op, type, batch, row.n, in, out.data(), op.extra ? extra.data() : nullptr);
     if (op.temperature && index % 5 == 0) c.call.temperature = 0.7;
     if (op.where && index % 7 == 0) {
       for (auto& m : mask) m = random.below(4) != 0;
@@ -78,7 +82,7 @@ std::uint64_t digest(const OpCase& op, const DTypeCase& type, bool detail) {
     CHECK(status.ok(), "%s %s n=%lld: %s", op.name, type.name, static_cast<long long>(row.n), status.message);
     Hash one;
     one.add(out.data(), results);
-    if (op.sign) one.add(sign.data(), sign.size());
+    if (op.extra) one.add(extra.data(), extra.size());
     const std::uint64_t value = one.value();
     all.add(reinterpret_cast<const unsigned char*>(&value), sizeof(value));
     if (detail)

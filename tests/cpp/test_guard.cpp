@@ -52,12 +52,12 @@ class Arena {
 };
 
 struct Arenas {
-  Arena in[3], where, out, sign;
-  explicit Arenas(std::size_t bytes) : in{Arena(bytes), Arena(bytes), Arena(bytes)}, where(bytes), out(bytes), sign(bytes) {}
+  Arena in[3], where, out, extra;
+  explicit Arenas(std::size_t bytes) : in{Arena(bytes), Arena(bytes), Arena(bytes)}, where(bytes), out(bytes), extra(bytes) {}
 };
 
 struct Inputs {
-  Bytes in[3], where, out, sign;  // out, sign: the results of an ordinary call
+  Bytes in[3], where, out, extra;  // out, extra: the results of an ordinary call
 };
 
 Inputs make(const OpCase& op, const DTypeCase& type, std::int64_t rows, std::int64_t n, bool masked, double temperature) {
@@ -65,14 +65,14 @@ Inputs make(const OpCase& op, const DTypeCase& type, std::int64_t rows, std::int
   Random random(static_cast<std::uint64_t>(n) * 64 + static_cast<std::uint64_t>(rows));
   const void* in[3];
   for (int k = 0; k < op.inputs; ++k) {
-    inputs.in[k] = make_input(random, op.role[k], kScale4, type, rows * (k == op.row_input ? 1 : n));
+    inputs.in[k] = make_input(random, op, k, kScale4, type, rows, n);
     in[k] = inputs.in[k].data();
   }
   inputs.where.resize(static_cast<std::size_t>(rows * n) + 1);
   for (auto& m : inputs.where) m = random.below(4) != 0;
   inputs.out.resize(static_cast<std::size_t>(rows * (op.row_output ? 1 : n) * type.size));
-  inputs.sign.resize(static_cast<std::size_t>(rows * type.size));
-  Contiguous c(op, type, rows, n, in, inputs.out.data(), op.sign ? inputs.sign.data() : nullptr);
+  inputs.extra.resize(static_cast<std::size_t>(rows * type.size));
+  Contiguous c(op, type, rows, n, in, inputs.out.data(), op.extra ? inputs.extra.data() : nullptr);
   if (masked) c.call.where = {inputs.where.data(), c.mask};
   c.call.temperature = temperature;
   const Status status = run(c.call);
@@ -101,15 +101,16 @@ void one_row(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::int64
   const std::size_t bytes = inputs.out.size();
   arenas.out.paint();
   unsigned char* out = in_place ? first : arenas.out.place(bytes, shift);
-  unsigned char* sign = arenas.sign.place(inputs.sign.size(), shift);
-  Contiguous c(op, type, 1, n, in, out, op.sign ? sign : nullptr);
+  unsigned char* extra = arenas.extra.place(inputs.extra.size(), shift);
+  Contiguous c(op, type, 1, n, in, out, op.extra ? extra : nullptr);
   if (masked) c.call.where = {where, c.mask};
   c.call.temperature = temperature;
   const Status status = run(c.call);
   CHECK(status.ok(), "%s: %s", g_doing, status.message);
   CHECK(check::equal_bytes(out, inputs.out.data(), bytes), "%s: other bytes than elsewhere", g_doing);
   CHECK((in_place ? arenas.in[0] : arenas.out).clean_around(out, bytes), "%s: wrote beside its result", g_doing);
-  if (op.sign) CHECK(check::equal_bytes(sign, inputs.sign.data(), inputs.sign.size()), "%s: other signs", g_doing);
+  if (op.extra)
+    CHECK(check::equal_bytes(extra, inputs.extra.data(), inputs.extra.size()), "%s: another second result", g_doing);
 }
 
 // The axis is not the last one: `columns` rows of n side by side, or elements `step` apart, or running backwards.
@@ -127,7 +128,7 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
     return ((backwards ? length - 1 - i : i) * step + r) * size;
   };
   Call call;
-  std::int64_t shape[2] = {n, columns}, full[2], row[2], bytes_strides[2];
+  std::int64_t shape[2] = {n, columns}, full[2], row[2], index[2] = {0, 8}, bytes_strides[2];
   full[0] = (backwards ? -step : step) * type.size, full[1] = type.size;
   row[0] = 0, row[1] = type.size;
   bytes_strides[0] = backwards ? -step : step, bytes_strides[1] = 1;
@@ -143,8 +144,8 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
   const std::int64_t first = backwards && n ? (n - 1) * step : 0;  // where element 0 lies
   for (int k = 0; k < op.inputs; ++k) {
     const bool one = k == op.row_input;
-    unsigned char* at = lay(arenas.in[k], inputs.in[k], one ? 1 : n, type.size);
-    call.in[k] = {one ? at : at + first * type.size, one ? row : full};
+    unsigned char* at = lay(arenas.in[k], inputs.in[k], one ? 1 : n, item_of(op, type, k));
+    call.in[k] = {one ? at : at + first * type.size, op.is_index(k) ? index : one ? row : full};
   }
   if (op.where) call.where = {lay(arenas.where, inputs.where, n, 1) + first, bytes_strides};
   arenas.out.paint();
@@ -152,8 +153,8 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
   const std::size_t bytes = op.row_output ? static_cast<std::size_t>(columns * type.size) : span(columns, n, type.size);
   unsigned char* out = arenas.out.place(bytes, at_end ? ~0 : 0);
   call.out = {op.row_output ? out : out + first * type.size, op.row_output ? row : full};
-  unsigned char* sign = arenas.sign.place(inputs.sign.size(), at_end ? ~0 : 0);
-  if (op.sign) call.sign = {sign, row};
+  unsigned char* extra = arenas.extra.place(inputs.extra.size(), at_end ? ~0 : 0);
+  if (op.extra) call.extra = {extra, row};
   const Status status = run(call);
   CHECK(status.ok(), "%s: %s", g_doing, status.message);
   for (std::int64_t r = 0; r < columns; ++r)
@@ -163,7 +164,8 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
       CHECK(equal, "%s: row %lld, element %lld", g_doing, static_cast<long long>(r), static_cast<long long>(i));
       if (!equal) return;
     }
-  if (op.sign) CHECK(check::equal_bytes(sign, inputs.sign.data(), inputs.sign.size()), "%s: other signs", g_doing);
+  if (op.extra)
+    CHECK(check::equal_bytes(extra, inputs.extra.data(), inputs.extra.size()), "%s: another second result", g_doing);
   // gaps between rows belong to the caller
   std::int64_t painted = 0;
   for (std::size_t i = 0; i < bytes; ++i) painted += out[i] == 0x5a;
@@ -232,6 +234,7 @@ int main(int argc, char** argv) {
     for (const DTypeCase& type : kDTypes) {
       const bool can_replace = !op.row_output;
       for (const std::int64_t n : lengths()) {
+        if (n == 0 && op.has_index()) continue;
         one_row(arenas, op, type, n, ~0, false, false, 1.0);
         one_row(arenas, op, type, n, 0, false, false, 1.0);
         if (can_replace) one_row(arenas, op, type, n, ~0, true, false, 1.0);

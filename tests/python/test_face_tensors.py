@@ -9,7 +9,9 @@ from sumexp import _core
 torch = pytest.importorskip("torch")
 
 SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, SOFTMAX_VJP, LOGSUMEXP_VJP, LOGSUMEXP_JVP, WEIGHTED_LOGSUMEXP = 0, 1, 2, 3, 6, 7, 10
+CROSS_ENTROPY, CROSS_ENTROPY_WITH_GRAD = 11, 12
 X = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+ROW = torch.zeros(3, 4, dtype=torch.int64)
 
 
 def same(tensor, array):
@@ -59,6 +61,19 @@ def test_weights_sign_and_mask():
     same(sign, want[1])
 
 
+def test_an_index_and_a_second_result():
+    target = torch.arange(12).reshape(3, 4) % 5
+    want, loss, dx = torch.empty(3, 4), torch.empty(3, 4), torch.empty_like(X)
+    _core.run_tensors(CROSS_ENTROPY, (X, target), want, -1)
+    _core.run_tensors(CROSS_ENTROPY_WITH_GRAD, (X, target), dx, -1, 1.0, None, loss)
+    assert torch.equal(loss, want)
+    x = X.double().requires_grad_()
+    of_torch = torch.nn.functional.cross_entropy(x.reshape(12, 5), target.reshape(12), reduction="none")
+    of_torch.sum().backward()
+    np.testing.assert_allclose(want, of_torch.detach().reshape(3, 4), rtol=2e-7)
+    np.testing.assert_allclose(dx, x.grad, rtol=3e-7)
+
+
 @pytest.mark.parametrize("args, error, pattern", [
     ((SOFTMAX, (X,), torch.empty(3, 4), -1), ValueError, r"out has shape \(3, 4\), which does not fit the shape"),
     ((LOGSUMEXP, (X,), torch.empty(3, 5), -1), ValueError, r"out has shape \(3, 5\), which does not fit the rows"),
@@ -67,7 +82,10 @@ def test_weights_sign_and_mask():
     ((SOFTMAX, (X.to("meta"),), torch.empty_like(X), -1), Exception, ""),
     ((SOFTMAX, (3,), X, -1), TypeError, "input is a int, accepted: a tensor with"),
     ((SOFTMAX, (X,), torch.empty_like(X), 3), ValueError, "axis 3 is out of bounds"),
-    ((99, (X,), X, -1), ValueError, "op is 99, accepted: 0 to 10"),
+    ((99, (X,), X, -1), ValueError, "op is 99, accepted: 0 to 12"),
+    ((CROSS_ENTROPY, (X, ROW.int()), ROW.float(), -1), TypeError, "input has DLPack dtype .*accepted: int64"),
+    ((CROSS_ENTROPY, (X, ROW.float()), ROW.float(), -1), TypeError, "input has DLPack dtype .*accepted: int64"),
+    ((CROSS_ENTROPY, (X, ROW + 5), ROW.float(), -1), ValueError, r"in\[1\]: got 5 for row 0"),
     ((SOFTMAX, (), X, -1), ValueError, "inputs has 0 tensors"),
     ((SOFTMAX, X, X, -1), TypeError, "run_tensors"),
     ((SOFTMAX_VJP, (X, X[0]), torch.empty_like(X), -1), ValueError, r"input has shape \(4, 5\)"),

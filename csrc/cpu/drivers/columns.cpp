@@ -23,10 +23,10 @@ std::int64_t pitch_of(const Job& job, std::int64_t vectors) {
 }
 // Vectors that a tile takes in the buffer when whole rows do not fit: a chunk, or its lanes.
 std::int64_t part_of(const Job& job) { return job.info.logits ? job.order.chunk : std::int64_t{job.order.lanes} * job.kernel.sums; }
-// How many tiles of such a pitch fit in the buffer, in whole lines.
-int tiles_of(const Job& job, std::int64_t pitch) {
+// How many tiles of such a pitch fit in the buffer, each `buffers` times, in whole lines.
+int tiles_of(const Job& job, std::int64_t pitch, int buffers) {
   const int in_line = tiles_in_line(job), most = static_cast<int>(kColumnRun) / (job.moves.width * job.item);
-  const std::int64_t fit = kBufferBytes / (pitch * job.moves.width * job.wide * job.info.inputs) / in_line * in_line;
+  const std::int64_t fit = kBufferBytes / (pitch * job.moves.width * job.wide * buffers) / in_line * in_line;
   return static_cast<int>(fit < in_line ? in_line : fit < most ? fit : most);
 }
 
@@ -40,11 +40,12 @@ bool ColumnDriver::serves(const Job& job) {
 ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_maxima)
     : job_(job), plan_(job.plan), kernel_(job.kernel), workspace_(workspace), shared_maxima_(shared_maxima), sums_(!job.info.logits) {
   vector_bytes_ = std::int64_t{job.moves.width} * job.wide;
-  const bool fits = plan_.n * vector_bytes_ * job.info.inputs * tiles_in_line(job) <= kBufferBytes;
+  const int buffers = job.info.inputs + job.own_terms;
+  const bool fits = plan_.n * vector_bytes_ * buffers * tiles_in_line(job) <= kBufferBytes;
   short_ = job.chunks == 1 && !(sums_ && plan_.n >= kDirectSums);
   resident_ = short_ || (!sums_ && !job.info.row_output && !shared_maxima && fits);
   pitch_ = pitch_of(job, resident_ ? plan_.n : part_of(job));
-  width_ = tiles_of(job, pitch_) * job.moves.width;
+  width_ = tiles_of(job, pitch_, resident_ ? buffers : job.info.inputs) * job.moves.width;
   at_.n = plan_.n;
   at_.ahead = plan_.n < kElementsAhead ? plan_.n : kElementsAhead;
   at_.inputs = job.info.inputs;
@@ -52,7 +53,9 @@ ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_ma
   at_.stream = plan_.stream;
 }
 
-int ColumnDriver::split_width(const Job& job) { return tiles_of(job, pitch_of(job, part_of(job))) * job.moves.width; }
+int ColumnDriver::split_width(const Job& job) {
+  return tiles_of(job, pitch_of(job, part_of(job)), job.info.inputs) * job.moves.width;
+}
 
 void ColumnDriver::run(std::int64_t begin, std::int64_t end) {
   const int width = job_.moves.width;
@@ -76,7 +79,7 @@ void ColumnDriver::begin_block(std::int64_t r, int rows) {
     step_[k] = plan_.batch[plan_.batch_dims - 1].stride[k];
   }
   workspace_.reset();
-  const int buffers = sums_ && !short_ ? 1 : job_.info.inputs;  // one for the lanes of sums
+  const int buffers = sums_ && !short_ ? 1 : job_.info.inputs + (resident_ && job_.own_terms);  // one for the lanes of sums
   for (int k = 0; k < buffers; ++k) buffer_[k] = take<char>(workspace_, at_.tiles * pitch_ * vector_bytes_);
   tops_ = take<char>(workspace_, at_.tiles * vector_bytes_);
   if (short_) return;
@@ -93,15 +96,14 @@ bool ColumnDriver::block(std::int64_t r, int rows) {
     if (!reduce_chunks(pass, 0, job_.chunks, finished_, states_)) return false;
     for (int b = 0; b < rows; ++b) {
       const int input = job_.info.row_input;
-      const RowContext context = {job_.factor, input < 0 ? nullptr : at_.data[input] + b * step_[input]};
-      kernel_.finish[pass](states_ + b * kernel_.state_bytes, context, finished_ + b * kernel_.row_bytes);
+      finish_row(job_, pass, states_ + b * kernel_.state_bytes, at_.data[kIn0] + b * step_[kIn0],
+                 input < 0 ? nullptr : at_.data[input] + b * step_[input], finished_ + b * kernel_.row_bytes);
     }
   }
-  if (job_.info.row_output) {
-    for (int b = 0; b < rows; ++b) kernel_.emit(finished_ + b * kernel_.row_bytes, at_.data[kOut] + b * step_[kOut], nullptr);
-  } else {
-    map_chunks(0, job_.chunks, finished_);
-  }
+  if (!job_.info.row_output) map_chunks(0, job_.chunks, finished_);
+  for (int b = 0; kernel_.emit && b < rows; ++b)
+    kernel_.emit(finished_ + b * kernel_.row_bytes, job_.info.row_output ? at_.data[kOut] + b * step_[kOut] : nullptr,
+                 plan_.data[kExtra] ? at_.data[kExtra] + b * step_[kExtra] : nullptr);
   return true;
 }
 
@@ -122,11 +124,14 @@ bool ColumnDriver::short_rows() {
 Tile ColumnDriver::tile_at(std::int64_t c, int t) const {
   Tile tile;
   for (int k = 0; k < job_.info.inputs; ++k) tile.in[k] = place(k, t, c);
+  tile.terms = resident_ && job_.own_terms ? place(job_.info.inputs, t, c) : tile.in[0];
+  tile.first = c * job_.order.chunk;
   tile.top = sums_ ? nullptr : tops_ + t * vector_bytes_;
   tile.count = job_.count_of(c);
   tile.rows = job_.moves.width;
   tile.out = rows_at(kOut, t);
   if (job_.info.row_input >= 0) tile.row_input = rows_at(job_.info.row_input, t);
+  tile.extra = plan_.data[kExtra] ? rows_at(kExtra, t) : RowsAt{nullptr, 0};
   return tile;
 }
 

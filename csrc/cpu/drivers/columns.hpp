@@ -52,7 +52,7 @@ class ColumnDriver {
   std::int64_t vector_bytes_, pitch_;
   Columns at_;
   std::int64_t step_[kOperands];
-  char* buffer_[kMaxInputs];
+  char* buffer_[kMaxInputs + 1];  // of the inputs, and of terms that may not take the place of logits
   char *tops_ = nullptr, *maxima_ = nullptr, *states_ = nullptr, *finished_ = nullptr;
   StateTree* trees_ = nullptr;
 };

@@ -26,6 +26,7 @@ struct Job {
   std::int64_t chunks;  // of a row; 0 of an empty one
   double factor;        // that the temperature gives a derivative
   bool divide;          // logits are divided by the temperature first
+  bool own_terms;       // logits are read again when their terms are there: terms may not take their place
 
   Job(const Plan& plan, const Kernels& kernels);
   int count_of(std::int64_t c) const {
@@ -33,6 +34,9 @@ struct Job {
     return static_cast<int>(left < order.chunk ? left : order.chunk);
   }
 };
+
+// A row's state to a finished row. `first` is where input 0 of the row lies, untouched yet; `input` where its row input does.
+void finish_row(const Job& job, int pass, const void* state, const char* first, const char* input, void* row);
 
 // Rows of the block that begins at row r: at most `width`, of one stretch of the innermost batch dimension. Side by side,
 // they end where a vector of the result (of one value a row: the input) is aligned, so that the next blocks begin there.

@@ -34,15 +34,18 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   direct_ = plan_.direct && kernel_.reduce[0][kStored];
   elements_ = direct_ ? kStored : kScratch;
   width_ = plan_.columns || (offers_panels && chunks_ == 1) ? width : 1;
-  const std::int64_t bytes = plan_.n * inputs_ * job.wide;
+  // Terms may not take the place of logits.
+  const bool beside = job.own_terms && (!direct_ || plan_.data[kOut] == plan_.data[kIn0]);
+  const std::int64_t bytes = plan_.n * (inputs_ + beside) * job.wide;
   // Columns taken together: a line of them, but no less than a vector and no more than kTiles panels.
   int line = kLineBytes / job.item;
   if (line > kTiles * width) line = kTiles * width;
   if (plan_.columns && line > width && bytes * line <= kResidentBytes) width_ = line;
   resident_ = !direct_ && bytes * width_ <= kResidentBytes;
   const std::int64_t most = plan_.kept_bytes > kResidentBytes ? plan_.kept_bytes : kResidentBytes;
-  const bool scratch_row = direct_ && probabilities && (plan_.stream || !wide_elements) && !shared_maxima && plan_.n * job.wide <= most;
-  in_result_ = direct_ && probabilities && wide_elements && !plan_.stream;
+  const bool elsewhere = plan_.stream || !wide_elements || beside;
+  const bool scratch_row = direct_ && probabilities && elsewhere && !shared_maxima && plan_.n * job.wide <= most;
+  in_result_ = direct_ && probabilities && !elsewhere;
   keep_terms_ = probabilities && (resident_ || scratch_row || in_result_);
   // Rows in the cache are an odd number of lines apart, so that they do not meet in the same sets.
   const std::int64_t in_line = kLineBytes / job.wide;
@@ -54,7 +57,7 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   ahead_ = !direct_ ? 0 : plan_.n * job.item > kAheadBytes ? job.order.chunk : panels_ * width_ * step_[0] / job.item;
   workspace.reset();
   for (int k = 0; k < inputs_; ++k) packed_[k] = direct_ ? nullptr : take<char>(workspace, width_ * pitch_ * job.wide);
-  scratch_ = scratch_row ? take<char>(workspace, panels_ * width_ * pitch_ * job.wide) : nullptr;
+  scratch_ = scratch_row || (resident_ && beside) ? take<char>(workspace, panels_ * width_ * pitch_ * job.wide) : nullptr;
   maxima_ = shared_maxima ? shared_maxima : take<char>(workspace, (probabilities ? width_ * chunks_ : 1) * job.wide);
   states_ = take<char>(workspace, width_ * (kernel_.state_bytes + kernel_.row_bytes));
   finished_ = states_ + width_ * kernel_.state_bytes;
@@ -77,13 +80,15 @@ void RowDriver::block(std::int64_t r, int rows) {
   for (int pass = 0; pass < job_.info.passes; ++pass) {
     reduce_chunks(pass, 0, chunks_, finished_, states_);
     for (int b = 0; b < rows; ++b) {
-      const RowContext context = {job_.factor, job_.info.row_input < 0 ? nullptr : address(job_.info.row_input, b)};
-      kernel_.finish[pass](states_ + b * kernel_.state_bytes, context, finished_ + b * kernel_.row_bytes);
+      const int input = job_.info.row_input;
+      finish_row(job_, pass, states_ + b * kernel_.state_bytes, address(kIn0, b), input < 0 ? nullptr : address(input, b),
+                 finished_ + b * kernel_.row_bytes);
     }
   }
-  if (!job_.info.row_output) return map_chunks(0, chunks_, finished_);
-  for (int b = 0; b < rows; ++b)
-    kernel_.emit(finished_ + b * kernel_.row_bytes, address(kOut, b), plan_.data[kSign] ? address(kSign, b) : nullptr);
+  if (!job_.info.row_output) map_chunks(0, chunks_, finished_);
+  for (int b = 0; kernel_.emit && b < rows; ++b)
+    kernel_.emit(finished_ + b * kernel_.row_bytes, job_.info.row_output ? address(kOut, b) : nullptr,
+                 plan_.data[kExtra] ? address(kExtra, b) : nullptr);
 }
 
 void RowDriver::begin_block(std::int64_t r, int rows) {
@@ -104,7 +109,7 @@ RowsAt RowDriver::rows_at(int k, int b) const { return {place_of(k, 0, b), direc
 // Where the terms of a chunk are written while the row is reduced.
 char* RowDriver::terms(std::int64_t c, int b) const {
   if (in_result_) return address(kOut, b) + c * job_.order.chunk * job_.wide;
-  if (direct_) return scratch_ + (b * pitch_ + c * job_.order.chunk) * job_.wide;
+  if (scratch_) return scratch_ + (b * pitch_ + c * job_.order.chunk) * job_.wide;
   return packed(0, c, b);
 }
 
@@ -114,6 +119,7 @@ Chunk RowDriver::chunk_at(std::int64_t c, int b) const {
   chunk.out = job_.info.row_output ? nullptr : place_of(kOut, c, b);
   chunk.terms = keep_terms_ ? terms(c, b) : nullptr;
   chunk.maximum = maxima_ + (job_.info.probabilities ? (b * chunks_ + c) * job_.wide : 0);
+  chunk.first = c * job_.order.chunk;
   chunk.count = job_.count_of(c);
   chunk.ahead = ahead_;
   chunk.stream = direct_ && plan_.stream;
@@ -167,6 +173,7 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
     panel.terms = {nullptr, 0};
     if (job_.info.probabilities) panel.terms = {terms(0, first), in_result_ ? step_[kOut] : pitch_ * job_.wide};
     if (input >= 0) panel.row_input = {address(input, first), step_[input]};
+    panel.extra = {plan_.data[kExtra] ? address(kExtra, first) : nullptr, step_[kExtra]};
     panel.count = static_cast<int>(plan_.n);
     panel.rows = rows - first < width ? rows - first : width;
     panel.ahead = ahead_;

@@ -37,14 +37,13 @@ class Split {
     states_ = cut(states), finished_ = cut(finished), stack_ = cut(stack), maxima_ = cut(maxima), taken_ = own;
     for (int pass = 0; pass < job_.info.passes; ++pass)
       if (!reduce(pass, r, rows)) return false;
-    if (job_.info.row_output) {
-      for (int b = 0; b < rows; ++b)
-        kernel_.emit(finished_ + b * kernel_.row_bytes, row_of(kOut, r + b), job_.plan.data[kSign] ? row_of(kSign, r + b) : nullptr);
-    } else {
+    if (!job_.info.row_output)
       over_threads(blocks_, threads_, [&](std::int64_t i, Workspace& workspace) {
         Driver(job_, workspace, maxima_).map_part(r, rows, i * kBlock, last(i), finished_);
       });
-    }
+    for (int b = 0; kernel_.emit && b < rows; ++b)
+      kernel_.emit(finished_ + b * kernel_.row_bytes, job_.info.row_output ? row_of(kOut, r + b) : nullptr,
+                   job_.plan.data[kExtra] ? row_of(kExtra, r + b) : nullptr);
     return true;
   }
 
@@ -66,7 +65,8 @@ class Split {
       char* const root = state(blocks_ - 1, rows, b);
       tree.finish(kernel_, root);
       const int input = job_.info.row_input;
-      kernel_.finish[pass](root, {job_.factor, input < 0 ? nullptr : row_of(input, r + b)}, finished_ + b * kernel_.row_bytes);
+      finish_row(job_, pass, root, row_of(kIn0, r + b), input < 0 ? nullptr : row_of(input, r + b),
+                 finished_ + b * kernel_.row_bytes);
     }
     return true;
   }
@@ -114,6 +114,18 @@ Job::Job(const Plan& plan, const Kernels& kernels)
   const double t = plan.temperature;
   factor = info.temperature > 0 ? 1.0 / (info.temperature == 2 ? t * t : t) : 1.0;
   divide = info.temperature < 0 && t != 1.0;
+  own_terms = info.apart && info.probabilities;
+}
+
+void finish_row(const Job& job, int pass, const void* state, const char* first, const char* input, void* row) {
+  double at_index = 0.0;  // or a float
+  if (job.info.index) {
+    std::int64_t index;
+    std::memcpy(&index, input, sizeof(index));
+    job.moves.pack_row(job.plan, kIn0, first, index, 1, &at_index);
+    if (job.divide) job.moves.divide(job.plan.temperature, 1, &at_index);
+  }
+  job.kernel.finish[pass](state, {job.factor, input, &at_index}, row);
 }
 
 int block_rows(const Job& job, std::int64_t r, std::int64_t end, int width) {

@@ -19,6 +19,7 @@ bool tiles_serve(const Job& job, std::int64_t rows) {
 void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& workspace) {
   const Plan& plan = job.plan;
   const int width = job.moves.width, n = static_cast<int>(plan.n), inputs = job.info.inputs, input = job.info.row_input;
+  const int buffers = inputs + job.own_terms;
   const std::int64_t vector_bytes = std::int64_t{width} * job.wide, tile_bytes = (n + width - 1) / width * width * vector_bytes;
   std::int64_t stride[kOperands], step[kOperands];
   for (int k = 0; k < kOperands; ++k) {
@@ -27,7 +28,7 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
   }
   for (std::int64_t r = begin; r < end;) {
     workspace.reset();
-    char* const buffer = take<char>(workspace, kTiles * inputs * tile_bytes);
+    char* const buffer = take<char>(workspace, kTiles * buffers * tile_bytes);
     Tile tiles[kTiles];
     RowsAt out[kTiles];
     int count = 0;
@@ -36,6 +37,7 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
       Tile& tile = tiles[count];
       tile.rows = block_rows(job, next, end, width);
       tile.count = n;
+      tile.first = 0;
       tile.top = nullptr;
       const Offsets first = plan.row_offsets(next);
       const auto rows_of = [&](int k) { return RowsAt{static_cast<char*>(plan.data[k]) + first.at[k], step[k]}; };
@@ -45,7 +47,9 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
       }
       if (job.divide) job.moves.divide(plan.temperature, n * std::int64_t{width}, tile.in[0]);
       if (input >= 0) tile.row_input = rows_of(input);
+      tile.terms = job.own_terms ? buffer + (inputs * kTiles + count) * tile_bytes : tile.in[0];
       tile.out = out[count] = rows_of(kOut);
+      tile.extra = plan.data[kExtra] ? rows_of(kExtra) : RowsAt{nullptr, 0};
       next += tile.rows;
     }
     if (!job.kernel.tiles(tiles, count, job.factor)) {

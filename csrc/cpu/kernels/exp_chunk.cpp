@@ -90,7 +90,8 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std
 #define SUMEXP_CHUNK(Terms, V, E)                                                                                   \
   template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, true, E>(const E*, int, ElementOf<V>*, std::int64_t);  \
   template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, false, E>(const E*, int, ElementOf<V>*, std::int64_t); \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, false, E>(const E*, int, ElementOf<V>*, std::int64_t);
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, false, E>(const E*, int, ElementOf<V>*, std::int64_t);  \
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, true, E>(const E*, int, ElementOf<V>*, std::int64_t);
 
 SUMEXP_CHUNK(FullTerms, F32, float)
 SUMEXP_CHUNK(FullTerms, F64, double)

@@ -39,8 +39,8 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
 }
 
 // The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
-// from `bound` up are counted in `counted` instead. kStore: terms are written to `terms`, which may be x. While the
-// arithmetic runs, what lies `ahead` elements on is prefetched.
+// from `bound` up are counted in `counted` instead. kStore: terms, theirs too, are written to `terms`, which may be x. While
+// the arithmetic runs, what lies `ahead` elements on is prefetched.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
                               std::int64_t ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
@@ -53,13 +53,14 @@ SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce,
     const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
     auto e = Terms::parts(raw, to);
     if constexpr (kApart) {
+      if constexpr (kStore) memory.store(terms + i, Terms::term(e));
       const auto out = at_or_above(raw, U(bound));
       left_out += ::sumexp::SUMEXP_NS::count(out);
       e.s = clear(out, e.s);
     }
     const U term = Terms::term(e);
     Terms::add(acc, e, term);
-    if constexpr (kStore) memory.store(terms + i, term);
+    if constexpr (!kApart && kStore) memory.store(terms + i, term);
   });
   counted = left_out;
 }
@@ -70,7 +71,7 @@ Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> redu
                              ElementOf<V>* terms, std::int64_t ahead);
 
 // The state of a chunk, its maximum kept out of R (kApart) or in it. kStore: its terms go to `terms`, relative to what
-// base_of(maximum) says.
+// base_of(maximum) says; `terms` may be x, but not where the maximum is apart, since x may be read again.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std::int64_t ahead);
 

@@ -12,10 +12,11 @@ bool transposed_states(const cpu::Tile* tiles, int count, TileState<V>* states) 
   return tile_states<Terms, kApart, kStore>(rows, count, states);
 }
 
-#define SUMEXP_TILES(Terms, V)                                                                  \
-  template bool transposed_states<Terms, V, false, true>(const cpu::Tile*, int, TileState<V>*); \
+#define SUMEXP_TILES(Terms, V)                                                                   \
+  template bool transposed_states<Terms, V, false, true>(const cpu::Tile*, int, TileState<V>*);  \
   template bool transposed_states<Terms, V, false, false>(const cpu::Tile*, int, TileState<V>*); \
-  template bool transposed_states<Terms, V, true, false>(const cpu::Tile*, int, TileState<V>*);
+  template bool transposed_states<Terms, V, true, false>(const cpu::Tile*, int, TileState<V>*);  \
+  template bool transposed_states<Terms, V, true, true>(const cpu::Tile*, int, TileState<V>*);
 
 SUMEXP_TILES(FullTerms, F32)
 SUMEXP_TILES(FullTerms, F64)

@@ -35,17 +35,14 @@ constexpr cpu::Kernel kernel_of() {
   return kernel;
 }
 
-// An op's row input, in T.
+// An op's row input, in T; an index stands for the element there.
 template <class S, class Op>
 SUMEXP_FN auto row_input(const cpu::RowContext& context) {
   using T = decltype(widen(S{}));
-  if constexpr (Op::kRowInput >= 0) return widen(read<S>(static_cast<const char*>(context.input)));
+  if constexpr (Op::kIndex) return as<T>(context.at_index);
+  else if constexpr (Op::kRowInput >= 0) return widen(read<S>(static_cast<const char*>(context.input)));
   else return T(0);
 }
-template <class V, class S, class Op>
-SUMEXP_FN V row_inputs(RowsAt at, int rows) {
-  if constexpr (Op::kRowInput >= 0) return load_rows<V, S>(at.first, at.step, rows);
-  else return V(ElementOf<V>(0));
-}
+SUMEXP_FN std::int64_t index_of(const RowsAt& indices, int b) { return read<std::int64_t>(indices.first + b * indices.step); }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -19,7 +19,8 @@ template <class T, class Op>
 struct LogitsRow {
   std::conditional_t<Op::kProbability, Normalizer<T>, NoScale> normalizer;
   typename Op::template Row<T> own;
-  bool nan;  // every output is NaN
+  bool nan;            // every output is NaN
+  std::int64_t index;  // of ops with kIndex
 };
 
 // Io: what numbers of a row, its input or its one result, are stored in; T where there are none, so that storage types share code.
@@ -52,6 +53,7 @@ struct LogitsKernel {
     const State& state = as<State>(from);
     Row& row = as<Row>(to);
     row.nan = is_nan(state.R) || !is_finite(state.m);
+    if constexpr (Op::kIndex) row.index = as<std::int64_t>(context.input);
     if (row.nan) {
       if constexpr (Op::kRowOutput) row.own = {Op::special(state.m, is_nan(state.R))};
       return;
@@ -69,6 +71,13 @@ struct LogitsKernel {
   static void map(const cpu::Chunk& chunk, const void* from) {
     const Row& row = as<Row>(from);
     if (row.nan) return fill_chunk<V>(static_cast<E*>(chunk.out), chunk.count, Limits<T>::nan());
+    map_numbers<E>(chunk, row);
+    if constexpr (Op::kIndex)
+      if (const std::int64_t i = row.index - chunk.first; i >= 0 && i < chunk.count)
+        narrow(Op::at_index(row.own), static_cast<E*>(chunk.out)[i]);
+  }
+  template <class E>
+  static SUMEXP_FN void map_numbers(const cpu::Chunk& chunk, const Row& row) {
     const OwnRow own = broadcast<V, OwnRow>(row.own);
     const E* const x = static_cast<const E*>(chunk.in[0]);
     if constexpr (Op::kProbability) {
@@ -106,7 +115,12 @@ struct LogitsKernel {
     for (int i = 0; i < chunk.count; ++i) to[i] = far_term<Terms>(to[i], k);
     return to;
   }
-  static void emit(const void* row, char* out, char*) { write<Io>(out, Op::emit(as<Row>(row).own)); }
+  static void emit(const void* from, char* out, char* extra) {
+    const Row& row = as<Row>(from);
+    if constexpr (Op::kRowOutput) write<Io>(out, Op::emit(row.own));
+    if constexpr (Op::kExtra)
+      if (extra) write<Io>(extra, row.nan ? Limits<T>::nan() : Op::extra(row.own));
+  }
 
 #if SUMEXP_REGISTERS
   // -- rows V::W at a time --------------------------------------------------------------------------------
@@ -114,12 +128,55 @@ struct LogitsKernel {
   // Nothing but V: what map takes of a tile's rows.
   struct TileRow : Scale, OwnRow {};
 
-  static SUMEXP_FN TileRow finish_tile(const TileState<V>& state, RowsAt input, int rows) {
+  // input: of the rows, as finish takes it
+  static SUMEXP_FN TileRow finish_tile(const TileState<V>& state, V input) {
     const RowSum<V> sum = row_sum(state);
     TileRow row;
-    if constexpr (Op::kProbability) static_cast<Scale&>(row) = term_scale<Terms>(sum, state.N);
-    static_cast<OwnRow&>(row) = Op::finish(sum, row_inputs<V, Io, Op>(input, rows));
+    if constexpr (Op::kProbability) static_cast<Scale&>(row) = term_scale<Terms, Op::kApart>(sum, state.N);
+    static_cast<OwnRow&>(row) = Op::finish(sum, input);
     return row;
+  }
+  template <class E>
+  static SUMEXP_FN V row_inputs(const cpu::Panel& panel) {
+    if constexpr (Op::kIndex) {
+      return lanes_of<V>([&](int b) SUMEXP_INLINE {
+        b = b < panel.rows ? b : 0;
+        return widen(reinterpret_cast<const E*>(panel.in[0].first + b * panel.in[0].step)[index_of(panel.row_input, b)]);
+      });
+    } else if constexpr (Op::kRowInput >= 0) {
+      return load_rows<V, Io>(panel.row_input.first, panel.row_input.step, panel.rows);
+    } else {
+      return V(T(0));
+    }
+  }
+  static SUMEXP_FN V row_inputs(const cpu::Tile& tile) {
+    if constexpr (Op::kIndex) {
+      return lanes_of<V>([&](int b) SUMEXP_INLINE {
+        b = b < tile.rows ? b : 0;
+        return *lane(tile, index_of(tile.row_input, b), b);
+      });
+    } else if constexpr (Op::kRowInput >= 0) {
+      return load_rows<V, Io>(tile.row_input.first, tile.row_input.step, tile.rows);
+    } else {
+      return V(T(0));
+    }
+  }
+  typedef T __attribute__((may_alias)) Lane;
+  static SUMEXP_FN Lane* lane(const cpu::Tile& tile, std::int64_t i, int b) {
+    return reinterpret_cast<Lane*>(static_cast<V*>(tile.in[0]) + i) + b;
+  }
+  // Terms, or logits, to results.
+  static SUMEXP_FN void map_rows(const cpu::Tile& tile, const TileRow& row) {
+    const V* const from = static_cast<const V*>(Op::kApart && Op::kProbability ? tile.terms : tile.in[0]);
+    V* const to = static_cast<V*>(tile.in[0]);
+    for (int j = 0; j < tile.count; ++j) to[j] = map_value(from[j], row);
+  }
+  static SUMEXP_FN void emit_extra(const TileState<V>& state, const TileRow& row, RowsAt out, int rows) {
+    if constexpr (Op::kExtra)
+      if (out.first) {
+        const V value = pick(unordered(nan_of(state)), V(Limits<T>::nan()), Op::extra(static_cast<const OwnRow&>(row)));
+        store_rows<V, Io>(out.first, out.step, rows, value);
+      }
   }
   static SUMEXP_FN V map_value(V v, const TileRow& row) {
     if constexpr (Op::kProbability) v = probability<Terms>(v, static_cast<const Scale&>(row));
@@ -139,29 +196,48 @@ struct LogitsKernel {
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double) {
     TileState<V> states[kTiles];
-    if (!panel_states<Terms, V, Op::kApart, E>(panels, count, states)) return false;
+    if (!panel_states<Terms, V, Op::kApart, Op::kProbability, E>(panels, count, states)) return false;
     TileRow rows[kTiles];
-    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], panels[t].row_input, panels[t].rows);
+    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], row_inputs<E>(panels[t]));
     if constexpr (Op::kRowOutput) {
       for (int t = 0; t < count; ++t) emit_tile(states[t], rows[t], panels[t].out, panels[t].rows);
     } else {
       constexpr int kGroup = Geometry<T>::kGroup;
       if (panels->count == kGroup) map_panels<E>(panels, count, states, rows, std::integral_constant<int, kGroup>());
       else map_panels<E>(panels, count, states, rows, panels->count);
+      for (int t = 0; t < count; ++t) {
+        if constexpr (Op::kIndex) put_at_index<E>(panels[t], states[t], rows[t]);
+        emit_extra(states[t], rows[t], panels[t].extra, panels[t].rows);
+      }
     }
     return true;
+  }
+  template <class E>
+  static SUMEXP_FN void put_at_index(const cpu::Panel& panel, const TileState<V>& state, const TileRow& row) {
+    T value[W];
+    V::store(value, pick(unordered(nan_of(state)), V(Limits<T>::nan()), Op::at_index(static_cast<const OwnRow&>(row))));
+    for (int b = 0; b < panel.rows; ++b)
+      narrow(value[b], reinterpret_cast<E*>(panel.out.first + b * panel.out.step)[index_of(panel.row_input, b)]);
   }
 
   static bool tiles(const cpu::Tile* tiles, int count, double) {
     TileState<V> states[kTiles];
+    V input[kTiles];
+    for (int t = 0; t < count; ++t) input[t] = row_inputs(tiles[t]);  // terms may take its place
     if (!transposed_states<Terms, V, Op::kApart, Op::kProbability>(tiles, count, states)) return false;
     for (int t = 0; t < count; ++t) {
-      const TileRow row = finish_tile(states[t], tiles[t].row_input, tiles[t].rows);
+      const cpu::Tile& tile = tiles[t];
+      const TileRow row = finish_tile(states[t], input[t]);
       if constexpr (Op::kRowOutput) {
-        emit_tile(states[t], row, tiles[t].out, tiles[t].rows);
+        emit_tile(states[t], row, tile.out, tile.rows);
       } else {
-        V* const x = static_cast<V*>(tiles[t].in[0]);
-        for (int j = 0; j < tiles[t].count; ++j) x[j] = map_value(x[j], row);
+        map_rows(tile, row);
+        if constexpr (Op::kIndex) {
+          T value[W];
+          V::store(value, Op::at_index(static_cast<const OwnRow&>(row)));
+          for (int b = 0; b < tile.rows; ++b) *lane(tile, index_of(tile.row_input, b), b) = value[b];
+        }
+        emit_extra(states[t], row, tile.extra, tile.rows);
       }
     }
     return true;
@@ -206,14 +282,15 @@ struct LogitsKernel {
   }
   static void term_tile(const cpu::Tile& tile, const void* maximum) {
     V* const x = static_cast<V*>(tile.in[0]);
+    V* const terms = Op::kApart ? static_cast<V*>(tile.terms) : x;
     const Reduction<V> reduce = reduction_to(exponent_of(V::load(static_cast<const T*>(maximum))));
-    for (int j = 0; j < tile.count; ++j) x[j] = Terms::term(Terms::parts(x[j], reduce));
+    for (int j = 0; j < tile.count; ++j) terms[j] = Terms::term(Terms::parts(x[j], reduce));
   }
-  static void map_tile(const cpu::Tile& tile, const void* maximum, const void* rows) {
-    V* const x = static_cast<V*>(tile.in[0]);
+  static void map_tile(const cpu::Tile& tile, const void* maximum, const void* from) {
+    const Row* const rows = static_cast<const Row*>(from);
     TileRow row;
-    chunk_row(static_cast<const Row*>(rows), static_cast<const T*>(maximum), row, [&](int b, const ChunkScale<T>& k) SUMEXP_INLINE {
-      char* at = reinterpret_cast<char*>(x) + b * sizeof(T);
+    chunk_row(rows, static_cast<const T*>(maximum), row, [&](int b, const ChunkScale<T>& k) SUMEXP_INLINE {
+      char* at = static_cast<char*>(Op::kApart ? tile.terms : tile.in[0]) + b * sizeof(T);
       for (int j = 0; j < tile.count; ++j, at += sizeof(V)) {
         T term;
         memcpy(&term, at, sizeof(T));
@@ -222,7 +299,17 @@ struct LogitsKernel {
       }
       return true;
     });
-    for (int j = 0; j < tile.count; ++j) x[j] = map_value(x[j], row);
+    map_rows(tile, row);
+    if constexpr (Op::kIndex)
+      each_in_chunk(rows, tile.first, tile.count, [&](int b, std::int64_t i) SUMEXP_INLINE {
+        *lane(tile, i, b) = Op::at_index(rows[b].own);
+      });
+  }
+  // put(b, i) for each row b whose index is in the chunk, at i.
+  template <class Put>
+  static SUMEXP_FN void each_in_chunk(const Row* rows, std::int64_t first, int count, Put put) {
+    for (int b = 0; b < W; ++b)
+      if (const std::int64_t i = rows[b].index - first; i >= 0 && i < count) put(b, i);
   }
   template <class S>
   static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void* maximum, const void* rows) {
@@ -243,6 +330,13 @@ struct LogitsKernel {
       if constexpr (Op::kProbability) v[0] = Terms::term(Terms::parts(v[0], reduce[t]));
       put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v[0], row[t]), stream);
     });
+    if constexpr (Op::kIndex)
+      for (int t = 0; t < at.tiles; ++t) {
+        const Row* const own = static_cast<const Row*>(rows) + t * W;
+        each_in_chunk(own, first, count, [&](int b, std::int64_t i) SUMEXP_INLINE {
+          write<S>(out + i * stride + (t * W + b) * sizeof(S), Op::at_index(own[b].own));
+        });
+      }
     return true;
   }
 #endif
@@ -256,8 +350,8 @@ constexpr cpu::Kernel logits_kernel() {
   cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
   kernel.finish[0] = K::finish;
   kernel.reduce[0][cpu::kScratch] = K::template reduce<T>;
-  if constexpr (Op::kRowOutput) kernel.emit = K::emit;
-  else kernel.map[cpu::kScratch] = K::template map<T>;
+  if constexpr (Op::kRowOutput || Op::kExtra) kernel.emit = K::emit;
+  if constexpr (!Op::kRowOutput) kernel.map[cpu::kScratch] = K::template map<T>;
   constexpr bool stored = std::is_same_v<S, T> || V::kRegister;
   if constexpr (stored) {
     kernel.reduce[0][cpu::kStored] = K::template reduce<S>;

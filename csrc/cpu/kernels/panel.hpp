@@ -171,9 +171,9 @@ __attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, 
   }
 }
 
-// The states of the rows of some panels (tile_states): the maximum kept out (kApart), or in it and the terms stored. Compiled
-// once an instruction set, in exp_panels.cpp.
-template <class Terms, class V, bool kApart, class E>
+// The states of the rows of some panels (tile_states), with the maximum kept out (kApart) or in it; kStore: terms are stored.
+// Compiled once an instruction set, in exp_panels.cpp.
+template <class Terms, class V, bool kApart, bool kStore, class E>
 bool panel_states(const cpu::Panel* panels, int count, TileState<V>* states);
 
 }  // namespace sumexp::SUMEXP_NS

@@ -36,6 +36,7 @@ struct Chunk {
   void* out;
   void* terms;         // T: left by reduce for map; null: map makes them again
   void* maximum;       // T: the chunk's, left by reduce for map
+  std::int64_t first;  // of its elements in the row
   int count;
   std::int64_t ahead;  // elements from one to what is read a row, or a chunk, later
   bool stream;         // results go around the cache
@@ -44,24 +45,28 @@ struct Chunk {
 // What finish takes besides the state.
 struct RowContext {
   double factor;      // that the temperature gives a derivative
-  const void* input;  // the row input, of stored type; null where the op has none
+  const void* input;  // the row input, of stored type, or an index; null where the op has none
+  const void* at_index;  // T: the element of input 0 at that index
 };
 
 // Up to `width` rows of one chunk, each where it lies.
 struct Panel {
-  RowsAt in[kMaxInputs], terms, out, row_input;
+  RowsAt in[kMaxInputs], terms, out, row_input, extra;  // extra.first: null where no second result is wanted
   int count, rows;
   std::int64_t ahead;
   bool stream;
 };
 
 // Up to `width` rows of one chunk, transposed: element j of all rows of input k is the vector at in[k] + j. Results take the
-// place of input 0; of ops with one value a row they go to `out`.
+// place of input 0; of ops with one value a row they go to `out`. So do terms, but of ops that keep the maximum apart (OpInfo)
+// they have a place of their own.
 struct Tile {
   void* in[kMaxInputs];
+  void* terms;
   void* top;  // a vector: the largest element of each row of input 0
+  std::int64_t first;  // of its elements in their rows
   int count, rows;
-  RowsAt out, row_input;
+  RowsAt out, row_input, extra;
 };
 
 // Whole tiles of rows that lie side by side in the caller's arrays.
@@ -83,7 +88,7 @@ struct Kernel {
   // One chunk. The second pass finds the row as the first has finished it. Null: packed rows only.
   void (*reduce[2][2])(const Chunk&, const void* row, void* state);  // by pass and Elements
   void (*map[2])(const Chunk&, const void* row);
-  void (*emit)(const void* row, char* out, char* sign);
+  void (*emit)(const void* row, char* out, char* extra);  // results of one value a row; out: null where that is not one
   // Up to kTiles panels or tiles to their results. False, with nothing written, where a row is special: its maximum is not
   // finite or large, or it has a NaN that the form does not serve. The row driver then takes these rows. Null: not offered.
   bool (*panels[2])(const Panel*, int panels, double factor);

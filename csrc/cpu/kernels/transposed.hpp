@@ -89,11 +89,13 @@ struct Transposed {
   static constexpr bool kToleratesNaN = false;
 
   V* in[kInputs];  // in[k][j]: element j of the rows, input k
+  V* terms;        // of ops that keep the maximum apart
   const V* top;    // the largest of each row of input 0, where somebody has looked at all of them already
   int n;
 
   Transposed() = default;
-  SUMEXP_FN explicit Transposed(const cpu::Tile& tile) : top(static_cast<const V*>(tile.top)), n(tile.count) {
+  SUMEXP_FN explicit Transposed(const cpu::Tile& tile)
+      : terms(static_cast<V*>(tile.terms)), top(static_cast<const V*>(tile.top)), n(tile.count) {
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<V*>(tile.in[k]);
   }
   SUMEXP_FN V largest() const {
@@ -108,7 +110,7 @@ struct Transposed {
     for (int j = 0; j < n; ++j) best = larger(pick(at_or_above(in[0][j], limit), lowest, in[0][j]), best);
     return best;
   }
-  // Terms take the place of x.
+  // Terms take the place of x; but where the maximum is apart, and x may be read again, they go to their own.
   template <class Terms, bool kApart, bool kStore, bool kAll>
   SUMEXP_FN Wide<V> sum_terms(V N, V limit, V& counted, V wanted) const {
     if constexpr (!kAll)
@@ -123,13 +125,14 @@ struct Transposed {
         [&](V* acc, int j) SUMEXP_INLINE {
           auto e = Terms::parts(x[j], reduce);
           if constexpr (kApart) {
+            if constexpr (kStore) terms[j] = Terms::term(e);
             const auto out = at_or_above(x[j], limit);
             left_out = left_out + pick(out, one, zero);
             e.s = clear(out, e.s);
           }
           const V term = Terms::term(e);
           Terms::add(acc, e, term);
-          if constexpr (kStore) x[j] = term;
+          if constexpr (!kApart && kStore) x[j] = term;
         },
         [&](int i, const V* acc) SUMEXP_INLINE {
           if constexpr (Terms::kSums == 2) member[i] = WideOf<V>::from(acc[0], acc[1]);
@@ -173,8 +176,8 @@ struct Transposed {
   }
 };
 
-// The states of the rows of some tiles (tile_states), with the maximum kept out (kApart) or in it; kStore: terms take the place
-// of x. Compiled once an instruction set, in exp_tiles.cpp.
+// The states of the rows of some tiles (tile_states), with the maximum kept out (kApart) or in it; kStore: terms are
+// stored. Compiled once an instruction set, in exp_tiles.cpp.
 template <class Terms, class V, bool kApart, bool kStore>
 bool transposed_states(const cpu::Tile* tiles, int count, TileState<V>* states);
 

@@ -71,10 +71,10 @@ struct WeightedKernel {
   }
   static void finish(const void* state, const cpu::RowContext&, void* row) { as<Row>(row) = Op::finish(as<State>(state)); }
   template <class S>
-  static void emit(const void* row, char* out, char* sign_out) {
-    T sign = T(0);
-    write<S>(out, Op::emit(as<Row>(row), sign_out ? &sign : nullptr));
-    if (sign_out) write<S>(sign_out, sign);
+  static void emit(const void* row, char* out, char* extra) {
+    T second = T(0);
+    write<S>(out, Op::emit(as<Row>(row), extra ? &second : nullptr));
+    if (extra) write<S>(extra, second);
   }
 };
 

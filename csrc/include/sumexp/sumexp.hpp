@@ -46,9 +46,13 @@ enum class Op : std::int32_t {
   logsumexp = 2,            // in: x           out: row    where
   logsumexp_vjp = 6,        // in: x, g (row)  out: full
   logsumexp_jvp = 7,        // in: x, t        out: row
-  weighted_logsumexp = 10,  // in: x, b        out: row    where  log |sum b e^x|, and sign: row, where given
+  weighted_logsumexp = 10,  // in: x, b        out: row    where  log |sum b e^x|; extra: its sign, -1, 0, 1 or NaN. Without extra
+                            //                             a negative sum gives NaN
+  // cross_entropy. target (row): std::int64_t whatever the dtype, the index of an element of the row
+  cross_entropy = 11,            // in: x, target   out: row    -log softmax(x)[target]
+  cross_entropy_with_grad = 12,  // in: x, target   out: full   its gradient with respect to x; extra: the loss itself
 };
-inline constexpr int kOpCount = 11;
+inline constexpr int kOpCount = 13;
 
 enum class Code : std::int32_t {
   ok = 0,
@@ -76,7 +80,7 @@ struct View {
 
 struct Call {
   Op op = Op::softmax;
-  DType dtype = DType::f32;      // of every input and output
+  DType dtype = DType::f32;      // of every input and output but indices
   int ndim = 0;                  // 0 .. kMaxDims; 0 is one row of one element
   const std::int64_t* shape = nullptr;
   std::uint64_t axes = 0;        // bit d set: dimension d is reduced. A row's elements run over the
@@ -85,7 +89,7 @@ struct Call {
   View where;                    // optional mask, one byte an element, 0 = left out, for ops that say so above; same
                                  // shape rules as in[0]
   View out;                      // may be exactly one of the inputs (same data and strides), else disjoint
-  View sign;                     // weighted_logsumexp only: receives -1, 0, 1 or NaN; without it, a negative sum gives NaN
+  View extra;                    // a second result, one value a row, of ops that have one (above); may be absent
   double temperature = 1.0;      // > 0, finite: the operation is applied to x / temperature
 };
 
