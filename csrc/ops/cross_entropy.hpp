@@ -14,7 +14,6 @@
 #pragma once
 
 #include "probability.hpp"
-#include "sums.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -59,7 +58,7 @@ struct CrossEntropyWithGrad : LogitsOp {
   static SUMEXP_FN Row<V> finish(const RowSum<V>& sum, V x_t) {
     using O = WideOf<V>;
     const Wide<V> others = others_over_max(sum), minus_others = O::scaled(others, -1.0);
-    const Wide<V> numerator = (O::from(exp_probability(x_t - sum.m)) + O::scaled(sum.c, -1.0)) + minus_others;
+    const Wide<V> numerator = (O::from(probability_of_log(x_t - sum.m).value) + O::scaled(sum.c, -1.0)) + minus_others;
     return {O::narrow(numerator / (sum.c + others)), cross_entropy(sum, x_t)};
   }
   template <class V>
