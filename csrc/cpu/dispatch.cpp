@@ -185,7 +185,8 @@ void matrix_rows(Matrix which, const T* y, T* out, std::int64_t rows, std::int64
 Status run(const Call& call) noexcept {
   const cpu::DefaultFloatingPoint mode;
   cpu::Plan plan;
-  const Status status = cpu::make_plan(call, plan);
+  Status status = cpu::make_plan(call, plan);
+  if (status.ok()) status = cpu::check_indices(plan);
   if (!status.ok() || plan.rows == 0) return status;
   if (plan.n == 0 && !cpu::op_info(plan.op).row_output) return status;
   try {

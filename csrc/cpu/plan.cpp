@@ -54,24 +54,6 @@ int coalesce(Dim* dims, int count) {
   return kept;
 }
 
-// An index must be of an element.
-Status check_indices(const Plan& plan, const OpInfo& info) {
-  const int k = info.row_input;
-  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
-  const std::int64_t step = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
-  for (std::int64_t r = 0; r < plan.rows; r += inner) {
-    const char* at = static_cast<const char*>(plan.data[k]) + plan.row_offsets(r).at[k];
-    for (std::int64_t i = 0; i < inner; ++i, at += step) {
-      std::int64_t index;
-      std::memcpy(&index, at, sizeof(index));
-      if (index < 0 || index >= plan.n)
-        return fail(Code::invalid_argument, "in[%d]: got %lld for row %lld; accepted are indices from 0 below %lld", k,
-                    static_cast<long long>(index), static_cast<long long>(r + i), static_cast<long long>(plan.n));
-    }
-  }
-  return Status{};
-}
-
 }  // namespace
 
 std::int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
@@ -176,7 +158,26 @@ Status make_plan(const Call& call, Plan& plan) {
     plan.stream = ends % kLine == 0;
   }
   plan.kept_bytes = kKeptBytes / get_num_threads();
-  return info.index && plan.data[info.row_input] ? check_indices(plan, info) : Status{};
+  return Status{};
+}
+
+Status check_indices(const Plan& plan) {
+  const OpInfo& info = op_info(plan.op);
+  if (!info.index || !plan.data[info.row_input]) return Status{};
+  const int k = info.row_input;
+  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+  const std::int64_t step = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
+  for (std::int64_t r = 0; r < plan.rows; r += inner) {
+    const char* at = static_cast<const char*>(plan.data[k]) + plan.row_offsets(r).at[k];
+    for (std::int64_t i = 0; i < inner; ++i, at += step) {
+      std::int64_t index;
+      std::memcpy(&index, at, sizeof(index));
+      if (index < 0 || index >= plan.n)
+        return fail(Code::invalid_argument, "in[%d]: got %lld for row %lld; accepted are indices from 0 below %lld", k,
+                    static_cast<long long>(index), static_cast<long long>(r + i), static_cast<long long>(plan.n));
+    }
+  }
+  return Status{};
 }
 
 }  // namespace sumexp::cpu

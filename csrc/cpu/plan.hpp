@@ -83,5 +83,7 @@ inline __attribute__((always_inline)) void each_run(const Plan& plan, int k, std
 
 // Checks the call and lays out its rows.
 Status make_plan(const Call& call, Plan& plan);
+// Refuses indices that are of no element: not a part of make_plan, which serves calls on memory of a device as well.
+Status check_indices(const Plan& plan);
 
 }  // namespace sumexp::cpu

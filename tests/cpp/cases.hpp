@@ -210,7 +210,8 @@ struct Contiguous {
 // The kernels that need no FMA instruction. On x86 the library itself prefers others, so they get a way in.
 inline Status run_portable(const Call& call) {
   sumexp::cpu::Plan plan;
-  const Status status = sumexp::cpu::make_plan(call, plan);
+  Status status = sumexp::cpu::make_plan(call, plan);
+  if (status.ok()) status = sumexp::cpu::check_indices(plan);
   if (!status.ok() || plan.rows == 0 || (plan.n == 0 && !sumexp::cpu::op_info(plan.op).row_output)) return status;
   const sumexp::cpu::Job job(plan, sumexp::cpu::kernels_scalar());
   sumexp::cpu::run_rows(job, 0, plan.rows, sumexp::cpu::thread_workspace());
