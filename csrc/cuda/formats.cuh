@@ -42,8 +42,12 @@ SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) {
 }
 SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return bit_cast<std::uint32_t>(__floats2half2_rn(a, b)); }
 #else
-SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, bf16) { return to_bf16(a).bits + (to_bf16(b).bits * 0x10000u); }
-SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, f16) { return to_f16(a).bits + (to_f16(b).bits * 0x10000u); }
+SUMEXP_DEVICE std::uint32_t rounded(float x, bf16) { return x == x ? to_bf16(x).bits : 0x7fffu; }  // the instruction's NaN
+SUMEXP_DEVICE std::uint32_t rounded(float x, f16) { return x == x ? to_f16(x).bits : 0x7fffu; }
+template <class S>
+SUMEXP_DEVICE std::uint32_t rounded_pair(float a, float b, S type) {
+  return rounded(a, type) + rounded(b, type) * 0x10000u;
+}
 #endif
 SUMEXP_DEVICE bf16 nan_as(bf16) { return {0x7fc0}; }
 SUMEXP_DEVICE f16 nan_as(f16) { return {0x7e00}; }

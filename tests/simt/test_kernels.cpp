@@ -202,6 +202,8 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
       if (k == 1 && info.extra && i % 4 == 0) v = 0;  // a weight
       if (is_y) v = c.op == Op::softmax_vjp || c.op == Op::softmax_hvp ? uniform() / double(length) : -10 * uniform();
       if (!info.logits && r % kKinds == 5 && i == length / 2) v = NAN;
+      if (per_row && r % kKinds == 8) v = NAN;
+      if (per_row && r % kKinds == 3) v = HUGE_VAL;
       store(type, at, v);
     });
   }
