@@ -24,7 +24,9 @@ py::object matrix_of(int which, py::handle y) {
   PyObject* const out = new_array(shape, in->descr);  // plain pointers: see gil.hpp
   if (!out) throw py::error_already_set();
   Status status;
-  without_gil([&] { status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out)->data, rows, k); });
+  without_gil([&] {
+    status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out)->data, rows, k);
+  });
   auto result = py::reinterpret_steal<py::object>(out);
   raise(status);
   return result;

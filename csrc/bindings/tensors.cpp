@@ -115,7 +115,9 @@ bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, con
     given.ndim = t.ndim;
     std::copy(t.shape, t.shape + t.ndim, given.dims);
     PyObject *const g = shape_tuple(given), *const f = g ? shape_tuple(full) : nullptr;
-    if (f) PyErr_Format(PyExc_ValueError, "%s has shape %R, which does not fit %s of %R", name, g, row ? "the rows" : "the shape", f);
+    if (f)
+      PyErr_Format(PyExc_ValueError, "%s has shape %R, which does not fit %s of %R", name, g,
+                   row ? "the rows" : "the shape", f);
     Py_XDECREF(g);
     Py_XDECREF(f);
   }

@@ -11,7 +11,11 @@ from . import _core
 
 
 def get_num_threads():
-    """The number of threads a call may use: set_num_threads, else SUMEXP_NUM_THREADS, else the usable CPUs."""
+    """The number of threads a call may use: set_num_threads, else SUMEXP_NUM_THREADS, else the usable CPUs.
+
+    Those are the CPUs of the process's affinity, or fewer where a container's quota of time is worth fewer (control groups
+    v1 and v2, rounded up).
+    """
     return _core.get_num_threads()
 
 
@@ -48,10 +52,12 @@ def show_config(mode="stdout"):
             "instruction set": core["isa"],
             "usable here": core["usable_isas"],
             "threads": core["num_threads"],
+            "stream bytes": core["stream_bytes"],
             "cuda devices": core["cuda_devices"],
             "cuda problem": core["cuda_problem"] or False,
             "SUMEXP_ISA": os.environ.get("SUMEXP_ISA"),
             "SUMEXP_NUM_THREADS": os.environ.get("SUMEXP_NUM_THREADS"),
+            "SUMEXP_STREAM_BYTES": os.environ.get("SUMEXP_STREAM_BYTES"),
         },
         "around it": {
             "python": platform.python_version(),

@@ -58,7 +58,9 @@ void quotas() {
   quota("no mounts", 0, {{kGroup, "0::/a\n"}});
   quota("no group", 0, {{kMounts, kV2}, {"/sys/fs/cgroup/cpu.max", "100000 100000\n"}});
 
-  const auto v2 = [](const std::string& max) { return Files{{kGroup, "0::/a/b\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/a/b/cpu.max", max}}; };
+  const auto v2 = [](const std::string& max) {
+    return Files{{kGroup, "0::/a/b\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/a/b/cpu.max", max}};
+  };
   quota("v2, no limit", 0, v2("max 100000\n"));
   quota("v2, no file", 0, {{kGroup, "0::/a/b\n"}, {kMounts, kV2}});
   quota("v2, 2 CPUs", 2, v2("200000 100000\n"));
@@ -66,7 +68,8 @@ void quotas() {
   quota("v2, 1.5 CPUs of another period", 2, v2("15000 10000\n"));
   quota("v2, a hundredth", 1, v2("1000 100000\n"));
   quota("v2, more than ints count", std::numeric_limits<int>::max(), v2("9223372036854775807 1\n"));
-  for (const char* wrong : {"", "\n", "200000", "200000 0\n", "0 100000\n", "-1 100000\n", "many 100000\n"}) quota(wrong, 0, v2(wrong));
+  for (const char* wrong : {"", "\n", "200000", "200000 0\n", "0 100000\n", "-1 100000\n", "many 100000\n"})
+    quota(wrong, 0, v2(wrong));
 
   const auto above = [](const char* a, const char* b, const char* root) {
     return Files{{kGroup, "0::/a/b\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/a/b/cpu.max", b}, {"/sys/fs/cgroup/a/cpu.max", a},
@@ -75,11 +78,13 @@ void quotas() {
   quota("v2, the group above has less", 2, above("200000 100000", "400000 100000", "max 100000"));
   quota("v2, the group above has more", 4, above("800000 100000", "400000 100000", "max 100000"));
   quota("v2, limited above alone", 3, above("max 100000", "max 100000", "300000 100000"));
-  quota("v2, in a namespace of its own", 3, {{kGroup, "0::/\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/cpu.max", "300000 100000\n"}});
-  quota("v2, a group beside the namespace", 3, {{kGroup, "0::/../x\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/cpu.max", "300000 100000\n"}});
-  quota("v2, only the outside's name", 3, {{kGroup, "0::/docker/1f\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/cpu.max", "300000 100000\n"}});
+  // in a namespace of its own, beside it, and named as from outside
+  for (const char* name : {"0::/\n", "0::/../x\n", "0::/docker/1f\n"})
+    quota(name, 3, {{kGroup, name}, {kMounts, kV2}, {"/sys/fs/cgroup/cpu.max", "300000 100000\n"}});
   quota("a mount point with a space", 3,
-        {{kGroup, "0::/a\n"}, {kMounts, "30 22 0:26 / /my\\040groups rw - cgroup2 cgroup2 rw\n"}, {"/my groups/a/cpu.max", "300000 100000\n"}});
+        {{kGroup, "0::/a\n"},
+         {kMounts, "30 22 0:26 / /my\\040groups rw - cgroup2 cgroup2 rw\n"},
+         {"/my groups/a/cpu.max", "300000 100000\n"}});
 
   const std::string groups = "12:cpuset:/other\n4:cpu,cpuacct:/a\n1:name=systemd:/x\n0::/x\n";
   const auto v1 = [&](const char* quota_us, const char* period_us) {
@@ -130,8 +135,8 @@ constexpr std::int64_t kMegabyte = std::int64_t(1) << 20;
 void caches() {
   const std::string index = "/sys/devices/system/cpu/cpu0/cache/index";
   const auto size_of = [&](const char* size) {
-    const Tree tree({{index + "0/level", "1\n"}, {index + "0/size", "48K\n"}, {index + "2/level", "2\n"}, {index + "2/size", "1024K\n"},
-                     {index + "3/level", "3\n"}, {index + "3/size", size}});
+    const Tree tree({{index + "0/level", "1\n"}, {index + "0/size", "48K\n"}, {index + "2/level", "2\n"},
+                     {index + "2/size", "1024K\n"}, {index + "3/level", "3\n"}, {index + "3/size", size}});
     return l3_bytes(tree.root());
   };
   CHECK(size_of("32768K\n") == 32 * kMegabyte, "32768K: %lld bytes", static_cast<long long>(size_of("32768K\n")));

@@ -165,8 +165,8 @@ time.sleep({pause})
 NUMPY_SETUP = """
 se.set_num_threads(4)
 x = np.ones((2000, 1000))
-y = se.softmax(x[:300, :300])
-integers = np.ones((500, 1000), int)
+y = se.softmax(x[:300, :100])
+integers = np.ones((2000, 1000), int)
 """
 NUMPY_CALLS = [
     "se.softmax(x)",
@@ -187,7 +187,7 @@ se._core.set_isa("scalar")
 se.set_num_threads(1)
 t = torch.ones(32_000, 1000, dtype=torch.float16)
 g = t.clone().requires_grad_()
-many = t[:1].expand(200_000, 1000)
+many = t[:1].expand(40_000, 1000)
 """
 TORCH_CALLS = [
     "se.softmax(t)",
@@ -231,10 +231,46 @@ def test_a_second_interpreter_is_refused():
     assert "does not support loading in subinterpreters" in run.stdout, run.stderr
 
 
+def output(program, **environment):
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SUMEXP_")}
+    return subprocess.check_output([sys.executable, "-c", program], env={**own, **environment}, text=True)
+
+
 @pytest.mark.parametrize("given", ["99999999999", "1e3", "0", "-2", "many", ""])
 def test_environment_that_is_no_number_of_threads(given):
-    program = "import os, sumexp; assert sumexp.get_num_threads() == len(os.sched_getaffinity(0))"
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "SUMEXP_NUM_THREADS": given}, check=True)
+    program = "import sumexp; print(sumexp.get_num_threads())"
+    assert output(program, SUMEXP_NUM_THREADS=given) == output(program)
+    assert 1 <= int(output(program)) <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("given", ["-1", "16M", "1e9", "much", ""])
+def test_environment_that_is_no_number_of_bytes(given):
+    program = "import sumexp; print(sumexp.show_config('dicts')['run time']['stream bytes'])"
+    assert output(program, SUMEXP_STREAM_BYTES=given) == output(program)
+    assert 16 << 20 <= int(output(program)) <= 48 << 20
+    assert output(program, SUMEXP_STREAM_BYTES="12345") == "12345\n"
+
+
+STREAMING = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(os.path.dirname(os.path.abspath(__file__)))!r})
+import hashlib, numpy as np, sumexp as se
+from oracle.formats import FORMATS
+from oracle.ops import OPS
+for op in OPS.values():
+    for fmt in FORMATS:
+        for rows, n in ((1, 7), (70, 16), (33, 250), (5, 1000), (9, 4096), (1, 20_000)):
+            result = op.run(se, op.make(np.random.default_rng(n), fmt, rows, n))
+            print(op.name, fmt.name, rows, n, hashlib.sha256(np.ascontiguousarray(result).tobytes()).hexdigest())
+x = np.random.default_rng(0).normal(size=(37, 500))
+print(hashlib.sha256(se.softmax(x, 0).tobytes() + se.softmax(x, where=x > 0).tobytes()).hexdigest())
+"""
+
+
+def test_bytes_do_not_depend_on_streaming():
+    """What is written around the cache, small results too when it is asked for, and what is not."""
+    streamed = output(STREAMING, SUMEXP_STREAM_BYTES="0")
+    assert len(streamed.splitlines()) > 100 and streamed == output(STREAMING, SUMEXP_STREAM_BYTES=str(1 << 62))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")

@@ -56,7 +56,9 @@ std::string field(const std::string& text, int index, char by) {
   return text.substr(begin, text.find(by, begin) - begin);
 }
 
-bool lists(const std::string& list, const char* item) { return ("," + list + ",").find("," + std::string(item) + ",") != std::string::npos; }
+bool lists(const std::string& list, const std::string& item) {
+  return ("," + list + ",").find("," + item + ",") != std::string::npos;
+}
 
 std::string unescaped(const std::string& text) {  // mountinfo writes a space as \040
   std::string plain;
@@ -91,7 +93,8 @@ struct Hierarchy {
       group = line.substr(number.size() + controllers.size() + 2);
     });
     if (!grouped) return;
-    each_line(root + "/proc/self/mountinfo", [&](const std::string& line) {  // 36 35 0:1 ROOT POINT rw ... - TYPE source OPTIONS
+    // 36 35 0:1 ROOT POINT rw ... - TYPE source OPTIONS
+    each_line(root + "/proc/self/mountinfo", [&](const std::string& line) {
       const std::size_t dash = line.find(" - ");
       if (mounted || dash == std::string::npos) return;
       const std::string type = field(line.substr(dash + 3), 0, ' '), options = field(line.substr(dash + 3), 2, ' ');
@@ -118,8 +121,9 @@ struct Hierarchy {
     for (std::string below = below_mount();; below.resize(below.rfind('/'))) {  // a group has no more than those above it
       const std::string group_files = root + mount_point + below + "/";
       const std::string max = v2 ? first_line(group_files + "cpu.max") : "";
-      least = smaller(least, v2 ? cpus_of(field(max, 0, ' '), field(max, 1, ' '))
-                                : cpus_of(first_line(group_files + "cpu.cfs_quota_us"), first_line(group_files + "cpu.cfs_period_us")));
+      const std::string quota = v2 ? field(max, 0, ' ') : first_line(group_files + "cpu.cfs_quota_us");
+      const std::string period = v2 ? field(max, 1, ' ') : first_line(group_files + "cpu.cfs_period_us");
+      least = smaller(least, cpus_of(quota, period));
       if (below.find('/') == std::string::npos) return least;
     }
   }
