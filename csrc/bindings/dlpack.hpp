@@ -49,8 +49,8 @@ inline bool is_low(const Tensor& t) { return reinterpret_cast<std::uintptr_t>(ad
 
 struct ExchangeAPI {
   Version version;
-  ExchangeAPI* previous;            // an older table, for consumers of an older major version
-  void* allocate;                   // the three owning conversions are not used here
+  ExchangeAPI* previous;  // an older table, for consumers of an older major version
+  void* allocate;         // the three owning conversions are not used here
   void* from_object_owned;
   void* to_object;
   int (*from_object)(void* py_object, Tensor* out);  // -1 with a Python error set; may be null

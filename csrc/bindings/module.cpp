@@ -1,6 +1,6 @@
 // The extension module sumexp._core: the public functions, and what surrounds them.
 #include "dlpack.hpp"
-#include "faces.hpp"
+#include "functions.hpp"
 #include "gil.hpp"
 
 #include <string>
@@ -24,9 +24,8 @@ py::object matrix_of(int which, py::handle y) {
   PyObject* const out = new_array(shape, in->descr);  // plain pointers: see gil.hpp
   if (!out) throw py::error_already_set();
   Status status;
-  without_gil([&] {
-    status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out)->data, rows, k);
-  });
+  without_gil(
+      [&] { status = matrix(static_cast<Matrix>(which), static_cast<DType>(code), in->data, as_array(out)->data, rows, k); });
   auto result = py::reinterpret_steal<py::object>(out);
   raise(status);
   return result;
@@ -67,23 +66,29 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   axis_error = py::object(py::module_::import("numpy.exceptions").attr("AxisError")).release().ptr();
   m.attr("__version__") = sumexp::version();
   m.attr("cuda_architectures") = sumexp::cuda::architectures();
-  add_faces(m);
+  add_functions(m);
   add_tensors(m);
-  add_quick(m);
-  m.def("device_at", [](std::uintptr_t address) { return sumexp::cuda::device_at(reinterpret_cast<void*>(address)); },
-        py::arg("address"));
+  add_fast_path(m);
+  m.def(
+      "device_at", [](std::uintptr_t address) { return sumexp::cuda::device_at(reinterpret_cast<void*>(address)); },
+      py::arg("address"));
   m.def("served_devices", [] { return std::string(dlpack::served()); });
-  m.def("synchronize", [](int device, std::uintptr_t stream) {
-    sumexp::Status status;
-    without_gil([&] { status = sumexp::cuda::synchronize(device, reinterpret_cast<void*>(stream)); });
-    if (!check(status, "synchronize")) throw py::error_already_set();
-  }, py::arg("device"), py::arg("stream"));
+  m.def(
+      "synchronize",
+      [](int device, std::uintptr_t stream) {
+        sumexp::Status status;
+        without_gil([&] { status = sumexp::cuda::synchronize(device, reinterpret_cast<void*>(stream)); });
+        if (!check(status, "synchronize")) throw py::error_already_set();
+      },
+      py::arg("device"), py::arg("stream"));
   m.def("matrix", &matrix_of, py::arg("which"), py::arg("y"));
   m.def("build_info", &build_info);
   m.def("get_num_threads", &sumexp::get_num_threads);
-  m.def("set_num_threads", [](int n) { raise(sumexp::set_num_threads(n)); }, py::arg("n"));
+  m.def(
+      "set_num_threads", [](int n) { raise(sumexp::set_num_threads(n)); }, py::arg("n"));
   m.def("get_isa", [] { return std::string(sumexp::isa()); });
-  m.def("set_isa", [](const std::string& name) { raise(sumexp::set_isa(name.c_str())); }, py::arg("name"));
+  m.def(
+      "set_isa", [](const std::string& name) { raise(sumexp::set_isa(name.c_str())); }, py::arg("name"));
 }
 
 // One interpreter, the main one: in another, pybind11 would wait for ever for a lock that this thread holds.

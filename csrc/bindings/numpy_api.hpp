@@ -23,8 +23,8 @@ inline constexpr int kBoolNum = 0, kFloatNum = 11, kDoubleNum = 12, kHalfNum = 2
 struct NumPy {
   PyTypeObject* array_type = nullptr;
   PyObject* (*descr_from_type)(int) = nullptr;
-  PyObject* (*new_from_descr)(PyTypeObject*, PyObject*, int, const Py_intptr_t*, const Py_intptr_t*,
-                              void*, int, PyObject*) = nullptr;
+  PyObject* (*new_from_descr)(PyTypeObject*, PyObject*, int, const Py_intptr_t*, const Py_intptr_t*, void*, int,
+                              PyObject*) = nullptr;
   PyObject* (*new_like)(PyObject*, int order, PyObject* descr, int subok) = nullptr;
   PyObject* (*unwrap_0d)(PyObject*) = nullptr;  // 0-d array -> scalar, others unchanged; steals
 

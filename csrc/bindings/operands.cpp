@@ -18,14 +18,12 @@ bool add_axis(const char* function, PyObject* item, int ndim, std::uint64_t* axe
   const Py_ssize_t given = PyNumber_AsSsize_t(item, PyExc_OverflowError);
   if (given == -1 && PyErr_Occurred()) {
     if (PyErr_ExceptionMatches(PyExc_TypeError))
-      PyErr_Format(PyExc_TypeError, "%s: axis is %R, accepted: an int, a tuple of ints or None", function,
-                   item);
+      PyErr_Format(PyExc_TypeError, "%s: axis is %R, accepted: an int, a tuple of ints or None", function, item);
     return false;
   }
   const int dims = ndim ? ndim : 1;
   if (given < -dims || given >= dims) {
-    PyErr_Format(axis_error, "%s: axis %zd is out of bounds for array of dimension %d", function, given,
-                 ndim);
+    PyErr_Format(axis_error, "%s: axis %zd is out of bounds for array of dimension %d", function, given, ndim);
     return false;
   }
   const std::uint64_t bit = std::uint64_t{1} << (given < 0 ? given + dims : given);
@@ -54,9 +52,7 @@ Bounds bounds(const Operand& a, int item, const Shape& shape) {
 
 }  // namespace
 
-bool Shape::operator==(const Shape& other) const {
-  return ndim == other.ndim && std::equal(dims, dims + ndim, other.dims);
-}
+bool Shape::operator==(const Shape& other) const { return ndim == other.ndim && std::equal(dims, dims + ndim, other.dims); }
 
 Shape shape_of(const Array* a) {
   Shape shape;
@@ -140,8 +136,7 @@ void spread_row(const Array* a, bool keepdims, const Shape& full, std::uint64_t 
   }
 }
 
-bool bounds_meet(const Operand& a, int size_a, const Operand& b, int size_b, const Shape& shape_a,
-                 const Shape& shape_b) {
+bool bounds_meet(const Operand& a, int size_a, const Operand& b, int size_b, const Shape& shape_a, const Shape& shape_b) {
   const Bounds x = bounds(a, size_a, shape_a), y = bounds(b, size_b, shape_b);
   return x.low < y.high && y.low < x.high && x.low < x.high && y.low < y.high;
 }

@@ -40,7 +40,7 @@ inline bool input_is_index(Op op, int k) { return (op == Op::cross_entropy || op
 inline bool input_is_row(Op op, int k) { return (op == Op::logsumexp_vjp && k == 1) || input_is_index(op, k); }
 
 Shape shape_of(const Array* a);
-PyObject* shape_tuple(const Shape& shape);  // new reference
+PyObject* shape_tuple(const Shape& shape);                      // new reference
 PyObject* new_array(const Shape& shape, PyObject* descriptor);  // in C order; new reference
 
 // The shape of one result per row: reduced axes dropped, or kept with length 1.
@@ -61,8 +61,7 @@ bool broadcast_shapes(const Shape& a, const Shape& b, Shape* out);
 void spread_row(const Array* a, bool keepdims, const Shape& full, std::uint64_t axes, Operand* out);
 
 // True when the first and last byte of the two do not exclude that they share memory.
-bool bounds_meet(const Operand& a, int size_a, const Operand& b, int size_b, const Shape& shape_a,
-                 const Shape& shape_b);
+bool bounds_meet(const Operand& a, int size_a, const Operand& b, int size_b, const Shape& shape_a, const Shape& shape_b);
 bool same_elements(const Operand& a, const Operand& b, const Shape& shape);
 bool overlaps_itself(const Operand& a, int item, const Shape& shape);
 

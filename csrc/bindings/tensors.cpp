@@ -4,7 +4,7 @@
 // on CUDA devices. It trusts its caller with what only it can know (that the memory is writeable, apart, and lives
 // through the call), and checks what would read or write out of bounds.
 #include "dlpack.hpp"
-#include "faces.hpp"
+#include "functions.hpp"
 
 namespace sumexp::python {
 
@@ -32,7 +32,8 @@ bool parse_temperature(PyObject* given, double* value) {
 const dlpack::ExchangeAPI* exchange_table(PyObject* object) {
   PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object)), exchange_attribute);
   // The table is static in its library: it outlives the capsule reference.
-  const auto* api = static_cast<const dlpack::ExchangeAPI*>(capsule ? PyCapsule_GetPointer(capsule, dlpack::kCapsuleName) : nullptr);
+  const auto* api =
+      static_cast<const dlpack::ExchangeAPI*>(capsule ? PyCapsule_GetPointer(capsule, dlpack::kCapsuleName) : nullptr);
   Py_XDECREF(capsule);
   PyErr_Clear();
   while (api && api->version.major != dlpack::kMajorVersion) api = api->previous;
@@ -73,17 +74,15 @@ bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Pla
       return false;
     }
     place->device = device;
-    if (device.type == dlpack::kCUDA && api->current_stream &&
-        api->current_stream(device.type, device.id, &place->stream) != 0)
+    if (device.type == dlpack::kCUDA && api->current_stream && api->current_stream(device.type, device.id, &place->stream) != 0)
       return false;
   } else if (device.type != place->device.type || device.id != place->device.id) {
-    PyErr_Format(PyExc_TypeError, "%s is on %s, accepted: %s, where the first input is", name,
-                 dlpack::Text(device).text, dlpack::Text(place->device).text);
+    PyErr_Format(PyExc_TypeError, "%s is on %s, accepted: %s, where the first input is", name, dlpack::Text(device).text,
+                 dlpack::Text(place->device).text);
     return false;
   }
   if (tensor->ndim > kMaxDims) {
-    PyErr_Format(PyExc_ValueError, "%s has %d dimensions, accepted: up to %d", name, static_cast<int>(tensor->ndim),
-                 kMaxDims);
+    PyErr_Format(PyExc_ValueError, "%s has %d dimensions, accepted: up to %d", name, static_cast<int>(tensor->ndim), kMaxDims);
     return false;
   }
   if (dlpack::is_low(*tensor) && has_no_memory(object, *tensor)) {
@@ -116,8 +115,8 @@ bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, con
     std::copy(t.shape, t.shape + t.ndim, given.dims);
     PyObject *const g = shape_tuple(given), *const f = g ? shape_tuple(full) : nullptr;
     if (f)
-      PyErr_Format(PyExc_ValueError, "%s has shape %R, which does not fit %s of %R", name, g,
-                   row ? "the rows" : "the shape", f);
+      PyErr_Format(PyExc_ValueError, "%s has shape %R, which does not fit %s of %R", name, g, row ? "the rows" : "the shape",
+                   f);
     Py_XDECREF(g);
     Py_XDECREF(f);
   }
@@ -161,8 +160,8 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
       if (!parse_axes(function, args[3], full.ndim, &call.axes)) return false;
     }
     if (this_code != (other ? other : code) || (!other && (this_code < 0 || this_code >= dlpack::kMask))) {
-      PyErr_Format(PyExc_TypeError, "%s has DLPack dtype (%d, %d bits), accepted: %s", name,
-                   static_cast<int>(t.dtype.code), static_cast<int>(t.dtype.bits),
+      PyErr_Format(PyExc_TypeError, "%s has DLPack dtype (%d, %d bits), accepted: %s", name, static_cast<int>(t.dtype.code),
+                   static_cast<int>(t.dtype.bits),
                    other == dlpack::kMask ? "bool"
                    : other                ? "int64"
                                           : "float16, bfloat16, float32 or float64, one for all tensors");
@@ -246,10 +245,9 @@ PyObject* read_dlpack(PyObject*, PyObject* given) {
     step *= tensor.shape[d];
   }
   const dlpack::Device device = dlpack::plain(tensor.device);
-  return Py_BuildValue("(KNN(ii)(ii)NN)", reinterpret_cast<unsigned long long>(dlpack::address(tensor)),
-                       shape_tuple(shape), shape_tuple(strides), int(tensor.dtype.code),
-                       tensor.dtype.bits * tensor.dtype.lanes, int(device.type), int(device.id),
-                       is_capsule ? Py_NewRef(Py_None) : PyLong_FromVoidPtr(stream),
+  return Py_BuildValue("(KNN(ii)(ii)NN)", reinterpret_cast<unsigned long long>(dlpack::address(tensor)), shape_tuple(shape),
+                       shape_tuple(strides), int(tensor.dtype.code), tensor.dtype.bits * tensor.dtype.lanes, int(device.type),
+                       int(device.id), is_capsule ? Py_NewRef(Py_None) : PyLong_FromVoidPtr(stream),
                        PyBool_FromLong(is_capsule && dlpack::is_read_only(given)));
 }
 

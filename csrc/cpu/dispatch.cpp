@@ -127,14 +127,13 @@ void run_rows(const cpu::Plan& plan) {
     work.step = step < 1 ? 1 : step < 16 ? step : step / 16 * 16;  // whole panels
   }
   const std::int64_t after_head = plan.rows > work.head ? plan.rows - work.head : 1;
-  cpu::run_parts(
-      (after_head + work.step - 1) / work.step, threads,
-      [](void* context, std::int64_t i, cpu::Workspace& workspace) {
-        const Work& work = *static_cast<Work*>(context);
-        const std::int64_t begin = i ? work.head + i * work.step : 0, end = work.head + (i + 1) * work.step;
-        cpu::run_rows(work.job, begin, end < work.job.plan.rows ? end : work.job.plan.rows, workspace);
-      },
-      &work);
+  cpu::run_parts((after_head + work.step - 1) / work.step, threads,
+                 [](void* context, std::int64_t i, cpu::Workspace& workspace) {
+                   const Work& work = *static_cast<Work*>(context);
+                   const std::int64_t begin = i ? work.head + i * work.step : 0, end = work.head + (i + 1) * work.step;
+                   cpu::run_rows(work.job, begin, end < work.job.plan.rows ? end : work.job.plan.rows, workspace);
+                 },
+                 &work);
 }
 
 void run_plan(const cpu::Plan& plan) {
@@ -146,10 +145,10 @@ void run_plan(const cpu::Plan& plan) {
 #endif
 }
 
-Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
-              double temperature) {
+Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis, double temperature) {
   if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim, kMaxDims);
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim,
+                kMaxDims);
   if (!shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
   const int on = axis < 0 ? axis + ndim : axis;
   std::int64_t in_strides[kMaxDims], out_strides[kMaxDims];
@@ -202,7 +201,8 @@ Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t 
   const int code = static_cast<int>(which);
   if (which != Matrix::softmax_jacobian && which != Matrix::log_softmax_jacobian && which != Matrix::logsumexp_hessian)
     return fail(Code::invalid_argument, "which: got code %d; accepted are 0 to 2", code);
-  if (rows < 0 || n < 0) return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (rows < 0 || n < 0)
+    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
   if (rows && n && (!y || !out)) return fail(Code::invalid_argument, "%s: missing", y ? "out" : "y");
   if (dtype == DType::f32) {
     matrix_rows(which, static_cast<const float*>(y), static_cast<float*>(out), rows, n);
@@ -252,7 +252,8 @@ Status set_isa(const char* name) noexcept {
       g_isa.store(&isa);
       return Status{};
     }
-  return fail(Code::invalid_argument, "isa: got '%.40s'; accepted on this machine are %s", name ? name : "nullptr", usable_isas());
+  return fail(Code::invalid_argument, "isa: got '%.40s'; accepted on this machine are %s", name ? name : "nullptr",
+              usable_isas());
 }
 const char* version() noexcept { return SUMEXP_VERSION; }
 

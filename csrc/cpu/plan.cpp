@@ -12,8 +12,8 @@ namespace {
 
 template <class Op>
 constexpr OpInfo describe(const char* name) {
-  return {name, Op::kInputs, Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability, Op::kMask,
-          Op::kTemperature, Op::kExtra, Op::kIndex, Op::kApart};
+  return {name,      Op::kInputs,      Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability,
+          Op::kMask, Op::kTemperature, Op::kExtra,    Op::kIndex,  Op::kApart};
 }
 #define SUMEXP_DESCRIBE(name, Op, Family) describe<SUMEXP_NS::Op>(#name),
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
@@ -41,8 +41,7 @@ int coalesce(Dim* dims, int count) {
   for (int d = 0; d < count; ++d) {
     if (dims[d].size == 1) continue;
     bool joined = kept > 0;
-    for (int k = 0; joined && k < kOperands; ++k)
-      joined = dims[kept - 1].stride[k] == dims[d].stride[k] * dims[d].size;
+    for (int k = 0; joined && k < kOperands; ++k) joined = dims[kept - 1].stride[k] == dims[d].stride[k] * dims[d].size;
     if (joined) {
       const std::int64_t size = dims[kept - 1].size * dims[d].size;
       dims[kept - 1] = dims[d];
@@ -80,20 +79,22 @@ std::int64_t Plan::rows_to_boundary(std::int64_t r, std::int64_t bytes) const {
 Status make_plan(const Call& call, Plan& plan) {
   const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
   if (op < 0 || op >= kOpCount) return fail(Code::invalid_argument, "op: got code %d; accepted are 0 to %d", op, kOpCount - 1);
-  if (dtype < 0 || dtype > 3) return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
+  if (dtype < 0 || dtype > 3)
+    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
   if (call.ndim < 0 || call.ndim > kMaxDims)
     return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", call.ndim, kMaxDims);
   if (call.ndim < 64 && (call.axes >> call.ndim) != 0)
     return fail(Code::invalid_argument, "axes: a bit is set at or above ndim = %d", call.ndim);
   if (!(call.temperature > 0.0) || !std::isfinite(call.temperature))
     return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
-  if (call.dtype != DType::f64 && (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature))))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers that are finite and above 0 in float32", call.temperature);
+  if (call.dtype != DType::f64 &&
+      (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature))))
+    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers that are finite and above 0 in float32",
+                call.temperature);
   const OpInfo& info = op_info(call.op);
   if (info.temperature == 0 && call.temperature != 1.0)
     return fail(Code::invalid_argument, "temperature: got %g; %s takes none (1)", call.temperature, info.name);
-  if (call.where.data && !info.mask)
-    return fail(Code::invalid_argument, "where: %s takes no mask", info.name);
+  if (call.where.data && !info.mask) return fail(Code::invalid_argument, "where: %s takes no mask", info.name);
 
   plan.op = call.op;
   plan.dtype = call.dtype;
@@ -104,7 +105,8 @@ Status make_plan(const Call& call, Plan& plan) {
   if (call.ndim > 0 && !call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
   constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "extra"};
   for (int k = 0; k < kOperands; ++k)
-    if (call.ndim > 0 && views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+    if (call.ndim > 0 && views[k]->data && !views[k]->strides)
+      return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
   if (call.extra.data && !info.extra) return fail(Code::invalid_argument, "extra: %s has no second result", info.name);
 
   static constexpr std::int64_t kNowhere[kMaxDims] = {};  // strides of what is absent
@@ -121,7 +123,9 @@ Status make_plan(const Call& call, Plan& plan) {
   bool fits = true;
   for (int d = 0; d < call.ndim; ++d) {
     const std::int64_t size = call.shape[d];
-    if (size < 0) return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d, static_cast<long long>(size));
+    if (size < 0)
+      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
+                  static_cast<long long>(size));
     const bool on_row = (call.axes >> d) & 1;
     Dim& dim = on_row ? plan.row[plan.row_dims++] : plan.batch[plan.batch_dims++];
     dim.size = size;
@@ -142,8 +146,7 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.row_dims = coalesce(plan.row, plan.row_dims);
   const std::int64_t item = item_size(call.dtype);
   const auto elementwise = [&](int k) { return plan.data[k] && k != kWhere && !row_like[k]; };
-  plan.direct = plan.row_dims <= 1 && !plan.data[kWhere] &&
-                !(info.temperature == -1 && call.temperature != 1.0);
+  plan.direct = plan.row_dims <= 1 && !plan.data[kWhere] && !(info.temperature == -1 && call.temperature != 1.0);
   plan.columns = plan.batch_dims > 0 && plan.row_dims == 1;
   for (int k = 0; k < kOperands; ++k) {
     if (!elementwise(k)) continue;

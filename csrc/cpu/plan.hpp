@@ -48,9 +48,9 @@ struct Plan {
   int batch_dims, row_dims;
   Dim batch[kMaxDims], row[kMaxDims];  // outermost first, coalesced, none of size 1
   std::int64_t rows, n;
-  bool direct;    // every elementwise operand is contiguous along the row, and nothing happens to it on the way in
-  bool columns;   // rows lie side by side: consecutive rows are consecutive in memory (axis not last)
-  bool stream;    // the result leaves the cache: non-temporal stores
+  bool direct;              // every elementwise operand is contiguous along the row, and nothing happens to it on the way in
+  bool columns;             // rows lie side by side: consecutive rows are consecutive in memory (axis not last)
+  bool stream;              // the result leaves the cache: non-temporal stores
   std::int64_t kept_bytes;  // what a thread may leave in the cache that all share
 
   Offsets row_offsets(std::int64_t r) const;
@@ -61,7 +61,8 @@ struct Plan {
 // Calls body(offset, stride, i, count) for each straight run of elements [first, first + count) of a row,
 // i counted from `first`; offset and stride are operand k's.
 template <class Body>
-inline __attribute__((always_inline)) void each_run(const Plan& plan, int k, std::int64_t first, std::int64_t count, Body body) {
+inline __attribute__((always_inline)) void each_run(const Plan& plan, int k, std::int64_t first, std::int64_t count,
+                                                    Body body) {
   if (plan.row_dims <= 1) {
     const std::int64_t stride = plan.row_dims ? plan.row[0].stride[k] : 0;
     body(first * stride, stride, std::int64_t(0), count);

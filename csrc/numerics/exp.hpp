@@ -29,11 +29,11 @@ struct Format;
 
 template <>
 struct Format<float> {
-  static constexpr float magic = 12582912.0f;      // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int bias = 127;
-  static constexpr int carry = 72;                 // terms are kept times 2^carry: none is subnormal
-  static constexpr float direct = 65536.0f;        // |max| below: x is reduced itself
-  static constexpr float isolated = 0x1p32f;       // |max| from here: neighbours are > 2^7 apart
+  static constexpr int carry = 72;            // terms are kept times 2^carry: none is subnormal
+  static constexpr float direct = 65536.0f;   // |max| below: x is reduced itself
+  static constexpr float isolated = 0x1p32f;  // |max| from here: neighbours are > 2^7 apart
   static constexpr float nearest_factor = 0x1p-118f;
 };
 template <>
@@ -247,8 +247,7 @@ SUMEXP_FN double remainder_wide(double m, double N) {
 template <class D>
 SUMEXP_FN Twin<D> remainder_wide(Twin<D> m, Twin<D> N) {
   using C = ExpConstants<double>;
-  return {fma(N.a, D(-C::ln2_lo), fma(N.a, D(-C::ln2_hi), m.a)),
-          fma(N.b, D(-C::ln2_lo), fma(N.b, D(-C::ln2_hi), m.b))};
+  return {fma(N.a, D(-C::ln2_lo), fma(N.a, D(-C::ln2_hi), m.a)), fma(N.b, D(-C::ln2_lo), fma(N.b, D(-C::ln2_hi), m.b))};
 }
 template <class D>
 SUMEXP_FN DD<D> remainder_wide(DD<D> m, DD<D> N) {

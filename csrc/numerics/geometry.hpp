@@ -19,11 +19,11 @@ namespace sumexp::SUMEXP_NS {
 
 template <class T>
 struct Geometry {
-  static constexpr int kGroup = 64 / sizeof(T);                // 16, 8
+  static constexpr int kGroup = 64 / sizeof(T);  // 16, 8
   static constexpr int kLanes = sizeof(T) == 4 ? 256 : 64;
-  static constexpr int kColumns = kLanes / kGroup;             // 16, 8
+  static constexpr int kColumns = kLanes / kGroup;  // 16, 8
   static constexpr int kLaneRows = 8;
-  static constexpr int kChunk = kLanes * kLaneRows;            // 2048, 512
+  static constexpr int kChunk = kLanes * kLaneRows;  // 2048, 512
 };
 
 template <class T>

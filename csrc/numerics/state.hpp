@@ -19,18 +19,16 @@ struct ExpState {
   std::int64_t N;
   Wide<T> c, R;
 
-  SUMEXP_FN static ExpState empty() {
-    return {-Limits<T>::infinity, 0, WideOf<T>::constant(0), WideOf<T>::constant(0)};
-  }
+  SUMEXP_FN static ExpState empty() { return {-Limits<T>::infinity, 0, WideOf<T>::constant(0), WideOf<T>::constant(0)}; }
 };
 
 // A finite maximum as base: how to reduce the chunk's elements, and what its terms are relative to.
 template <class T>
 struct Base {
-  T anchor;             // subtracted from every element first: 0, or m when m is large (then exact)
+  T anchor;  // subtracted from every element first: 0, or m when m is large (then exact)
   Reduction<T> reduce;
   std::int64_t N;
-  Wide<T> rho;          // m - N ln 2
+  Wide<T> rho;  // m - N ln 2
 };
 
 template <class T>
@@ -48,8 +46,7 @@ SUMEXP_FN Base<T> base_of(T m) {
   const double N1 = 2.0 * nearest_integer(0.5 * static_cast<double>(m) * ExpConstants<double>::log2e);
   const Wide<T> rest = remainder_wide(O::from(m), O::constant(N1));
   const double n2 = nearest_integer(head(rest) * ExpConstants<double>::log2e);
-  const Wide<T> rho = rest + O::constant(-n2 * LogConstants::ln2_hi) +
-                      O::constant(-n2 * LogConstants::ln2_lo);
+  const Wide<T> rho = rest + O::constant(-n2 * LogConstants::ln2_hi) + O::constant(-n2 * LogConstants::ln2_lo);
   return {m, reduce, static_cast<std::int64_t>(N1) + static_cast<std::int64_t>(n2), rho};
 }
 

@@ -116,9 +116,7 @@ struct WideOf<double> : WidePair<double> {};
 template <class V>
 using Wide = typename WideOf<V>::W;
 
-SUMEXP_FN DD<double> pick(bool mask, DD<double> a, DD<double> b) {
-  return {pick(mask, a.hi, b.hi), pick(mask, a.lo, b.lo)};
-}
+SUMEXP_FN DD<double> pick(bool mask, DD<double> a, DD<double> b) { return {pick(mask, a.hi, b.hi), pick(mask, a.lo, b.lo)}; }
 SUMEXP_FN bool is_nan(double w) { return w != w; }
 SUMEXP_FN bool is_nan(DD<double> w) { return w.hi != w.hi; }
 SUMEXP_FN double head(double w) { return w; }

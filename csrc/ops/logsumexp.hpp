@@ -72,8 +72,8 @@ SUMEXP_FN DD<double> log_of_small(DD<double> z) {
   return fast_two_sum(head.hi, head.lo + fma(k, LogConstants::ln2_lo, log_m.lo));
 }
 
-// The state of a sum with weights: c and R are sums of weights and of weighted terms; infinite and NaN weights are summed apart,
-// as IEEE has it, a pair of doubles being no place for them.
+// The state of a sum with weights: c and R are sums of weights and of weighted terms; infinite and NaN weights are summed
+// apart, as IEEE has it, a pair of doubles being no place for them.
 template <class T>
 struct WeightedState {
   ExpState<T> sum;
@@ -86,8 +86,8 @@ SUMEXP_FN WeightedState<T> merge(const WeightedState<T>& a, const WeightedState<
   return {merge(a.sum, b.sum), a.special + b.special};
 }
 
-// b e^x = b' e^(x') with a b' of moderate size: b = w 2^k, x' = x + k ln 2 as far as x has digits for it, and what is left of it
-// goes to w. So the terms of all elements are relative to the largest b e^x, and none is lost or overflows for its weight.
+// b e^x = b' e^(x') with a b' of moderate size: b = w 2^k, x' = x + k ln 2 as far as x has digits for it, and what is left of
+// it goes to w. So the terms of all elements are relative to the largest b e^x, and none is lost or overflows for its weight.
 template <class T>
 SUMEXP_FN void move_exponent(T& x, T& b) {
   constexpr double moderate = sizeof(T) == 4 ? 0x1p64 : 0x1p256;
@@ -106,8 +106,8 @@ SUMEXP_FN void move_exponent(T& x, T& b) {
   b = static_cast<T>((b < T(0) ? -w : w) * left);
 }
 
-// One element before it is summed. A weight of 0 leaves it out, whatever it is; so does one that is not finite, which becomes what
-// it gives to the sum (b e^x, infinite or NaN) and is to go to WeightedState::special.
+// One element before it is summed. A weight of 0 leaves it out, whatever it is; so does one that is not finite, which becomes
+// what it gives to the sum (b e^x, infinite or NaN) and is to go to WeightedState::special.
 template <class T>
 SUMEXP_FN void weigh(T& x, T& b) {
   if (is_finite(b) && b != T(0)) return move_exponent(x, b);

@@ -12,7 +12,8 @@
 // and is of one of three families.
 //
 // LogitsOp: starts from logits x, which are reduced to the state of their sum of exponentials.
-//   kApart                the maximum is kept out of the sum, for logarithms and for what the others are when it has nearly all;
+//   kApart                the maximum is kept out of the sum, for logarithms and for what the others are when it has nearly
+//   all;
 //                         else it is in it, for probabilities
 //   kProbability          map starts from the probability of an element; else from the logit
 //   Row<V>                what a finished row holds: nothing but V, which is a row's number or a vector of rows' numbers

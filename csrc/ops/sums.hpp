@@ -24,9 +24,9 @@ struct RowScalars {
   static constexpr int kMax = 4;
   V h[kMax], l[kMax];
 
-  SUMEXP_FN V minus(int k, V x) const { return (x - h[k]) - l[k]; }            // x - sum_k
-  SUMEXP_FN V plus(int k, V x) const { return (x + h[k]) + l[k]; }             // x + sum_k
-  SUMEXP_FN V times(int k, V x) const { return fma(x, h[k], x * l[k]); }       // x * sum_k
+  SUMEXP_FN V minus(int k, V x) const { return (x - h[k]) - l[k]; }       // x - sum_k
+  SUMEXP_FN V plus(int k, V x) const { return (x + h[k]) + l[k]; }        // x + sum_k
+  SUMEXP_FN V times(int k, V x) const { return fma(x, h[k], x * l[k]); }  // x * sum_k
 };
 
 }  // namespace sumexp::SUMEXP_NS

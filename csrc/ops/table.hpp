@@ -8,17 +8,17 @@
 #include "softmax.hpp"
 
 // Those with kernels for GPUs as well.
-#define SUMEXP_DEVICE_OPERATIONS(ROW)            \
-  ROW(softmax, Softmax, Logits)                  \
-  ROW(log_softmax, LogSoftmax, Logits)           \
-  ROW(logsumexp, LogSumExp, Logits)              \
-  ROW(softmax_vjp, SoftmaxVjp, Sums)             \
-  ROW(log_softmax_vjp, LogSoftmaxVjp, Sums)      \
-  ROW(log_softmax_jvp, LogSoftmaxJvp, Sums)      \
-  ROW(logsumexp_vjp, LogSumExpVjp, Logits)       \
-  ROW(logsumexp_jvp, LogSumExpJvp, Weighted)     \
-  ROW(softmax_hvp, SoftmaxHvp, Sums)             \
-  ROW(log_softmax_hvp, LogSoftmaxHvp, Sums)      \
+#define SUMEXP_DEVICE_OPERATIONS(ROW)        \
+  ROW(softmax, Softmax, Logits)              \
+  ROW(log_softmax, LogSoftmax, Logits)       \
+  ROW(logsumexp, LogSumExp, Logits)          \
+  ROW(softmax_vjp, SoftmaxVjp, Sums)         \
+  ROW(log_softmax_vjp, LogSoftmaxVjp, Sums)  \
+  ROW(log_softmax_jvp, LogSoftmaxJvp, Sums)  \
+  ROW(logsumexp_vjp, LogSumExpVjp, Logits)   \
+  ROW(logsumexp_jvp, LogSumExpJvp, Weighted) \
+  ROW(softmax_hvp, SoftmaxHvp, Sums)         \
+  ROW(log_softmax_hvp, LogSoftmaxHvp, Sums)  \
   ROW(weighted_logsumexp, WeightedLogSumExp, Weighted)
 
 #define SUMEXP_OPERATIONS(ROW)             \

@@ -1,4 +1,4 @@
-"""The one check of numbers that all faces share."""
+"""The one check of numbers that all entries share."""
 
 import sys
 

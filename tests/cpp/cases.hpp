@@ -27,8 +27,8 @@ struct OpCase {
   Op op;
   int inputs;
   Role role[3];
-  int row_input;     // the input that has one value a row, or -1
-  bool row_output;   // one value a row
+  int row_input;    // the input that has one value a row, or -1
+  bool row_output;  // one value a row
   bool where, temperature, extra;
 
   constexpr bool is_index(int k) const { return k < inputs && role[k] == Role::index; }
@@ -46,7 +46,15 @@ inline constexpr OpCase kOps[] = {
     {"logsumexp_vjp", Op::logsumexp_vjp, 2, {Role::logits, Role::cotangent}, 1, false, false, false, false},
     {"logsumexp_jvp", Op::logsumexp_jvp, 2, {Role::logits, Role::cotangent}, -1, true, false, false, false},
     {"softmax_hvp", Op::softmax_hvp, 3, {Role::cotangent, Role::cotangent, Role::probability}, -1, false, false, true, false},
-    {"log_softmax_hvp", Op::log_softmax_hvp, 3, {Role::cotangent, Role::cotangent, Role::log_probability}, -1, false, false, true, false},
+    {"log_softmax_hvp",
+     Op::log_softmax_hvp,
+     3,
+     {Role::cotangent, Role::cotangent, Role::log_probability},
+     -1,
+     false,
+     false,
+     true,
+     false},
     {"cross_entropy", Op::cross_entropy, 2, {Role::logits, Role::index}, 1, true, false, false, false},
     {"cross_entropy_with_grad", Op::cross_entropy_with_grad, 2, {Role::logits, Role::index}, 1, false, false, false, true},
 };
@@ -68,23 +76,23 @@ inline std::int64_t item_of(const OpCase& op, const DTypeCase& type, int k) { re
 
 // What a row looks like. Every kind is there for something that went wrong somewhere, or could.
 enum Kind {
-  kNormal,      // logits of scale 1
+  kNormal,  // logits of scale 1
   kScale4,
-  kScale100,    // most terms underflow
-  kWide,        // +-1e4
-  kOffset1e6,   // x - max is where others lose their digits
+  kScale100,   // most terms underflow
+  kWide,       // +-1e4
+  kOffset1e6,  // x - max is where others lose their digits
   kOffset1e30,
-  kWinner,      // one element ahead by 1 to 200
-  kTies,        // few distinct values
+  kWinner,  // one element ahead by 1 to 200
+  kTies,    // few distinct values
   kEqual,
-  kMasked,      // a third of it -inf (zero, for inputs that are not logits)
-  kNaN,         // one NaN, of either sign
-  kInfinity,    // one +inf
-  kEmpty,       // all -inf (zero)
-  kRamp,        // down to and past underflow
-  kAnyBits,     // any exponent at all
-  kSteps,       // chunks far below each other
-  kCrossing,    // chunks on both sides of the limit up to which x itself is reduced
+  kMasked,    // a third of it -inf (zero, for inputs that are not logits)
+  kNaN,       // one NaN, of either sign
+  kInfinity,  // one +inf
+  kEmpty,     // all -inf (zero)
+  kRamp,      // down to and past underflow
+  kAnyBits,   // any exponent at all
+  kSteps,     // chunks far below each other
+  kCrossing,  // chunks on both sides of the limit up to which x itself is reduced
   kKinds
 };
 
@@ -121,7 +129,8 @@ inline double element(Random& random, Role role, Kind kind, DType dtype, std::in
       }
     case Role::cotangent:
       switch (kind) {
-        case kScale100: case kWide: return 1e3 * normal;
+        case kScale100:
+        case kWide: return 1e3 * normal;
         case kTies: return static_cast<double>(random.below(3)) - 1.0;
         case kEqual: return 1.0;
         case kMasked: return random.below(3) ? normal : 0.0;
@@ -149,7 +158,8 @@ inline double element(Random& random, Role role, Kind kind, DType dtype, std::in
       }
     default:  // weights (indices: make_input), of both signs, some of which cancel exactly
       switch (kind) {
-        case kTies: case kEqual: return random.below(2) ? 1.0 : -1.0;
+        case kTies:
+        case kEqual: return random.below(2) ? 1.0 : -1.0;
         case kMasked: return random.below(3) ? normal : 0.0;
         case kEmpty: return 0.0;
         case kAnyBits: return any_bits(random, dtype);

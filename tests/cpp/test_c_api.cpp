@@ -76,7 +76,8 @@ void test_bad_calls() {
     call.in[0] = call.in[1] = {nullptr, strides};
     call.out = {lse, strides}, call.extra = {sign, strides};
     const Status status = sumexp::run(call);
-    CHECK(status.ok() && lse[0] == -infinity() && lse[1] == -infinity(), "empty sums with weights: %s %g", status.message, lse[0]);
+    CHECK(status.ok() && lse[0] == -infinity() && lse[1] == -infinity(), "empty sums with weights: %s %g", status.message,
+          lse[0]);
     CHECK(sign[0] == 0 && sign[1] == 0, "their signs: %g %g", sign[0], sign[1]);
   }
 
@@ -120,8 +121,8 @@ void test_bad_calls() {
   names(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f32, x, y, -1, 2), "rows");
   names(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f32, x, y, 1, -2), "n");
   const Status isa = sumexp::set_isa("abacus");
-  CHECK(isa.code == Code::invalid_argument && std::strstr(isa.message, "abacus") && std::strstr(isa.message, "scalar"), "isa: %s",
-        isa.message);
+  CHECK(isa.code == Code::invalid_argument && std::strstr(isa.message, "abacus") && std::strstr(isa.message, "scalar"),
+        "isa: %s", isa.message);
   CHECK(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f16, x, y, 1, 1).code == Code::unsupported, "matrix of f16");
 }
 
@@ -140,7 +141,8 @@ void test_named_functions() {
   const double d[2] = {0.0, -50.0};
   double lse = 0.0, log_y[2];
   const std::int64_t two[1] = {2};
-  CHECK(sumexp::logsumexp(d, &lse, DType::f64, 1, two, 0).ok() && lse == 1.9287498479639178e-22, "logsumexp([0, -50]) = %.17g", lse);
+  CHECK(sumexp::logsumexp(d, &lse, DType::f64, 1, two, 0).ok() && lse == 1.9287498479639178e-22, "logsumexp([0, -50]) = %.17g",
+        lse);
   CHECK(sumexp::log_softmax(d, log_y, DType::f64, 1, two, 0).ok() && log_y[0] == -1.9287498479639178e-22, "log_softmax = %.17g",
         log_y[0]);
   CHECK(sumexp::logsumexp(d, &lse, DType::f64, 1, std::vector<std::int64_t>{0}.data(), 0).ok() && lse == -infinity(),
@@ -148,7 +150,8 @@ void test_named_functions() {
   const double p[2] = {0.25, 0.75};
   double J[4];
   CHECK(sumexp::matrix(sumexp::Matrix::softmax_jacobian, DType::f64, p, J, 1, 2).ok() && J[0] == 0.1875 && J[1] == -0.1875 &&
-            J[2] == -0.1875 && J[3] == 0.1875, "jacobian");
+            J[2] == -0.1875 && J[3] == 0.1875,
+        "jacobian");
 }
 
 // -- layouts -----------------------------------------------------------------------------------------------------
@@ -161,7 +164,8 @@ struct Layout {
   unsigned char* data() { return memory.data() + origin; }
 };
 
-Layout lay_out(Random& random, const std::vector<std::int64_t>& shape, std::int64_t size, std::uint64_t dropped, bool may_repeat) {
+Layout lay_out(Random& random, const std::vector<std::int64_t>& shape, std::int64_t size, std::uint64_t dropped,
+               bool may_repeat) {
   const int ndim = static_cast<int>(shape.size());
   Layout layout;
   layout.strides.assign(shape.size(), 0);
@@ -169,7 +173,8 @@ Layout lay_out(Random& random, const std::vector<std::int64_t>& shape, std::int6
   for (int d = 0; d < ndim; ++d) order[static_cast<std::size_t>(d)] = ndim - 1 - d;  // innermost first
   const bool plain = random.below(3) == 0;
   if (!plain)
-    for (int d = ndim - 1; d > 0; --d) std::swap(order[static_cast<std::size_t>(d)], order[static_cast<std::size_t>(random.below(d + 1))]);
+    for (int d = ndim - 1; d > 0; --d)
+      std::swap(order[static_cast<std::size_t>(d)], order[static_cast<std::size_t>(random.below(d + 1))]);
   std::int64_t step = size, lowest = 0;
   for (const int d : order) {
     const std::int64_t length = shape[static_cast<std::size_t>(d)];
@@ -209,7 +214,8 @@ bool advance(std::vector<std::int64_t>& index, const std::vector<std::int64_t>& 
 // their own, stay what they are, T and all.
 struct Alone {
   Bytes out, extra;
-  Alone(const OpCase& op, const DTypeCase& type, std::int64_t n, Bytes (&rows)[3], const Bytes& where, double temperature, bool with_extra) {
+  Alone(const OpCase& op, const DTypeCase& type, std::int64_t n, Bytes (&rows)[3], const Bytes& where, double temperature,
+        bool with_extra) {
     const bool as_is = type.size == 2 && op.role[0] == Role::logits;
     const DTypeCase& inside = type.size == 2 && !as_is ? kDTypes[2] : type;
     Bytes wide[3];
@@ -224,7 +230,8 @@ struct Alone {
       for (std::int64_t i = 0; i < count; ++i) {
         double value = get(type.dtype, rows[k].data() + i * type.size);
         const bool forward = op.op == Op::softmax || op.op == Op::log_softmax;
-        if (k == 0 && forward && inside.size == 4) value = static_cast<double>(static_cast<float>(value) / static_cast<float>(temperature));
+        if (k == 0 && forward && inside.size == 4)
+          value = static_cast<double>(static_cast<float>(value) / static_cast<float>(temperature));
         if (k == 0 && forward && inside.size == 8) value = value / temperature;
         if (k == 0 && !where.empty() && !where[static_cast<std::size_t>(i)]) value = -infinity();
         put(inside.dtype, wide[k].data() + i * inside.size, value);
@@ -243,7 +250,8 @@ struct Alone {
       check::copy(out.data(), wide_out.data(), out.size());
       check::copy(extra.data(), wide_extra.data(), extra.size());
     } else {
-      for (std::int64_t i = 0; i < results; ++i) put(type.dtype, out.data() + i * type.size, get(inside.dtype, wide_out.data() + i * 4));
+      for (std::int64_t i = 0; i < results; ++i)
+        put(type.dtype, out.data() + i * type.size, get(inside.dtype, wide_out.data() + i * 4));
       put(type.dtype, extra.data(), get(inside.dtype, wide_extra.data()));
     }
   }
@@ -255,7 +263,8 @@ void test_layout(Random& random) {
   const int ndim = static_cast<int>(random.below(5));
   std::vector<std::int64_t> shape(static_cast<std::size_t>(ndim));
   for (auto& s : shape) s = random.below(20) == 0 ? 0 : 1 + random.below(random.below(8) == 0 ? 40 : 7);
-  if (ndim && random.below(4) == 0) shape[static_cast<std::size_t>(random.below(ndim))] = 1 + random.below(ndim > 2 ? 300 : 5000);
+  if (ndim && random.below(4) == 0)
+    shape[static_cast<std::size_t>(random.below(ndim))] = 1 + random.below(ndim > 2 ? 300 : 5000);
   const std::uint64_t all = ndim ? (std::uint64_t(1) << ndim) - 1 : 0;
   std::uint64_t axes = random.next() & all;
   if (random.below(2) && ndim) axes = std::uint64_t(1) << random.below(ndim);
@@ -265,7 +274,8 @@ void test_layout(Random& random) {
   char doing[160];
   int used = std::snprintf(doing, sizeof(doing), "%s %s kind %d T=%g%s axes %llx shape", op.name, type.name, kind, temperature,
                            masked ? " masked" : "", static_cast<unsigned long long>(axes));
-  for (const auto s : shape) used += std::snprintf(doing + used, sizeof(doing) - static_cast<std::size_t>(used), " %lld", static_cast<long long>(s));
+  for (const auto s : shape)
+    used += std::snprintf(doing + used, sizeof(doing) - static_cast<std::size_t>(used), " %lld", static_cast<long long>(s));
 
   std::int64_t n = 1, rows = 1;
   for (int d = 0; d < ndim; ++d) ((axes >> d) & 1 ? n : rows) *= shape[static_cast<std::size_t>(d)];
@@ -310,33 +320,35 @@ void test_layout(Random& random) {
 
   std::vector<std::int64_t> index(shape.size(), 0);
   if (rows > 0) do {
-    Bytes row[3], mask;
-    for (int k = 0; k < op.inputs; ++k) {
-      const std::int64_t count = k == op.row_input ? 1 : n, item = item_of(op, type, k);
-      row[k].resize(static_cast<std::size_t>(count * item) + 1);
+      Bytes row[3], mask;
+      for (int k = 0; k < op.inputs; ++k) {
+        const std::int64_t count = k == op.row_input ? 1 : n, item = item_of(op, type, k);
+        row[k].resize(static_cast<std::size_t>(count * item) + 1);
+        std::vector<std::int64_t> at = index;
+        for (std::int64_t i = 0; i < count; ++i, advance(at, shape, axes))
+          check::copy(row[k].data() + i * item, before[k].memory.data() + before[k].origin + offset_of(at, before[k].strides),
+                      static_cast<std::size_t>(item));
+      }
+      if (masked) {
+        std::vector<std::int64_t> at = index;
+        for (std::int64_t i = 0; i < n; ++i, advance(at, shape, axes))
+          mask.push_back(where.data()[offset_of(at, where.strides)]);
+        mask.push_back(1);
+      }
+      const Alone alone(op, type, n, row, mask, temperature, call.extra.data != nullptr);
       std::vector<std::int64_t> at = index;
-      for (std::int64_t i = 0; i < count; ++i, advance(at, shape, axes))
-        check::copy(row[k].data() + i * item, before[k].memory.data() + before[k].origin + offset_of(at, before[k].strides),
-                    static_cast<std::size_t>(item));
-    }
-    if (masked) {
-      std::vector<std::int64_t> at = index;
-      for (std::int64_t i = 0; i < n; ++i, advance(at, shape, axes)) mask.push_back(where.data()[offset_of(at, where.strides)]);
-      mask.push_back(1);
-    }
-    const Alone alone(op, type, n, row, mask, temperature, call.extra.data != nullptr);
-    std::vector<std::int64_t> at = index;
-    for (std::int64_t i = 0; i < (op.row_output ? 1 : n); ++i, advance(at, shape, axes)) {
-      const bool equal = check::equal_bytes(result.data() + offset_of(at, result.strides), alone.out.data() + i * type.size,
-                                     static_cast<std::size_t>(type.size));
-      CHECK(equal, "%s%s: element %lld is %a, alone %a", doing, in_place ? " in place" : "", static_cast<long long>(i),
-            get(type.dtype, result.data() + offset_of(at, result.strides)), get(type.dtype, alone.out.data() + i * type.size));
-      if (!equal) return;
-    }
-    if (call.extra.data)
-      CHECK(check::equal_bytes(extra.data() + offset_of(index, extra.strides), alone.extra.data(), alone.extra.size()),
-            "%s: extra", doing);
-  } while (advance(index, shape, all & ~axes));
+      for (std::int64_t i = 0; i < (op.row_output ? 1 : n); ++i, advance(at, shape, axes)) {
+        const bool equal = check::equal_bytes(result.data() + offset_of(at, result.strides), alone.out.data() + i * type.size,
+                                              static_cast<std::size_t>(type.size));
+        CHECK(equal, "%s%s: element %lld is %a, alone %a", doing, in_place ? " in place" : "", static_cast<long long>(i),
+              get(type.dtype, result.data() + offset_of(at, result.strides)),
+              get(type.dtype, alone.out.data() + i * type.size));
+        if (!equal) return;
+      }
+      if (call.extra.data)
+        CHECK(check::equal_bytes(extra.data() + offset_of(index, extra.strides), alone.extra.data(), alone.extra.size()),
+              "%s: extra", doing);
+    } while (advance(index, shape, all & ~axes));
 }
 
 // -- threads -------------------------------------------------------------------------------------------------------
@@ -347,7 +359,8 @@ struct Job {
   std::int64_t rows, n;
   Bytes in[3];
 
-  Job(const OpCase& o, const DTypeCase& t, std::int64_t r, std::int64_t length, Kind kind) : op(o), type(t), rows(r), n(length) {
+  Job(const OpCase& o, const DTypeCase& t, std::int64_t r, std::int64_t length, Kind kind)
+      : op(o), type(t), rows(r), n(length) {
     Random random(static_cast<std::uint64_t>(n));
     for (int k = 0; k < op.inputs; ++k) in[k] = make_input(random, op, k, kind, type, rows, n);
   }
@@ -380,13 +393,15 @@ void test_threads() {
   int turn = 0;
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes)
-      for (const Shape& shape : {Shape{31000, 17, kScale4}, Shape{175, 3001, kMasked}, Shape{1, 530001, kSteps}, Shape{2, 270001, kScale4}}) {
+      for (const Shape& shape :
+           {Shape{31000, 17, kScale4}, Shape{175, 3001, kMasked}, Shape{1, 530001, kSteps}, Shape{2, 270001, kScale4}}) {
         if (check::emulated() && turn++ % 5) continue;
         const Job job(op, type, shape.rows, shape.n, shape.kind);
         sumexp::set_num_threads(1);
         const Bytes one = job.compute();
-        if (shape.rows > 1) CHECK(one == job.row_by_row(), "%s %s: %lld rows of %lld, one by one", op.name, type.name,
-                                  static_cast<long long>(shape.rows), static_cast<long long>(shape.n));
+        if (shape.rows > 1)
+          CHECK(one == job.row_by_row(), "%s %s: %lld rows of %lld, one by one", op.name, type.name,
+                static_cast<long long>(shape.rows), static_cast<long long>(shape.n));
         for (const int threads : {2, 3, 8}) {
           sumexp::set_num_threads(threads);
           CHECK(one == job.compute(), "%s %s: %lld rows of %lld on %d threads", op.name, type.name,
@@ -409,14 +424,16 @@ void test_split_rows() {
       const Bytes one = job.compute();
       for (int threads = 2; threads <= 8; ++threads) {
         sumexp::set_num_threads(threads);
-        CHECK(one == job.compute(), "log_softmax %s: a row of %lld on %d threads", type.name, static_cast<long long>(n), threads);
+        CHECK(one == job.compute(), "log_softmax %s: a row of %lld on %d threads", type.name, static_cast<long long>(n),
+              threads);
       }
     }
 }
 
 void test_callers_at_once() {
   sumexp::set_num_threads(3);
-  const Job many(kOps[0], kDTypes[2], 1000, 257, kScale4), one(kOps[1], kDTypes[3], 1, 300001, kScale4), small(kOps[9], kDTypes[1], 3, 40, kNormal);
+  const Job many(kOps[0], kDTypes[2], 1000, 257, kScale4), one(kOps[1], kDTypes[3], 1, 300001, kScale4),
+      small(kOps[9], kDTypes[1], 3, 40, kNormal);
   const Bytes want[3] = {many.compute(), one.compute(), small.compute()};
   std::vector<std::thread> callers;
   std::vector<int> wrong(16, 0);

@@ -71,7 +71,8 @@ std::uint64_t digest(const OpCase& op, const DTypeCase& type, bool detail) {
       in[k] = inputs[k].data();
     }
     const std::size_t results = static_cast<std::size_t>(batch * (op.row_output ? 1 : row.n) * type.size);
-    Bytes out(results + 1), extra(static_cast<std::size_t>(batch * type.size)), mask(static_cast<std::size_t>(batch * row.n) + 1);
+    Bytes out(results + 1), extra(static_cast<std::size_t>(batch * type.size)),
+        mask(static_cast<std::size_t>(batch * row.n) + 1);
     Contiguous c(op, type, batch, row.n, in, out.data(), op.extra ? extra.data() : nullptr);
     if (op.temperature && index % 5 == 0) c.call.temperature = 0.7;
     if (op.where && index % 7 == 0) {
@@ -131,7 +132,8 @@ int main(int argc, char** argv) {
       if (line[0] != '#') wanted.push_back(std::string(line, std::strcspn(line, "\n")));
     CHECK(wanted.size() == lines.size(), "%s: %zu lines, expected %zu", path, wanted.size(), lines.size());
     for (const std::string& line : lines)
-      CHECK(std::find(wanted.begin(), wanted.end(), line) != wanted.end(), "%s: got %s", isa ? isa : sumexp::isa(), line.c_str());
+      CHECK(std::find(wanted.begin(), wanted.end(), line) != wanted.end(), "%s: got %s", isa ? isa : sumexp::isa(),
+            line.c_str());
   }
   std::fclose(file);
   return check::finish();

@@ -1,9 +1,9 @@
 // Rows placed right before and right after pages that may not be touched: a kernel that reads or writes one
 // element too far dies here, and says where. Results must also be those of an ordinary call, and what lies
 // around them unharmed.   usage: test_guard [ISA]
-#include <csignal>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <csignal>
 
 #include "cases.hpp"
 
@@ -114,8 +114,8 @@ void one_row(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::int64
 }
 
 // The axis is not the last one: `columns` rows of n side by side, or elements `step` apart, or running backwards.
-void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::int64_t columns, std::int64_t n, std::int64_t step,
-                bool backwards, bool at_end) {
+void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::int64_t columns, std::int64_t n,
+                std::int64_t step, bool backwards, bool at_end) {
   std::snprintf(g_doing, sizeof(g_doing), "%s %s: %lld rows of %lld, elements %lld apart%s, %s a guard page", op.name,
                 type.name, static_cast<long long>(columns), static_cast<long long>(n), static_cast<long long>(step),
                 backwards ? ", backwards" : "", at_end ? "before" : "after");
@@ -159,8 +159,9 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
   CHECK(status.ok(), "%s: %s", g_doing, status.message);
   for (std::int64_t r = 0; r < columns; ++r)
     for (std::int64_t i = 0; i < length; ++i) {
-      const bool equal = check::equal_bytes(out + (op.row_output ? r * type.size : offset(r, i, n, type.size)),
-                                     inputs.out.data() + (r * length + i) * type.size, static_cast<std::size_t>(type.size));
+      const bool equal =
+          check::equal_bytes(out + (op.row_output ? r * type.size : offset(r, i, n, type.size)),
+                             inputs.out.data() + (r * length + i) * type.size, static_cast<std::size_t>(type.size));
       CHECK(equal, "%s: row %lld, element %lld", g_doing, static_cast<long long>(r), static_cast<long long>(i));
       if (!equal) return;
     }
@@ -169,8 +170,7 @@ void one_layout(Arenas& arenas, const OpCase& op, const DTypeCase& type, std::in
   // gaps between rows belong to the caller
   std::int64_t painted = 0;
   for (std::size_t i = 0; i < bytes; ++i) painted += out[i] == 0x5a;
-  if (!op.row_output && n > 1)
-    CHECK(painted >= (n - 1) * (step - columns) * type.size, "%s: wrote between its rows", g_doing);
+  if (!op.row_output && n > 1) CHECK(painted >= (n - 1) * (step - columns) * type.size, "%s: wrote between its rows", g_doing);
   CHECK(arenas.out.clean_around(out, bytes), "%s: wrote beside its result", g_doing);
 }
 
@@ -191,7 +191,8 @@ void large_results(const DTypeCase& type) {
       unsigned char* out = out_arena.place(bytes, shift);
       for (int k = 0; k < op.inputs; ++k)
         for (std::int64_t r = 0; r < rows; ++r)
-          check::copy(in[k] + r * n * type.size, pattern[k].data() + r % 63 * type.size, static_cast<std::size_t>(n * type.size));
+          check::copy(in[k] + r * n * type.size, pattern[k].data() + r % 63 * type.size,
+                      static_cast<std::size_t>(n * type.size));
       const void* const from[2] = {in[0], in[1]};
       const Status status = run(Contiguous(op, type, rows, n, from, out).call);
       CHECK(status.ok(), "%s: %s", g_doing, status.message);
@@ -253,7 +254,8 @@ int main(int argc, char** argv) {
         for (const std::int64_t n : {1, 2, 3, 5, 8, 15, 16, 17, 33, 100}) {
           if (turn++ % step) continue;
           for (const std::int64_t gap : {0, 5})
-            for (const bool at_end : {false, true}) one_layout(arenas, op, type, columns, n, columns + gap, gap != 0 && at_end, at_end);
+            for (const bool at_end : {false, true})
+              one_layout(arenas, op, type, columns, n, columns + gap, gap != 0 && at_end, at_end);
         }
     }
   // long rows side by side: of some chunks, and too long for a buffer
@@ -262,7 +264,8 @@ int main(int argc, char** argv) {
     for (const DTypeCase& type : kDTypes)
       for (const auto& [columns, n] : {std::pair<int, int>{17, 1100}, {33, 2100}, {40, 5000}, {18, 33'001}}) {
         if (check::emulated() && n > 2100) continue;
-        for (const bool at_end : {false, true}) one_layout(large, op, type, columns, n, columns + (at_end ? 5 : 0), at_end, at_end);
+        for (const bool at_end : {false, true})
+          one_layout(large, op, type, columns, n, columns + (at_end ? 5 : 0), at_end, at_end);
       }
   for (const DTypeCase& type : kDTypes)
     if (type.size >= 4) large_results(type);

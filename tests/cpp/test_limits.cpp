@@ -72,7 +72,10 @@ void quotas() {
     quota(wrong, 0, v2(wrong));
 
   const auto above = [](const char* a, const char* b, const char* root) {
-    return Files{{kGroup, "0::/a/b\n"}, {kMounts, kV2}, {"/sys/fs/cgroup/a/b/cpu.max", b}, {"/sys/fs/cgroup/a/cpu.max", a},
+    return Files{{kGroup, "0::/a/b\n"},
+                 {kMounts, kV2},
+                 {"/sys/fs/cgroup/a/b/cpu.max", b},
+                 {"/sys/fs/cgroup/a/cpu.max", a},
                  {"/sys/fs/cgroup/cpu.max", root}};
   };
   quota("v2, the group above has less", 2, above("200000 100000", "400000 100000", "max 100000"));
@@ -88,7 +91,9 @@ void quotas() {
 
   const std::string groups = "12:cpuset:/other\n4:cpu,cpuacct:/a\n1:name=systemd:/x\n0::/x\n";
   const auto v1 = [&](const char* quota_us, const char* period_us) {
-    return Files{{kGroup, groups}, {kMounts, kV1}, {"/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", quota_us},
+    return Files{{kGroup, groups},
+                 {kMounts, kV1},
+                 {"/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", quota_us},
                  {"/sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", period_us}};
   };
   quota("v1, no limit", 0, v1("-1\n", "100000\n"));
@@ -135,8 +140,12 @@ constexpr std::int64_t kMegabyte = std::int64_t(1) << 20;
 void caches() {
   const std::string index = "/sys/devices/system/cpu/cpu0/cache/index";
   const auto size_of = [&](const char* size) {
-    const Tree tree({{index + "0/level", "1\n"}, {index + "0/size", "48K\n"}, {index + "2/level", "2\n"},
-                     {index + "2/size", "1024K\n"}, {index + "3/level", "3\n"}, {index + "3/size", size}});
+    const Tree tree({{index + "0/level", "1\n"},
+                     {index + "0/size", "48K\n"},
+                     {index + "2/level", "2\n"},
+                     {index + "2/size", "1024K\n"},
+                     {index + "3/level", "3\n"},
+                     {index + "3/size", size}});
     return l3_bytes(tree.root());
   };
   CHECK(size_of("32768K\n") == 32 * kMegabyte, "32768K: %lld bytes", static_cast<long long>(size_of("32768K\n")));

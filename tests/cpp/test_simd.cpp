@@ -266,7 +266,7 @@ void test_format(const char* name, S (*narrow)(float)) {
     for (int i = 0; i < W; ++i) h[i].bits = static_cast<std::uint16_t>(first + i);
     expect(name, F32::load(h), [&](int i) { return to_float(h[i]); });
   }
-  const auto down = [&](const float (&x)[W]) {
+  const auto down = [&](const float(&x)[W]) {
     S h[W + 2];
     h[0].bits = h[W + 1].bits = 0x5a5a;
     F32::store(h + 1, F32::load(x));
@@ -297,9 +297,9 @@ void test_format(const char* name, S (*narrow)(float)) {
   }
   Random random(3);
   for (int i = 0; i < 400000; ++i) add(static_cast<std::uint32_t>(random.next()));
-  for (const std::uint32_t i : {0x477fefffu, 0x477ff000u, 0x477ff001u, 0x7f7fffffu, 0x7f7f7fffu, 0x7f7f8000u, 0x33000000u,
-                                0x33000001u, 0x32ffffffu, 0x387fe000u, 0x387fefffu, 0x387ff000u, 0x00007fffu, 0x00008000u,
-                                0x00008001u, 0x00018000u})
+  for (const std::uint32_t i :
+       {0x477fefffu, 0x477ff000u, 0x477ff001u, 0x7f7fffffu, 0x7f7f7fffu, 0x7f7f8000u, 0x33000000u, 0x33000001u, 0x32ffffffu,
+        0x387fe000u, 0x387fefffu, 0x387ff000u, 0x00007fffu, 0x00008000u, 0x00008001u, 0x00018000u})
     add(i), add(i | 0x80000000u);
   while (filled) add(0);
 }
@@ -431,9 +431,11 @@ void test_wide_f32() {
     expect("split, low", l, [&](int i) { return want_l[i]; });
     // and the two parts are the double: an optimiser that takes double(float(w)) for w makes the low one 0
     for (int i = 0; i < W; ++i) {
-      const double whole = double(want_h[i]) + double(want_l[i]), off = whole - wide[i], size = wide[i] < 0 ? -wide[i] : wide[i];
+      const double whole = double(want_h[i]) + double(want_l[i]), off = whole - wide[i],
+                   size = wide[i] < 0 ? -wide[i] : wide[i];
       if (size > 0x1p-70 && size < 0x1p120)
-        CHECK(off <= size * 0x1p-47 && off >= -size * 0x1p-47, "split(%a) = %a + %a", wide[i], double(want_h[i]), double(want_l[i]));
+        CHECK(off <= size * 0x1p-47 && off >= -size * 0x1p-47, "split(%a) = %a + %a", wide[i], double(want_h[i]),
+              double(want_l[i]));
     }
   }
 }

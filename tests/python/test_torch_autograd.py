@@ -45,13 +45,13 @@ def kernels(monkeypatch):
         ran.append(names[code])
         return run(code, *args)
 
-    def spy_quick(ctx, x):
-        results = _core.quick_forward(ctx, x)
+    def spy_fast(ctx, x):
+        results = _core.fast_forward(ctx, x)
         ran.append(ctx.call[0])
         return results
 
     monkeypatch.setattr(_kernels, "_run", spy)
-    monkeypatch.setattr(_functions.SoftmaxQuick, "forward", staticmethod(spy_quick))
+    monkeypatch.setattr(_functions.SoftmaxFast, "forward", staticmethod(spy_fast))
     return ran
 
 

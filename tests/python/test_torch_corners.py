@@ -304,9 +304,9 @@ print("hits", hits)
     assert int(done.stdout.split()[1]) > 0
 
 
-def test_quick_calls_take_parameters():
+def test_fast_calls_take_parameters():
     p = torch.nn.Parameter(torch.randn(4, 16))
-    y = sumexp._core.quick_softmax(0, p, -1, 1.0)
+    y = sumexp._core.fast_softmax(0, p, -1, 1.0)
     assert type(y) is torch.Tensor and y.requires_grad and torch.equal(y, torch.ops.sumexp.softmax(p.detach(), [1]))
 
 

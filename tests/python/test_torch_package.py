@@ -199,7 +199,7 @@ def test_out_with_lazy_negation():
     assert equal(se.softmax(x, where=X > 0, out=out), se.softmax(-X, where=X > 0))
 
 
-# name -> tensors, of the functions that have a short way for plain tensors (csrc/bindings/quick.cpp)
+# name -> tensors, of the functions that have a short way for plain tensors (csrc/bindings/fast_path.cpp)
 PLAIN = {"softmax": 1, "log_softmax": 1, "logsumexp": 1, "softmax_vjp": 2, "softmax_jvp": 2, "log_softmax_vjp": 2,
          "log_softmax_jvp": 2, "softmax_hvp": 3, "log_softmax_hvp": 3}  # fmt: skip
 ODD = {

@@ -22,7 +22,9 @@ std::int64_t pitch_of(const Job& job, std::int64_t vectors) {
   return ((vectors + in_line - 1) / in_line | 1) * in_line;
 }
 // Vectors that a tile takes in the buffer when whole rows do not fit: a chunk, or its lanes.
-std::int64_t part_of(const Job& job) { return job.info.logits ? job.order.chunk : std::int64_t{job.order.lanes} * job.kernel.sums; }
+std::int64_t part_of(const Job& job) {
+  return job.info.logits ? job.order.chunk : std::int64_t{job.order.lanes} * job.kernel.sums;
+}
 // How many tiles of such a pitch fit in the buffer, each `buffers` times, in whole lines.
 int tiles_of(const Job& job, std::int64_t pitch, int buffers) {
   const int in_line = tiles_in_line(job), most = static_cast<int>(kColumnRun) / (job.moves.width * job.item);
@@ -34,11 +36,17 @@ int tiles_of(const Job& job, std::int64_t pitch, int buffers) {
 
 bool ColumnDriver::serves(const Job& job) {
   const Plan& plan = job.plan;
-  return plan.columns && job.kernel.tiles && plan.n >= 1 && plan.batch[plan.batch_dims - 1].size >= job.moves.width && !plan.data[kWhere];
+  return plan.columns && job.kernel.tiles && plan.n >= 1 && plan.batch[plan.batch_dims - 1].size >= job.moves.width &&
+         !plan.data[kWhere];
 }
 
 ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_maxima)
-    : job_(job), plan_(job.plan), kernel_(job.kernel), workspace_(workspace), shared_maxima_(shared_maxima), sums_(!job.info.logits) {
+    : job_(job),
+      plan_(job.plan),
+      kernel_(job.kernel),
+      workspace_(workspace),
+      shared_maxima_(shared_maxima),
+      sums_(!job.info.logits) {
   vector_bytes_ = std::int64_t{job.moves.width} * job.wide;
   const int buffers = job.info.inputs + job.own_terms;
   const bool fits = plan_.n * vector_bytes_ * buffers * tiles_in_line(job) <= kBufferBytes;
@@ -171,7 +179,8 @@ bool ColumnDriver::reduce_chunk(int pass, std::int64_t c, const char* row, char*
   Tile tiles[kMostTiles];
   load(c, tiles);
   for (int t = 0; t < at_.tiles; ++t)
-    if (!kernel_.tile_states(tiles[t], resident_, maxima(c, t), states + t * job_.moves.width * kernel_.state_bytes)) return false;
+    if (!kernel_.tile_states(tiles[t], resident_, maxima(c, t), states + t * job_.moves.width * kernel_.state_bytes))
+      return false;
   return true;
 }
 
@@ -193,7 +202,8 @@ void ColumnDriver::map_chunk(std::int64_t c, const char* row) {
 
 // -- parts -------------------------------------------------------------------------------------------------------------
 
-bool ColumnDriver::reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row, char* states) {
+bool ColumnDriver::reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row,
+                               char* states) {
   begin_block(r, rows);
   return reduce_chunks(pass, c0, c1, row, states);
 }

@@ -1,5 +1,5 @@
-// The drivers: each carries the kernels of any op over the rows of a plan, in one way. They are compiled once, for no instruction
-// set, and reach vectors through the table of kernels/table.hpp only.
+// The drivers: each carries the kernels of any op over the rows of a plan, in one way. They are compiled once, for no
+// instruction set, and reach vectors through the table of kernels/table.hpp only.
 //
 //   rows.cpp     any rows: one by one, or in panels of up to `width`
 //   tiles.cpp    the shortest rows: transposed, one to a SIMD lane

@@ -29,7 +29,8 @@ void leave_out(const Job& job, const char* mask_row, std::int64_t first, int cou
 
 RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
     : job_(job), plan_(job.plan), kernel_(job.kernel), inputs_(job.info.inputs), chunks_(job.chunks) {
-  const bool offers_panels = kernel_.panels[kScratch], probabilities = job.info.probabilities, wide_elements = job.item == job.wide;
+  const bool offers_panels = kernel_.panels[kScratch], probabilities = job.info.probabilities,
+             wide_elements = job.item == job.wide;
   const int width = job.moves.width;
   direct_ = plan_.direct && kernel_.reduce[0][kStored];
   elements_ = direct_ ? kStored : kScratch;
@@ -139,7 +140,8 @@ void RowDriver::pack(std::int64_t c) {
     } else {
       for (int b = 0; b < rows_; ++b) job_.moves.pack_row(plan_, k, address(k, b), first, count, packed(k, c, b));
     }
-    for (int b = 0; plan_.data[kWhere] && b < rows_; ++b) leave_out(job_, address(kWhere, b), first, count, packed(k, c, b), k == 0);
+    for (int b = 0; plan_.data[kWhere] && b < rows_; ++b)
+      leave_out(job_, address(kWhere, b), first, count, packed(k, c, b), k == 0);
   }
   for (int b = 0; job_.divide && b < rows_; ++b) job_.moves.divide(plan_.temperature, count, packed(0, c, b));
 }
@@ -151,7 +153,8 @@ void RowDriver::unpack(std::int64_t c, int b) const {
     job_.moves.unpack_row(plan_, kOut, address(kOut, b), first, job_.count_of(c), packed(0, c, b));
   } else if (b == rows_ - 1) {
     const std::int64_t stride = plan_.row[0].stride[kOut];
-    job_.moves.unpack_columns(address(kOut, 0) + first * stride, stride, rows_, job_.count_of(c), packed(0, c, 0), pitch_, plan_.stream);
+    job_.moves.unpack_columns(address(kOut, 0) + first * stride, stride, rows_, job_.count_of(c), packed(0, c, 0), pitch_,
+                              plan_.stream);
   }
 }
 
@@ -220,7 +223,8 @@ void RowDriver::map_chunks(std::int64_t c0, std::int64_t c1, const char* row) {
   }
 }
 
-bool RowDriver::reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row, char* states) {
+bool RowDriver::reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row,
+                            char* states) {
   begin_block(r, rows);
   reduce_chunks(pass, c0, c1, row, states);
   return true;

@@ -1,9 +1,9 @@
 // The row driver. A block is up to a cache line of rows that lie side by side (plan.columns), some rows of one chunk each,
-// taken as panels, or one long row. Direct rows are read where they are; others are packed, whole blocks at once when they fit in
-// the cache (resident), else chunk by chunk, once for each pass. The terms of a row wait for its sum in the result itself, in the
-// packed copy, or, when the result goes around the cache or has 16 bits, or the logits are still wanted there, in scratch (as
-// long as this stays in the cache); where there is no such place they are computed again: the same instructions on the same
-// input, hence the same bits.
+// taken as panels, or one long row. Direct rows are read where they are; others are packed, whole blocks at once when they fit
+// in the cache (resident), else chunk by chunk, once for each pass. The terms of a row wait for its sum in the result itself,
+// in the packed copy, or, when the result goes around the cache or has 16 bits, or the logits are still wanted there, in
+// scratch (as long as this stays in the cache); where there is no such place they are computed again: the same instructions on
+// the same input, hence the same bits.
 #pragma once
 
 #include "driver.hpp"

@@ -1,6 +1,6 @@
 // Few, long rows: every row, or block of columns, is split over the threads, in aligned blocks of 2^kBlockLevel chunks. Each
-// block is reduced, then mapped, by a driver of its own; the blocks' states merge as the chunks' would have, so that the tree of
-// the geometry stays the same.
+// block is reduced, then mapped, by a driver of its own; the blocks' states merge as the chunks' would have, so that the tree
+// of the geometry stays the same.
 #include "columns.hpp"
 #include "rows.hpp"
 #include "tiles.hpp"
@@ -15,20 +15,23 @@ constexpr std::int64_t kBlock = std::int64_t{1} << kBlockLevel;
 template <class Body>
 void over_threads(std::int64_t tasks, int threads, Body body) {
   run_parts(
-      tasks, threads, [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); }, &body);
+      tasks, threads, [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); },
+      &body);
 }
 
 // Driver: RowDriver or ColumnDriver.
 template <class Driver>
 class Split {
  public:
-  Split(const Job& job, int threads) : job_(job), kernel_(job.kernel), threads_(threads), blocks_((job.chunks + kBlock - 1) / kBlock) {}
+  Split(const Job& job, int threads)
+      : job_(job), kernel_(job.kernel), threads_(threads), blocks_((job.chunks + kBlock - 1) / kBlock) {}
 
   // A block of rows; false where one is special.
   bool block(std::int64_t r, int rows) {
     const std::int64_t states = blocks_ * rows * kernel_.state_bytes, finished = std::int64_t{rows} * kernel_.row_bytes;
     const std::int64_t stack = StateTree::kLevels * std::int64_t{kernel_.state_bytes}, maxima = job_.chunks * rows * job_.wide;
-    char* own = static_cast<char*>(own_.keep_bytes(static_cast<std::size_t>(states + finished + stack + maxima + blocks_ + 3 * 64)));
+    char* own =
+        static_cast<char*>(own_.keep_bytes(static_cast<std::size_t>(states + finished + stack + maxima + blocks_ + 3 * 64)));
     const auto cut = [&](std::int64_t bytes) {
       char* const part = own;
       own += (bytes + 63) / 64 * 64;
@@ -82,7 +85,8 @@ class Split {
 void split_by_rows(const Job& job, std::int64_t begin, std::int64_t end, int threads) {
   Split<RowDriver> split(job, threads);
   const int width = RowDriver::split_width(job);
-  for (std::int64_t r = begin, rows; r < end; r += rows) split.block(r, static_cast<int>(rows = block_rows(job, r, end, width)));
+  for (std::int64_t r = begin, rows; r < end; r += rows)
+    split.block(r, static_cast<int>(rows = block_rows(job, r, end, width)));
 }
 
 }  // namespace

@@ -12,8 +12,8 @@ template <class V, class S>
 inline constexpr int kTilesInLine = cpu::kLineBytes / (V::W * sizeof(S)) > 1 ? cpu::kLineBytes / (V::W * sizeof(S)) : 1;
 
 // body(j, t, inputs) for the `count` elements from `first` on, j counted from there, of inputs [k0, k1) of every tile t. What
-// comes `ahead` elements later is prefetched, of these rows, then of the next; but where the elements are next to each other the
-// hardware does it better.
+// comes `ahead` elements later is prefetched, of these rows, then of the next; but where the elements are next to each other
+// the hardware does it better.
 template <class V, class S, int kInputs, class Body>
 SUMEXP_FN void each_element(const cpu::Columns& at, int k0, std::int64_t first, int count, Body body) {
   const int tiles = at.tiles;

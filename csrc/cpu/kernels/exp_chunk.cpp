@@ -25,9 +25,8 @@ ElementOf<V> largest_of(const E* x, int count) {
 template <class V, class E>
 void shift_chunk(const E* x, int count, ElementOf<V> anchor, ElementOf<V>* to) {
   const V a = V(anchor);
-  each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-    memory.store(to + i, memory.template load<V>(x + i, ElementOf<V>(0)) - a);
-  });
+  each_vector<V>(count, [&](int i, auto memory)
+                            SUMEXP_INLINE { memory.store(to + i, memory.template load<V>(x + i, ElementOf<V>(0)) - a); });
 }
 
 }  // namespace
@@ -79,8 +78,9 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std
       R = sum_terms<Terms, V, true, false>(x, count, lower.reduce, state.m, others, static_cast<T*>(nullptr), 0);
     } else {
       shift_chunk<V>(x, count, lower.anchor, shifted_x);
-      R = sum_terms<Terms, V, true, false>(static_cast<const T*>(shifted_x), count, lower.reduce, state.m - lower.anchor, others,
-                                           static_cast<T*>(nullptr), 0) * exp_wide(lower.rho);
+      R = sum_terms<Terms, V, true, false>(static_cast<const T*>(shifted_x), count, lower.reduce, state.m - lower.anchor,
+                                           others, static_cast<T*>(nullptr), 0) *
+          exp_wide(lower.rho);
     }
     state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
   }
@@ -103,6 +103,7 @@ SUMEXP_CHUNK(ShortTerms, F32, bf16)
 
 // For tiles, of which a few rows need refinement.
 template double sum_terms<FullTerms, F32, true, false>(const float*, int, Reduction<float>, float, int&, float*, std::int64_t);
-template DD<double> sum_terms<FullTerms, F64, true, false>(const double*, int, Reduction<double>, double, int&, double*, std::int64_t);
+template DD<double> sum_terms<FullTerms, F64, true, false>(const double*, int, Reduction<double>, double, int&, double*,
+                                                           std::int64_t);
 
 }  // namespace sumexp::SUMEXP_NS

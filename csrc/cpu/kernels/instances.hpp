@@ -18,8 +18,8 @@ SUMEXP_OPERATIONS(SUMEXP_DECLARE)
 #undef SUMEXP_DECLARE
 
 // An op's definition, where make<V, S, Op>() makes a Kernel.
-#define SUMEXP_INSTANCES(Op, make)                                                                                  \
-  template <>                                                                                                       \
+#define SUMEXP_INSTANCES(Op, make)                                                                                       \
+  template <>                                                                                                            \
   const cpu::Kernel InstancesOf<Op>::by_dtype[4] = {make<F32, f16, Op>(), make<F32, bf16, Op>(), make<F32, float, Op>(), \
                                                     make<F64, double, Op>()};
 // Of the other families, in the file of one.

@@ -107,7 +107,7 @@ SUMEXP_FN void fold_columns(int columns, V (&group)[kSums][kVectors], Column col
 template <class V, int kSums, int kSlots, int kVectors>
 SUMEXP_FN void fold_slots(int columns, V (&slot)[kSlots][kSums], V (&group)[kSums][kVectors]) {
   if constexpr (V::kRegister) {
-    fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V (&to)[kSums][kVectors]) SUMEXP_INLINE {
+    fold_columns<0, kSlots / kVectors>(columns, group, [&](int k, V(&to)[kSums][kVectors]) SUMEXP_INLINE {
 #pragma GCC unroll 4
       for (int a = 0; a < kSums; ++a)
 #pragma GCC unroll 4
@@ -138,8 +138,7 @@ SUMEXP_FN int column_count(int count) {
 // For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go V::kUnroll at a time,
 // down all lane rows, so that their sums stay in registers; if they are columns, these fold before they are put aside.
 template <class V, int kSums, class Body>
-SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W],
-                           Body body) {
+SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
   using T = ElementOf<V>;
   using G = Geometry<T>;
   using Together = Unrolled<V, V::kUnroll>;
@@ -216,7 +215,7 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
 #pragma GCC unroll 4
       for (int a = 0; a < kSums; ++a) last[a][u] = acc[a];
     }
-    fold_columns<0, G::kColumns>(column_count<ElementOf<V>>(count), group, [&](int k, V (&to)[kSums][kVectors]) SUMEXP_INLINE {
+    fold_columns<0, G::kColumns>(column_count<ElementOf<V>>(count), group, [&](int k, V(&to)[kSums][kVectors]) SUMEXP_INLINE {
 #pragma GCC unroll 4
       for (int u = 0; u < kVectors; ++u) {
         V acc[kSums];
@@ -268,7 +267,9 @@ SUMEXP_FN E fold_vectors(E (&member)[n]) {
   return member[0];
 }
 template <class D>
-SUMEXP_FN void put_members(Twin<D> w, D* to) { to[0] = w.a, to[1] = w.b; }
+SUMEXP_FN void put_members(Twin<D> w, D* to) {
+  to[0] = w.a, to[1] = w.b;
+}
 template <class D>
 SUMEXP_FN void put_members(D w, D* to) {  // a pair of doubles, or what the portable vector widens to
   to[0] = w;

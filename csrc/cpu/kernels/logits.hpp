@@ -23,8 +23,8 @@ struct LogitsRow {
   std::int64_t index;  // of ops with kIndex
 };
 
-// Io: what numbers of a row, its input or its one result, are stored in; T where there are none, so that storage types share code.
-// E: the elements that a function reads and writes, of V's own type or of 16 bits.
+// Io: what numbers of a row, its input or its one result, are stored in; T where there are none, so that storage types share
+// code. E: the elements that a function reads and writes, of V's own type or of 16 bits.
 template <class V, class Terms, class Io, class Op>
 struct LogitsKernel {
   using T = ElementOf<V>;
@@ -44,8 +44,7 @@ struct LogitsKernel {
     if constexpr (Op::kProbability)
       state = terms ? exp_chunk<Terms, V, Op::kApart, true>(x, chunk.count, terms, chunk.ahead)
                     : exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, chunk.ahead);
-    else
-      state = exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, chunk.ahead);
+    else state = exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, chunk.ahead);
     if (Op::kProbability) as<T>(chunk.maximum) = state.m;
   }
 
@@ -188,7 +187,8 @@ struct LogitsKernel {
   }
 
   template <class E, class Count>
-  static SUMEXP_FN void map_panels(const cpu::Panel* panels, int count, const TileState<V>* states, const TileRow* rows, Count n) {
+  static SUMEXP_FN void map_panels(const cpu::Panel* panels, int count, const TileState<V>* states, const TileRow* rows,
+                                   Count n) {
     for (int t = 0; t < count; ++t)
       map_panel<V, E, 1, Op::kProbability>(PanelRows<V, E, 1, Count>{panels + t, n}, rows[t], nan_of(states[t]),
                                            [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v[0], row); });
@@ -266,7 +266,8 @@ struct LogitsKernel {
   // What map takes of the rows of a tile, for a chunk with these maxima. fix_far(b, scale) is asked for each lane whose chunk
   // is far below its row's maximum: false, and so is the whole, or it makes the terms such that unit_scale serves them.
   template <class FixFar>
-  static SUMEXP_FN bool chunk_row(const Row* rows, [[maybe_unused]] const T* maximum, TileRow& to, [[maybe_unused]] FixFar fix_far) {
+  static SUMEXP_FN bool chunk_row(const Row* rows, [[maybe_unused]] const T* maximum, TileRow& to,
+                                  [[maybe_unused]] FixFar fix_far) {
     if constexpr (Op::kProbability) {
       ChunkScale<T> k[W];
       for (int b = 0; b < W; ++b) {
@@ -301,9 +302,8 @@ struct LogitsKernel {
     });
     map_rows(tile, row);
     if constexpr (Op::kIndex)
-      each_in_chunk(rows, tile.first, tile.count, [&](int b, std::int64_t i) SUMEXP_INLINE {
-        *lane(tile, i, b) = Op::at_index(rows[b].own);
-      });
+      each_in_chunk(rows, tile.first, tile.count,
+                    [&](int b, std::int64_t i) SUMEXP_INLINE { *lane(tile, i, b) = Op::at_index(rows[b].own); });
   }
   // put(b, i) for each row b whose index is in the chunk, at i.
   template <class Put>
@@ -362,7 +362,8 @@ constexpr cpu::Kernel logits_kernel() {
   kernel.panels[cpu::kStored] = K::template panels<S>;
   kernel.tiles = K::tiles;
   kernel.tile_states = K::tile_states;
-  if constexpr (!Op::kRowOutput) kernel.term_tile = K::term_tile, kernel.map_tile = K::map_tile, kernel.map_columns = K::template map_columns<S>;
+  if constexpr (!Op::kRowOutput)
+    kernel.term_tile = K::term_tile, kernel.map_tile = K::map_tile, kernel.map_columns = K::template map_columns<S>;
 #endif
   return kernel;
 }

@@ -16,25 +16,27 @@ using cpu::Plan;
 template <class V, class S>
 void pack_row(const Plan& plan, int k, const char* row, std::int64_t first, int count, void* at) {
   auto* const to = static_cast<ElementOf<V>*>(at);
-  cpu::each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) SUMEXP_INLINE {
-    const char* p = row + offset;
-    std::int64_t j = 0;
-    if (stride == sizeof(S))
-      for (; j + V::W <= run; j += V::W) V::store(to + i + j, V::load(reinterpret_cast<const S*>(p) + j));
-    for (; j < run; ++j) to[i + j] = widen(read<S>(p + j * stride));
-  });
+  cpu::each_run(plan, k, first, count,
+                [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) SUMEXP_INLINE {
+                  const char* p = row + offset;
+                  std::int64_t j = 0;
+                  if (stride == sizeof(S))
+                    for (; j + V::W <= run; j += V::W) V::store(to + i + j, V::load(reinterpret_cast<const S*>(p) + j));
+                  for (; j < run; ++j) to[i + j] = widen(read<S>(p + j * stride));
+                });
 }
 
 template <class V, class S>
 void unpack_row(const Plan& plan, int k, char* row, std::int64_t first, int count, const void* at) {
   const auto* const from = static_cast<const ElementOf<V>*>(at);
-  cpu::each_run(plan, k, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) SUMEXP_INLINE {
-    char* p = row + offset;
-    std::int64_t j = 0;
-    if (stride == sizeof(S))
-      for (; j + V::W <= run; j += V::W) V::store(reinterpret_cast<S*>(p) + j, V::load(from + i + j));
-    for (; j < run; ++j) write<S>(p + j * stride, from[i + j]);
-  });
+  cpu::each_run(plan, k, first, count,
+                [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) SUMEXP_INLINE {
+                  char* p = row + offset;
+                  std::int64_t j = 0;
+                  if (stride == sizeof(S))
+                    for (; j + V::W <= run; j += V::W) V::store(reinterpret_cast<S*>(p) + j, V::load(from + i + j));
+                  for (; j < run; ++j) write<S>(p + j * stride, from[i + j]);
+                });
 }
 
 // Rows that lie side by side: element i of row b is at first_row + i*stride + b*sizeof(S). Rows go to to + b*pitch.
@@ -93,9 +95,8 @@ void divide(double temperature, std::int64_t count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
   const V divisor = V(static_cast<T>(temperature));
-  each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-    memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor);
-  });
+  each_vector<V>(count, [&](std::int64_t i, auto memory)
+                            SUMEXP_INLINE { memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor); });
 }
 
 #if SUMEXP_REGISTERS
@@ -154,9 +155,12 @@ void store_tile(RowsAt rows, std::int64_t stride, int count, int n, const void* 
 }
 
 template <class V, class S>
-void load_columns(const cpu::Columns& at, int operand, std::int64_t first, int count, void* to, std::int64_t pitch, void* tops) {
+void load_columns(const cpu::Columns& at, int operand, std::int64_t first, int count, void* to, std::int64_t pitch,
+                  void* tops) {
   V *const buffer = static_cast<V*>(to), *const top = static_cast<V*>(tops);
-  if (!tops) return each_element<V, S, 1>(at, operand, first, count, [=](int j, int t, const V* v) SUMEXP_INLINE { buffer[t * pitch + j] = v[0]; });
+  if (!tops)
+    return each_element<V, S, 1>(at, operand, first, count,
+                                 [=](int j, int t, const V* v) SUMEXP_INLINE { buffer[t * pitch + j] = v[0]; });
   for (int t = 0; t < at.tiles; ++t) top[t] = V(-Limits<ElementOf<V>>::infinity);
   each_element<V, S, 1>(at, operand, first, count, [=](int j, int t, const V* v) SUMEXP_INLINE {
     buffer[t * pitch + j] = v[0];
@@ -175,8 +179,8 @@ void store_columns(const cpu::Columns& at, std::int64_t first, int count, const 
 
 template <class V, class S>
 constexpr cpu::Moves moves_of() {
-  cpu::Moves moves = {V::W, pack_row<V, S>, unpack_row<V, S>, divide<V>, pack_columns<V, S>, unpack_columns<V, S>,
-                      nullptr, nullptr, nullptr, nullptr};
+  cpu::Moves moves = {V::W,    pack_row<V, S>, unpack_row<V, S>, divide<V>, pack_columns<V, S>, unpack_columns<V, S>,
+                      nullptr, nullptr,        nullptr,          nullptr};
 #if SUMEXP_REGISTERS
   moves.load_tile = load_tile<V, S>, moves.store_tile = store_tile<V, S>;
   moves.load_columns = load_columns<V, S>, moves.store_columns = store_columns<V, S>;

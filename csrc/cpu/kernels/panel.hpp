@@ -8,7 +8,6 @@
 
 namespace sumexp::SUMEXP_NS {
 
-
 // E: the elements of the rows, of V's own type or a 16-bit format. Count: int, or a constant.
 template <class V, class E, int kInputs, class Count>
 struct PanelRows {
@@ -127,8 +126,7 @@ struct PanelRows {
  private:
   static SUMEXP_FN RowScalars<V> scalars_of(const RowScalars<V>& row, int b) {
     RowScalars<V> to;
-    for (int k = 0; k < RowScalars<V>::kMax; ++k)
-      to.h[k] = V(Lanes(row.h[k]).at[b]), to.l[k] = V(Lanes(row.l[k]).at[b]);
+    for (int k = 0; k < RowScalars<V>::kMax; ++k) to.h[k] = V(Lanes(row.h[k]).at[b]), to.l[k] = V(Lanes(row.l[k]).at[b]);
     return to;
   }
 };

@@ -94,7 +94,7 @@ struct SumsKernel {
     reduce_tiles(rows, count, factor, row);
     for (int t = 0; t < count; ++t)
       map_panel<V, E, kInputs, false>(rows[t], row[t], row[t].factor,
-                                       [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
+                                      [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
   }
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double factor) {

@@ -44,8 +44,8 @@ struct Chunk {
 
 // What finish takes besides the state.
 struct RowContext {
-  double factor;      // that the temperature gives a derivative
-  const void* input;  // the row input, of stored type, or an index; null where the op has none
+  double factor;         // that the temperature gives a derivative
+  const void* input;     // the row input, of stored type, or an index; null where the op has none
   const void* at_index;  // T: the element of input 0 at that index
 };
 
@@ -63,7 +63,7 @@ struct Panel {
 struct Tile {
   void* in[kMaxInputs];
   void* terms;
-  void* top;  // a vector: the largest element of each row of input 0
+  void* top;           // a vector: the largest element of each row of input 0
   std::int64_t first;  // of its elements in their rows
   int count, rows;
   RowsAt out, row_input, extra;
@@ -71,11 +71,11 @@ struct Tile {
 
 // Whole tiles of rows that lie side by side in the caller's arrays.
 struct Columns {
-  char* data[kOperands];            // element 0 of the first row
-  std::int64_t stride[kOperands];   // bytes from an element to the next
-  std::int64_t n, ahead;            // of a row; elements to what is prefetched
+  char* data[kOperands];           // element 0 of the first row
+  std::int64_t stride[kOperands];  // bytes from an element to the next
+  std::int64_t n, ahead;           // of a row; elements to what is prefetched
   int inputs, tiles;
-  double temperature;               // that elements of input 0 are divided by; 1: they are not
+  double temperature;  // that elements of input 0 are divided by; 1: they are not
   bool stream;
 };
 
@@ -123,9 +123,9 @@ struct Moves {
 };
 
 struct Kernels {
-  const Moves* moves[4];          // by dtype
+  const Moves* moves[4];  // by dtype
   const Kernel* ops[kOpCount][4];
-  bool registers;                 // a vector is a machine register: panels and tiles are worth their code
+  bool registers;  // a vector is a machine register: panels and tiles are worth their code
 };
 
 const Kernels& kernels_scalar();

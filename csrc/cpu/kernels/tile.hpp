@@ -108,7 +108,8 @@ SUMEXP_FN bool tile_states(Layout* rows, int tiles, TileState<V>* state) {
     if constexpr (kApart) s.c = O::from(counted[t]);
     if constexpr (kApart && !Terms::kShort) {
       // for the lanes that need it (needs_refinement)
-      V needs = pick(at_or_above(tile_head_over(others, 0x1p-8), zero), zero, pick(equal(WideOf<V>::narrow(s.R), zero), zero, one));
+      V needs =
+          pick(at_or_above(tile_head_over(others, 0x1p-8), zero), zero, pick(equal(WideOf<V>::narrow(s.R), zero), zero, one));
       needs = pick(unordered(head), zero, needs);
       if (count(equal(needs, one))) {
         const V next = pick(equal(needs, one), rows[t].largest_below(s.m), s.m);

@@ -39,14 +39,10 @@ struct F32 {
     return _mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, _mm256_castps_si256(m)), m);
   }
   static SUMEXP_FN void store(float* p, F32 x) { _mm256_storeu_ps(p, x.v); }
-  static SUMEXP_FN void store_part(float* p, F32 x, int n) {
-    _mm256_maskstore_ps(p, _mm256_castps_si256(first(n).v), x.v);
-  }
+  static SUMEXP_FN void store_part(float* p, F32 x, int n) { _mm256_maskstore_ps(p, _mm256_castps_si256(first(n).v), x.v); }
   static SUMEXP_FN void stream(float* p, F32 x) { _mm256_stream_ps(p, x.v); }
 
-  static SUMEXP_FN F32 load(const f16* p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  }
+  static SUMEXP_FN F32 load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static SUMEXP_FN F32 load(const bf16* p) {
     const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
@@ -91,9 +87,7 @@ struct F64 {
     return _mm256_blendv_pd(_mm256_set1_pd(fill), _mm256_maskload_pd(p, _mm256_castpd_si256(m)), m);
   }
   static SUMEXP_FN void store(double* p, F64 x) { _mm256_storeu_pd(p, x.v); }
-  static SUMEXP_FN void store_part(double* p, F64 x, int n) {
-    _mm256_maskstore_pd(p, _mm256_castpd_si256(first(n).v), x.v);
-  }
+  static SUMEXP_FN void store_part(double* p, F64 x, int n) { _mm256_maskstore_pd(p, _mm256_castpd_si256(first(n).v), x.v); }
   static SUMEXP_FN void stream(double* p, F64 x) { _mm256_stream_pd(p, x.v); }
 };
 
@@ -104,17 +98,13 @@ SUMEXP_FN F32 operator/(F32 a, F32 b) { return _mm256_div_ps(a.v, b.v); }
 SUMEXP_FN F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 SUMEXP_FN F32 larger(F32 a, F32 b) { return _mm256_max_ps(a.v, b.v); }
 SUMEXP_FN F32 at_least(F32 floor, F32 x) { return _mm256_max_ps(floor.v, x.v); }  // 2nd operand on NaN
-SUMEXP_FN F32 pow2_field(F32 t) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t.v), 23));
-}
+SUMEXP_FN F32 pow2_field(F32 t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t.v), 23)); }
 SUMEXP_FN Mask32 equal(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 SUMEXP_FN Mask32 unordered(F32 a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
 SUMEXP_FN Mask32 at_or_above(F32 a, F32 b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
 SUMEXP_FN F32 clear(Mask32 m, F32 x) { return _mm256_andnot_ps(m.v, x.v); }
 SUMEXP_FN F32 pick(Mask32 m, F32 a, F32 b) { return _mm256_blendv_ps(b.v, a.v, m.v); }
-SUMEXP_FN F32 quiet(F32 x) {
-  return _mm256_blendv_ps(x.v, _mm256_set1_ps(Limits<float>::nan()), unordered(x).v);
-}
+SUMEXP_FN F32 quiet(F32 x) { return _mm256_blendv_ps(x.v, _mm256_set1_ps(Limits<float>::nan()), unordered(x).v); }
 SUMEXP_FN int count(Mask32 m) { return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(m.v))); }
 SUMEXP_FN float largest(F32 x) {
   __m128 m = _mm_max_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
@@ -129,17 +119,13 @@ SUMEXP_FN F64 operator/(F64 a, F64 b) { return _mm256_div_pd(a.v, b.v); }
 SUMEXP_FN F64 fma(F64 a, F64 b, F64 c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
 SUMEXP_FN F64 larger(F64 a, F64 b) { return _mm256_max_pd(a.v, b.v); }
 SUMEXP_FN F64 at_least(F64 floor, F64 x) { return _mm256_max_pd(floor.v, x.v); }
-SUMEXP_FN F64 pow2_field(F64 t) {
-  return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t.v), 52));
-}
+SUMEXP_FN F64 pow2_field(F64 t) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(t.v), 52)); }
 SUMEXP_FN Mask64 equal(F64 a, F64 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)}; }
 SUMEXP_FN Mask64 unordered(F64 a) { return {_mm256_cmp_pd(a.v, a.v, _CMP_UNORD_Q)}; }
 SUMEXP_FN Mask64 at_or_above(F64 a, F64 b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ)}; }
 SUMEXP_FN F64 clear(Mask64 m, F64 x) { return _mm256_andnot_pd(m.v, x.v); }
 SUMEXP_FN F64 pick(Mask64 m, F64 a, F64 b) { return _mm256_blendv_pd(b.v, a.v, m.v); }
-SUMEXP_FN F64 quiet(F64 x) {
-  return _mm256_blendv_pd(x.v, _mm256_set1_pd(Limits<double>::nan()), unordered(x).v);
-}
+SUMEXP_FN F64 quiet(F64 x) { return _mm256_blendv_pd(x.v, _mm256_set1_pd(Limits<double>::nan()), unordered(x).v); }
 SUMEXP_FN int count(Mask64 m) { return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_pd(m.v))); }
 SUMEXP_FN double largest(F64 x) {
   const __m128d m = _mm_max_pd(_mm256_castpd256_pd128(x.v), _mm256_extractf128_pd(x.v, 1));

@@ -30,9 +30,7 @@ struct F32 {
   static SUMEXP_FN void store_part(float* p, F32 x, int n) { _mm512_mask_storeu_ps(p, first(n), x.v); }
   static SUMEXP_FN void stream(float* p, F32 x) { _mm512_stream_ps(p, x.v); }
 
-  static SUMEXP_FN F32 load(const f16* p) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
+  static SUMEXP_FN F32 load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static SUMEXP_FN F32 load(const bf16* p) {
     const __m512i h = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     const __m512i k = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -47,8 +45,8 @@ struct F32 {
     __m512i r = _mm512_add_epi32(i, _mm512_set1_epi32(0x7fff));
     r = _mm512_mask_sub_epi32(r, odd, r, _mm512_set1_epi32(-1));
     r = _mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc00000));
-    const __m512i high_halves = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x1f001d, 0x1b0019, 0x170015, 0x130011, 0xf000d,
-                                                 0xb0009, 0x70005, 0x30001);
+    const __m512i high_halves =
+        _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x1f001d, 0x1b0019, 0x170015, 0x130011, 0xf000d, 0xb0009, 0x70005, 0x30001);
     return _mm512_castsi512_si256(_mm512_permutexvar_epi16(high_halves, r));
   }
   template <class S>
@@ -89,9 +87,7 @@ SUMEXP_FN F32 operator/(F32 a, F32 b) { return _mm512_div_ps(a.v, b.v); }
 SUMEXP_FN F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 SUMEXP_FN F32 larger(F32 a, F32 b) { return _mm512_max_ps(a.v, b.v); }
 SUMEXP_FN F32 at_least(F32 floor, F32 x) { return _mm512_max_ps(floor.v, x.v); }  // 2nd operand on NaN
-SUMEXP_FN F32 pow2_field(F32 t) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t.v), 23));
-}
+SUMEXP_FN F32 pow2_field(F32 t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t.v), 23)); }
 SUMEXP_FN __mmask16 equal(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
 SUMEXP_FN __mmask16 unordered(F32 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q); }
 SUMEXP_FN __mmask16 at_or_above(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
@@ -108,9 +104,7 @@ SUMEXP_FN F64 operator/(F64 a, F64 b) { return _mm512_div_pd(a.v, b.v); }
 SUMEXP_FN F64 fma(F64 a, F64 b, F64 c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
 SUMEXP_FN F64 larger(F64 a, F64 b) { return _mm512_max_pd(a.v, b.v); }
 SUMEXP_FN F64 at_least(F64 floor, F64 x) { return _mm512_max_pd(floor.v, x.v); }
-SUMEXP_FN F64 pow2_field(F64 t) {
-  return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t.v), 52));
-}
+SUMEXP_FN F64 pow2_field(F64 t) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(t.v), 52)); }
 SUMEXP_FN __mmask8 equal(F64 a, F64 b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ); }
 SUMEXP_FN __mmask8 unordered(F64 a) { return _mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q); }
 SUMEXP_FN __mmask8 at_or_above(F64 a, F64 b) { return _mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ); }
@@ -140,8 +134,7 @@ template <>
 struct WideOf<F32> {
   using W = Twin<F64>;
   static SUMEXP_FN W from(F32 v) {
-    return {F64(_mm512_cvtps_pd(_mm512_castps512_ps256(v.v))),
-            F64(_mm512_cvtps_pd(_mm512_extractf32x8_ps(v.v, 1)))};
+    return {F64(_mm512_cvtps_pd(_mm512_castps512_ps256(v.v))), F64(_mm512_cvtps_pd(_mm512_extractf32x8_ps(v.v, 1)))};
   }
   static SUMEXP_FN W from(F32 a, F32 b) { return from(a) + from(b); }
   static SUMEXP_FN W constant(double d) { return {F64(d), F64(d)}; }

@@ -24,7 +24,7 @@ class Workspace {
     first.used += bytes;
     return p;
   }
-  void* keep_bytes(std::size_t bytes);   // one block that survives reset; a second call replaces it
+  void* keep_bytes(std::size_t bytes);  // one block that survives reset; a second call replaces it
 
  private:
   void join();

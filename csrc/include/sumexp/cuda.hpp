@@ -28,7 +28,7 @@ SUMEXP_API Status run(const Call& call, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
-SUMEXP_API Status device_status() noexcept;  // why there is no device: no driver, or an old one
+SUMEXP_API Status device_status() noexcept;              // why there is no device: no driver, or an old one
 SUMEXP_API int device_at(const void* address) noexcept;  // the device whose memory this is; 0 where unknown
 // What this build has machine code for, such as "80, 90, 100".
 SUMEXP_API const char* architectures() noexcept;

@@ -43,11 +43,12 @@ enum class Op : std::int32_t {
   log_softmax_jvp = 5,  // in: t, y     out: full   temperature  y = log_softmax(x)
   log_softmax_hvp = 9,  // in: g, v, y  out: full   temperature  y = log_softmax(x)
   // logsumexp
-  logsumexp = 2,            // in: x           out: row    where
-  logsumexp_vjp = 6,        // in: x, g (row)  out: full
-  logsumexp_jvp = 7,        // in: x, t        out: row
-  weighted_logsumexp = 10,  // in: x, b        out: row    where  log |sum b e^x|; extra: its sign, -1, 0, 1 or NaN. Without extra
-                            //                             a negative sum gives NaN
+  logsumexp = 2,      // in: x           out: row    where
+  logsumexp_vjp = 6,  // in: x, g (row)  out: full
+  logsumexp_jvp = 7,  // in: x, t        out: row
+  weighted_logsumexp =
+      10,  // in: x, b        out: row    where  log |sum b e^x|; extra: its sign, -1, 0, 1 or NaN. Without extra
+           //                             a negative sum gives NaN
   // cross_entropy. target (row): std::int64_t whatever the dtype, the index of an element of the row
   cross_entropy = 11,            // in: x, target   out: row    -log softmax(x)[target]
   cross_entropy_with_grad = 12,  // in: x, target   out: full   its gradient with respect to x; extra: the loss itself
@@ -59,7 +60,7 @@ enum class Code : std::int32_t {
   invalid_argument = 1,
   out_of_memory = 2,
   unsupported = 3,
-  device_error = 4,     // of sumexp/cuda.hpp only, as the next
+  device_error = 4,  // of sumexp/cuda.hpp only, as the next
   needs_workspace = 5,
 };
 
@@ -80,17 +81,17 @@ struct View {
 
 struct Call {
   Op op = Op::softmax;
-  DType dtype = DType::f32;      // of every input and output but indices
-  int ndim = 0;                  // 0 .. kMaxDims; 0 is one row of one element
+  DType dtype = DType::f32;  // of every input and output but indices
+  int ndim = 0;              // 0 .. kMaxDims; 0 is one row of one element
   const std::int64_t* shape = nullptr;
-  std::uint64_t axes = 0;        // bit d set: dimension d is reduced. A row's elements run over the
-                                 // reduced dimensions in C order; no bit set: rows of one element.
-  View in[kMaxInputs];           // as the table above says; absent inputs have data == nullptr
-  View where;                    // optional mask, one byte an element, 0 = left out, for ops that say so above; same
-                                 // shape rules as in[0]
-  View out;                      // may be exactly one of the inputs (same data and strides), else disjoint
-  View extra;                    // a second result, one value a row, of ops that have one (above); may be absent
-  double temperature = 1.0;      // > 0, finite: the operation is applied to x / temperature
+  std::uint64_t axes = 0;    // bit d set: dimension d is reduced. A row's elements run over the
+                             // reduced dimensions in C order; no bit set: rows of one element.
+  View in[kMaxInputs];       // as the table above says; absent inputs have data == nullptr
+  View where;                // optional mask, one byte an element, 0 = left out, for ops that say so above; same
+                             // shape rules as in[0]
+  View out;                  // may be exactly one of the inputs (same data and strides), else disjoint
+  View extra;                // a second result, one value a row, of ops that have one (above); may be absent
+  double temperature = 1.0;  // > 0, finite: the operation is applied to x / temperature
 };
 
 // Carries out a call on the CPU, on up to get_num_threads() threads.
@@ -103,8 +104,7 @@ enum class Matrix : std::int32_t {
   logsumexp_hessian = 2,     // y = softmax(x)      -> the same matrix as softmax_jacobian
 };
 // dtype is f32 or f64; f16 and bf16 are unsupported.
-SUMEXP_API Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t rows,
-                         std::int64_t n) noexcept;
+SUMEXP_API Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t rows, std::int64_t n) noexcept;
 
 // -- threads and configuration -----------------------------------------------------------------------
 SUMEXP_API Status set_num_threads(int n) noexcept;  // n >= 1
@@ -114,19 +114,18 @@ SUMEXP_API int get_num_threads() noexcept;
 // Results of this size and more are written around the cache, with non-temporal stores: SUMEXP_STREAM_BYTES, else half of the
 // L3 cache that the machine reports, but from 16 to 48 MB. Read once; the bytes of results do not depend on it.
 SUMEXP_API std::int64_t stream_bytes() noexcept;
-SUMEXP_API const char* isa() noexcept;              // "scalar", "avx2", "avx512" or "neon", in use
-SUMEXP_API const char* compiled_isas() noexcept;    // comma-separated, in this build
-SUMEXP_API const char* usable_isas() noexcept;      // comma-separated, in this build and on this CPU
+SUMEXP_API const char* isa() noexcept;                 // "scalar", "avx2", "avx512" or "neon", in use
+SUMEXP_API const char* compiled_isas() noexcept;       // comma-separated, in this build
+SUMEXP_API const char* usable_isas() noexcept;         // comma-separated, in this build and on this CPU
 SUMEXP_API Status set_isa(const char* name) noexcept;  // for tests and benchmarks; also SUMEXP_ISA
 SUMEXP_API const char* version() noexcept;
 
 // -- named functions ---------------------------------------------------------------------------------------
 // x, y and out are C-contiguous with `shape`; a negative axis counts from the last.
-SUMEXP_API Status softmax(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape,
-                          int axis, double temperature = 1.0) noexcept;
-SUMEXP_API Status log_softmax(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape,
-                              int axis, double temperature = 1.0) noexcept;
-SUMEXP_API Status logsumexp(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape,
-                            int axis) noexcept;
+SUMEXP_API Status softmax(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
+                          double temperature = 1.0) noexcept;
+SUMEXP_API Status log_softmax(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis,
+                              double temperature = 1.0) noexcept;
+SUMEXP_API Status logsumexp(const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis) noexcept;
 
 }  // namespace sumexp

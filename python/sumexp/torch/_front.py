@@ -37,7 +37,7 @@ from ._private import (
     forward_ad,
     function_mode_count,
     functorch_active,
-    has_quick_forward,
+    has_fast_forward,
     implicit_softmax_dim,
     interpreter_stack,
     is_functorch_wrapped,
@@ -119,15 +119,15 @@ def summed(x, dims, keepdim):
 # -- the public functions -----------------------------------------------------------------------------------
 
 
-# A quick call answers with the result (ways 5 and 6) or None. Whether torch.compile is reading has to be asked
-# first, and in Python: it cannot look into the quick call.
-if has_quick_forward():
-    _core.set_quick(
+# A fast call answers with the result (ways 5 and 6) or None. Whether torch.compile is reading has to be asked
+# first, and in Python: it cannot look into the fast call.
+if has_fast_forward():
+    _core.set_fast_path(
         torch.Tensor,
         empty_strided_cpu,
         (torch.float16, torch.bfloat16, torch.float32, torch.float64),
         torch.Tensor.detach,
-        _functions.apply_softmax_quick,
+        _functions.apply_softmax_fast,
         torch.Tensor.is_neg,
         torch.is_grad_enabled,
         torch.is_inference_mode_enabled,
@@ -140,7 +140,7 @@ if has_quick_forward():
         torch.autograd.graph.increment_version,
         torch.nn.Parameter,
     )
-_quick = _core.quick_softmax
+_fast = _core.fast_softmax
 
 
 def softmax(
@@ -177,7 +177,7 @@ def softmax(
     emptied, NotImplementedError for integers, bools and complex numbers.
     """
     if dtype is None and not is_dynamo_compiling():
-        y = _quick(0, input, dim, temperature)
+        y = _fast(0, input, dim, temperature)
         if y is not None:
             return y
     if isinstance(input, Proxy):
@@ -198,7 +198,7 @@ def log_softmax(
     Parameters, result, bound and errors are those of softmax.
     """
     if dtype is None and not is_dynamo_compiling():
-        y = _quick(1, input, dim, temperature)
+        y = _fast(1, input, dim, temperature)
         if y is not None:
             return y
     if isinstance(input, Proxy):

@@ -103,10 +103,10 @@ class Softmax(Function):
         return differentiable(jvp, (t, *saved), dims_of(dims, t.dim()), T), t.view_as(t)
 
 
-class SoftmaxQuick(Softmax):
-    """For an x that _core.quick_softmax has found to be plain, and which is all that is passed: it has the rest."""
+class SoftmaxFast(Softmax):
+    """For an x that _core.fast_softmax has found to be plain, and which is all that is passed: it has the rest."""
 
-    forward = _core.quick_forward  # csrc/bindings/quick.cpp
+    forward = _core.fast_forward  # csrc/bindings/fast_path.cpp
 
     # Function's own; torch looks these up in each call, and finds them sooner here.
     setup_context = staticmethod(Function.setup_context)
@@ -187,7 +187,7 @@ class LogSumExpFunctorch(LogSumExp):
 
 
 apply_softmax = function_apply(Softmax)
-apply_softmax_quick = function_apply(SoftmaxQuick)
+apply_softmax_fast = function_apply(SoftmaxFast)
 apply_logsumexp = function_apply(LogSumExp)
 
 

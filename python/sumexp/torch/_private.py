@@ -38,7 +38,7 @@ NAMES = {
     "register_decomposition": ("torch._decomp", "register_decomposition"),
     # torch.autograd.Function.apply without its Python wrapper, which looks for functorch transforms again.
     "FunctionBase": ("torch._C", "_FunctionBase"),
-    # The attributes that save_for_backward and set_materialize_grads of a Function's ctx set; quick.cpp sets them.
+    # The attributes that save_for_backward and set_materialize_grads of a Function's ctx set; fast_path.cpp sets them.
     "to_save": ("torch._C", "_FunctionBase.to_save"),
     "materialize_grads": ("torch._C", "_FunctionBase.materialize_grads"),
     # torch.empty_strided for the CPU alone, without its dispatcher: what compiled programs allocate with.
@@ -109,8 +109,8 @@ def _load():
 _load()
 
 
-def has_quick_forward():
-    """Whether there is what quick.cpp sets on the ctx of a Function."""
+def has_fast_forward():
+    """Whether there is what fast_path.cpp sets on the ctx of a Function."""
     return to_save is not None and materialize_grads is not None  # noqa: F821
 
 

@@ -4,7 +4,7 @@
 // is a good part of it. The questions are asked here instead. Their answers, and the allocation, come from
 // torch's own functions, handed over once by sumexp.torch; nothing of torch is needed to build.
 #include "dlpack.hpp"
-#include "faces.hpp"
+#include "functions.hpp"
 
 #include <cmath>
 #include <utility>
@@ -13,15 +13,15 @@ namespace sumexp::python {
 
 namespace {
 
-struct Torch {  // filled by set_quick, under the GIL
+struct Torch {  // filled by set_fast_path, under the GIL
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
   PyObject* empty = nullptr;   // (sizes, strides, dtype) -> Tensor on the CPU
   PyObject* dtypes = nullptr;  // a tuple of them, by the kernels' codes
   PyObject* detach = nullptr;  // Tensor.detach
-  PyObject* apply = nullptr;   // SoftmaxQuick.apply
+  PyObject* apply = nullptr;   // SoftmaxFast.apply
   PyObject* is_neg = nullptr;  // Tensor.is_neg, whose tensors DLPack hands over without the sign
   PyObject* is_grad_enabled = nullptr;
-  PyObject* inference_mode = nullptr;  // () -> bool: nothing is recorded, whatever is_grad_enabled says
+  PyObject* inference_mode = nullptr;    // () -> bool: nothing is recorded, whatever is_grad_enabled says
   PyObject* functorch_active = nullptr;  // () -> bool
   PyObject* counts[2] = {};              // () -> int: modes that watch operations
   PyObject* is_tracing = nullptr;        // () -> bool
@@ -159,9 +159,9 @@ struct Prepared {
   std::int64_t strides[kMaxDims], out_strides[kMaxDims], in_bytes, out_bytes;
 
   // False where the tensors are something else, with or without an error set.
-  bool read(const QuickCall& quick) {
-    inputs = quick.x;
-    count = quick.count;
+  bool read(const FastCall& fast) {
+    inputs = fast.x;
+    count = fast.count;
     for (int k = 0; k < count; ++k) {
       dlpack::Tensor in;
       const int code = read_served(inputs[k], &in);
@@ -174,12 +174,12 @@ struct Prepared {
       if (call.dtype != static_cast<DType>(code) || !is_contiguous(in, full)) return false;
       call.in[k] = {dlpack::address(in), strides};
     }
-    if (quick.axis ? !parse_axes("", quick.axis, full.ndim, &call.axes) : full.ndim == 0) return false;
-    if (!quick.axis) call.axes = std::uint64_t{1} << (full.ndim - 1);
-    call.op = quick.op;
+    if (fast.axis ? !parse_axes("", fast.axis, full.ndim, &call.axes) : full.ndim == 0) return false;
+    if (!fast.axis) call.axes = std::uint64_t{1} << (full.ndim - 1);
+    call.op = fast.op;
     call.ndim = full.ndim;
     call.shape = full.dims;
-    call.temperature = quick.temperature;
+    call.temperature = fast.temperature;
 
     const bool is_row = out_is_row(call.op);
     in_bytes = out_bytes = item_size(static_cast<int>(call.dtype));
@@ -190,7 +190,7 @@ struct Prepared {
       in_bytes *= full.dims[d];
       if (!reduced) out_bytes *= full.dims[d];
     }
-    result = is_row ? row_shape(full, call.axes, quick.keepdims) : full;
+    result = is_row ? row_shape(full, call.axes, fast.keepdims) : full;
     const float T = static_cast<float>(call.temperature);  // others are errors, or for float64 alone
     return in_bytes != 0 && T > 0 && std::isfinite(T);
   }
@@ -208,7 +208,8 @@ struct Prepared {
     if (!tensor) return nullptr;
     call.out = {place_of(tensor, result), out_strides};
     bool ready = call.out.data && (!given || may_write(given, call, in_bytes, out_bytes));
-    // Whatever called Python may have run a finalizer, and that may have given a tensor other memory. From here on nothing does.
+    // Whatever called Python may have run a finalizer, and that may have given a tensor other memory. From here on nothing
+    // does.
     if (given) ready = ready && place_of(given, result) == call.out.data;
     for (int k = 0; ready && k < count; ++k) ready = place_of(inputs[k], full) == call.in[k].data;
     if (ready && run_call(call, in_bytes / item_size(static_cast<int>(call.dtype)), "softmax")) return tensor;
@@ -217,14 +218,14 @@ struct Prepared {
   }
 };
 
-// A call whose gradient is to be recorded, from quick_softmax through torch's Function.apply to quick_forward.
+// A call whose gradient is to be recorded, from fast_softmax through torch's Function.apply to fast_forward.
 struct Recorded {
   Prepared prepared;
   PyObject *dim, *temperature;
 };
 thread_local Recorded* recorded = nullptr;
 
-// The result of SoftmaxQuick.apply(x), in which torch calls quick_forward; null with an error set where that failed.
+// The result of SoftmaxFast.apply(x), in which torch calls fast_forward; null with an error set where that failed.
 PyObject* record(PyObject* x, Recorded& call) {
   Recorded* const outer = std::exchange(recorded, &call);  // a finalizer, say, may call in between
   PyObject* results = PyObject_CallOneArg(torch.apply, x);
@@ -234,10 +235,10 @@ PyObject* record(PyObject* x, Recorded& call) {
   return result;
 }
 
-// quick_softmax(op, x, dim, temperature): the result, or None where it takes the long way, errors included.
-PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+// fast_softmax(op, x, dim, temperature): the result, or None where it takes the long way, errors included.
+PyObject* fast_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (nargs != 4) {
-    PyErr_SetString(PyExc_TypeError, "quick_softmax(op, x, dim, temperature): bad arguments");
+    PyErr_SetString(PyExc_TypeError, "fast_softmax(op, x, dim, temperature): bad arguments");
     return nullptr;
   }
   PyObject *x = args[1], *result = nullptr;
@@ -258,12 +259,12 @@ PyObject* quick_softmax(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   Py_RETURN_NONE;
 }
 
-// quick_forward(ctx, x): SoftmaxQuick.forward, within record(). The result, and its anchor, which is saved: what
+// fast_forward(ctx, x): SoftmaxFast.forward, within record(). The result, and its anchor, which is saved: what
 // these are stands in sumexp/torch/_functions.py, and so does the same in Python, Softmax.forward.
-PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+PyObject* fast_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   Recorded* const call = std::exchange(recorded, nullptr);
   if (nargs != 2 || !call) {
-    PyErr_SetString(PyExc_TypeError, "quick_forward(ctx, x): only quick_softmax calls it");
+    PyErr_SetString(PyExc_TypeError, "fast_forward(ctx, x): only fast_softmax calls it");
     return nullptr;
   }
   static PyObject* const names[] = {PyUnicode_InternFromString("softmax"), PyUnicode_InternFromString("log_softmax")};
@@ -279,15 +280,15 @@ PyObject* quick_forward(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   Py_XDECREF(saved);
   Py_XDECREF(anchor);
   Py_XDECREF(y);
-  if (!results && !PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "quick_forward: torch gave no plain tensor");
+  if (!results && !PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "fast_forward: torch gave no plain tensor");
   return results;
 }
 
-// set_quick(...): arguments as its signature below says; forward_ad is the module's dict.
-PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+// set_fast_path(...): arguments as its signature below says; forward_ad is the module's dict.
+PyObject* set_fast_path(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (nargs != 16 || !PyType_Check(args[0]) || !PyTuple_Check(args[2]) || PyTuple_GET_SIZE(args[2]) != 4 ||
       !PyDict_Check(args[12]) || !PyType_Check(args[15])) {
-    PyErr_SetString(PyExc_TypeError, "set_quick: bad arguments");
+    PyErr_SetString(PyExc_TypeError, "set_fast_path: bad arguments");
     return nullptr;
   }
   PyObject* capsule = PyObject_GetAttrString(args[0], "__dlpack_c_exchange_api__");
@@ -296,31 +297,45 @@ PyObject* set_quick(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   Py_DECREF(capsule);
   while (api && api->version.major != dlpack::kMajorVersion) api = api->previous;
   if (!api || !api->from_object) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, "set_quick: DLPack's exchange table is of an unknown version");
+    if (!PyErr_Occurred())
+      PyErr_SetString(PyExc_RuntimeError, "set_fast_path: DLPack's exchange table is of an unknown version");
     return nullptr;
   }
   for (Py_ssize_t k = 0; k < nargs; ++k) Py_INCREF(args[k]);  // kept for good
-  torch = {reinterpret_cast<PyTypeObject*>(args[0]), reinterpret_cast<PyTypeObject*>(args[15]), args[1], args[2], args[3],
-           args[4], args[5], args[6], args[7], args[8], {args[9], args[10]}, args[11], args[12], args[13], args[14],
+  torch = {reinterpret_cast<PyTypeObject*>(args[0]),
+           reinterpret_cast<PyTypeObject*>(args[15]),
+           args[1],
+           args[2],
+           args[3],
+           args[4],
+           args[5],
+           args[6],
+           args[7],
+           args[8],
+           {args[9], args[10]},
+           args[11],
+           args[12],
+           args[13],
+           args[14],
            api->from_object};
   Py_RETURN_NONE;
 }
 
 }  // namespace
 
-PyObject* quick_result(const QuickCall& quick) {
-  const bool served = !out_is_row(quick.op) && !input_is_row(quick.op, 1);
-  if (!torch.tensor || !is_tensor(quick.x[0]) || !(served || quick.op == Op::logsumexp)) return nullptr;
-  if (quick.axis && quick.axis != Py_None && !PyLong_CheckExact(quick.axis)) return nullptr;
+PyObject* fast_result(const FastCall& fast) {
+  const bool served = !out_is_row(fast.op) && !input_is_row(fast.op, 1);
+  if (!torch.tensor || !is_tensor(fast.x[0]) || !(served || fast.op == Op::logsumexp)) return nullptr;
+  if (fast.axis && fast.axis != Py_None && !PyLong_CheckExact(fast.axis)) return nullptr;
   bool plain = is_quiet() > 0;
-  for (int k = 0; plain && k < quick.count; ++k) plain = is_plain(quick.x[k]) > 0 && needs_gradient(quick.x[k]) == 0;
+  for (int k = 0; plain && k < fast.count; ++k) plain = is_plain(fast.x[k]) > 0 && needs_gradient(fast.x[k]) == 0;
   Prepared prepared;
-  PyObject* result = plain && prepared.read(quick) ? prepared.run(quick.out) : nullptr;
+  PyObject* result = plain && prepared.read(fast) ? prepared.run(fast.out) : nullptr;
   if (!result) PyErr_Clear();
   return result;
 }
 
-void add_quick(py::module_& module) {
+void add_fast_path(py::module_& module) {
   requires_grad = PyUnicode_InternFromString("requires_grad");
   current_level = PyUnicode_InternFromString("_current_level");
   to_save = PyUnicode_InternFromString("to_save");
@@ -328,15 +343,15 @@ void add_quick(py::module_& module) {
   call_of_ctx = PyUnicode_InternFromString("call");
   const auto fast = [](auto* f) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f)); };
   static PyMethodDef methods[] = {
-      {"quick_softmax", fast(&quick_softmax), METH_FASTCALL,
-       "quick_softmax(op, x, dim, temperature, /)\n--\n\n"
+      {"fast_softmax", fast(&fast_softmax), METH_FASTCALL,
+       "fast_softmax(op, x, dim, temperature, /)\n--\n\n"
        "The result for a plain torch tensor, or None."},
-      {"quick_forward", fast(&quick_forward), METH_FASTCALL,
-       "quick_forward(ctx, x, /)\n--\n\nThe forward of sumexp.torch's SoftmaxQuick."},
-      {"set_quick", fast(&set_quick), METH_FASTCALL,
-       "set_quick(tensor, empty_strided_cpu, dtypes, detach, apply, is_neg, is_grad_enabled, is_inference_mode_enabled, "
+      {"fast_forward", fast(&fast_forward), METH_FASTCALL,
+       "fast_forward(ctx, x, /)\n--\n\nThe forward of sumexp.torch's SoftmaxFast."},
+      {"set_fast_path", fast(&set_fast_path), METH_FASTCALL,
+       "set_fast_path(tensor, empty_strided_cpu, dtypes, detach, apply, is_neg, is_grad_enabled, is_inference_mode_enabled, "
        "functorch_active, dispatch_modes, function_modes, is_tracing, forward_ad, is_inference, "
-       "increment_version, parameter, /)\n--\n\nHands over the functions of torch that quick_softmax asks."},
+       "increment_version, parameter, /)\n--\n\nHands over the functions of torch that fast_softmax asks."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -2,9 +2,9 @@
 //
 // They are plain CPython vectorcall functions, because on a row of 16 numbers the call is the cost:
 // arguments are compared by pointer, nothing is allocated but the result. Only exact ndarrays of the
-// four dtypes in native byte order, and by quick.cpp plain torch tensors, are handled here. Everything else (other
+// four dtypes in native byte order, and by fast_path.cpp plain torch tensors, are handled here. Everything else (other
 // tensors, lists, integers, swapped bytes, DLPack) goes to sumexp._slow_path, and by way of it comes back as such arrays.
-#include "faces.hpp"
+#include "functions.hpp"
 
 #include "docs.hpp"
 
@@ -14,7 +14,7 @@ namespace {
 
 enum Slot { kArray0, kArray1, kArray2, kAxis, kTemperature, kB, kKeepdims, kReturnSign, kWhere, kOut, kSlots };
 
-struct Face {
+struct Function {
   const char* name;
   const char* doc;
   Op op;
@@ -24,7 +24,7 @@ struct Face {
 };
 
 // The order of the keyword-only arguments is that of the signature in docs.hpp.
-constexpr Face kFaces[] = {
+constexpr Function kFunctions[] = {
     {"softmax", docs::softmax, Op::softmax, {"x"}, false, {kTemperature, kWhere, kOut}},
     {"log_softmax", docs::log_softmax, Op::log_softmax, {"x"}, false, {kTemperature, kWhere, kOut}},
     {"logsumexp", docs::logsumexp, Op::logsumexp, {"x"}, true, {kB, kKeepdims, kReturnSign, kWhere, kOut}},
@@ -37,17 +37,17 @@ constexpr Face kFaces[] = {
     {"softmax_hvp", docs::softmax_hvp, Op::softmax_hvp, {"g", "v", "y"}, false, {kTemperature, kOut}},
     {"log_softmax_hvp", docs::log_softmax_hvp, Op::log_softmax_hvp, {"g", "v", "y"}, false, {kTemperature, kOut}},
 };
-constexpr int kFaceCount = static_cast<int>(std::size(kFaces));
+constexpr int kFunctionCount = static_cast<int>(std::size(kFunctions));
 
-constexpr int array_count(const Face& face) {
+constexpr int array_count(const Function& function) {
   int n = 0;
-  while (n < kMaxInputs && face.arrays[n]) ++n;
+  while (n < kMaxInputs && function.arrays[n]) ++n;
   return n;
 }
 
-const char* slot_name(const Face& face, int slot) {
+const char* slot_name(const Function& function, int slot) {
   constexpr const char* names[] = {"", "", "", "axis", "temperature", "b", "keepdims", "return_sign", "where", "out"};
-  return slot < kAxis ? face.arrays[slot] : names[slot];
+  return slot < kAxis ? function.arrays[slot] : names[slot];
 }
 
 // -- arguments -------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ struct Keyword {
   PyObject* name = nullptr;  // interned, so that a call's keywords match by pointer
   int slot = 0;
 };
-Keyword keywords[kFaceCount][kSlots + 1];  // filled at import; ends with a null name
+Keyword keywords[kFunctionCount][kSlots + 1];  // filled at import; ends with a null name
 
 using Arguments = PyObject* [kSlots];  // borrowed; null where not given
 
@@ -68,12 +68,12 @@ int find_keyword(const Keyword* table, PyObject* name) {
   return -1;
 }
 
-bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames,
+bool parse(const Function& function, const Keyword* table, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames,
            Arguments& out) {
-  const int arrays = array_count(face);
+  const int arrays = array_count(function);
   if (nargs > arrays + 1) {
-    PyErr_Format(PyExc_TypeError, "%s() takes from %d to %d positional arguments but %zd were given", face.name,
-                 arrays, arrays + 1, nargs);
+    PyErr_Format(PyExc_TypeError, "%s() takes from %d to %d positional arguments but %zd were given", function.name, arrays,
+                 arrays + 1, nargs);
     return false;
   }
   for (Py_ssize_t k = 0; k < nargs; ++k) out[k < arrays ? k : Py_ssize_t{kAxis}] = args[k];
@@ -83,17 +83,15 @@ bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssi
     const int slot = find_keyword(table, name);
     if (slot < 0 || out[slot]) {
       PyErr_Format(PyExc_TypeError,
-                   slot < 0 ? "%s() got an unexpected keyword argument '%U'"
-                            : "%s() got multiple values for argument '%U'",
-                   face.name, name);
+                   slot < 0 ? "%s() got an unexpected keyword argument '%U'" : "%s() got multiple values for argument '%U'",
+                   function.name, name);
       return false;
     }
     out[slot] = args[nargs + k];
   }
   for (int k = 0; k < arrays; ++k)
     if (!out[k]) {
-      PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s' (pos %d)", face.name, face.arrays[k],
-                   k + 1);
+      PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s' (pos %d)", function.name, function.arrays[k], k + 1);
       return false;
     }
   for (int slot : {kB, kWhere, kOut})
@@ -102,14 +100,14 @@ bool parse(const Face& face, const Keyword* table, PyObject* const* args, Py_ssi
 }
 
 // The check is sumexp._scalars.temperature; Python's own numbers need none where they are finite and above 0.
-bool parse_temperature(const Face& face, PyObject* given, double* value) {
+bool parse_temperature(const Function& function, PyObject* given, double* value) {
   if (PyFloat_CheckExact(given) || PyLong_CheckExact(given)) {
     *value = PyFloat_AsDouble(given);  // -1 for an int beyond floats
     PyErr_Clear();
     if (*value > 0 && *value <= std::numeric_limits<double>::max()) return true;
   }
   PyObject* const check = slow_path("temperature");
-  PyObject* const number = check ? PyObject_CallFunction(check, "sO", face.name, given) : nullptr;
+  PyObject* const number = check ? PyObject_CallFunction(check, "sO", function.name, given) : nullptr;
   Py_XDECREF(check);
   if (!number) return false;
   *value = PyFloat_AS_DOUBLE(number);
@@ -138,14 +136,14 @@ int plain_dtype(const Arguments& a, int arrays) {
 }
 
 // Here and below Python objects are held by plain pointers: gil.hpp has the reason.
-PyObject* call_slow_path(const Face& face, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* call_slow_path(const Function& function, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   PyObject *call = nullptr, *named = nullptr, *result = nullptr;
   PyObject* const positional = PyTuple_New(nargs);
   for (Py_ssize_t k = 0; positional && k < nargs; ++k) PyTuple_SET_ITEM(positional, k, Py_NewRef(args[k]));
   bool ready = positional && (named = PyDict_New());
   for (Py_ssize_t k = 0; ready && kwnames && k < PyTuple_GET_SIZE(kwnames); ++k)
     ready = PyDict_SetItem(named, PyTuple_GET_ITEM(kwnames, k), args[nargs + k]) == 0;
-  if (ready && (call = slow_path("call"))) result = PyObject_CallFunction(call, "sOO", face.name, positional, named);
+  if (ready && (call = slow_path("call"))) result = PyObject_CallFunction(call, "sOO", function.name, positional, named);
   Py_XDECREF(call);
   Py_XDECREF(named);
   Py_XDECREF(positional);
@@ -154,24 +152,23 @@ PyObject* call_slow_path(const Face& face, PyObject* const* args, Py_ssize_t nar
 
 // -- shapes and results ------------------------------------------------------------------------------------
 
-bool shape_error(const Face& face, const char* argument, const Shape& given, const Shape& accepted,
-                 const char* why) {
+bool shape_error(const Function& function, const char* argument, const Shape& given, const Shape& accepted, const char* why) {
   PyObject *const g = shape_tuple(given), *const a = g ? shape_tuple(accepted) : nullptr;
-  if (a) PyErr_Format(PyExc_ValueError, "%s: %s has shape %R, accepted: %R, %s", face.name, argument, g, a, why);
+  if (a) PyErr_Format(PyExc_ValueError, "%s: %s has shape %R, accepted: %R, %s", function.name, argument, g, a, why);
   Py_XDECREF(g);
   Py_XDECREF(a);
   return false;
 }
 
-bool check_out(const Face& face, const Array* out, const Array* like, const Shape& shape) {
+bool check_out(const Function& function, const Array* out, const Array* like, const Shape& shape) {
   const Shape given = shape_of(out);
   if (dtype_code(out) != dtype_code(like)) {
-    PyErr_Format(PyExc_TypeError, "%s: out has dtype %S, accepted: %S, the dtype of the result", face.name,
-                 out->descr, like->descr);
+    PyErr_Format(PyExc_TypeError, "%s: out has dtype %S, accepted: %S, the dtype of the result", function.name, out->descr,
+                 like->descr);
   } else if (!(given == shape)) {
-    return shape_error(face, "out", given, shape, "the shape of the result");
+    return shape_error(function, "out", given, shape, "the shape of the result");
   } else if (!(out->flags & kWriteable) || !(out->flags & kAligned)) {
-    PyErr_Format(PyExc_ValueError, "%s: out is %s, accepted: a writeable, aligned array", face.name,
+    PyErr_Format(PyExc_ValueError, "%s: out is %s, accepted: a writeable, aligned array", function.name,
                  out->flags & kWriteable ? "not aligned" : "read-only");
   } else {
     return true;
@@ -180,16 +177,15 @@ bool check_out(const Face& face, const Array* out, const Array* like, const Shap
 }
 
 // Bounds that meet need not mean shared memory (the odd and even columns of one array): ask NumPy then.
-bool check_disjoint(const Face& face, const char* argument, PyObject* out, PyObject* input) {
+bool check_disjoint(const Function& function, const char* argument, PyObject* out, PyObject* input) {
   PyObject* const helper = slow_path("shares_memory");
   PyObject* const answer = helper ? PyObject_CallFunctionObjArgs(helper, out, input, nullptr) : nullptr;
   Py_XDECREF(helper);
   if (!answer) return false;
   Py_DECREF(answer);  // True and False stay
   if (answer == Py_False) return true;
-  PyErr_Format(PyExc_ValueError,
-               "%s: out overlaps %s, accepted: memory of its own, or exactly an input of the result's shape",
-               face.name, argument);
+  PyErr_Format(PyExc_ValueError, "%s: out overlaps %s, accepted: memory of its own, or exactly an input of the result's shape",
+               function.name, argument);
   return false;
 }
 
@@ -202,49 +198,48 @@ struct OnDevice {
 };
 
 // Any of the functions, on plain arrays of one dtype `code`. Its caller frees `result` and `signs`.
-PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* device, PyObject*& result, PyObject*& signs) {
-  const int arrays = array_count(face), item = item_size(code);
+PyObject* run_plain(const Function& function, const Arguments& a, int code, OnDevice* device, PyObject*& result,
+                    PyObject*& signs) {
+  const int arrays = array_count(function), item = item_size(code);
   const Array* main = as_array(a[arrays - 1]);
   Call call;
-  call.op = a[kB] ? Op::weighted_logsumexp : face.op;
+  call.op = a[kB] ? Op::weighted_logsumexp : function.op;
   call.dtype = static_cast<DType>(code);
 
   // The shape of the call: that of the main array, broadcast against the weights.
   Shape full = shape_of(main);
   if (a[kB]) {
     const Shape x = full, b = shape_of(as_array(a[kB]));
-    if (!broadcast_shapes(x, b, &full)) return shape_error(face, "b", b, x, "broadcast with it"), nullptr;
+    if (!broadcast_shapes(x, b, &full)) return shape_error(function, "b", b, x, "broadcast with it"), nullptr;
   }
   call.ndim = full.ndim;
   call.shape = full.dims;
-  const bool axis_is_none = a[kAxis] ? a[kAxis] == Py_None : face.axis_none;
-  if (!a[kAxis] && !axis_is_none)
-    call.axes = full.ndim ? std::uint64_t{1} << (full.ndim - 1) : 0;
-  else if (!parse_axes(face.name, axis_is_none ? Py_None : a[kAxis], full.ndim, &call.axes))
-    return nullptr;
+  const bool axis_is_none = a[kAxis] ? a[kAxis] == Py_None : function.axis_none;
+  if (!a[kAxis] && !axis_is_none) call.axes = full.ndim ? std::uint64_t{1} << (full.ndim - 1) : 0;
+  else if (!parse_axes(function.name, axis_is_none ? Py_None : a[kAxis], full.ndim, &call.axes)) return nullptr;
   bool keepdims, return_sign;
   if (!parse_flag(a[kKeepdims], &keepdims) || !parse_flag(a[kReturnSign], &return_sign)) return nullptr;
-  if (a[kTemperature] && !parse_temperature(face, a[kTemperature], &call.temperature)) return nullptr;
+  if (a[kTemperature] && !parse_temperature(function, a[kTemperature], &call.temperature)) return nullptr;
 
   // Inputs. The two derivatives of logsumexp list x first in the operation table.
   Operand in[kMaxInputs], mask, out, sign;
   PyObject* source[kMaxInputs] = {};
-  const bool x_first = face.op == Op::logsumexp_vjp || face.op == Op::logsumexp_jvp;
+  const bool x_first = function.op == Op::logsumexp_vjp || function.op == Op::logsumexp_jvp;
   const int inputs = arrays + (a[kB] ? 1 : 0);
   for (int k = 0; k < inputs; ++k) {
     const int slot = k >= arrays ? static_cast<int>(kB) : x_first ? 1 - k : k;
     const Array* array = as_array(a[slot]);
     source[k] = a[slot];
-    if (input_is_row(face.op, k)) {
+    if (input_is_row(function.op, k)) {
       const Shape row = row_shape(full, call.axes, keepdims), given = shape_of(array);
       if (!(given == row))
-        return shape_error(face, face.arrays[slot], given, row, "the shape of the result of logsumexp"), nullptr;
+        return shape_error(function, function.arrays[slot], given, row, "the shape of the result of logsumexp"), nullptr;
       spread_row(array, keepdims, full, call.axes, &in[k]);
     } else {
       if (slot < arrays - 1 && !(shape_of(array) == full))
-        return shape_error(face, face.arrays[slot], shape_of(array), full, "the shape of the last array"), nullptr;
+        return shape_error(function, function.arrays[slot], shape_of(array), full, "the shape of the last array"), nullptr;
       if (!broadcast(array, full, &in[k])) {  // code of the caller's, run by an argument, changed it meanwhile
-        PyErr_Format(PyExc_ValueError, "%s: %s changed its shape during the call", face.name, slot_name(face, slot));
+        PyErr_Format(PyExc_ValueError, "%s: %s changed its shape during the call", function.name, slot_name(function, slot));
         return nullptr;
       }
     }
@@ -252,15 +247,15 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
   }
   if (a[kWhere]) {
     if (!broadcast(as_array(a[kWhere]), full, &mask))
-      return shape_error(face, "where", shape_of(as_array(a[kWhere])), full, "or what broadcasts to it"), nullptr;
+      return shape_error(function, "where", shape_of(as_array(a[kWhere])), full, "or what broadcasts to it"), nullptr;
     call.where = mask.view();
   }
 
   // The result: checked before anything is written, or new and laid out like the main array.
-  const bool is_row = out_is_row(face.op);
+  const bool is_row = out_is_row(function.op);
   const Shape result_shape = is_row ? row_shape(full, call.axes, keepdims) : full;
   if (a[kOut]) {
-    if (!check_out(face, as_array(a[kOut]), main, result_shape)) return nullptr;
+    if (!check_out(function, as_array(a[kOut]), main, result_shape)) return nullptr;
     result = Py_NewRef(a[kOut]);
   } else if (is_row || (main->flags & kCContiguous)) {
     result = new_array(result_shape, main->descr);
@@ -278,17 +273,17 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
   if (a[kOut]) {
     const Shape out_extent = is_row ? row_shape(full, call.axes, true) : full;
     if (overlaps_itself(out, item, out_extent)) {
-      PyErr_Format(PyExc_ValueError, "%s: out has elements that share memory, accepted: distinct elements", face.name);
+      PyErr_Format(PyExc_ValueError, "%s: out has elements that share memory, accepted: distinct elements", function.name);
       return nullptr;
     }
     for (int k = 0; k <= inputs; ++k) {  // the last turn is the mask's
       const bool is_mask = k == inputs;
       if (is_mask && !a[kWhere]) continue;
       const Operand& input = is_mask ? mask : in[k];
-      if (!is_mask && !is_row && !input_is_row(face.op, k) && same_elements(input, out, full)) continue;
+      if (!is_mask && !is_row && !input_is_row(function.op, k) && same_elements(input, out, full)) continue;
       if (!bounds_meet(out, item, input, is_mask ? 1 : item, out_extent, full)) continue;
-      const char* name = is_mask ? "where" : k >= arrays ? "b" : face.arrays[x_first ? 1 - k : k];
-      if (!check_disjoint(face, name, a[kOut], is_mask ? a[kWhere] : source[k])) return nullptr;
+      const char* name = is_mask ? "where" : k >= arrays ? "b" : function.arrays[x_first ? 1 - k : k];
+      if (!check_disjoint(function, name, a[kOut], is_mask ? a[kWhere] : source[k])) return nullptr;
     }
   }
   if (device) {
@@ -296,7 +291,7 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
       lay_out(device->sign, &sign);
       call.extra = sign.view();
     }
-    return run_on_device(call, face.name, device->target);
+    return run_on_device(call, function.name, device->target);
   }
   if (return_sign && a[kB]) {
     signs = new_array(result_shape, main->descr);
@@ -305,7 +300,7 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
     call.extra = sign.view();
   }
 
-  if (!run_call(call, full.size(), face.name)) return nullptr;
+  if (!run_call(call, full.size(), function.name)) return nullptr;
   if (return_sign && !a[kB]) {  // a plain sum of exponentials is positive, or 0, or NaN
     PyObject* const helper = slow_path("signs");
     if (helper) signs = PyObject_CallOneArg(helper, result);
@@ -319,38 +314,38 @@ PyObject* run_plain(const Face& face, const Arguments& a, int code, OnDevice* de
   return Py_BuildValue("(NN)", value, sign_value);
 }
 
-PyObject* call_plain(const Face& face, const Arguments& a, int code, OnDevice* device = nullptr) {
+PyObject* call_plain(const Function& function, const Arguments& a, int code, OnDevice* device = nullptr) {
   PyObject *result = nullptr, *signs = nullptr;
-  PyObject* const value = run_plain(face, a, code, device, result, signs);
+  PyObject* const value = run_plain(function, a, code, device, result, signs);
   Py_XDECREF(result);
   Py_XDECREF(signs);
   return value;
 }
 
-// What quick.cpp serves; null, without an error set, for all else. Arguments that may be wrong are left to the long way.
-PyObject* try_quick(const Face& face, const Arguments& a) {
+// What fast_path.cpp serves; null, without an error set, for all else. Arguments that may be wrong are left to the long way.
+PyObject* try_fast_path(const Function& function, const Arguments& a) {
   if (a[kWhere] || a[kB] || a[kReturnSign]) return nullptr;
-  QuickCall quick = {face.op, a, array_count(face), a[kAxis] || !face.axis_none ? a[kAxis] : Py_None};
+  FastCall fast = {function.op, a, array_count(function), a[kAxis] || !function.axis_none ? a[kAxis] : Py_None};
   if (PyObject* const given = a[kTemperature]) {
     if (!PyFloat_CheckExact(given) && !PyLong_CheckExact(given)) return nullptr;
-    quick.temperature = PyFloat_AsDouble(given);  // -1 for an int beyond floats, which no call takes either
+    fast.temperature = PyFloat_AsDouble(given);  // -1 for an int beyond floats, which no call takes either
     PyErr_Clear();
   }
   if (a[kKeepdims] && !PyBool_Check(a[kKeepdims])) return nullptr;
-  quick.keepdims = a[kKeepdims] == Py_True;
-  quick.out = a[kOut];
-  return quick_result(quick);
+  fast.keepdims = a[kKeepdims] == Py_True;
+  fast.out = a[kOut];
+  return fast_result(fast);
 }
 
 template <int I>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
-  constexpr const Face& face = kFaces[I];
+  constexpr const Function& function = kFunctions[I];
   Arguments a = {};
-  if (!parse(face, keywords[I], args, nargs, kwnames, a)) return nullptr;
-  const int code = plain_dtype(a, array_count(face));
-  if (code >= 0) return call_plain(face, a, code);
-  if (PyObject* result = try_quick(face, a)) return result;
-  return call_slow_path(face, args, nargs, kwnames);
+  if (!parse(function, keywords[I], args, nargs, kwnames, a)) return nullptr;
+  const int code = plain_dtype(a, array_count(function));
+  if (code >= 0) return call_plain(function, a, code);
+  if (PyObject* result = try_fast_path(function, a)) return result;
+  return call_slow_path(function, args, nargs, kwnames);
 }
 
 // on_device(name, device, stream, workspace, workspace_bytes, sign, *arrays, **options): a function on arrays that
@@ -358,8 +353,8 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kw
 PyObject* on_device(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   constexpr int kLead = 6;
   int f = 0;
-  while (nargs >= kLead && f < kFaceCount && PyUnicode_CompareWithASCIIString(args[0], kFaces[f].name) != 0) ++f;
-  if (nargs < kLead || f == kFaceCount) {
+  while (nargs >= kLead && f < kFunctionCount && PyUnicode_CompareWithASCIIString(args[0], kFunctions[f].name) != 0) ++f;
+  if (nargs < kLead || f == kFunctionCount) {
     PyErr_SetString(PyExc_TypeError,
                     "on_device(name, device, stream, workspace, workspace_bytes, sign, *arrays, **options): bad arguments");
     return nullptr;
@@ -371,21 +366,20 @@ PyObject* on_device(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject
   device.target.workspace_bytes = PyLong_AsSize_t(args[4]);
   device.sign = args[5] == Py_None ? nullptr : args[5];
   Arguments a = {};
-  if (PyErr_Occurred() || !parse(kFaces[f], keywords[f], args + kLead, nargs - kLead, kwnames, a)) return nullptr;
-  const int code = plain_dtype(a, array_count(kFaces[f]));
+  if (PyErr_Occurred() || !parse(kFunctions[f], keywords[f], args + kLead, nargs - kLead, kwnames, a)) return nullptr;
+  const int code = plain_dtype(a, array_count(kFunctions[f]));
   if (code < 0 || !a[kOut] || (device.sign && !is_ndarray(device.sign))) {
-    PyErr_Format(PyExc_TypeError, "%s: on_device takes aligned ndarrays of one floating dtype, with out", kFaces[f].name);
+    PyErr_Format(PyExc_TypeError, "%s: on_device takes aligned ndarrays of one floating dtype, with out", kFunctions[f].name);
     return nullptr;
   }
-  return call_plain(kFaces[f], a, code, &device);
+  return call_plain(kFunctions[f], a, code, &device);
 }
 
 template <int... I>
 void add_all(py::module_& module, std::integer_sequence<int, I...>) {
   // CPython keeps pointers to these for the life of the process.
-  static PyMethodDef methods[] = {
-      {kFaces[I].name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<I>)),
-       METH_FASTCALL | METH_KEYWORDS, kFaces[I].doc}...};
+  static PyMethodDef methods[] = {{kFunctions[I].name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<I>)),
+                                   METH_FASTCALL | METH_KEYWORDS, kFunctions[I].doc}...};
   const py::str home("sumexp");  // the public module, for __module__ and pickle
   for (PyMethodDef& method : methods) {
     const auto function = py::reinterpret_steal<py::object>(PyCFunction_NewEx(&method, nullptr, home.ptr()));
@@ -403,18 +397,16 @@ PyObject* slow_path(const char* helper) {
   return function;
 }
 
-void add_faces(py::module_& module) {
-  for (int f = 0; f < kFaceCount; ++f) {
+void add_functions(py::module_& module) {
+  for (int f = 0; f < kFunctionCount; ++f) {
     int n = 0;
-    const auto add = [&](int slot) {
-      keywords[f][n++] = {PyUnicode_InternFromString(slot_name(kFaces[f], slot)), slot};
-    };
-    for (int k = 0; k < array_count(kFaces[f]); ++k) add(k);
+    const auto add = [&](int slot) { keywords[f][n++] = {PyUnicode_InternFromString(slot_name(kFunctions[f], slot)), slot}; };
+    for (int k = 0; k < array_count(kFunctions[f]); ++k) add(k);
     add(kAxis);
-    for (Slot slot : kFaces[f].keywords)
+    for (Slot slot : kFunctions[f].keywords)
       if (slot != kArray0) add(slot);
   }
-  add_all(module, std::make_integer_sequence<int, kFaceCount>{});
+  add_all(module, std::make_integer_sequence<int, kFunctionCount>{});
   static PyMethodDef methods[] = {
       {"on_device", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&on_device)), METH_FASTCALL | METH_KEYWORDS,
        "on_device(name, device, stream, workspace, workspace_bytes, sign, /, *arrays, **options)\n--\n\n"

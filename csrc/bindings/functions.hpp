@@ -7,12 +7,12 @@ namespace sumexp::python {
 
 extern PyObject* axis_error;  // operands.cpp
 
-void add_faces(py::module_& module);    // faces.cpp: softmax ... log_softmax_hvp
-void add_tensors(py::module_& module);  // tensors.cpp: run_tensors, read_dlpack
-void add_quick(py::module_& module);    // quick.cpp: quick_softmax, quick_forward, set_quick
+void add_functions(py::module_& module);  // functions.cpp: softmax ... log_softmax_hvp
+void add_tensors(py::module_& module);    // tensors.cpp: run_tensors, read_dlpack
+void add_fast_path(py::module_& module);  // fast_path.cpp: fast_softmax, fast_forward, set_fast_path
 
 // A call without weights, mask or sign: a Python object for each tensor, and null for what was not given.
-struct QuickCall {
+struct FastCall {
   Op op;
   PyObject* const* x;
   int count;
@@ -23,8 +23,8 @@ struct QuickCall {
 };
 
 // Its result (new reference) where it is of torch tensors of one shape, all of them plain, and records no gradient; else null,
-// without an error set. quick.cpp
-PyObject* quick_result(const QuickCall& quick);
+// without an error set. fast_path.cpp
+PyObject* fast_result(const FastCall& fast);
 
 // A helper of sumexp._slow_path; imported on first use. New reference.
 PyObject* slow_path(const char* helper);
