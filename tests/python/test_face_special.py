@@ -296,7 +296,8 @@ def test_gradients_of_complex_tensors():
         assert torch.autograd.gradcheck(f, z)
 
 
-@pytest.mark.parametrize("row", [[INF + 1j], [INF + 1j, 2], [-INF + 1j, -INF - 1j], [complex(INF, INF)], [complex(-INF, INF), 1 + 1j]])
+@pytest.mark.parametrize("row", [[INF + 1j], [INF + 1j, 2], [-INF + 1j, -INF - 1j], [complex(INF, INF)],
+                                      [complex(-INF, INF), 1 + 1j]])
 def test_the_phase_of_infinite_complex_sums(row):
     z = np.array(row)
     log_abs, phase = special.logsumexp(z, return_sign=True)

@@ -21,7 +21,7 @@ for name in special.__all__:
 
 ALL_LIBRARIES = os.environ.get("SCIPY_ARRAY_API") == "1"
 if ALL_LIBRARIES:
-    from scipy.conftest import devices, xp  # noqa: F401
+    from scipy.conftest import devices, xp
 else:
 
     @pytest.fixture
