@@ -52,7 +52,7 @@ struct LogitsKernel {
     const State& state = as<State>(from);
     Row& row = as<Row>(to);
     row.nan = is_nan(state.R) || !is_finite(state.m);
-    if constexpr (Op::kIndex) row.index = as<std::int64_t>(context.input);
+    if constexpr (Op::kIndex) row.index = read<std::int64_t>(static_cast<const char*>(context.input));
     if (row.nan) {
       if constexpr (Op::kRowOutput) row.own = {Op::special(state.m, is_nan(state.R))};
       return;
@@ -73,7 +73,7 @@ struct LogitsKernel {
     map_numbers<E>(chunk, row);
     if constexpr (Op::kIndex)
       if (const std::int64_t i = row.index - chunk.first; i >= 0 && i < chunk.count)
-        narrow(Op::at_index(row.own), static_cast<E*>(chunk.out)[i]);
+        write<E>(static_cast<char*>(chunk.out) + i * sizeof(E), Op::at_index(row.own));
   }
   template <class E>
   static SUMEXP_FN void map_numbers(const cpu::Chunk& chunk, const Row& row) {
@@ -140,7 +140,7 @@ struct LogitsKernel {
     if constexpr (Op::kIndex) {
       return lanes_of<V>([&](int b) SUMEXP_INLINE {
         b = b < panel.rows ? b : 0;
-        return widen(reinterpret_cast<const E*>(panel.in[0].first + b * panel.in[0].step)[index_of(panel.row_input, b)]);
+        return widen(read<E>(panel.in[0].first + b * panel.in[0].step + index_of(panel.row_input, b) * sizeof(E)));
       });
     } else if constexpr (Op::kRowInput >= 0) {
       return load_rows<V, Io>(panel.row_input.first, panel.row_input.step, panel.rows);
@@ -217,7 +217,7 @@ struct LogitsKernel {
     T value[W];
     V::store(value, pick(unordered(nan_of(state)), V(Limits<T>::nan()), Op::at_index(static_cast<const OwnRow&>(row))));
     for (int b = 0; b < panel.rows; ++b)
-      narrow(value[b], reinterpret_cast<E*>(panel.out.first + b * panel.out.step)[index_of(panel.row_input, b)]);
+      write<E>(panel.out.first + b * panel.out.step + index_of(panel.row_input, b) * sizeof(E), value[b]);
   }
 
   static bool tiles(const cpu::Tile* tiles, int count, double) {
