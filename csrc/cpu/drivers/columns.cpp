@@ -129,8 +129,8 @@ bool ColumnDriver::short_rows() {
   return true;
 }
 
-Tile ColumnDriver::tile_at(std::int64_t c, int t) const {
-  Tile tile;
+// In place: a copy would wait for the stores before it.
+void ColumnDriver::lay_out(std::int64_t c, int t, Tile& tile) const {
   for (int k = 0; k < job_.info.inputs; ++k) tile.in[k] = place(k, t, c);
   tile.terms = resident_ && job_.own_terms ? place(job_.info.inputs, t, c) : tile.in[0];
   tile.first = c * job_.order.chunk;
@@ -140,7 +140,6 @@ Tile ColumnDriver::tile_at(std::int64_t c, int t) const {
   tile.out = rows_at(kOut, t);
   if (job_.info.row_input >= 0) tile.row_input = rows_at(job_.info.row_input, t);
   tile.extra = plan_.data[kExtra] ? rows_at(kExtra, t) : RowsAt{nullptr, 0};
-  return tile;
 }
 
 // Chunk c of every tile to the buffer, and its largest elements to tops_.
@@ -149,7 +148,7 @@ void ColumnDriver::load(std::int64_t c, Tile* tiles) {
   for (int k = 0; k < job_.info.inputs; ++k)
     job_.moves.load_columns(at_, k, c * job_.order.chunk, count, place(k, 0, c), pitch_, sums_ || k ? nullptr : tops_);
   for (int t = 0; t < at_.tiles; ++t) {
-    tiles[t] = tile_at(c, t);
+    lay_out(c, t, tiles[t]);
     if (!job_.divide) continue;
     job_.moves.divide(plan_.temperature, std::int64_t{count} * job_.moves.width, tiles[t].in[0]);
     job_.moves.divide(plan_.temperature, job_.moves.width, tiles[t].top);
@@ -193,7 +192,8 @@ void ColumnDriver::map_chunk(std::int64_t c, const char* row) {
   Tile tiles[kMostTiles];
   if (!resident_) load(c, tiles);
   for (int t = 0; t < at_.tiles; ++t) {
-    const Tile tile = tile_at(c, t);
+    Tile tile;
+    lay_out(c, t, tile);
     if (!resident_) kernel_.term_tile(tile, maxima(c, t));
     kernel_.map_tile(tile, maxima(c, t), row + t * job_.moves.width * kernel_.row_bytes);
   }

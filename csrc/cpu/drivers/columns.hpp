@@ -35,7 +35,7 @@ class ColumnDriver {
   void map_chunks(std::int64_t c0, std::int64_t c1, const char* row);
   void map_chunk(std::int64_t c, const char* row);
   void load(std::int64_t c, Tile* tiles);
-  Tile tile_at(std::int64_t c, int t) const;
+  void lay_out(std::int64_t c, int t, Tile& tile) const;
   char* maxima(std::int64_t c, int t) const { return maxima_ + (c * at_.tiles + t) * vector_bytes_; }
   char* place(int k, int t, std::int64_t c) const {
     return buffer_[k] + (t * pitch_ + (resident_ ? c * job_.order.chunk : 0)) * vector_bytes_;

@@ -225,9 +225,11 @@ struct LogitsKernel {
     V input[kTiles];
     for (int t = 0; t < count; ++t) input[t] = row_inputs(tiles[t]);  // terms may take its place
     if (!transposed_states<Terms, V, Op::kApart, Op::kProbability>(tiles, count, states)) return false;
+    TileRow rows[kTiles];  // all of them first, so that their latencies overlap
+    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], input[t]);
     for (int t = 0; t < count; ++t) {
       const cpu::Tile& tile = tiles[t];
-      const TileRow row = finish_tile(states[t], input[t]);
+      const TileRow& row = rows[t];
       if constexpr (Op::kRowOutput) {
         emit_tile(states[t], row, tile.out, tile.rows);
       } else {
