@@ -165,11 +165,14 @@ std::int64_t l3_bytes(const char* root) {
   return 0;
 }
 
-// Half of the L3, within bounds, which fits both machines that were measured, for items of 2 and of 4 bytes:
+// Half of the L3, within bounds, which fits the machines that were measured, for items of 2 and of 4 bytes:
 // - Zen 4 with 32 MB of L3 (2026-11-22, float softmax, n = 4096, 2 threads, interleaved, medians of three): with plain stores a
 //   call takes 0.96, 0.95, 1.29, 1.42, 1.29, 1.31 and 1.46 times as long at 4, 8, 16, 24, 32, 64 and 128 MB.
 // - A Xeon of which a virtual machine has 2 CPUs and reports 480 MB (2026-11, softmax and its VJP, n = 32768, 2 threads,
 //   medians): 0.5 times as long at 16 MB, 0.8 to 0.9 at 32 MB of bfloat16, 1 at 32 MB of float, 1.5 to 1.9 from 64 MB on.
+// - Zen 5 with 32 MB (2026-11-28, n = 4096, 2 threads, medians of three): softmax of float 0.91 at 8 MB, 1.30 at 16, 1.26 at
+// 128; of
+//   bfloat16 1.05, 1.41, 1.45; the VJP of float 1.07, 1.33, 1.18, of bfloat16 0.92, 0.90, 0.97.
 std::int64_t stream_bytes_for(std::int64_t l3) {
   constexpr std::int64_t kMegabyte = std::int64_t(1) << 20;
   return std::clamp(l3 / 2, 16 * kMegabyte, 48 * kMegabyte);
