@@ -100,7 +100,7 @@ def test_sums_that_overflow():
 
 
 @pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
-def test_second_look_threshold(fmt):
+def test_refinement_threshold(fmt):
     """Rows whose terms but the largest add up to 2^-8 less next to nothing: the rule is one, however rows are taken."""
     rng = np.random.default_rng(7)
     ln2, rows = float(np.log(2)), 20_000  # few of which would end in other bytes
@@ -457,3 +457,26 @@ def test_row_results_agree(fmt):
     stretched = np.broadcast_to(x[0], (50, 77))
     assert same(np.ascontiguousarray(se.softmax(stretched)), np.repeat(se.softmax(x[:1]), 50, axis=0))
     assert ml_dtypes.finfo(expected.dtype).bits == 8 * fmt.itemsize
+
+
+@pytest.mark.parametrize("isa", usable_isas())
+@pytest.mark.parametrize("chunks", [2, 3, 7, 11, 32, 33, 147])
+def test_chunks_merge_as_the_tree_says(chunks, isa):
+    """Of sums that round in double, which shows the order: pairs of neighbours, then pairs of those, and what is left last."""
+    _core.set_isa(isa)
+    rng = np.random.default_rng(chunks)
+    n = 2048 * chunks - 5
+    g, y = np.zeros((20, n), np.float32), np.ones((20, n), np.float32)
+    g[:, ::2048] = rng.choice(np.float32([2**53, -(2**53), 1, 1, 3]), (20, chunks))
+    level = [g[:, 2048 * c].astype(np.float64) for c in range(chunks)]
+    while len(level) > 1:
+        level = [level[i] + level[i + 1] if i + 1 < len(level) else level[i] for i in range(0, len(level), 2)]
+    h = level[0].astype(np.float32)
+    low = (level[0] - h).astype(np.float32)
+    expected = ((g - h[:, None]) - low[:, None]).tobytes()
+    assert len(set(level[0])) > 1
+    for threads in (1, 2):
+        se.set_num_threads(threads)
+        assert se.softmax_vjp(g, y).tobytes() == expected
+        assert se.softmax_vjp(g[:1], y[:1]).tobytes() == expected[: 4 * n]
+        assert se.softmax_vjp(np.ascontiguousarray(g.T), y.T.copy(), axis=0).T.tobytes() == expected
