@@ -56,7 +56,6 @@ ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_ma
   width_ = tiles_of(job, pitch_, resident_ ? buffers : job.info.inputs) * job.moves.width;
   at_.n = plan_.n;
   at_.ahead = plan_.n < kElementsAhead ? plan_.n : kElementsAhead;
-  at_.inputs = job.info.inputs;
   at_.temperature = job.divide ? plan_.temperature : 1.0;
   at_.stream = plan_.stream;
 }

@@ -20,7 +20,6 @@ struct Job {
   const OpInfo& info;
   const Moves& moves;
   const Kernel& kernel;
-  bool registers;
   int item, wide;  // bytes of a stored element, and of T
   Order order;
   std::int64_t chunks;  // of a row; 0 of an empty one

@@ -110,7 +110,6 @@ Job::Job(const Plan& plan, const Kernels& kernels)
       info(op_info(plan.op)),
       moves(*kernels.moves[static_cast<int>(plan.dtype)]),
       kernel(*kernels.ops[static_cast<int>(plan.op)][static_cast<int>(plan.dtype)]),
-      registers(kernels.registers),
       item(static_cast<int>(item_size(plan.dtype))),
       wide(item == 8 ? 8 : 4),
       order(order_of(wide)),

@@ -14,8 +14,7 @@ const cpu::Moves kMoves[4] = {moves_of<F32, f16>(), moves_of<F32, bf16>(), moves
 
 #define SUMEXP_FOUR(name, Op, Family) \
   {&InstancesOf<Op>::by_dtype[0], &InstancesOf<Op>::by_dtype[1], &InstancesOf<Op>::by_dtype[2], &InstancesOf<Op>::by_dtype[3]},
-const cpu::Kernels kKernels = {
-    {&kMoves[0], &kMoves[1], &kMoves[2], &kMoves[3]}, {SUMEXP_OPERATIONS(SUMEXP_FOUR)}, F32::kRegister};
+const cpu::Kernels kKernels = {{&kMoves[0], &kMoves[1], &kMoves[2], &kMoves[3]}, {SUMEXP_OPERATIONS(SUMEXP_FOUR)}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

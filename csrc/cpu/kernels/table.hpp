@@ -74,7 +74,7 @@ struct Columns {
   char* data[kOperands];           // element 0 of the first row
   std::int64_t stride[kOperands];  // bytes from an element to the next
   std::int64_t n, ahead;           // of a row; elements to what is prefetched
-  int inputs, tiles;
+  int tiles;
   double temperature;  // that elements of input 0 are divided by; 1: they are not
   bool stream;
 };
@@ -125,7 +125,6 @@ struct Moves {
 struct Kernels {
   const Moves* moves[4];  // by dtype
   const Kernel* ops[kOpCount][4];
-  bool registers;  // a vector is a machine register: panels and tiles are worth their code
 };
 
 const Kernels& kernels_scalar();
