@@ -1,15 +1,9 @@
-// The public functions: chooses an instruction set once, splits rows among threads.
-#include <atomic>
-#include <cstdlib>
-#include <cstring>
+// The public functions: from a call to a plan, whose rows are split among threads.
 #include <new>
-#include <string>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 #include "../ops/jacobians.hpp"
 #include "drivers/driver.hpp"
+#include "isa.hpp"
 #include "status.hpp"
 #include "threads/floating_point.hpp"
 #include "threads/pool.hpp"
@@ -18,91 +12,16 @@ namespace sumexp {
 
 namespace {
 
-using cpu::Kernels;
-
-#if defined(SUMEXP_HAVE_avx2) || defined(SUMEXP_HAVE_avx512)
-// What the files of both are compiled with. F16C from CPUID: clang's __builtin_cpu_supports does not know it.
-bool has_avx2() {
-  unsigned a, b, c, d;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-#endif
-
-// Best last. `usable` asks the CPU.
-struct Isa {
-  const char* name;
-  const Kernels& (*kernels)();
-  bool (*usable)();
-};
-const Isa kIsas[] = {
-#if defined(SUMEXP_HAVE_scalar_fma)
-    {"scalar",
-     [](void) -> const Kernels& { return __builtin_cpu_supports("fma") ? cpu::kernels_scalar_fma() : cpu::kernels_scalar(); },
-     [] { return true; }},
-#else
-    {"scalar", cpu::kernels_scalar, [] { return true; }},
-#endif
-#if defined(SUMEXP_HAVE_avx2)
-    {"avx2", cpu::kernels_avx2, has_avx2},
-#endif
-#if defined(SUMEXP_HAVE_avx512)
-    {"avx512", cpu::kernels_avx512,
-     [] {
-       return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     }},
-#endif
-#if defined(SUMEXP_HAVE_neon)
-    {"neon", cpu::kernels_neon, [] { return true; }},
-#endif
-};
-
 using cpu::fail;
 
-// The chosen row of kIsas.
-std::atomic<const Isa*> g_isa{nullptr};
-std::atomic<int> g_threads{0};
-
-std::string list_isas(bool usable_only) {
-  std::string text;
-  for (const Isa& isa : kIsas) {
-    if (usable_only && !isa.usable()) continue;
-    if (!text.empty()) text += ',';
-    text += isa.name;
-  }
-  return text;
-}
-
-// SUMEXP_ISA, if it names a usable one; else the best.
-const Isa* choose() {
-  const char* wanted = std::getenv("SUMEXP_ISA");
-  const Isa* best = nullptr;
-  for (const Isa& isa : kIsas) {
-    if (!isa.usable()) continue;
-    best = &isa;
-    if (wanted && std::strcmp(wanted, isa.name) == 0) return best;
-  }
-  return best;
-}
-
-const Isa& current_isa() {
-  const Isa* current = g_isa.load(std::memory_order_acquire);
-  if (!current) g_isa.store(current = choose(), std::memory_order_release);
-  return *current;
-}
-
-// Elements that are worth a thread: some 15 microseconds. Waking one takes 10 of the caller's time on a virtual machine, and
-// 20 to 60 until it runs: two threads on 2^17 elements are as fast as one, on 2^18 they take 0.8 of the time (Zen 4, 2026-11).
-constexpr std::int64_t kThreadElements = 1 << 16;
 // Elements of a task: enough to amortise a driver, few enough to balance.
 constexpr std::int64_t kTaskElements = 1 << 16;
 // A row this long is worth splitting when there are not rows enough for the threads.
 constexpr std::int64_t kSplitElements = 1 << 18;
 
 void run_rows(const cpu::Plan& plan) {
-  const cpu::Job job(plan, current_isa().kernels());
-  const std::int64_t elements = plan.rows * plan.n, worth = elements / kThreadElements;
-  const int threads = worth < get_num_threads() ? static_cast<int>(worth) : get_num_threads();
+  const cpu::Job job(plan, SUMEXP_IN_USE(cpu::kernels_));
+  const int threads = cpu::threads_for(plan.rows * plan.n);
   if (threads < 2) return cpu::run_rows(job, 0, plan.rows, cpu::thread_workspace());
   // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one; as many
   // together as the driver takes (drivers/columns.hpp), if there are enough for all threads.
@@ -226,35 +145,6 @@ Status logsumexp(const void* x, void* out, DType dtype, int ndim, const std::int
   return simple(Op::logsumexp, x, out, dtype, ndim, shape, axis, 1.0);
 }
 
-Status set_num_threads(int n) noexcept {
-  if (n < 1) return fail(Code::invalid_argument, "n: got %d; accepted are integers from 1", n);
-  g_threads.store(n);
-  return Status{};
-}
-int get_num_threads() noexcept {
-  int n = g_threads.load(std::memory_order_relaxed);
-  if (n == 0) g_threads.store(n = cpu::default_threads());
-  return n;
-}
-
-const char* isa() noexcept { return current_isa().name; }
-const char* compiled_isas() noexcept {
-  static const std::string text = list_isas(false);
-  return text.c_str();
-}
-const char* usable_isas() noexcept {
-  static const std::string text = list_isas(true);
-  return text.c_str();
-}
-Status set_isa(const char* name) noexcept {
-  for (const Isa& isa : kIsas)
-    if (name && std::strcmp(isa.name, name) == 0 && isa.usable()) {
-      g_isa.store(&isa);
-      return Status{};
-    }
-  return fail(Code::invalid_argument, "isa: got '%.40s'; accepted on this machine are %s", name ? name : "nullptr",
-              usable_isas());
-}
 const char* version() noexcept { return SUMEXP_VERSION; }
 
 }  // namespace sumexp

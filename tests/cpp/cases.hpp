@@ -217,27 +217,12 @@ struct Contiguous {
   Contiguous(const Contiguous&) = delete;
 };
 
-// The kernels that need no FMA instruction. On x86 the library itself prefers others, so they get a way in.
-inline Status run_portable(const Call& call) {
-  sumexp::cpu::Plan plan;
-  Status status = sumexp::cpu::make_plan(call, plan);
-  if (status.ok()) status = sumexp::cpu::check_indices(plan);
-  if (!status.ok() || plan.rows == 0 || (plan.n == 0 && !sumexp::cpu::op_info(plan.op).row_output)) return status;
-  const sumexp::cpu::Job job(plan, sumexp::cpu::kernels_scalar());
-  sumexp::cpu::run_rows(job, 0, plan.rows, sumexp::cpu::thread_workspace());
-  return status;
-}
+using sumexp::run;
 
-inline Status (*run)(const Call&) = [](const Call& call) { return sumexp::run(call); };
-
-// Makes `run` use the instruction set that the command line or SUMEXP_ISA names; "portable" is the scalar code
-// without FMA. False: this CPU or this build has no such thing.
+// Makes the library use the instruction set that the command line or SUMEXP_ISA names. False: this CPU or this build has no
+// such thing.
 inline bool choose_isa(const char* name) {
   if (!name) return true;
-  if (std::strcmp(name, "portable") == 0) {
-    run = run_portable;
-    return true;
-  }
   const Status status = sumexp::set_isa(name);
   if (!status.ok()) std::printf("skipped: %s\n", status.message);
   return status.ok();

@@ -117,7 +117,8 @@ SUMEXP_API std::int64_t stream_bytes() noexcept;
 SUMEXP_API const char* isa() noexcept;                 // "scalar", "avx2", "avx512" or "neon", in use
 SUMEXP_API const char* compiled_isas() noexcept;       // comma-separated, in this build
 SUMEXP_API const char* usable_isas() noexcept;         // comma-separated, in this build and on this CPU
-SUMEXP_API Status set_isa(const char* name) noexcept;  // for tests and benchmarks; also SUMEXP_ISA
+// For tests and benchmarks; also SUMEXP_ISA. "portable": the scalar kernels that any CPU runs ("scalar" may take those with FMA).
+SUMEXP_API Status set_isa(const char* name) noexcept;
 SUMEXP_API const char* version() noexcept;
 
 // -- named functions ---------------------------------------------------------------------------------------
