@@ -57,12 +57,12 @@ struct CrossEntropyCall {
   View g;        // double, one a row: what the gradient is multiplied by; absent: 1
   View dlogits;  // the gradient, of dtype; may be the logits (same data and strides), else disjoint. Absent: not wanted
   // Results, each as far as there is a place for it. Of ignored rows 0, predicted -1.
-  void* loss = nullptr;              // of dtype: rows, or one number
-  void* row_loss = nullptr;          // T, rows: the losses before they are reduced
-  void* lse = nullptr;               // T, rows
-  void* log_prob = nullptr;          // T, rows: sum_j y_j log p_j
-  void* entropy = nullptr;           // T, rows: -sum_j p_j log p_j
-  void* z_loss_part = nullptr;       // T, rows: z_loss lse^2
+  void* loss = nullptr;               // of dtype: rows, or one number
+  void* row_loss = nullptr;           // T, rows: the losses before they are reduced
+  void* lse = nullptr;                // T, rows
+  void* log_prob = nullptr;           // T, rows: sum_j y_j log p_j
+  void* entropy = nullptr;            // T, rows: -sum_j p_j log p_j
+  void* z_loss_part = nullptr;        // T, rows: z_loss lse^2
   std::int64_t* predicted = nullptr;  // rows: the first of the classes with the largest z; -1 where the row has a NaN
   std::uint8_t* correct = nullptr;    // rows: 1 where that is the target's (first) largest class, else 0
 };
