@@ -14,13 +14,11 @@ namespace sumexp::python {
 
 namespace {
 
-constexpr const char* kName = "cross_entropy";
-
 constexpr const char* kDoc =
     R"(cross_entropy(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, g=None,
               ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None, temperature=1.0, reduction="mean",
               denominator=None, zero_if_empty=False, dlogits=None, loss=None, row_loss=None, lse=None, log_prob=None,
-              entropy=None, z_loss_part=None, predicted=None, correct=None)
+              entropy=None, z_loss_part=None, predicted=None, correct=None, function="cross_entropy")
 
 sumexp::cross_entropy (losses.hpp) on ndarrays or CPU tensors; returns None and writes to what is given for the results. With
 "rows" the shape of logits without the class axis, and T float32, or float64 for logits of float64:
@@ -36,10 +34,11 @@ sumexp::cross_entropy (losses.hpp) on ndarrays or CPU tensors; returns None and 
   row_loss, lse, log_prob, entropy, z_loss_part   T, contiguous rows; row_loss before it is reduced and rounded to 16 bits
   predicted      int64, contiguous rows; correct: bool, contiguous rows
 
-Every result is computed only if it is given, all of them from one sweep. Ignored rows have 0, predicted -1.)";
+Every result is computed only if it is given, all of them from one sweep. Ignored rows have 0, predicted -1. Errors name
+`function`.)";
 
 constexpr const char* kDenominatorDoc =
-    R"(cross_entropy_denominator(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, ignore_index=-100)
+    R"(cross_entropy_denominator(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, ignore_index=-100, function="cross_entropy")
 
 What the mean of cross_entropy with the same arguments divides by, a float: in its order of rows.)";
 
@@ -70,87 +69,91 @@ IndexType index_type(const Strided& array) {
 
 // A CrossEntropyCall with the memory that its views point to.
 struct Arguments {
+  const char* name;
   CrossEntropyCall call;
   Strided logits, gradient;
   Shape rows;
   int axis = 0;
   std::int64_t strides[4][kMaxDims];  // target, target_weight, token_weight, g
 
+  void require(bool right, PyObject* kind, const char* argument, const char* what) const {
+    if (right) return;
+    PyErr_Format(kind, "%s: %s %s", name, argument, what);
+    throw py::error_already_set();
+  }
   DType number() const { return logits.dtype == DType::f64 ? DType::f64 : DType::f32; }
 
   void take_targets(const py::object& x, const py::object& target, int given_axis, const py::object& target_weight,
                     const py::object& weight, const py::object& token_weight) {
-    logits = strided(x, kName, "logits");
-    if (!logits.is_floating()) throw py::type_error("cross_entropy: logits has no floating dtype");
+    logits = strided(x, name, "logits");
+    require(logits.is_floating(), PyExc_TypeError, "logits", "has no floating dtype");
     const int ndim = logits.shape.ndim;
     axis = given_axis < 0 ? given_axis + ndim : given_axis;
-    if (axis < 0 || axis >= ndim) throw py::value_error("cross_entropy: axis is out of range");
+    require(axis >= 0 && axis < ndim, PyExc_ValueError, "axis", "is out of range");
     call.dtype = logits.dtype, call.ndim = ndim, call.shape = logits.shape.dims, call.axis = axis;
     call.logits = logits.view();
     rows = without_axis(logits.shape, axis);
-    const Strided t = strided(target, kName, "target");
+    const Strided t = strided(target, name, "target");
+    require(t.kind != Kind::boolean, PyExc_TypeError, "target", "has dtype bool, accepted: integers or a floating dtype");
     call.target.data = t.data, call.target.strides = strides[0];
     if (t.is_floating()) {
-      require_shape(t, logits.shape, kName, "target");
+      require_shape(t, logits.shape, name, "target");
       call.kind = TargetKind::probabilities, call.target_dtype = t.dtype;
       std::copy(t.strides, t.strides + ndim, strides[0]);
-    } else if (!t.is_integer()) {
-      throw py::type_error("cross_entropy: target has dtype bool, accepted: integers or a floating dtype");
     } else if (given(target_weight)) {
-      const Strided w = strided(target_weight, kName, "target_weight");
-      if (t.shape.ndim != ndim || !w.is_floating()) throw py::type_error("cross_entropy: target_weight does not fit target");
+      const Strided w = strided(target_weight, name, "target_weight");
+      require(t.shape.ndim == ndim && w.is_floating(), PyExc_TypeError, "target_weight", "does not fit target");
       Shape accepted = rows;
       accepted.dims[accepted.ndim++] = t.shape.dims[ndim - 1];
-      require_shape(t, accepted, kName, "target");
-      require_shape(w, accepted, kName, "target_weight");
+      require_shape(t, accepted, name, "target");
+      require_shape(w, accepted, name, "target_weight");
       call.kind = TargetKind::pairs, call.index_type = index_type(t), call.target_dtype = w.dtype;
       call.pairs = accepted.dims[ndim - 1];
       call.target_weight = {w.data, strides[1]};
       spread(t, ndim, axis, t.strides[ndim - 1], strides[0]);
       spread(w, ndim, axis, w.strides[ndim - 1], strides[1]);
     } else {
-      require_shape(t, rows, kName, "target");
+      require_shape(t, rows, name, "target");
       call.index_type = index_type(t);
       spread(t, ndim, axis, 0, strides[0]);
     }
     if (given(weight)) {
-      const Strided w = strided(weight, kName, "weight");
+      const Strided w = strided(weight, name, "weight");
       Shape classes;
       classes.ndim = 1, classes.dims[0] = logits.shape.dims[axis];
-      require_shape(w, classes, kName, "weight");
-      require_dtype(w, number(), kName, "weight");
-      if (!w.is_contiguous()) throw py::value_error("cross_entropy: weight is not contiguous");
+      require_shape(w, classes, name, "weight");
+      require_dtype(w, number(), name, "weight");
+      contiguous(w, "weight");
       call.weight = w.data;
     }
     call.token_weight = of_rows(token_weight, "token_weight", strides[2]);
   }
-  View of_rows(const py::object& o, const char* name, std::int64_t* to) const {
+  View of_rows(const py::object& o, const char* argument, std::int64_t* to) const {
     if (!given(o)) return {};
-    const Strided array = strided(o, kName, name);
-    require_shape(array, rows, kName, name);
-    require_dtype(array, DType::f64, kName, name);
+    const Strided array = strided(o, name, argument);
+    require_shape(array, rows, name, argument);
+    require_dtype(array, DType::f64, name, argument);
     spread(array, logits.shape.ndim, axis, 0, to);
     return {array.data, to};
   }
   // Contiguous results.
-  void* result(const py::object& o, const char* name, DType dtype, const Shape& shape) const {
+  void* result(const py::object& o, const char* argument, DType dtype, const Shape& shape) const {
     if (!given(o)) return nullptr;
-    const Strided array = strided_out(o, kName, name);
-    require_shape(array, shape, kName, name);
-    require_dtype(array, dtype, kName, name);
-    return contiguous(array, name);
+    const Strided array = strided_out(o, name, argument);
+    require_shape(array, shape, name, argument);
+    require_dtype(array, dtype, name, argument);
+    return contiguous(array, argument);
   }
-  static void* contiguous(const Strided& array, const char* name) {
-    if (!array.is_contiguous()) throw py::value_error(std::string("cross_entropy: ") + name + " is not contiguous");
+  void* contiguous(const Strided& array, const char* argument) const {
+    require(array.is_contiguous(), PyExc_ValueError, argument, "is not contiguous");
     return array.data;
   }
 };
 
-LossReduction reduction_of(const std::string& name) {
-  if (name == "none") return LossReduction::none;
-  if (name == "mean") return LossReduction::mean;
-  if (name == "sum") return LossReduction::sum;
-  throw py::value_error("cross_entropy: reduction is '" + name + "', accepted: 'none', 'mean', 'sum'");
+LossReduction reduction_of(const Arguments& a, const std::string& given) {
+  const bool none = given == "none", mean = given == "mean";
+  a.require(none || mean || given == "sum", PyExc_ValueError, "reduction", "is not 'none', 'mean' or 'sum'");
+  return none ? LossReduction::none : mean ? LossReduction::mean : LossReduction::sum;
 }
 
 void run_cross_entropy(const py::object& logits, const py::object& target, int axis, const py::object& target_weight,
@@ -159,20 +162,21 @@ void run_cross_entropy(const py::object& logits, const py::object& target, int a
                        const std::string& reduction, std::optional<double> denominator, bool zero_if_empty,
                        const py::object& dlogits, const py::object& loss, const py::object& row_loss, const py::object& lse,
                        const py::object& log_prob, const py::object& entropy, const py::object& z_loss_part,
-                       const py::object& predicted, const py::object& correct) {
+                       const py::object& predicted, const py::object& correct, const std::string& function) {
   Arguments a;
+  a.name = function.c_str();
   CrossEntropyCall& call = a.call;
   a.take_targets(logits, target, axis, target_weight, weight, token_weight);
   call.g = a.of_rows(g, "g", a.strides[3]);
   call.ignore_index = ignore_index, call.label_smoothing = label_smoothing, call.z_loss = z_loss;
-  if (softcap && *softcap == 0.0) throw py::value_error("cross_entropy: softcap is 0, accepted: a finite number > 0");
-  call.softcap = softcap.value_or(0.0), call.temperature = temperature, call.reduction = reduction_of(reduction);
+  a.require(!softcap || *softcap != 0.0, PyExc_ValueError, "softcap", "is 0, accepted: a finite number above 0, or None");
+  call.softcap = softcap.value_or(0.0), call.temperature = temperature, call.reduction = reduction_of(a, reduction);
   call.given_denominator = denominator.has_value(), call.denominator = denominator.value_or(1.0);
   call.zero_if_empty = zero_if_empty;
   if (given(dlogits)) {
-    a.gradient = strided_out(dlogits, kName, "dlogits");
-    require_shape(a.gradient, a.logits.shape, kName, "dlogits");
-    require_dtype(a.gradient, a.logits.dtype, kName, "dlogits");
+    a.gradient = strided_out(dlogits, a.name, "dlogits");
+    require_shape(a.gradient, a.logits.shape, a.name, "dlogits");
+    require_dtype(a.gradient, a.logits.dtype, a.name, "dlogits");
     call.dlogits = a.gradient.view();
   }
   const DType number = a.number();
@@ -183,27 +187,29 @@ void run_cross_entropy(const py::object& logits, const py::object& target, int a
   call.entropy = a.result(entropy, "entropy", number, a.rows);
   call.z_loss_part = a.result(z_loss_part, "z_loss_part", number, a.rows);
   if (given(predicted)) {
-    const Strided array = strided_out(predicted, kName, "predicted");
-    require_shape(array, a.rows, kName, "predicted");
-    if (array.kind != Kind::signed_integer || array.item != 8) throw py::type_error("cross_entropy: predicted is not int64");
-    call.predicted = static_cast<std::int64_t*>(Arguments::contiguous(array, "predicted"));
+    const Strided array = strided_out(predicted, a.name, "predicted");
+    require_shape(array, a.rows, a.name, "predicted");
+    a.require(array.kind == Kind::signed_integer && array.item == 8, PyExc_TypeError, "predicted", "is not of int64");
+    call.predicted = static_cast<std::int64_t*>(a.contiguous(array, "predicted"));
   }
   if (given(correct)) {
-    const Strided array = strided_out(correct, kName, "correct");
-    require_shape(array, a.rows, kName, "correct");
-    if (array.kind != Kind::boolean) throw py::type_error("cross_entropy: correct is not bool");
-    call.correct = static_cast<std::uint8_t*>(Arguments::contiguous(array, "correct"));
+    const Strided array = strided_out(correct, a.name, "correct");
+    require_shape(array, a.rows, a.name, "correct");
+    a.require(array.kind == Kind::boolean, PyExc_TypeError, "correct", "is not of bool");
+    call.correct = static_cast<std::uint8_t*>(a.contiguous(array, "correct"));
   }
-  run_released(kName, [&] { return cross_entropy(call); });
+  run_released(a.name, [&] { return cross_entropy(call); });
 }
 
 double run_denominator(const py::object& logits, const py::object& target, int axis, const py::object& target_weight,
-                       const py::object& weight, const py::object& token_weight, std::int64_t ignore_index) {
+                       const py::object& weight, const py::object& token_weight, std::int64_t ignore_index,
+                       const std::string& function) {
   Arguments a;
+  a.name = function.c_str();
   a.take_targets(logits, target, axis, target_weight, weight, token_weight);
   a.call.ignore_index = ignore_index;
   double denominator = 0.0;
-  run_released(kName, [&] { return cross_entropy_denominator(a.call, &denominator); });
+  run_released(a.name, [&] { return cross_entropy_denominator(a.call, &denominator); });
   return denominator;
 }
 
@@ -227,10 +233,10 @@ void add_losses(py::module_& m) {
         py::arg("temperature") = 1.0, py::arg("reduction") = "mean", py::arg("denominator") = none,
         py::arg("zero_if_empty") = false, py::arg("dlogits") = none, py::arg("loss") = none, py::arg("row_loss") = none,
         py::arg("lse") = none, py::arg("log_prob") = none, py::arg("entropy") = none, py::arg("z_loss_part") = none,
-        py::arg("predicted") = none, py::arg("correct") = none);
+        py::arg("predicted") = none, py::arg("correct") = none, py::arg("function") = "cross_entropy");
   m.def("_cross_entropy_denominator", &run_denominator, kDenominatorDoc, py::arg("logits"), py::arg("target"), py::arg("axis"),
         py::kw_only(), py::arg("target_weight") = none, py::arg("weight") = none, py::arg("token_weight") = none,
-        py::arg("ignore_index") = -100);
+        py::arg("ignore_index") = -100, py::arg("function") = "cross_entropy");
   m.def("_sum_rows", &run_sum_rows, kSumDoc, py::arg("values"));
 }
 
