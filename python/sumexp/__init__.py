@@ -25,6 +25,7 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 
@@ -34,6 +35,8 @@ __all__ = [
     "cross_entropy_vjp",
     "cross_entropy_with_grad",
     "get_num_threads",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
