@@ -590,8 +590,8 @@ def linear_cross_entropy(
     As cross_entropy of input @ linear_weight.T + linear_bias: a row's loss has its bytes on the same logits, which are the
     products of torch.mm, in the tensors' dtype; those of float16 are computed, and stay, in float32.
 
-    Where a gradient is recorded and reduction is not "none", it is made in the same sweep, for those of input, linear_weight
-    and linear_bias that require one; others cost nothing. Gradients of the latter two are added up in float32 or float64. Double
+    Where a gradient is recorded and reduction is not "none", it is made in the same sweep, for those of input,
+    linear_weight and linear_bias that require one; others cost nothing. Gradients of the latter two are added up in float32 or float64. Double
     backward, forward mode and torch.func compute chunks again; third derivatives raise.
 
     Raises
