@@ -13,9 +13,8 @@
 // At least one element is kept, whatever k and p are.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-
-#include "../threads/workspace.hpp"
 
 namespace sumexp::cpu {
 
@@ -41,13 +40,13 @@ struct Cut {
   std::int64_t index, kept;
 };
 
+// Bytes of scratch, 64-byte aligned, that filter_cut wants for rows of up to n elements: 2 n of T and 100 KB.
+template <class T>
+std::size_t filter_scratch(std::int64_t n);
+
 // The cut of a contiguous row of T (float or double; that of 16-bit rows is float's). Excluded elements are -inf; they are never
 // kept. A row without a finite maximum has {-inf, -1, 0}; of a row with NaN nothing is promised, and callers look for one before.
-// Scratch is taken from `workspace` and left there: up to 2 n of T and 100 KB. Throws std::bad_alloc.
 template <class T>
-Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, Workspace& workspace);
-
-extern template Cut<float> filter_cut(const float*, std::int64_t, const Filters&, Workspace&);
-extern template Cut<double> filter_cut(const double*, std::int64_t, const Filters&, Workspace&);
+Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* scratch);
 
 }  // namespace sumexp::cpu
