@@ -85,12 +85,21 @@ Mass ceil_product(double p, Mass q) {
   return result > 0 ? result : 1;
 }
 
+// All elements below this together have a mass of `rest` or less: count 1.5 2^88 e^(x - m) bounds it.
+template <class T>
+T surely_below(T m, Mass rest, std::int64_t count) {
+  if (rest == 0) return -std::numeric_limits<T>::infinity();
+  const double share = static_cast<double>(rest) / (1.5 * 0x1p88 * static_cast<double>(count));
+  const T bound = static_cast<T>(static_cast<double>(m) + SUMEXP_NS::log_of(share));
+  return bound < m ? bound : -std::numeric_limits<T>::infinity();
+}
+
 // -- selection --------------------------------------------------------------------------------------------------------------
 
 constexpr int kRadixBits = 11, kBuckets = 1 << kRadixBits;
-constexpr std::int64_t kFew = 1024;  // elements that go to the radix selection
-constexpr int kNarrowings = 4;       // at most
-constexpr double kDoubt = 0x1p-11;   // above the relative error of FilterKernel::sums_above
+constexpr std::int64_t kFew = 512;  // elements that go to the radix selection
+constexpr int kNarrowings = 4;      // at most
+constexpr double kDoubt = 0x1p-11;  // above the relative error of FilterKernel::sums_above
 
 template <class T>
 struct Scratch {
@@ -251,8 +260,9 @@ Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* memo
     }
     const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
     const double unit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
-    const FilterRange<T> range = {end.logit, all.largest, end.kept};
-    end = select<T>(kernel, source, scratch.terms, count, range, ceil_product(filters.top_p, total), unit, scratch);
+    const Mass target = ceil_product(filters.top_p, total);
+    const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
+    end = select<T>(kernel, source, scratch.terms, count, range, target, unit, scratch);
   }
   if (filters.order != FilterOrder::vllm) apply_min_p();
   return {end.logit + T(0), kernel.find(x, n, end.logit, end.ties), end.kept};
