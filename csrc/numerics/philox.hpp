@@ -63,12 +63,11 @@ SUMEXP_FN bool happens(double p, std::uint64_t first, Lower lower) {
   return bits < whole;
 }
 
-// 2^-129 <= u < 1: 128 bits of which 53 behind the leading zeros are kept, and half a bit more: never 0, never 1.
+// A uniform number in (0, 1) with 53 bits behind its leading zeros, of which there may be 128: 2^-129 <= u < 1, rounded down.
 SUMEXP_FN double open_uniform(std::uint64_t high, std::uint64_t low) {
   if (high >> 11) {
     const int zeros = __builtin_clzll(high);
-    const std::uint64_t bits = zeros ? high << zeros | low >> (64 - zeros) : high;
-    // 52 bits and a half: the middle of the interval that they stand for
+    const std::uint64_t bits = zeros ? high << zeros | low >> (64 - zeros) : high;  // the first is a 1
     return bit_cast<double>(static_cast<std::uint64_t>(1022 - zeros) << 52 | (bits << 1 >> 12));
   }
   const double rest = static_cast<double>(static_cast<std::int64_t>(low >> 11)) * 0x1p-117;
