@@ -68,6 +68,7 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   m.attr("__version__") = sumexp::version();
   m.attr("cuda_architectures") = sumexp::cuda::architectures();
   add_strided();
+  add_filters(m);
   add_functions(m);
   add_tensors(m);
   add_fast_path(m);
