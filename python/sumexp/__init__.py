@@ -26,10 +26,14 @@ from ._core import (
     softmax_vjp,
 )
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
+from ._sampling import SampleInfo, gumbel_softmax, linear_sample, sample, sample_counts
 
 __all__ = [
     "__version__",
+    "SampleInfo",
     "get_num_threads",
+    "gumbel_softmax",
+    "linear_sample",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
@@ -39,6 +43,8 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "sample",
+    "sample_counts",
     "set_num_threads",
     "show_config",
     "softmax",

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "../../numerics/log.hpp"
+#include "../../numerics/mass.hpp"
 
 namespace sumexp::cpu {
 
@@ -11,13 +11,6 @@ using namespace SUMEXP_NS;
 namespace {
 
 constexpr int kTail = 256;  // of the terms above n p = 10 that can matter
-
-double log_of(double x) {
-  double k;
-  const double m = exponent_split(x, k);
-  using C = LogConstants;
-  return fma(k, C::ln2_hi, log1p_narrow(m - 1.0) + k * C::ln2_lo);
-}
 
 // log n! - log(sqrt(2 pi n) (n / e)^n): exact values, then Stirling's series, whose next term is below 2^-53 of the first
 // there.

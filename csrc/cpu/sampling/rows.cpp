@@ -8,6 +8,7 @@
 #include "../isa.hpp"
 #include "../status.hpp"
 #include "binomial.hpp"
+#include "filters.hpp"
 
 namespace sumexp::cpu {
 
@@ -114,7 +115,7 @@ SampleScratch::SampleScratch(const SampleJob& job, Workspace& workspace, std::in
       counts(take<std::int64_t>(workspace, 2 * job.chunk)),
       order(take<std::int32_t>(workspace, draws)),
       starts(take<std::int32_t>(workspace, job.chunks + 2)),
-      filters(nullptr) {}
+      workspace(workspace) {}
 
 // -- reading ---------------------------------------------------------------------------------------------------------------
 
@@ -159,7 +160,7 @@ const void* SampleRow::raw_chunk(std::int64_t c, char* to) const {
 const void* SampleRow::read(std::int64_t c, char* to) const {
   const int count = job_.count_of(c);
   const std::int64_t first = c * job_.chunk;
-  const void* x = raw_chunk(c, to);
+  const void* x = cut_ ? packed_ + first * job_.wide : raw_chunk(c, to);
   const auto own = [&] {  // a copy that may be changed
     if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
     x = to;
@@ -168,8 +169,8 @@ const void* SampleRow::read(std::int64_t c, char* to) const {
     own();
     job_.moves.divide(temperature_, count, to);
   };
-  const bool late = job_.call.order == SampleOrder::llama_cpp;
-  if (divide_ && !late) divide();
+  const bool late = job_.call.order == FilterOrder::llama_cpp;
+  if (divide_ && !late && !cut_) divide();
   if (cut_) {
     const std::int64_t tied = cut_index_ + 1 - first;
     job_.kernels.keep(x, count, cut_logit_, static_cast<int>(std::clamp<std::int64_t>(tied, 0, count)), to);
@@ -203,7 +204,39 @@ double SampleRow::scaled(double x) const {
 
 // -- the tree ----------------------------------------------------------------------------------------------------------------
 
-void SampleRow::prepare(SampleScratch&, Failure&) {}
+// The cut, of rows that have filters: found in a packed copy, which is then what chunks are read from.
+void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
+  const SampleCall& call = job_.call;
+  if (!packed_) return;
+  Filters filters;
+  filters.top_k = option(call.top_k, row_, std::int64_t{0});
+  filters.top_p = option(call.top_p, row_, 1.0);
+  filters.min_p = option(call.min_p, row_, 0.0);
+  filters.order = call.order;
+  if (!filters.any()) return;
+  double m = -kInfinity;
+  for (std::int64_t c = 0; c < job_.chunks; ++c) {
+    const int count = job_.count_of(c);
+    char* const to = packed_ + c * job_.chunk * job_.wide;
+    const void* const x = raw_chunk(c, to);
+    if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
+    if (divide_ && filters.order != FilterOrder::llama_cpp) job_.moves.divide(temperature_, count, to);
+    int place;
+    if (!job_.kernels.largest(to, count, &m, &place)) return failure.add(row_, Failure::kNaN);
+  }
+  if (!(m < kInfinity)) return failure.add(row_, Failure::kInfinite);
+  if (m == -kInfinity) return failure.add(row_, Failure::kNothing);
+  const auto find = [&](auto zero) {
+    using T = decltype(zero);
+    if (!scratch.filters) scratch.filters = scratch.workspace.take_bytes(filter_scratch<T>(job_.plan.n));
+    const Cut<T> cut = filter_cut(reinterpret_cast<const T*>(packed_), job_.plan.n, filters, scratch.filters);
+    cut_logit_ = cut.logit, cut_index_ = cut.index;
+    kept_ = cut.kept;
+  };
+  if (job_.wide == 8) find(0.0);
+  else find(0.0f);
+  cut_ = true;
+}
 
 void SampleRow::reduce(std::int64_t c0, std::int64_t c1, SampleScratch& scratch) {
   if (greedy_) return;
@@ -351,7 +384,7 @@ void SampleRow::draw_apart(SampleScratch& scratch, Failure& failure) {
 // The optional results.
 void SampleRow::tell(SampleScratch& scratch) {
   const SampleCall& call = job_.call;
-  if (call.kept) call.kept[row_] = cut_ || greedy_ ? kept_.load() : kept_.load(std::memory_order_relaxed);
+  if (call.kept) call.kept[row_] = kept_;
   if (call.cut_logit) call.cut_logit[row_] = cut_logit_;
   if (call.cut_index) call.cut_index[row_] = cut_index_;
   const std::int64_t draws = call.num_samples;

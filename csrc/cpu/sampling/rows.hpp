@@ -54,12 +54,13 @@ class Failure {
 // Scratch of one thread, for blocks of up to `draws` draws.
 struct SampleScratch {
   SampleScratch(const SampleJob& job, Workspace& workspace, std::int64_t draws);
-  char *chunk, *other;   // T, a chunk each
-  double* tree;          // inside a chunk
-  std::int64_t* counts;  // of its nodes
-  std::int32_t* order;   // draws of a block, by chunk
-  std::int32_t* starts;  // of each chunk's draws in it
-  void* filters;
+  char *chunk, *other;      // T, a chunk each
+  double* tree;             // inside a chunk
+  std::int64_t* counts;     // of its nodes
+  std::int32_t* order;      // draws of a block, by chunk
+  std::int32_t* starts;     // of each chunk's draws in it
+  void* filters = nullptr;  // of the filters, once they are wanted
+  Workspace& workspace;
 };
 
 class SampleRow {

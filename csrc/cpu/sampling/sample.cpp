@@ -67,7 +67,7 @@ Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides
           call.min_p, rows, [](double p) { return p >= 0 && p <= 1; }, &row))
     return fail(Code::invalid_argument, "min_p: got %g for row %lld; accepted are numbers from 0 to 1", *p,
                 static_cast<long long>(row));
-  if (call.order != SampleOrder::vllm && call.order != SampleOrder::hf && call.order != SampleOrder::llama_cpp)
+  if (call.order != FilterOrder::vllm && call.order != FilterOrder::hf && call.order != FilterOrder::llama_cpp)
     return fail(Code::invalid_argument, "order: got code %d; accepted are 0 to 2", static_cast<int>(call.order));
   const std::int64_t most = full ? kMostCounted : kMostDraws;
   if (call.num_samples < 0 || call.num_samples > most)

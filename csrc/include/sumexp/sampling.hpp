@@ -16,7 +16,7 @@
 // row's draws depend on its logits, its options, its seed and its stream alone. csrc/numerics/README.md says how.
 #pragma once
 
-#include <sumexp/sumexp.hpp>
+#include <sumexp/filters.hpp>
 
 namespace sumexp {
 
@@ -26,12 +26,6 @@ template <class T>
 struct PerRow {
   const T* data = nullptr;  // absent: the default
   std::int64_t step = 0;
-};
-
-enum class SampleOrder : std::int32_t {
-  vllm = 0,       // temperature, min_p, top_k, top_p
-  hf = 1,         // temperature, top_k, top_p, min_p
-  llama_cpp = 2,  // top_k, top_p, min_p, temperature
 };
 
 struct SampleCall {
@@ -48,7 +42,7 @@ struct SampleCall {
   PerRow<std::int64_t> top_k;   // no limit; from 1
   PerRow<double> top_p;         // 1; above 0, up to 1
   PerRow<double> min_p;         // 0; from 0 to 1
-  SampleOrder order = SampleOrder::vllm;
+  FilterOrder order = FilterOrder::vllm;
   std::int64_t num_samples = 1;  // from 0; of sample_counts up to 2^53
   bool replacement = true;
   std::int64_t* out = nullptr;  // sample: num_samples a row, one row after the other
