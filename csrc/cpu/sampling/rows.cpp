@@ -127,7 +127,6 @@ SampleRow::SampleRow(const SampleJob& job, std::int64_t row, char* memory)
       temperature_(option(job.call.temperature, row, 1.0)),
       cut_logit_(-kInfinity),
       states_(memory + job.states_at),
-      packed_(nullptr),
       raw_(memory + job.raw_at),
       nodes_(reinterpret_cast<SumNode*>(memory + job.nodes_at)),
       taken_(nullptr),
@@ -141,7 +140,7 @@ SampleRow::SampleRow(const SampleJob& job, std::int64_t row, char* memory)
     taken_ = reinterpret_cast<std::uint64_t*>(memory + job.taken_at);
     std::fill_n(taken_, (job.plan.n + 63) / 64, std::uint64_t{0});
   }
-  if (job.filtered && !greedy_) packed_ = memory + job.packed_at;
+  if (job.filtered && !greedy_) copy_ = memory + job.packed_at;
 }
 
 const void* SampleRow::raw_chunk(std::int64_t c, char* to) const {
@@ -207,22 +206,31 @@ double SampleRow::scaled(double x) const {
 // The cut, of rows that have filters: found in a packed copy, which is then what chunks are read from.
 void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
   const SampleCall& call = job_.call;
-  if (!packed_) return;
+  if (!copy_) return;
   Filters filters;
   filters.top_k = option(call.top_k, row_, std::int64_t{0});
   filters.top_p = option(call.top_p, row_, 1.0);
   filters.min_p = option(call.min_p, row_, 0.0);
   filters.order = call.order;
   if (!filters.any()) return;
+  const bool divide = divide_ && filters.order != FilterOrder::llama_cpp;
+  char* const copy = copy_;
+  packed_ = copy_;
+  if (job_.direct && !divide) packed_ = base_;
   double m = -kInfinity;
   for (std::int64_t c = 0; c < job_.chunks; ++c) {
     const int count = job_.count_of(c);
-    char* const to = packed_ + c * job_.chunk * job_.wide;
-    const void* const x = raw_chunk(c, to);
-    if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
-    if (divide_ && filters.order != FilterOrder::llama_cpp) job_.moves.divide(temperature_, count, to);
+    char* const to = copy + c * job_.chunk * job_.wide;
+    const void* x = raw_chunk(c, to);
+    if (divide) {
+      if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
+      job_.moves.divide(temperature_, count, to);
+      x = to;
+    }
     int place;
-    if (!job_.kernels.largest(to, count, &m, &place)) return failure.add(row_, Failure::kNaN);
+    double& largest = nodes_[c].m = -kInfinity;  // until the tree grows
+    if (!job_.kernels.largest(x, count, &largest, &place)) return failure.add(row_, Failure::kNaN);
+    m = std::max(m, largest);
   }
   if (!(m < kInfinity)) return failure.add(row_, Failure::kInfinite);
   if (m == -kInfinity) return failure.add(row_, Failure::kNothing);
@@ -242,6 +250,10 @@ void SampleRow::reduce(std::int64_t c0, std::int64_t c1, SampleScratch& scratch)
   if (greedy_) return;
   std::int64_t kept = 0;
   for (std::int64_t c = c0; c < c1; ++c) {
+    if (cut_ && nodes_[c].m < cut_logit_) {  // nothing is kept
+      job_.kernels.reduce(scratch.chunk, 0, states_ + c * job_.kernels.state_bytes);
+      continue;
+    }
     const void* const x = read(c, scratch.chunk);
     job_.kernels.reduce(x, job_.count_of(c), states_ + c * job_.kernels.state_bytes);
     if (job_.call.kept && !cut_) kept += job_.kernels.keep(x, job_.count_of(c), -kInfinity, 0, scratch.other);

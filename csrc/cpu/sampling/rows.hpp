@@ -108,7 +108,9 @@ class SampleRow {
   double cut_logit_;
   std::int64_t cut_index_ = -1, largest_ = -1;
   std::atomic<std::int64_t> kept_{0};
-  char *states_, *packed_, *raw_;
+  char *states_, *raw_;
+  char* copy_ = nullptr;          // T, room for all of the row, where there are filters
+  const char* packed_ = nullptr;  // and what they have seen: there, or where the row lies
   SumNode* nodes_;
   std::uint64_t* taken_;
   std::int64_t* counts_;
