@@ -18,9 +18,20 @@ from ._core import (
     softmax_vjp as softmax_vjp,
 )
 
+from ._sampling import (
+    SampleInfo as SampleInfo,
+    gumbel_softmax as gumbel_softmax,
+    linear_sample as linear_sample,
+    sample as sample,
+    sample_counts as sample_counts,
+)
+
 __all__ = [
     "__version__",
+    "SampleInfo",
     "get_num_threads",
+    "gumbel_softmax",
+    "linear_sample",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
@@ -30,6 +41,8 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "sample",
+    "sample_counts",
     "set_num_threads",
     "show_config",
     "softmax",

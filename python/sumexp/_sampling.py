@@ -395,8 +395,7 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
     """As draw, of logits(rows, a, b): a slice of rows, classes a to b. xp: numpy or torch, with that dtype."""
     draws = options["num_samples"]
     wide = dtype.itemsize == 8
-    chunk = _core._chunk_classes(wide)
-    item = max(4, dtype.itemsize)
+    chunk, item = _core._chunk_classes(wide), max(4, dtype.itemsize)
     temperature = options.get("temperature")
     in_pieces = not (
         return_info
