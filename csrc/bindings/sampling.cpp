@@ -9,6 +9,8 @@
 namespace sumexp::python {
 namespace {
 
+bool in_order(const Strided& view) { return view.shape.size() == 0 || view.is_contiguous(); }
+
 // An array with one element (for all rows) or one a row, contiguous; of None the default.
 template <class T>
 PerRow<T> per_row(py::handle given, Kind kind, std::int64_t rows, const char* function, const char* argument) {
@@ -16,7 +18,7 @@ PerRow<T> per_row(py::handle given, Kind kind, std::int64_t rows, const char* fu
   if (given.is_none()) return values;
   const Strided view = strided(given, function, argument);
   const std::int64_t size = view.shape.size();
-  if (view.kind != kind || view.item != sizeof(T) || !view.is_contiguous() || (size != 1 && size != rows))
+  if (view.kind != kind || view.item != sizeof(T) || !in_order(view) || (size != 1 && size != rows))
     throw py::type_error(std::string(function) + ": " + argument +
                          " must be contiguous, of 64 bits, of one value or one a row");
   values.data = static_cast<const T*>(view.data);
@@ -29,7 +31,7 @@ template <class T>
 T* result(py::handle given, Kind kind, std::int64_t count, const char* function, const char* argument) {
   if (given.is_none()) return nullptr;
   const Strided view = strided_out(given, function, argument);
-  if (view.kind != kind || view.item != sizeof(T) || !view.is_contiguous() || view.shape.size() != count)
+  if (view.kind != kind || view.item != sizeof(T) || !in_order(view) || view.shape.size() != count)
     throw py::type_error(std::string(function) + ": " + argument + " must be contiguous, with one element a result");
   return static_cast<T*>(view.data);
 }
@@ -92,10 +94,17 @@ void raw_sample_counts(py::handle logits, int axis, const py::dict& options, py:
   run_released(function, [&] { return sample_counts(given.call, static_cast<std::int64_t*>(counts.data), counts.strides); });
 }
 
+void raw_probabilities(py::handle logits, int axis, py::handle where, const py::dict& options, py::handle out) {
+  constexpr const char* function = "sample_probabilities";
+  Logits given(function, logits, axis, where, options);
+  double* const to = result<double>(out, Kind::floating, given.x.shape.size(), function, "out");
+  run_released(function, [&] { return sample_probabilities(given.call, to); });
+}
+
 // states: uint8 (rows, chunks, piece_state_bytes); classes: int16 (rows, chunks, num_samples)
 void check_pieces(const Strided& states, const Strided& classes, const Logits& given, const char* function) {
-  if (states.shape.ndim != 3 || classes.shape.ndim != 3 || !states.is_contiguous() || !classes.is_contiguous() ||
-      states.item != 1 || classes.item != 2 || states.shape.dims[0] != given.rows || classes.shape.dims[0] != given.rows ||
+  if (states.shape.ndim != 3 || classes.shape.ndim != 3 || !in_order(states) || !in_order(classes) || states.item != 1 ||
+      classes.item != 2 || states.shape.dims[0] != given.rows || classes.shape.dims[0] != given.rows ||
       states.shape.dims[1] != classes.shape.dims[1] || states.shape.dims[2] != piece_state_bytes(given.call.dtype) ||
       classes.shape.dims[2] != given.call.num_samples)
     throw py::value_error(std::string(function) + ": states or classes do not fit the logits");
@@ -135,6 +144,8 @@ void add_sampling(py::module_& module) {
   module.def("_sample", &raw_sample, py::arg("logits"), py::arg("axis"), py::arg("where"), py::arg("options"), py::arg("out"),
              py::arg("info"));
   module.def("_sample_counts", &raw_sample_counts, py::arg("logits"), py::arg("axis"), py::arg("options"), py::arg("out"));
+  module.def("_sample_probabilities", &raw_probabilities, py::arg("logits"), py::arg("axis"), py::arg("where"),
+             py::arg("options"), py::arg("out"));
   module.def("_sample_piece", &raw_sample_piece, py::arg("logits"), py::arg("options"), py::arg("chunk"), py::arg("states"),
              py::arg("classes"));
   module.def("_finish_pieces", &raw_finish_pieces, py::arg("logits"), py::arg("options"), py::arg("states"), py::arg("classes"),

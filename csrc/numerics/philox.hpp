@@ -50,17 +50,26 @@ struct RowRandom {
   }
 };
 
-// True with probability p, 0 <= p <= 1/2, decided by 127 random bits U: U < floor(2^127 p). `first` has the upper 63 of them in
-// its upper bits; lower() gives 64 more, which are wanted once in 2^63 times.
+// A decision of probability p, 0 <= p <= 1/2: U < floor(2^126 p) of 126 random bits U. `first` has the upper 63 of them in its
+// upper bits, and so has lower(), which is wanted once in 2^63 times, the others.
+struct Threshold {
+  std::int64_t upper;
+  std::uint64_t lower;
+  SUMEXP_FN double probability() const {
+    return static_cast<double>(upper) * 0x1p-63 + static_cast<double>(static_cast<std::int64_t>(lower)) * 0x1p-126;
+  }
+};
+SUMEXP_FN Threshold threshold_of(double p) {
+  const double scaled = p * 0x1p63;
+  const std::int64_t upper = static_cast<std::int64_t>(scaled);
+  const double rest = scaled - static_cast<double>(upper);  // exact, below 1
+  return {upper, static_cast<std::uint64_t>(static_cast<std::int64_t>(rest * 0x1p63))};
+}
 template <class Lower>
 SUMEXP_FN bool happens(double p, std::uint64_t first, Lower lower) {
-  const double scaled = p * 0x1p63;
-  const std::int64_t whole = static_cast<std::int64_t>(scaled), bits = static_cast<std::int64_t>(first >> 1);
-  if (__builtin_expect(bits == whole, 0)) {
-    const double rest = scaled - static_cast<double>(whole);  // exact, below 1
-    return (lower() >> 1) < static_cast<std::uint64_t>(rest * 0x1p63);
-  }
-  return bits < whole;
+  const std::int64_t bits = static_cast<std::int64_t>(first >> 1), upper = static_cast<std::int64_t>(p * 0x1p63);
+  if (__builtin_expect(bits == upper, 0)) return (lower() >> 1) < threshold_of(p).lower;
+  return bits < upper;
 }
 
 // A uniform number in (0, 1) with 53 bits behind its leading zeros, of which there may be 128: 2^-129 <= u < 1, rounded down.

@@ -25,8 +25,9 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._draws import SampleInfo
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
-from ._sampling import SampleInfo, gumbel_softmax, linear_sample, sample, sample_counts
+from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 
 __all__ = [
     "__version__",

@@ -17,9 +17,8 @@ from ._core import (
     softmax_jvp as softmax_jvp,
     softmax_vjp as softmax_vjp,
 )
-
+from ._draws import SampleInfo as SampleInfo
 from ._sampling import (
-    SampleInfo as SampleInfo,
     gumbel_softmax as gumbel_softmax,
     linear_sample as linear_sample,
     sample as sample,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "../../numerics/state.hpp"
 #include "../isa.hpp"
@@ -46,6 +47,19 @@ Branch branch(const SumNode& left, const SumNode& right) {
 Branch branch(int wide, const SumNode& left, const SumNode& right) {
   return wide == 8 ? branch<double>(left, right) : branch<float>(left, right);
 }
+
+// Where the levels of the tree over chunks are among its nodes.
+struct Levels {
+  explicit Levels(std::int64_t chunks) {
+    for (std::int64_t nodes = chunks, at = 0;; nodes = (nodes + 1) / 2) {
+      size[count] = nodes, start[count] = at;
+      at += nodes, ++count;
+      if (nodes <= 1) return;
+    }
+  }
+  std::int64_t size[64], start[64];
+  int count = 0;
+};
 
 // Steps of a walk: 0 .. 10 inside a chunk, from here on down the tree over chunks.
 constexpr int kChunkSteps = 16;
@@ -323,17 +337,12 @@ struct SampleRow::Walk {
 };
 
 std::int64_t SampleRow::walk_chunks(Walk& walk) const {
-  std::int64_t counts[64], starts[64], i = 0;
-  int levels = 0;
-  for (std::int64_t count = job_.chunks, start = 0;; count = (count + 1) / 2) {
-    counts[levels] = count, starts[levels] = start;
-    start += count, ++levels;
-    if (count <= 1) break;
-  }
-  for (int level = levels - 2, step = kChunkSteps; level >= 0; --level, ++step) {
+  const Levels levels(job_.chunks);
+  std::int64_t i = 0;
+  for (int level = levels.count - 2, step = kChunkSteps; level >= 0; --level, ++step) {
     i *= 2;
-    if (i + 1 == counts[level]) continue;
-    const SumNode* const node = nodes_ + starts[level] + i;
+    if (i + 1 == levels.size[level]) continue;
+    const SumNode* const node = nodes_ + levels.start[level] + i;
     i += walk.right(branch(job_.wide, node[0], node[1]), step);
   }
   return i;
@@ -436,18 +445,12 @@ Split split(std::int64_t draws, const Branch& b, const RowRandom& random, std::u
 void SampleRow::count_chunks() {
   std::fill_n(counts_, job_.nodes, std::int64_t{0});
   if (greedy_) return;
-  std::int64_t counts[64], starts[64];
-  int levels = 0;
-  for (std::int64_t count = job_.chunks, start = 0;; count = (count + 1) / 2) {
-    counts[levels] = count, starts[levels] = start;
-    start += count, ++levels;
-    if (count <= 1) break;
-  }
+  const Levels levels(job_.chunks);
   counts_[job_.nodes - 1] = job_.call.num_samples;
-  for (int level = levels - 2; level >= 0; --level)
-    for (std::int64_t i = 0; i < counts[level]; i += 2) {
-      const std::int64_t parent = starts[level + 1] + i / 2, at = starts[level] + i;
-      if (i + 1 == counts[level]) {
+  for (int level = levels.count - 2; level >= 0; --level)
+    for (std::int64_t i = 0; i < levels.size[level]; i += 2) {
+      const std::int64_t parent = levels.start[level + 1] + i / 2, at = levels.start[level] + i;
+      if (i + 1 == levels.size[level]) {
         counts_[at] = counts_[parent];
       } else if (counts_[parent]) {
         const Split s =
@@ -479,6 +482,41 @@ void SampleRow::count_elements(std::int64_t c0, std::int64_t c1, SampleScratch& 
              [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
                for (std::int64_t j = 0; j < run; ++j) std::memcpy(to + offset + j * stride, counts + leaves + i + j, 8);
              });
+  }
+}
+
+void SampleRow::probabilities(double* to, SampleScratch& scratch) {
+  if (greedy_) {
+    std::fill_n(to, job_.plan.n, 0.0);
+    to[largest_] = 1;
+    return;
+  }
+  const auto share = [](double all, const Branch& b, double* left, double* right) {
+    const double p = SUMEXP_NS::threshold_of(b.p).probability();
+    (b.left_is_smaller ? *left : *right) = all * p;
+    (b.left_is_smaller ? *right : *left) = all * (1 - p);
+  };
+  const Levels levels(job_.chunks);
+  std::vector<double> node(static_cast<std::size_t>(job_.nodes));
+  node.back() = 1;
+  for (int level = levels.count - 2; level >= 0; --level)
+    for (std::int64_t i = 0; i < levels.size[level]; i += 2) {
+      const std::int64_t at = levels.start[level] + i;
+      const double all = node[static_cast<std::size_t>(levels.start[level + 1] + i / 2)];
+      double* const left = &node[static_cast<std::size_t>(at)];
+      if (i + 1 == levels.size[level]) *left = all;
+      else if (all > 0) share(all, branch(job_.wide, nodes_[at], nodes_[at + 1]), left, left + 1);
+    }
+  for (std::int64_t c = 0; c < job_.chunks; ++c) {
+    const int elements = job_.count_of(c), leaves = leaves_of(elements);
+    std::vector<double> inside(static_cast<std::size_t>(2 * leaves));
+    inside[1] = node[static_cast<std::size_t>(c)];
+    job_.kernels.terms(read(c, scratch.chunk), elements, scratch.tree);
+    for (int h = 1; h < leaves; h *= 2)
+      for (int v = h; v < 2 * h; ++v)
+        if (inside[v] > 0)
+          share(inside[v], branch(scratch.tree[v + h], scratch.tree[v + 2 * h]), &inside[v + h], &inside[v + 2 * h]);
+    std::copy_n(inside.begin() + leaves, elements, to + c * job_.chunk);
   }
 }
 

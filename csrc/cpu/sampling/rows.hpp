@@ -80,6 +80,9 @@ class SampleRow {
   void count_chunks();
   void count_elements(std::int64_t c0, std::int64_t c1, SampleScratch& scratch);
 
+  // The product of the probabilities of the decisions on the way to each element, contiguous.
+  void probabilities(double* to, SampleScratch& scratch);
+
   // In pieces: the states of the chunks of this piece and what each draw takes there; the draws from all states.
   void piece(char* states, std::int16_t* classes, SampleScratch& scratch);
   void draw_pieces(const char* states, const std::int16_t* classes, Failure& failure);

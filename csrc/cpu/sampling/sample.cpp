@@ -261,6 +261,24 @@ Status each_row(const SampleJob& job, const char* function, Body body) {
 
 }  // namespace
 
+Status sample_probabilities(const SampleCall& call, double* probabilities) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  Plan plan;
+  if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  if (plan.rows == 0) return Status{};
+  if (!probabilities) return fail(Code::invalid_argument, "probabilities: missing");
+  const SampleJob job(call, plan, SampleJob::kDraws);
+  Failure failure;
+  const Status status = each_row(job, "sample_probabilities", [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
+    row.prepare(scratch, failure);
+    if (failure.any()) return;
+    row.reduce(0, job.chunks, scratch);
+    row.finish(scratch, failure);
+    if (!failure.any()) row.probabilities(probabilities + r * job.plan.n, scratch);
+  });
+  return status.ok() ? failure.status(job) : status;
+}
+
 Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chunks, void* states,
                     std::int16_t* classes) noexcept {
   const cpu::DefaultFloatingPoint mode;

@@ -62,6 +62,10 @@ SUMEXP_API Status sample(const SampleCall& call) noexcept;
 // shape of the logits and these strides in bytes.
 SUMEXP_API Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides) noexcept;
 
+// With what probability `sample` draws each class of each row, as the decisions on its way multiply: rows x classes, in C
+// order. For tests.
+SUMEXP_API Status sample_probabilities(const SampleCall& call, double* probabilities) noexcept;
+
 // -- a row in pieces: for logits that are never there all at once ------------------------------------------------------------
 // The classes come in pieces that begin at multiples of chunk_classes. sample_pieces adds a piece: for each row and each chunk
 // in it the chunk's state, and the class that each of num_samples draws takes if it comes to this chunk. finish_pieces draws.

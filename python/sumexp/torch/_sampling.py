@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from .._sampling import (
+from .._draws import (
     SampleInfo,
     broadcast_mask,
     check_tau,
     count_options,
     draw,
     draw_linear,
+    gumbel_noise,
     linear_shapes,
     rows_of,
     sample_options,
 )
-from .._sampling import gumbel_noise as noise_of
 from ._front import softmax
 from ._kernels import DTYPES, PLAIN_TYPES
 
@@ -143,7 +143,7 @@ def linear_sample(
 @torch.compiler.disable
 def _noise(shape, dim, seed, stream):
     batch = (*shape[:dim], *shape[dim + 1 :])
-    return torch.from_numpy(noise_of(batch, shape[dim], seed, stream)).movedim(-1, dim)
+    return torch.from_numpy(gumbel_noise(batch, shape[dim], seed, stream)).movedim(-1, dim)
 
 
 def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None):
