@@ -10,6 +10,7 @@ extern PyObject* axis_error;  // operands.cpp
 void add_functions(py::module_& module);  // functions.cpp: softmax ... log_softmax_hvp
 void add_tensors(py::module_& module);    // tensors.cpp: run_tensors, read_dlpack
 void add_filters(py::module_& module);    // filters.cpp: _filter_cut
+void add_sampling(py::module_& module);   // sampling.cpp: _sample and its like
 void add_fast_path(py::module_& module);  // fast_path.cpp: fast_softmax, fast_forward, set_fast_path
 void add_losses(py::module_& module);     // losses.cpp: _cross_entropy
 

@@ -25,15 +25,20 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._draws import SampleInfo
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
+from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 
 __all__ = [
+    "SampleInfo",
     "__version__",
     "cross_entropy",
     "cross_entropy_vjp",
     "cross_entropy_with_grad",
     "get_num_threads",
+    "gumbel_softmax",
+    "linear_sample",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
@@ -43,6 +48,8 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "sample",
+    "sample_counts",
     "set_num_threads",
     "show_config",
     "softmax",

@@ -18,13 +18,23 @@ from ._core import (
     softmax_jvp as softmax_jvp,
     softmax_vjp as softmax_vjp,
 )
+from ._draws import SampleInfo as SampleInfo
+from ._sampling import (
+    gumbel_softmax as gumbel_softmax,
+    linear_sample as linear_sample,
+    sample as sample,
+    sample_counts as sample_counts,
+)
 
 __all__ = [
+    "SampleInfo",
     "__version__",
     "cross_entropy",
     "cross_entropy_vjp",
     "cross_entropy_with_grad",
     "get_num_threads",
+    "gumbel_softmax",
+    "linear_sample",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
@@ -34,6 +44,8 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "sample",
+    "sample_counts",
     "set_num_threads",
     "show_config",
     "softmax",

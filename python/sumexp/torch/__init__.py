@@ -12,7 +12,17 @@ and nested layouts, complex numbers, meta tensors) goes to torch's own functions
 from . import _compile, nn
 from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
+from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 
 _compile.tell_in_time()
 
-__all__ = ["log_softmax", "logsumexp", "nn", "softmax"]
+__all__ = [
+    "gumbel_softmax",
+    "linear_sample",
+    "log_softmax",
+    "logsumexp",
+    "nn",
+    "sample",
+    "sample_counts",
+    "softmax",
+]
