@@ -1,6 +1,7 @@
 // The table of one instruction set: cpu::ragged_kernels_<isa>().
 #include SUMEXP_SIMD
 //
+#include "../../numerics/tanh.hpp"
 #include "kernel.hpp"
 #include "ragged_table.hpp"
 
@@ -115,6 +116,11 @@ void logits(const LogitOptions& options, int count, void* at) {
     each_vector<V>(count, [&](std::int64_t i, auto memory)
                               SUMEXP_INLINE { memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor); });
   }
+  if (options.softcap != 0.0) {
+    const V cap = V(static_cast<T>(options.softcap));
+    each_vector<V>(count, [&](std::int64_t i, auto memory)
+                              SUMEXP_INLINE { memory.store(x + i, capped(memory.template load<V>(x + i, T(0)), cap).value); });
+  }
   if (options.bias) {
     if (options.bias_stride == sizeof(S)) {
       const S* const bias = reinterpret_cast<const S*>(options.bias);
@@ -129,11 +135,19 @@ void logits(const LogitOptions& options, int count, void* at) {
 }
 
 template <class V>
-void to_elements(const LogitOptions& options, int count, const void*, const void* gradient, void* to) {
+void to_elements(const LogitOptions& options, int count, const void* elements, const void* gradient, void* to) {
   using T = ElementOf<V>;
+  const T* const x = static_cast<const T*>(elements);
   const T* const from = static_cast<const T*>(gradient);
   T* const out = static_cast<T*>(to);
   const V factor = V(static_cast<T>(1.0 / options.temperature));
+  if (options.softcap != 0.0) {
+    const V cap = V(static_cast<T>(options.softcap)), divisor = V(static_cast<T>(options.temperature));
+    return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V slope = capped(memory.template load<V>(x + i, T(0)) / divisor, cap).slope;
+      memory.store(out + i, memory.template load<V>(from + i, T(0)) * slope * factor);
+    });
+  }
   each_vector<V>(count, [&](std::int64_t i, auto memory)
                             SUMEXP_INLINE { memory.store(out + i, memory.template load<V>(from + i, T(0)) * factor); });
 }

@@ -596,9 +596,9 @@ Status check_call(const MaskedCall& call) {
       (call.dtype != DType::f64 &&
        (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature)))))
     return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
-  if (!(call.softcap >= 0.0) || !std::isfinite(call.softcap))
+  const double cap = call.dtype == DType::f64 ? call.softcap : static_cast<float>(call.softcap);
+  if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))
     return fail(Code::invalid_argument, "softcap: got %g; accepted are finite numbers above 0, or 0 for none", call.softcap);
-  if (call.softcap != 0.0) return fail(Code::unsupported, "softcap: got %g; accepted is 0 (none)", call.softcap);
   if (call.causal && call.ndim < 2)
     return fail(Code::invalid_argument, "causal: x has 1 dimension; accepted are arrays of two and more");
   if (!call.out.data && elements) return fail(Code::invalid_argument, "out: missing");
