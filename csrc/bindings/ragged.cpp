@@ -119,10 +119,11 @@ void offsets_of(const char* function, py::handle ids, py::handle offsets) {
 }  // namespace
 
 void add_ragged(py::module_& m) {
-  m.def("_masked", &run_masked, py::arg("function"), py::arg("op"), py::arg("x"), py::arg("axis"), py::arg("where") = py::none(),
-        py::arg("lengths") = py::none(), py::arg("causal") = py::none(), py::arg("bias") = py::none(), py::arg("softcap") = 0.0,
-        py::arg("sink") = py::none(), py::arg("temperature") = 1.0, py::arg("nan") = false, py::arg("out") = py::none(),
-        py::arg("g") = py::none(), py::arg("dbias") = py::none(), py::arg("dsink") = py::none());
+  m.def("_masked", &run_masked, py::arg("function"), py::arg("op"), py::arg("x"), py::arg("axis"),
+        py::arg("where") = py::none(), py::arg("lengths") = py::none(), py::arg("causal") = py::none(),
+        py::arg("bias") = py::none(), py::arg("softcap") = 0.0, py::arg("sink") = py::none(), py::arg("temperature") = 1.0,
+        py::arg("nan") = false, py::arg("out") = py::none(), py::arg("g") = py::none(), py::arg("dbias") = py::none(),
+        py::arg("dsink") = py::none());
   m.def("_segments", &run_segments, py::arg("function"), py::arg("op"), py::arg("x"), py::arg("g"), py::arg("offsets"),
         py::arg("out"));
   m.def("_segment_offsets", &offsets_of, py::arg("function"), py::arg("ids"), py::arg("offsets"));

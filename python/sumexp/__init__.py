@@ -25,7 +25,26 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._masked import (
+    masked_log_softmax,
+    masked_log_softmax_vjp,
+    masked_logsumexp,
+    masked_logsumexp_vjp,
+    masked_softmax,
+    masked_softmax_vjp,
+)
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
+from ._segments import (
+    segment_log_softmax,
+    segment_log_softmax_jvp,
+    segment_log_softmax_vjp,
+    segment_logsumexp,
+    segment_logsumexp_jvp,
+    segment_logsumexp_vjp,
+    segment_softmax,
+    segment_softmax_jvp,
+    segment_softmax_vjp,
+)
 
 __all__ = [
     "__version__",
@@ -39,6 +58,21 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "masked_log_softmax",
+    "masked_log_softmax_vjp",
+    "masked_logsumexp",
+    "masked_logsumexp_vjp",
+    "masked_softmax",
+    "masked_softmax_vjp",
+    "segment_log_softmax",
+    "segment_log_softmax_jvp",
+    "segment_log_softmax_vjp",
+    "segment_logsumexp",
+    "segment_logsumexp_jvp",
+    "segment_logsumexp_vjp",
+    "segment_softmax",
+    "segment_softmax_jvp",
+    "segment_softmax_vjp",
     "set_num_threads",
     "show_config",
     "softmax",

@@ -171,7 +171,8 @@ constexpr cpu::RaggedMoves moves_of() {
 #endif
   return moves;
 }
-const cpu::RaggedKernels kKernels = {{moves_of<F32, f16>(), moves_of<F32, bf16>(), moves_of<F32, float>(), moves_of<F64, double>()}};
+const cpu::RaggedKernels kKernels = {
+    {moves_of<F32, f16>(), moves_of<F32, bf16>(), moves_of<F32, float>(), moves_of<F64, double>()}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

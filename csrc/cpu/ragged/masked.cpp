@@ -1,6 +1,7 @@
 // Attention rows. A row is packed piece by piece, with what the options make of it, and goes through the kernels of the plain
-// ops: what is left out is -inf, which adds nothing, and what lies behind the row's last element is not there at all. A sink is a
-// state of its own, of one element, that merges last. Rows of one chunk without a sink go as panels, with -inf behind their ends.
+// ops: what is left out is -inf, which adds nothing, and what lies behind the row's last element is not there at all. A sink is
+// a state of its own, of one element, that merges last. Rows of one chunk without a sink go as panels, with -inf behind their
+// ends.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -136,7 +137,8 @@ class MaskedRows {
         if (at_.of[kSink]) {
           double y = 0.0, g = 0.0;  // or floats
           sink_output(&y);
-          plan_.backward->kernel.map[kScratch](two(reinterpret_cast<char*>(&g), reinterpret_cast<char*>(&y), 1), finished_back_);
+          plan_.backward->kernel.map[kScratch](two(reinterpret_cast<char*>(&g), reinterpret_cast<char*>(&y), 1),
+                                               finished_back_);
           sink_gradient = number(&g);
         }
       } else {
@@ -170,17 +172,19 @@ class MaskedRows {
     if (count > 0) job_.ragged.fill(at_.of[kResult] + first * plan_.stride[kResult], plan_.stride[kResult], count, value);
   }
   LogitOptions options_at(std::int64_t first) const {
-    return {at_.of[kMask] ? at_.of[kMask] + first * plan_.stride[kMask] : nullptr, plan_.stride[kMask],
-            at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr, plan_.stride[kBias],
-            plan_.call.temperature, plan_.call.softcap};
+    return {at_.of[kMask] ? at_.of[kMask] + first * plan_.stride[kMask] : nullptr,
+            plan_.stride[kMask],
+            at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr,
+            plan_.stride[kBias],
+            plan_.call.temperature,
+            plan_.call.softcap};
   }
   void pack_logits(std::int64_t first, int count, void* to) {
     moves_.pack(at_.of[kX], plan_.stride[kX], first, count, to);
     if (plan_.options) job_.ragged.logits(options_at(first), count, to);
   }
   void leave_out(std::int64_t first, int count, double value, void* x) const {
-    if (own_mask())
-      job_.ragged.leave_out(at_.of[kMask] + first * plan_.stride[kMask], plan_.stride[kMask], count, value, x);
+    if (own_mask()) job_.ragged.leave_out(at_.of[kMask] + first * plan_.stride[kMask], plan_.stride[kMask], count, value, x);
   }
 
   // -- a row alone ----------------------------------------------------------------------------------------------
@@ -192,26 +196,34 @@ class MaskedRows {
     const std::int64_t bytes = n * job_.wide, chunk = std::int64_t{job_.order.chunk} * job_.wide, chunks = job_.chunks_of(n);
     resident_ = elements_ == kScratch && bytes <= kResidentBytes;
     const std::int64_t place = resident_ ? bytes : chunk;
+    const bool probabilities = job_.info.probabilities, stored = elements_ == kStored;
+    const bool apart = probabilities && stored && job_.item != job_.wide && bytes <= kResidentBytes;
+    const std::int64_t row = kernel_.row_bytes, state = kernel_.state_bytes;
+    const std::int64_t row_back = plan_.backward ? plan_.backward->kernel.row_bytes : 0;
+    const std::int64_t state_back = plan_.backward ? plan_.backward->kernel.state_bytes : 0;
+    // One piece of scratch memory, cut.
+    char** const parts[] = {&packed_,   &gradients_, &elements_again_, &terms_,      &maxima_,
+                            &finished_, &state_,     &finished_back_,  &state_back_, &tree_.stack};
+    const std::int64_t sizes[] = {stored ? 0 : place,
+                                  back && plan_.backward ? place : 0,
+                                  back ? chunk : 0,
+                                  apart ? bytes : 0,
+                                  (chunks + 1) * job_.wide,
+                                  row,
+                                  state,
+                                  row_back,
+                                  state_back,
+                                  StateTree::kLevels * std::max(state, state_back)};
+    std::int64_t all = 0;
+    for (const std::int64_t size : sizes) all += (size + 63) / 64 * 64;
     workspace_.reset();
-    packed_ = elements_ == kScratch ? take<char>(workspace_, place) : nullptr;
-    gradients_ = back && plan_.backward ? take<char>(workspace_, place) : nullptr;
-    elements_again_ = back ? take<char>(workspace_, chunk) : nullptr;
-    terms_ = nullptr;
-    if (job_.info.probabilities) {
-      if (elements_ == kStored && job_.item == job_.wide) terms_ = at_.of[kResult];
-      else if (elements_ == kStored && bytes <= kResidentBytes) terms_ = take<char>(workspace_, bytes);
-      else if (resident_) terms_ = packed_;
-    }
-    maxima_ = take<char>(workspace_, (chunks + 1) * job_.wide);
-    state_ = take<char>(workspace_, kernel_.state_bytes);
-    finished_ = take<char>(workspace_, kernel_.row_bytes);
-    std::int64_t largest = kernel_.state_bytes;
-    if (plan_.backward) {
-      state_back_ = take<char>(workspace_, plan_.backward->kernel.state_bytes);
-      finished_back_ = take<char>(workspace_, plan_.backward->kernel.row_bytes);
-      largest = std::max<std::int64_t>(largest, plan_.backward->kernel.state_bytes);
-    }
-    tree_.stack = take<char>(workspace_, StateTree::kLevels * largest);
+    char* at = take<char>(workspace_, all);
+    for (int i = 0; i < 10; ++i) *parts[i] = at, at += (sizes[i] + 63) / 64 * 64;
+    if (!apart)
+      terms_ = !probabilities           ? nullptr
+               : !stored                ? resident_ ? packed_ : nullptr
+               : job_.item == job_.wide ? at_.of[kResult]
+                                        : nullptr;
   }
 
   // body(first element, count) for each chunk.
@@ -434,7 +446,8 @@ struct Accumulator {
   double value() const { return lo == lo && std::isfinite(hi) ? hi + lo : hi; }
 };
 
-// The rows of a call as those that are summed for one row of view k (its stride is 0 along their dimensions): in C order of both.
+// The rows of a call as those that are summed for one row of view k (its stride is 0 along their dimensions): in C order of
+// both.
 class Grouping {
  public:
   Grouping(const MaskedPlan& plan, int k) {
@@ -511,8 +524,8 @@ class MaskedBackward {
   template <class Body>
   static void over(std::int64_t tasks, int threads, Body body) {
     run_parts(
-        tasks, threads, [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); },
-        &body);
+        tasks, threads,
+        [](void* context, std::int64_t i, Workspace& workspace) { (*static_cast<Body*>(context))(i, workspace); }, &body);
   }
 
   void rows(int threads) {
@@ -553,9 +566,8 @@ class MaskedBackward {
     }
     for (std::int64_t group = 0; group < grouping.groups; ++group) {
       std::vector<std::vector<Accumulator>> sums(kSummedBlocks, std::vector<Accumulator>(length));
-      over(kSummedBlocks, threads, [&](std::int64_t b, Workspace& workspace) {
-        block(group, b, sums[static_cast<std::size_t>(b)], workspace);
-      });
+      over(kSummedBlocks, threads,
+           [&](std::int64_t b, Workspace& workspace) { block(group, b, sums[static_cast<std::size_t>(b)], workspace); });
       std::vector<Accumulator> total(length);
       for (const auto& part : sums) join(total, part);
       finish(group, total);
@@ -613,8 +625,7 @@ MaskedPlan::MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const R
   for (int k = 0; k < kViews; ++k) data[k] = static_cast<char*>(views[k]->data);
   for (int d = 0; d < call.ndim; ++d) {
     if (d != axis) batch[batch_dims].size = call.shape[d], rows *= call.shape[d];
-    for (int k = 0; k < kViews; ++k)
-      (d == axis ? stride : batch[batch_dims].stride)[k] = data[k] ? views[k]->strides[d] : 0;
+    for (int k = 0; k < kViews; ++k) (d == axis ? stride : batch[batch_dims].stride)[k] = data[k] ? views[k]->strides[d] : 0;
     batch_dims += d != axis;
   }
   n = call.shape[axis];
@@ -650,13 +661,12 @@ void run(const MaskedPlan& plan) {
     const MaskedPlan& plan;
     std::int64_t step;
   } work = {plan, step};
-  run_parts(
-      (plan.rows + step - 1) / step, threads,
-      [](void* context, std::int64_t i, Workspace& workspace) {
-        const Work& work = *static_cast<Work*>(context);
-        MaskedRows(work.plan, workspace).forward(i * work.step, std::min((i + 1) * work.step, work.plan.rows));
-      },
-      &work);
+  run_parts((plan.rows + step - 1) / step, threads,
+            [](void* context, std::int64_t i, Workspace& workspace) {
+              const Work& work = *static_cast<Work*>(context);
+              MaskedRows(work.plan, workspace).forward(i * work.step, std::min((i + 1) * work.step, work.plan.rows));
+            },
+            &work);
 }
 
 }  // namespace

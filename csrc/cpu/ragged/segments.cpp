@@ -1,6 +1,6 @@
-// Segments: rows of many lengths, one after the other in one array. Threads get equal shares of elements, whatever segments these
-// belong to; a very long segment is shared out among them, in aligned blocks of chunks, as drivers/split.cpp has it. Short rows
-// of similar lengths go as tiles, one row to a SIMD lane, with nothing (-inf, or a factor of 0) behind their ends.
+// Segments: rows of many lengths, one after the other in one array. Threads get equal shares of elements, whatever segments
+// these belong to; a very long segment is shared out among them, in aligned blocks of chunks, as drivers/split.cpp has it.
+// Short rows of similar lengths go as tiles, one row to a SIMD lane, with nothing (-inf, or a factor of 0) behind their ends.
 #include <algorithm>
 #include <limits>
 #include <new>
@@ -26,13 +26,11 @@ constexpr int kWindow = 512;  // short rows that are sorted by length together
 constexpr int kBlockLevel = 5;
 constexpr std::int64_t kBlock = std::int64_t{1} << kBlockLevel;
 
-
 class Segments {
  public:
   Segments(const SegmentsCall& call, const RaggedJob& job) : call_(call), job_(job) {
     const int width = job.moves.width;
-    if (job.kernel.tiles && job.ragged.load_tile)
-      longest_ = call.features >= width ? job.order.chunk : 2 * width;
+    if (job.kernel.tiles && job.ragged.load_tile) longest_ = call.features >= width ? job.order.chunk : 2 * width;
   }
 
   // Segments [s0, s1) but the long ones.
@@ -154,9 +152,10 @@ class Segments {
 
   void split_row(const OpRow& row, int threads) {
     const Kernel& kernel = job_.kernel;
-    const std::int64_t chunks = job_.chunks_of(row.in[0].n), blocks = (chunks + kBlock - 1) / kBlock, state = kernel.state_bytes;
-    std::vector<char> own(static_cast<std::size_t>(blocks * state + StateTree::kLevels * state + kernel.row_bytes +
-                                                   chunks * job_.wide + 2 * 64));
+    const std::int64_t chunks = job_.chunks_of(row.in[0].n), blocks = (chunks + kBlock - 1) / kBlock,
+                       state = kernel.state_bytes;
+    std::vector<char> own(
+        static_cast<std::size_t>(blocks * state + StateTree::kLevels * state + kernel.row_bytes + chunks * job_.wide + 2 * 64));
     char* const states = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(own.data()) + 63) / 64 * 64);
     StateTree tree = {states + blocks * state};
     char* const finished = tree.stack + StateTree::kLevels * state;
@@ -233,8 +232,6 @@ void run_segments(const SegmentsCall& call, const std::vector<std::int64_t>& lon
   for (const std::int64_t s : long_segments) segments.split(s, threads);
 }
 
-
-
 }  // namespace
 
 Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int64_t segments, std::int64_t* offsets) noexcept {
@@ -257,7 +254,7 @@ Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int6
 Status segments(const SegmentsCall& call) noexcept {
   const DefaultFloatingPoint mode;
   const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
-  constexpr Op kServed[] = {Op::softmax,         Op::log_softmax,   Op::logsumexp,         Op::softmax_vjp,
+  constexpr Op kServed[] = {Op::softmax,         Op::log_softmax,   Op::logsumexp,       Op::softmax_vjp,
                             Op::log_softmax_vjp, Op::logsumexp_vjp, Op::log_softmax_jvp, Op::logsumexp_jvp};
   if (std::find(std::begin(kServed), std::end(kServed), call.op) == std::end(kServed))
     return fail(Code::unsupported, "op: got code %d; accepted are softmax, log_softmax, logsumexp and their VJPs and JVPs", op);
@@ -266,7 +263,9 @@ Status segments(const SegmentsCall& call) noexcept {
     return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
   if (call.elements < 0 || call.features < 0 || call.segments < 0)
     return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0",
-                call.elements < 0 ? "elements" : call.features < 0 ? "features" : "segments");
+                call.elements < 0   ? "elements"
+                : call.features < 0 ? "features"
+                                    : "segments");
   if (!call.offsets) return fail(Code::invalid_argument, "offsets: missing");
   if (call.offsets[0] != 0 || call.offsets[call.segments] != call.elements)
     return fail(Code::invalid_argument, "offsets: got %lld to %lld; accepted are offsets from 0 to the %lld elements",
