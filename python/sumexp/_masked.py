@@ -8,17 +8,18 @@ from . import _arrays, _core
 from ._devices import is_torch
 from ._scalars import temperature as check_temperature
 
+NAMES = ("where", "lengths", "causal", "bias", "softcap", "sink", "temperature", "empty")
 OPS = {"masked_softmax": 0, "masked_log_softmax": 1, "masked_logsumexp": 2}
 
 _OPTIONS = """
     where : array of bool
         What broadcasts to x; elements where it is False are left out.
     lengths : array of integers
-        What broadcasts to x's shape without `axis`: a row is its first `lengths` elements, from 0 to the whole axis. For x of
-        shape (batch, heads, queries, keys), one length an example is lengths[:, None, None]. What lies behind is not read.
+        What broadcasts to x's shape without `axis`: a row is its first `lengths` elements, from 0 to the whole axis. For x
+        of shape (batch, heads, queries, keys), one length an example is lengths[:, None, None]. The rest is not read.
     causal : int or bool
-        Row i of the last other dimension is its elements j <= i + causal; True is 0, for as many queries as keys. With
-        more keys than queries, of which the last ones are the queries', it is their difference.
+        Row i of the last other dimension is its elements j <= i + causal; True is 0, for as many queries as keys. Where the
+        queries are the last of the keys, it is keys - queries.
     bias : array
         What broadcasts to x, and is added to it; it is never laid out. A bias of -inf leaves out as `where` does.
     softcap : float
@@ -34,11 +35,11 @@ _OPTIONS = """
 _NOTES = """
     Notes
     -----
-    A row's logits are z = softcap(x / temperature) + bias, in that order, which is that of attention: the scores' scale, the cap
-    on them, what depends on places (FlexAttention's score_mod and Gemma cap scaled scores, and add the mask afterwards), and
-    the sink is a logit as it is (gpt-oss). Each step is rounded once, in float32 for 16-bit arrays. From there the result has the
-    bytes of {plain} of the row's first elements alone where lengths or causal cut it, with -inf in place of what `where` leaves
-    out; and its bound, with a sink too. An element that is left out can hold anything: NaN, +inf, a number above all others; its
+    A row's logits are z = softcap(x / temperature) + bias. The order is that of attention: first the scale of scores, then the
+    cap, then what depends on places (FlexAttention's score_mod and Gemma cap scaled scores, and add masks afterwards); the sink
+    is a logit as it is (gpt-oss). Each step is rounded, in float32 for 16-bit arrays. From there the result has the bytes of
+    {plain} of the row's first elements alone, where lengths or causal cut it, with -inf in place of what `where` leaves out;
+    and its bound, with a sink too. An element that is left out can hold anything, NaN, +inf or a number above all others: its
     result is {absent}, also in a row that is NaN."""
 
 
@@ -52,7 +53,7 @@ def _document(function, plain, shape, absent, bound):
     axis : int
         The axis along which rows run.{_OPTIONS}
     out : array
-        Where to write: of the result's shape and dtype, apart from all other arrays or exactly x.
+        Where to write: of the result's shape and dtype, apart from the other arrays or exactly x.
 
     Returns
     -------
@@ -61,7 +62,8 @@ def _document(function, plain, shape, absent, bound):
 
     Raises
     ------
-    TypeError and ValueError that name the argument, before anything is written; NotImplementedError for arrays on CUDA devices.
+    TypeError and ValueError that name the argument, before anything is written; NotImplementedError for arrays on CUDA
+    devices.
     """
     return function
 
@@ -78,8 +80,8 @@ def _document_vjp(function, plain, g):
 
     Returns
     -------
-    dx, of x's shape; with bias or sink a tuple: dx, then dbias and dsink as far as given, each of the shape of its own, summed in
-    an order that depends on the shapes alone. Rows that have no element left get zeros, and so does what is left out.
+    dx, of x's shape; with bias or sink a tuple: dx, then dbias and dsink as far as given, each of the argument's own shape,
+    summed in an order that depends on the shapes alone. Rows without an element left get zeros, and so does what is left out.
     Within a few eps of the sum of the absolute values of the terms of each, as {plain}_vjp.
 
     Raises
@@ -177,8 +179,8 @@ def _row_shape(function, shape, axis):
 
 def _forward(function, x, axis, out, **options):
     x, axis, _, given, options, back = _prepare(function, x, axis, **options)
-    result = _arrays.result(function, out, _row_shape(function, x.shape, axis), x.dtype, x, *given, options["where"],
-                            options["lengths"])
+    shape, others = _row_shape(function, x.shape, axis), (*given, options["where"], options["lengths"])
+    result = _arrays.result(function, out, shape, x.dtype, x, *others)
     row = OPS[function] == 2
     _core._masked(function, OPS[function], x, axis, **options, out=np.expand_dims(result, axis) if row else result)
     return back(result) if out is None else out
@@ -202,6 +204,7 @@ def _vjp(function, g, x, axis, **options):
 
 
 def _call(function, arrays, axis, out, options):
+    options = dict(zip(NAMES, options))
     if any(is_torch(v) for v in (*arrays, options["bias"], options["sink"], options["where"], options["lengths"], out)):
         from .torch import _masked
 
@@ -213,50 +216,44 @@ def _call(function, arrays, axis, out, options):
 
 def masked_softmax(x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None, temperature=1.0,
                    empty="zero", out=None):
-    options = dict(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-                   temperature=temperature, empty=empty)
+    options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_softmax", (x,), axis, out, options)
 
 
 def masked_log_softmax(x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None, temperature=1.0,
                        empty="zero", out=None):
-    options = dict(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-                   temperature=temperature, empty=empty)
+    options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_log_softmax", (x,), axis, out, options)
 
 
 def masked_logsumexp(x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None, temperature=1.0,
                      empty="zero", out=None):
-    options = dict(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-                   temperature=temperature, empty=empty)
+    options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_logsumexp", (x,), axis, out, options)
 
 
 def masked_softmax_vjp(g, x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None,
                        temperature=1.0, empty="zero"):
-    options = dict(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-                   temperature=temperature, empty=empty)
+    options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_softmax_vjp", (g, x), axis, None, options)
 
 
 def masked_log_softmax_vjp(g, x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None,
                            temperature=1.0, empty="zero"):
-    options = dict(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-                   temperature=temperature, empty=empty)
+    options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_log_softmax_vjp", (g, x), axis, None, options)
 
 
 def masked_logsumexp_vjp(g, x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None,
                          temperature=1.0, empty="zero"):
-    options = dict(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-                   temperature=temperature, empty=empty)
+    options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_logsumexp_vjp", (g, x), axis, None, options)
 
 
 _document(masked_softmax, "softmax", "x's shape", "0", "within 2 ulp, 16-bit ones within 0.51")
 _document(masked_log_softmax, "log_softmax", "x's shape", "-inf", "within 2 ulp, 16-bit ones within 0.51")
 _document(masked_logsumexp, "logsumexp", "x's shape without the axis", "nothing",
-          "within 1 ulp of max(abs(result), abs(maximum)), 16-bit ones within 0.51; -inf of a row without elements, whatever `empty`")
+          "within 1 ulp of max(abs(result), abs(maximum)), 16-bit ones within 0.51; without elements it is -inf")
 _document_vjp(masked_softmax_vjp, "softmax", "x's shape")
 _document_vjp(masked_log_softmax_vjp, "log_softmax", "x's shape")
 _document_vjp(masked_logsumexp_vjp, "logsumexp", "x's shape without the axis")

@@ -31,8 +31,8 @@ _SEGMENTS = """
 _RAISES = """
     Raises
     ------
-    ValueError for offsets or ids that fall, or lie outside, which names the first place; TypeError and ValueError as the functions
-    on plain rows; NotImplementedError for arrays on CUDA devices.
+    ValueError for offsets or ids that fall, or lie outside, which names the first place; TypeError and ValueError as the
+    functions on plain rows; NotImplementedError for arrays on CUDA devices.
     """
 
 
@@ -82,7 +82,8 @@ def check_offsets(function, elements, offsets, ids, num_segments):
         if offsets.ndim != 1 or len(offsets) < 1:
             raise ValueError(f"{function}: offsets has shape {offsets.shape}, accepted: one dimension, num_segments + 1")
         if num_segments is not None and count(function, num_segments) != len(offsets) - 1:
-            raise ValueError(f"{function}: num_segments is {num_segments}, accepted: {len(offsets) - 1}, as offsets has it, or None")
+            accepted = f"{len(offsets) - 1}, as offsets has it, or None"
+            raise ValueError(f"{function}: num_segments is {num_segments}, accepted: {accepted}")
         return offsets
     ids = _int64(function, "ids", ids)
     if ids.shape != (elements,):
