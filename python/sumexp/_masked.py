@@ -220,8 +220,8 @@ def masked_softmax(x, axis=-1, *, where=None, lengths=None, causal=None, bias=No
     return _call("masked_softmax", (x,), axis, out, options)
 
 
-def masked_log_softmax(x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None, temperature=1.0,
-                       empty="zero", out=None):
+def masked_log_softmax(x, axis=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None,
+                       temperature=1.0, empty="zero", out=None):
     options = (where, lengths, causal, bias, softcap, sink, temperature, empty)
     return _call("masked_log_softmax", (x,), axis, out, options)
 

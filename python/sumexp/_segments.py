@@ -26,7 +26,7 @@ _SEGMENTS = """
     ids : array of integers
         In place of offsets, the segment of each element, sorted: 0 to num_segments - 1, and none falls.
     num_segments : int
-        With ids: how many segments there are, those without elements too. None: one more than the last id."""
+        With ids: how many segments there are, those without elements too. None: one more than the largest id."""
 
 _RAISES = """
     Raises
@@ -89,7 +89,7 @@ def check_offsets(function, elements, offsets, ids, num_segments):
     if ids.shape != (elements,):
         raise ValueError(f"{function}: ids has shape {ids.shape}, accepted: {(elements,)}, one for each element")
     if num_segments is None:
-        segments = max(int(ids[-1]) + 1, 0) if elements else 0
+        segments = max(int(ids.max()) + 1, 0) if elements else 0
     else:
         segments = count(function, num_segments)
     made = np.empty(segments + 1, np.int64)
