@@ -108,7 +108,7 @@ def count(function, value):
 
 
 def _int64(function, argument, value):
-    array = _arrays.integers(function, argument, value.numpy(force=True) if is_torch(value) else value)
+    array = _arrays.integers(function, argument, value.cpu().numpy() if is_torch(value) else value)
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{function}: {argument} has {array.max()}, accepted: integers that int64 has")
     return np.require(array, np.int64, ["C", "ALIGNED"])
