@@ -7,6 +7,7 @@ function(sumexp_python_module target)
               losses.cpp
               module.cpp
               operands.cpp
+              ragged.cpp
               sampling.cpp
               strided.cpp
               tensors.cpp)

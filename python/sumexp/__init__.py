@@ -27,8 +27,27 @@ from ._core import (
 )
 from ._draws import SampleInfo
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
+from ._masked import (
+    masked_log_softmax,
+    masked_log_softmax_vjp,
+    masked_logsumexp,
+    masked_logsumexp_vjp,
+    masked_softmax,
+    masked_softmax_vjp,
+)
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
+from ._segments import (
+    segment_log_softmax,
+    segment_log_softmax_jvp,
+    segment_log_softmax_vjp,
+    segment_logsumexp,
+    segment_logsumexp_jvp,
+    segment_logsumexp_vjp,
+    segment_softmax,
+    segment_softmax_jvp,
+    segment_softmax_vjp,
+)
 
 __all__ = [
     "SampleInfo",
@@ -48,8 +67,23 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "masked_log_softmax",
+    "masked_log_softmax_vjp",
+    "masked_logsumexp",
+    "masked_logsumexp_vjp",
+    "masked_softmax",
+    "masked_softmax_vjp",
     "sample",
     "sample_counts",
+    "segment_log_softmax",
+    "segment_log_softmax_jvp",
+    "segment_log_softmax_vjp",
+    "segment_logsumexp",
+    "segment_logsumexp_jvp",
+    "segment_logsumexp_vjp",
+    "segment_softmax",
+    "segment_softmax_jvp",
+    "segment_softmax_vjp",
     "set_num_threads",
     "show_config",
     "softmax",

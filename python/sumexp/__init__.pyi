@@ -44,8 +44,23 @@ __all__ = [
     "logsumexp_hessian",
     "logsumexp_jvp",
     "logsumexp_vjp",
+    "masked_log_softmax",
+    "masked_log_softmax_vjp",
+    "masked_logsumexp",
+    "masked_logsumexp_vjp",
+    "masked_softmax",
+    "masked_softmax_vjp",
     "sample",
     "sample_counts",
+    "segment_log_softmax",
+    "segment_log_softmax_jvp",
+    "segment_log_softmax_vjp",
+    "segment_logsumexp",
+    "segment_logsumexp_jvp",
+    "segment_logsumexp_vjp",
+    "segment_softmax",
+    "segment_softmax_jvp",
+    "segment_softmax_vjp",
     "set_num_threads",
     "show_config",
     "softmax",
@@ -112,6 +127,162 @@ def cross_entropy_vjp(
 def softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def log_softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def logsumexp_hessian(x: ArrayLike | Any) -> Any: ...
+def masked_log_softmax(
+    x: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    where: ArrayLike | Any | None = None,
+    lengths: ArrayLike | Any | None = None,
+    causal: SupportsIndex | None = None,
+    bias: ArrayLike | Any | None = None,
+    softcap: SupportsFloat | None = None,
+    sink: ArrayLike | Any | None = None,
+    temperature: SupportsFloat = 1.0,
+    empty: Literal["zero", "nan"] = "zero",
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def masked_log_softmax_vjp(
+    g: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    where: ArrayLike | Any | None = None,
+    lengths: ArrayLike | Any | None = None,
+    causal: SupportsIndex | None = None,
+    bias: ArrayLike | Any | None = None,
+    softcap: SupportsFloat | None = None,
+    sink: ArrayLike | Any | None = None,
+    temperature: SupportsFloat = 1.0,
+    empty: Literal["zero", "nan"] = "zero",
+) -> Any: ...
+def masked_logsumexp(
+    x: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    where: ArrayLike | Any | None = None,
+    lengths: ArrayLike | Any | None = None,
+    causal: SupportsIndex | None = None,
+    bias: ArrayLike | Any | None = None,
+    softcap: SupportsFloat | None = None,
+    sink: ArrayLike | Any | None = None,
+    temperature: SupportsFloat = 1.0,
+    empty: Literal["zero", "nan"] = "zero",
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def masked_logsumexp_vjp(
+    g: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    where: ArrayLike | Any | None = None,
+    lengths: ArrayLike | Any | None = None,
+    causal: SupportsIndex | None = None,
+    bias: ArrayLike | Any | None = None,
+    softcap: SupportsFloat | None = None,
+    sink: ArrayLike | Any | None = None,
+    temperature: SupportsFloat = 1.0,
+    empty: Literal["zero", "nan"] = "zero",
+) -> Any: ...
+def masked_softmax(
+    x: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    where: ArrayLike | Any | None = None,
+    lengths: ArrayLike | Any | None = None,
+    causal: SupportsIndex | None = None,
+    bias: ArrayLike | Any | None = None,
+    softcap: SupportsFloat | None = None,
+    sink: ArrayLike | Any | None = None,
+    temperature: SupportsFloat = 1.0,
+    empty: Literal["zero", "nan"] = "zero",
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def masked_softmax_vjp(
+    g: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    where: ArrayLike | Any | None = None,
+    lengths: ArrayLike | Any | None = None,
+    causal: SupportsIndex | None = None,
+    bias: ArrayLike | Any | None = None,
+    softcap: SupportsFloat | None = None,
+    sink: ArrayLike | Any | None = None,
+    temperature: SupportsFloat = 1.0,
+    empty: Literal["zero", "nan"] = "zero",
+) -> Any: ...
+def segment_log_softmax(
+    x: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def segment_log_softmax_jvp(
+    t: ArrayLike | Any,
+    y: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+) -> Any: ...
+def segment_log_softmax_vjp(
+    g: ArrayLike | Any,
+    y: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+) -> Any: ...
+def segment_logsumexp(
+    x: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def segment_logsumexp_jvp(
+    t: ArrayLike | Any,
+    x: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+) -> Any: ...
+def segment_logsumexp_vjp(
+    g: ArrayLike | Any,
+    x: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+) -> Any: ...
+def segment_softmax(
+    x: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def segment_softmax_jvp(
+    t: ArrayLike | Any,
+    y: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+) -> Any: ...
+def segment_softmax_vjp(
+    g: ArrayLike | Any,
+    y: ArrayLike | Any,
+    *,
+    offsets: ArrayLike | Any | None = None,
+    ids: ArrayLike | Any | None = None,
+    num_segments: SupportsIndex | None = None,
+) -> Any: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: SupportsIndex) -> None: ...
 @overload

@@ -12,7 +12,9 @@ and nested layouts, complex numbers, meta tensors) goes to torch's own functions
 from . import _compile, nn
 from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
+from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
+from ._segments import segment_log_softmax, segment_logsumexp, segment_softmax
 
 _compile.tell_in_time()
 
@@ -21,8 +23,14 @@ __all__ = [
     "linear_sample",
     "log_softmax",
     "logsumexp",
+    "masked_log_softmax",
+    "masked_logsumexp",
+    "masked_softmax",
     "nn",
     "sample",
     "sample_counts",
+    "segment_log_softmax",
+    "segment_logsumexp",
+    "segment_softmax",
     "softmax",
 ]
