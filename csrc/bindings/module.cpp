@@ -2,6 +2,7 @@
 #include "dlpack.hpp"
 #include "functions.hpp"
 #include "gil.hpp"
+#include "strided.hpp"
 
 #include <string>
 
@@ -66,6 +67,7 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   axis_error = py::object(py::module_::import("numpy.exceptions").attr("AxisError")).release().ptr();
   m.attr("__version__") = sumexp::version();
   m.attr("cuda_architectures") = sumexp::cuda::architectures();
+  add_strided();
   add_functions(m);
   add_tensors(m);
   add_fast_path(m);

@@ -3,14 +3,12 @@
 // run_tensors reads torch tensors (or any type with DLPack's C exchange table) in about 50 ns each, on the CPU and
 // on CUDA devices. It trusts its caller with what only it can know (that the memory is writeable, apart, and lives
 // through the call), and checks what would read or write out of bounds.
-#include "dlpack.hpp"
 #include "functions.hpp"
+#include "strided.hpp"
 
 namespace sumexp::python {
 
 namespace {
-
-PyObject* exchange_attribute = nullptr;  // "__dlpack_c_exchange_api__", interned
 
 bool parse_op(PyObject* given, Op* op) {
   const long code = PyLong_AsLong(given);
@@ -27,70 +25,6 @@ bool parse_temperature(PyObject* given, double* value) {
 }
 
 // -- run_tensors -----------------------------------------------------------------------------------------
-
-// The exchange table of an object's type; null, with no error set, where it has none.
-const dlpack::ExchangeAPI* exchange_table(PyObject* object) {
-  PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(object)), exchange_attribute);
-  // The table is static in its library: it outlives the capsule reference.
-  const auto* api =
-      static_cast<const dlpack::ExchangeAPI*>(capsule ? PyCapsule_GetPointer(capsule, dlpack::kCapsuleName) : nullptr);
-  Py_XDECREF(capsule);
-  PyErr_Clear();
-  while (api && api->version.major != dlpack::kMajorVersion) api = api->previous;
-  return api && api->from_object ? api : nullptr;
-}
-
-// Where the tensors of a call live: all on the device of the first.
-struct Place {
-  dlpack::Device device{0, 0};  // type 0: no tensor so far
-  void* stream = nullptr;       // the one that is current in the tensors' library
-};
-
-// Whether a tensor of torch has elements but its storage none. Asked for low addresses only: the kernels would read there.
-bool has_no_memory(PyObject* object, const dlpack::Tensor& tensor) {
-  for (int d = 0; d < tensor.ndim; ++d)
-    if (tensor.shape[d] == 0) return false;
-  PyObject* storage = PyObject_CallMethod(object, "untyped_storage", nullptr);
-  PyObject* first = storage ? PyObject_CallMethod(storage, "data_ptr", nullptr) : nullptr;
-  const bool memory = first ? PyObject_IsTrue(first) == 1 : !storage;  // torch refuses to say where there cannot be any
-  Py_XDECREF(first);
-  Py_XDECREF(storage);
-  PyErr_Clear();
-  return !memory;
-}
-
-bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Place* place) {
-  const dlpack::ExchangeAPI* api = exchange_table(object);
-  if (!api) {
-    PyErr_Format(PyExc_TypeError, "%s is a %s, accepted: a tensor with __dlpack_c_exchange_api__", name,
-                 Py_TYPE(object)->tp_name);
-    return false;
-  }
-  if (api->from_object(object, tensor) != 0) return false;
-  const dlpack::Device device = dlpack::plain(tensor->device);
-  if (!place->device.type) {
-    if (!dlpack::is_served(device)) {
-      PyErr_Format(PyExc_TypeError, "%s is on %s, accepted: %s", name, dlpack::Text(device).text, dlpack::served());
-      return false;
-    }
-    place->device = device;
-    if (device.type == dlpack::kCUDA && api->current_stream && api->current_stream(device.type, device.id, &place->stream) != 0)
-      return false;
-  } else if (device.type != place->device.type || device.id != place->device.id) {
-    PyErr_Format(PyExc_TypeError, "%s is on %s, accepted: %s, where the first input is", name, dlpack::Text(device).text,
-                 dlpack::Text(place->device).text);
-    return false;
-  }
-  if (tensor->ndim > kMaxDims) {
-    PyErr_Format(PyExc_ValueError, "%s has %d dimensions, accepted: up to %d", name, static_cast<int>(tensor->ndim), kMaxDims);
-    return false;
-  }
-  if (dlpack::is_low(*tensor) && has_no_memory(object, *tensor)) {
-    PyErr_Format(PyExc_RuntimeError, "%s has elements, but its storage is empty, accepted: a tensor with memory", name);
-    return false;
-  }
-  return true;
-}
 
 // A tensor over the shape of the call: full, or one element per row with or without the reduced axes.
 bool lay_over(const dlpack::Tensor& t, const char* name, int item, bool row, const Shape& full, std::uint64_t axes,
@@ -254,7 +188,6 @@ PyObject* read_dlpack(PyObject*, PyObject* given) {
 }  // namespace
 
 void add_tensors(py::module_& module) {
-  exchange_attribute = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   static PyMethodDef methods[] = {
       {"run_tensors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&run_tensors)), METH_FASTCALL,
        "run_tensors(op, inputs, out, dim, temperature=1.0, where=None, sign=None, workspace=None, "

@@ -2,7 +2,8 @@
 
 Those functions take exact ndarrays of one floating dtype, aligned and in native byte order. `call` makes such
 arrays of its arguments, calls again, and hands the result back in the library it came from. Arrays on CUDA
-devices go to _devices. Nothing here knows of torch: _slow_path has sent its tensors elsewhere.
+devices go to _devices. Functions written in Python make them by `together`, `integers` and `result`. Nothing here
+knows of torch: tensors have been sent elsewhere.
 """
 
 import sys
@@ -59,6 +60,63 @@ def call(name, args, kwargs):
     if foreign is None:
         return result
     return tuple(map(carrier(foreign), result)) if isinstance(result, tuple) else carrier(foreign)(result)
+
+
+def together(function, **given):
+    """(ndarrays of one floating dtype, a function that hands a result back): of arrays of any library, and numbers.
+
+    What is None stays None. The second takes an ndarray to the library of the first array that is not NumPy's; a 0-d one of
+    NumPy becomes a scalar, as everywhere in NumPy.
+    """
+    present = {n: v for n, v in given.items() if v is not None}
+    for n, v in present.items():
+        if _devices.on_device(function, n, v):
+            raise NotImplementedError(f"{function}: {n} is on a CUDA device, accepted: arrays on the CPU")
+    arrays = {n: ingest(function, n, v) for n, v in present.items()}
+    dtype = common_dtype(function, {n: arrays[n] if _is_strong(v) else v for n, v in present.items()}, arrays)
+    made = {n: np.require(a, dtype, ["ALIGNED", "ENSUREARRAY"]) for n, a in arrays.items()}
+    foreign = next((v for v in present.values() if is_foreign(v)), None)
+    back = carrier(foreign) if foreign is not None else lambda result: result[()] if result.ndim == 0 else result
+    return [made.get(n) for n in given], back
+
+
+def integers(function, argument, value):
+    """`value` as an ndarray of integers of any width."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {argument} is a masked array, accepted: an array of integers")
+    array = np.from_dlpack(value) if is_foreign(value) else np.asarray(value)
+    if array.size == 0 and not hasattr(value, "dtype"):  # an empty list
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{function}: {argument} has dtype {array.dtype}, accepted: integers")
+    return np.require(array, array.dtype.newbyteorder("="), ["ALIGNED", "ENSUREARRAY"])
+
+
+def result(function, out, shape, dtype, *inputs):
+    """A new array, or `out` if a result of this shape and dtype can be written to it: apart from all inputs, or exactly one."""
+    if out is None:
+        return np.empty(shape, dtype)
+    view = _writeable_view(function, out)
+    if view.dtype != dtype:
+        raise TypeError(f"{function}: out has dtype {view.dtype}, accepted: {dtype}, the dtype of the result")
+    if view.shape != tuple(shape):
+        raise ValueError(f"{function}: out has shape {view.shape}, accepted: {tuple(shape)}, the shape of the result")
+    if not view.flags.writeable or not view.flags.aligned:
+        given = "not aligned" if view.flags.writeable else "read-only"
+        raise ValueError(f"{function}: out is {given}, accepted: a writeable, aligned array")
+    for a in inputs:
+        same = a is not None and view.ctypes.data == a.ctypes.data and view.strides == a.strides and view.shape == a.shape
+        if a is not None and not same and np.may_share_memory(view, a) and shares_memory(view, a):
+            raise ValueError(f"{function}: out overlaps an input, accepted: memory of its own, or exactly an input")
+    return view
+
+
+def shares_memory(a, b):
+    """Whether two arrays have a byte in common; True where finding out would take too long."""
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
 
 
 def ingest(function, argument, value):

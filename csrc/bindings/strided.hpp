@@ -1,0 +1,60 @@
+// One view of the arrays that raw entries are given: NumPy's, and torch's tensors through DLPack's exchange table. What belongs
+// together (shapes, a common dtype) has been made so by the Python that calls a raw entry; what would be read or written out of
+// bounds is checked here.
+#pragma once
+
+#include "dlpack.hpp"
+#include "gil.hpp"
+#include "operands.hpp"
+
+namespace sumexp::python {
+
+enum class Kind { floating, boolean, signed_integer, unsigned_integer };
+
+struct Strided {
+  void* data = nullptr;
+  Kind kind = Kind::floating;
+  int item = 0;              // bytes of an element
+  DType dtype = DType::f32;  // of floating kind
+  bool writeable = true;
+  Shape shape;
+  std::int64_t strides[kMaxDims];  // bytes
+
+  View view() const { return {data, strides}; }
+  bool is_floating() const { return kind == Kind::floating; }
+  bool is_integer() const { return kind == Kind::signed_integer || kind == Kind::unsigned_integer; }
+  // Whether it is the whole of C order, without gaps.
+  bool is_contiguous() const;
+};
+
+// `given`, an aligned ndarray in native byte order or a tensor on the CPU; else a TypeError or ValueError that names function
+// and argument.
+Strided strided(py::handle given, const char* function, const char* argument);
+// The same of an array that is written to.
+Strided strided_out(py::handle given, const char* function, const char* argument);
+// Raises unless its shape is this one, or, of floating arrays, its dtype.
+void require_shape(const Strided& array, const Shape& shape, const char* function, const char* argument);
+void require_dtype(const Strided& array, DType dtype, const char* function, const char* argument);
+
+// Runs body() -> Status without the GIL and raises for a bad one: "<function>: <message>".
+template <class Body>
+void run_released(const char* function, const Body& body) {
+  Status status;
+  without_gil([&] { status = body(); });
+  if (!check(status, function)) throw py::error_already_set();
+}
+
+// -- tensors -----------------------------------------------------------------------------------------------
+
+// Where the tensors of a call live: all on the device of the first.
+struct Place {
+  dlpack::Device device{0, 0};  // type 0: no tensor so far
+  void* stream = nullptr;       // the one that is current in the tensors' library
+};
+
+// A tensor with DLPack's C exchange table; false with an error set where it is none, or none that is served.
+bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Place* place);
+
+void add_strided();  // before any other
+
+}  // namespace sumexp::python

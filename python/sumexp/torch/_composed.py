@@ -1,0 +1,179 @@
+"""Operations with a kernel, a kernel for the gradient, and a formula: what each new function of sumexp.torch is made of.
+
+The formula says the same in operations of torch and of sumexp.torch, which are differentiable any number of times. So a call
+takes the first of these ways:
+
+1. the formula: tensors that the kernels do not take (subclasses, meta tensors, other devices than the CPU), a functorch
+   transform (grad, jvp, vmap), tangents of forward mode;
+2. the registered operation torch.ops.sumexp.<name>: compiling, exporting, or a mode that watches operations;
+3. an autograd.Function, where a gradient is recorded. Its backward is the gradient's kernel, and where that is to be
+   differentiated again, the derivative of the formula;
+4. the kernel.
+"""
+
+import torch
+from torch.autograd import Function
+from torch.compiler import is_compiling
+
+from ._front import is_ours, way
+from ._kernels import PLAIN_TYPES, is_wrapper
+from ._library import LIBRARY, has_tangent, maybe_dual
+from ._private import AutogradInfo, forward_ad, functorch_active, make_autograd_impl, register_decomposition
+
+
+class Composed:
+    """See above. Called with `tensors`, of which those that are not floating or None are not differentiated, then options.
+
+    name
+        Of torch.ops.sumexp.<name>; "_vjp" is added for the gradient's operation.
+    tensors : tuple of str
+        Names of the leading arguments; one that may be None ends in "?".
+    options : str
+        The further arguments as a schema has them, "int dim, float temperature=1.0".
+    results : int
+        1: the kernel, formula and fake return a tensor; else tuples of this many.
+    kernel(*tensors, *options)
+        On plain CPU tensors; returns new tensors.
+    gradient(gradients, tensors, results, options, needs)
+        Tuples of tensors, those of `gradients` may be None; a tuple with a new tensor where `needs` says so, else None.
+    formula(*tensors, *options)
+        The same as kernel, differentiable.
+    fake(*tensors, *options)
+        New empty tensors of the results' shapes and dtypes.
+    """
+
+    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1):
+        self.name, self.count, self.results = name, len(tensors), results
+        self.kernel, self.gradient, self.formula, self.fake = kernel, gradient, formula, fake
+        self._register([t.rstrip("?") for t in tensors], ["?" if t.endswith("?") else "" for t in tensors], options)
+
+    def __call__(self, *args):
+        tensors = [t for t in args[: self.count] if t is not None]
+        ways = [self._way(t) for t in tensors]
+        if "formula" in ways:
+            return self.formula(*args)
+        if "op" in ways:
+            return getattr(torch.ops.sumexp, self.name)(*args)
+        args = (*(t if t is None else t.resolve_neg() for t in args[: self.count]), *args[self.count :])
+        if "function" in ways:
+            return _Node.apply(self, *args)
+        return self.kernel(*args)
+
+    def _way(self, t):
+        if t.is_floating_point():
+            if not is_ours(self.name, t) or t.device.type != "cpu":
+                return "formula"
+        elif type(t) not in PLAIN_TYPES and not is_compiling():
+            return "formula"
+        taken = way(t)
+        if taken in ("torch", "functorch") or (taken != "kernel" and functorch_active()):
+            return "formula"
+        return "formula" if taken == "function" and forward_ad._current_level >= 0 else taken
+
+    def backward(self, gradients, tensors, results, options, needs):
+        """The gradients of the tensors that need one."""
+        if all(u is None for u in gradients):
+            return (None,) * self.count
+        given = [t for t in (*gradients, *tensors) if t is not None]
+        again = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+        if again or functorch_active() or any(map(is_wrapper, given)):
+            return self._through_formula(gradients, tensors, options, needs)
+        plain = [u if u is None else u.resolve_neg() for u in gradients]
+        if all(type(t) in PLAIN_TYPES for t in given):
+            return self.gradient(tuple(plain), tensors, results, options, needs)
+        made = getattr(torch.ops.sumexp, self.name + "_vjp")(plain, list(tensors), list(results), list(needs), *options)
+        return tuple(t if needed else None for t, needed in zip(made, needs))
+
+    def _through_formula(self, gradients, tensors, options, needs):
+        with torch.enable_grad():
+            inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, needs)]
+            results = self.formula(*inputs, *options)
+            pairs = [(y, u) for y, u in zip((results,) if self.results == 1 else results, gradients) if u is not None]
+            wanted = [t for t, needed in zip(inputs, needs) if needed]
+            found = iter(
+                torch.autograd.grad(
+                    [y for y, _ in pairs],
+                    wanted,
+                    [u for _, u in pairs],
+                    create_graph=torch.is_grad_enabled(),
+                    materialize_grads=True,
+                )
+            )
+        return tuple(next(found) if needed else None for needed in needs)
+
+    # -- the registered operations --------------------------------------------------------------------------
+
+    def _register(self, names, marks, options):
+        name, count = self.name, self.count
+        tags = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
+        further = [options] if options else []
+        arguments = ", ".join([f"Tensor{mark} {n}" for n, mark in zip(names, marks)] + further)
+        returned = "Tensor" if self.results == 1 else f"({', '.join(['Tensor'] * self.results)})"
+        LIBRARY.define(f"{name}({arguments}) -> {returned}", tags=tags)
+        lists = ["Tensor?[] gradients", "Tensor?[] tensors", "Tensor[] results", "bool[] needs"]
+        LIBRARY.define(f"{name}_vjp({', '.join(lists + further)}) -> Tensor[]", tags=tags)
+
+        def vjp(gradients, tensors, results, needs, *rest):
+            made = self.gradient(tuple(gradients), tuple(tensors), tuple(results), rest, tuple(needs))
+            return [torch.empty(0) if t is None else t for t in made]
+
+        def fake_vjp(gradients, tensors, results, needs, *rest):
+            first = next(t for t in tensors if t is not None)
+            empty = [torch.empty_like(t, memory_format=torch.contiguous_format) if n else None for t, n in zip(tensors, needs)]
+            return [first.new_empty(0) if t is None else t for t in empty]
+
+        def setup_context(ctx, inputs, output):
+            results = (output,) if self.results == 1 else tuple(output)
+            ctx.save_for_backward(*inputs[:count], *results)
+            ctx.rest = inputs[count:]
+
+        def backward(ctx, *gradients):
+            tensors, results = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+            needs = tuple(ctx.needs_input_grad[:count])
+            if torch.is_grad_enabled() and not is_compiling() and any(t.requires_grad for t in tensors if t is not None):
+                found = self._through_formula(gradients, tensors, ctx.rest, needs)
+            else:
+                made = getattr(torch.ops.sumexp, name + "_vjp")(
+                    list(gradients), list(tensors), list(results), list(needs), *ctx.rest
+                )
+                found = tuple(t if needed else None for t, needed in zip(made, needs))
+            return *found, *(None for _ in ctx.rest)
+
+        operation = getattr(torch.ops.sumexp, name).default
+        reverse = make_autograd_impl(operation, AutogradInfo(backward, setup_context))
+
+        def autograd(keyset, *args):
+            tensors = [t for t in args[:count] if t is not None]
+            if functorch_active() or (maybe_dual() and any(map(has_tangent, tensors))):
+                return self.formula(*args)
+            return reverse(keyset, *args)
+
+        LIBRARY.impl(name, self.kernel, "CPU")
+        LIBRARY.impl(name, self.formula, "CUDA")
+        LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
+        LIBRARY.impl(name + "_vjp", vjp, "CPU")
+        no_second = make_autograd_impl(getattr(torch.ops.sumexp, name + "_vjp").default, AutogradInfo(None, None))
+        LIBRARY.impl(name + "_vjp", no_second, "Autograd", with_keyset=True)
+        torch.library.register_fake(f"sumexp::{name}", self.fake, lib=LIBRARY)
+        torch.library.register_fake(f"sumexp::{name}_vjp", fake_vjp, lib=LIBRARY)
+        if register_decomposition is not None:
+            register_decomposition(operation)(self.formula)
+
+
+class _Node(Function):
+    @staticmethod
+    def forward(ctx, op, *args):
+        made = op.kernel(*args)
+        results = (made,) if op.results == 1 else tuple(made)
+        ctx.op, ctx.rest = op, args[op.count :]
+        ctx.save_for_backward(*args[: op.count], *results)
+        ctx.mark_non_differentiable(*(t for t in results if not t.is_floating_point()))
+        ctx.set_materialize_grads(False)
+        return made
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        op, saved = ctx.op, ctx.saved_tensors
+        needs = tuple(ctx.needs_input_grad[1 : 1 + op.count])
+        found = op.backward(gradients, saved[: op.count], saved[op.count :], ctx.rest, needs)
+        return None, *found, *(None for _ in ctx.rest)
