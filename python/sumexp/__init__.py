@@ -25,11 +25,29 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._information import (
+    entropy,
+    entropy_vjp,
+    kl_div,
+    kl_div_vjp,
+    log_prob,
+    log_prob_and_entropy,
+    log_prob_and_entropy_vjp,
+    log_prob_vjp,
+)
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 
 __all__ = [
     "__version__",
+    "entropy",
+    "entropy_vjp",
     "get_num_threads",
+    "kl_div",
+    "kl_div_vjp",
+    "log_prob",
+    "log_prob_and_entropy",
+    "log_prob_and_entropy_vjp",
+    "log_prob_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",

@@ -1,4 +1,4 @@
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 from numpy.typing import ArrayLike
 
@@ -20,7 +20,15 @@ from ._core import (
 
 __all__ = [
     "__version__",
+    "entropy",
+    "entropy_vjp",
     "get_num_threads",
+    "kl_div",
+    "kl_div_vjp",
+    "log_prob",
+    "log_prob_and_entropy",
+    "log_prob_and_entropy_vjp",
+    "log_prob_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
@@ -43,6 +51,67 @@ __all__ = [
 def softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def log_softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def logsumexp_hessian(x: ArrayLike | Any) -> Any: ...
+def log_prob(
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def entropy(
+    logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def log_prob_and_entropy(
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+) -> tuple[Any, Any]: ...
+def log_prob_vjp(
+    g: ArrayLike | Any,
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def entropy_vjp(
+    g: ArrayLike | Any,
+    logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def log_prob_and_entropy_vjp(
+    g: tuple[Any, Any],
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def kl_div(
+    p_logits: ArrayLike | Any,
+    q_logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def kl_div_vjp(
+    g: ArrayLike | Any,
+    p_logits: ArrayLike | Any,
+    q_logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+) -> tuple[Any, Any]: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: SupportsIndex) -> None: ...
 @overload
