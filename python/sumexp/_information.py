@@ -96,7 +96,8 @@ def log_prob_vjp(g, logits, index, axis=-1, *, temperature=1.0, out=None):
     Notes
     -----
     For one index a row, within 4 eps of abs(g) (1 - p_j) for the class given, of abs(g) p_j for all others, which is next to
-    nothing where the class has probability 1, as the gradient is. For K indices, within (4 + r) eps of
+    nothing where the class has probability 1, as the gradient is (probabilities below the smallest normal number count as that
+    number). For K indices, within (4 + r) eps of
     abs(G_j) (1 - p_j) + p_j sum over the others of abs(g) for the class of the maximum, and of the sum of abs(g) at j and
     p_j sum abs(g) for all others; r is how often j is given. eps is 2**-52 in float64 and 2**-23 in float32; float16 and
     bfloat16 are computed in float32 (their sums are shorter: 16 eps), and rounded once.
@@ -122,7 +123,7 @@ def entropy_vjp(g, logits, axis=-1, *, temperature=1.0, out=None):
     -----
     Within 5 eps of abs(g) p_j (d_j + A), with d_j = m - x_j the distance from the maximum and A = sum_k p_k d_k: computed as
     g p_j (d_j - A), so that for the maximum's own class, and wherever one class has nearly all probability, nothing cancels.
-    eps, and what 16 bits add, as for log_prob_vjp.
+    eps, the least probabilities, and what 16 bits add, as for log_prob_vjp.
     """
     return _backward("entropy_vjp", (None, g), logits, None, axis, temperature, out)
 
@@ -130,8 +131,7 @@ def entropy_vjp(g, logits, axis=-1, *, temperature=1.0, out=None):
 def log_prob_and_entropy_vjp(g, logits, index, axis=-1, *, temperature=1.0, out=None):
     """The gradient that log_prob_and_entropy passes back, in one sweep more: g is the pair of both gradients.
 
-    The sum of log_prob_vjp(g[0], ...) and entropy_vjp(g[1], ...), rounded once where these would be rounded apart, within the sum
-    of their bounds. Arguments and errors are theirs.
+    The sum of log_prob_vjp(g[0], ...) and entropy_vjp(g[1], ...), within the sum of their bounds. Arguments and errors are theirs.
     """
     name = "log_prob_and_entropy_vjp"
     if is_torch(logits) and not isinstance(g, (tuple, list)) or len(g) != 2:
@@ -156,13 +156,13 @@ def kl_div(p_logits, q_logits, axis=-1, *, out=None):
 
     Notes
     -----
-    Never negative, 0 for equal rows, and within 16 eps of itself plus (eps / 4)**2: also of rows that are nearly equal, or equal
-    up to a constant, where the definition's terms cancel. It is computed as sum_j p_j (exp(-w_j) - 1 + w_j) with
-    w = log p - log q, the same number, whose terms are not negative (Schulman's estimator k3, summed over all classes). eps is
-    2**-52 in float64 and 2**-23 in float32, in which float16 and bfloat16 are computed.
+    Never negative, 0 for equal rows, and within 16 eps of itself plus (eps / 4)**2: also of rows that are nearly equal, or
+    equal up to a constant, where the definition's terms cancel. It is computed as sum_j p_j (exp(-w_j) - 1 + w_j) with
+    w = log p - log q, the same number, whose terms are not negative (Schulman's estimator k3, summed over all classes). eps
+    is 2**-52 in float64 and 2**-23 in float32, in which float16 and bfloat16 are computed.
 
-    A class with p = 0 counts nothing; one with q = 0 and p > 0, which logits of -inf alone make, gives +inf. Rows with NaN or +inf, or
-    nothing above -inf, in either give NaN; rows of no elements 0.
+    A class with p = 0 counts nothing; one with q = 0 and p > 0, which logits of -inf alone make, gives +inf. Rows with NaN or
+    +inf, or nothing above -inf, in either give NaN; rows of no elements 0.
     """
     name = "kl_div"
     if is_torch(p_logits) or is_torch(q_logits):
@@ -189,10 +189,10 @@ def kl_div_vjp(g, p_logits, q_logits, axis=-1):
 
     Notes
     -----
-    With w = log p - log q, known within 1 eps of itself and eps / 4 that all elements have in common: the second within 8 eps of
-    abs(g) abs(q_j - p_j) and eps / 4 of abs(g) p_j; the first within 8 eps of abs(g) p_j (abs(w_j) + kl_div), but for the class of
-    p's maximum of abs(g) p_j (abs(w_j) (1 - p_j) + sum_{k != j} p_k abs(w_k)), and eps / 4 of abs(g) p_j (1 - p_j). Where
-    kl_div is infinite, the first is NaN wherever p > 0. eps as for kl_div.
+    With w = log p - log q, known within 1 eps of itself and eps / 4 that all elements have in common: the second within 8 eps
+    of abs(g) abs(q_j - p_j) and eps / 4 of abs(g) p_j; the first within 8 eps of abs(g) p_j (abs(w_j) + kl_div), but for the
+    class of p's maximum of abs(g) p_j (abs(w_j) (1 - p_j) + sum_{k != j} p_k abs(w_k)), and eps / 4 of abs(g) p_j (1 - p_j).
+    Where kl_div is infinite, the first is NaN wherever p > 0. eps as for kl_div, the least probabilities as for log_prob_vjp.
     """
     name = "kl_div_vjp"
     if any(map(is_torch, (g, p_logits, q_logits))):
@@ -224,8 +224,8 @@ def _axis(name, argument, shape, axis):
     if not shape:
         raise ValueError(f"{name}: {argument} has shape (), accepted: at least one dimension")
     if not -len(shape) <= number < len(shape):
-        accepted = f"{-len(shape)} to {len(shape) - 1}"
-        raise np.exceptions.AxisError(f"{name}: axis is {number}, accepted: {accepted}, {argument} having {len(shape)} dimensions")
+        accepted = f"{-len(shape)} to {len(shape) - 1}, the dimensions of {argument}"
+        raise np.exceptions.AxisError(f"{name}: axis is {number}, accepted: {accepted}")
     return number % len(shape)
 
 
