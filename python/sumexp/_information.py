@@ -131,7 +131,7 @@ def entropy_vjp(g, logits, axis=-1, *, temperature=1.0, out=None):
 def log_prob_and_entropy_vjp(g, logits, index, axis=-1, *, temperature=1.0, out=None):
     """The gradient that log_prob_and_entropy passes back, in one sweep more: g is the pair of both gradients.
 
-    The sum of log_prob_vjp(g[0], ...) and entropy_vjp(g[1], ...), within the sum of their bounds. Arguments and errors are theirs.
+    The sum of log_prob_vjp(g[0], ...) and entropy_vjp(g[1], ...), within the sum of their bounds; arguments and errors too.
     """
     name = "log_prob_and_entropy_vjp"
     if is_torch(logits) and not isinstance(g, (tuple, list)) or len(g) != 2:

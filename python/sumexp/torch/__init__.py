@@ -12,7 +12,17 @@ and nested layouts, complex numbers, meta tensors) goes to torch's own functions
 from . import _compile, nn
 from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
+from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
 
 _compile.tell_in_time()
 
-__all__ = ["log_softmax", "logsumexp", "nn", "softmax"]
+__all__ = [
+    "entropy",
+    "kl_div",
+    "log_prob",
+    "log_prob_and_entropy",
+    "log_softmax",
+    "logsumexp",
+    "nn",
+    "softmax",
+]
