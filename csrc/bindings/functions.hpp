@@ -14,6 +14,7 @@ void add_sampling(py::module_& module);   // sampling.cpp: _sample and its like
 void add_fast_path(py::module_& module);  // fast_path.cpp: fast_softmax, fast_forward, set_fast_path
 void add_losses(py::module_& module);     // losses.cpp: _cross_entropy
 void add_ragged(py::module_& module);     // ragged.cpp: _masked, _segments, _segment_offsets
+void add_information(py::module_& module);  // information.cpp: _log_prob_and_entropy, _kl_div and their VJPs
 
 // A call without weights, mask or sign: a Python object for each tensor, and null for what was not given.
 struct FastCall {

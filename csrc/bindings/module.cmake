@@ -4,6 +4,7 @@ function(sumexp_python_module target)
   set(sources fast_path.cpp
               filters.cpp
               functions.cpp
+              information.cpp
               losses.cpp
               module.cpp
               operands.cpp

@@ -34,6 +34,15 @@ from ._masked import (
     masked_logsumexp_vjp,
     masked_softmax,
     masked_softmax_vjp,
+from ._information import (
+    entropy,
+    entropy_vjp,
+    kl_div,
+    kl_div_vjp,
+    log_prob,
+    log_prob_and_entropy,
+    log_prob_and_entropy_vjp,
+    log_prob_vjp,
 )
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
@@ -55,9 +64,17 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_vjp",
     "cross_entropy_with_grad",
+    "entropy",
+    "entropy_vjp",
     "get_num_threads",
     "gumbel_softmax",
+    "kl_div",
+    "kl_div_vjp",
     "linear_sample",
+    "log_prob",
+    "log_prob_and_entropy",
+    "log_prob_and_entropy_vjp",
+    "log_prob_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",

@@ -32,9 +32,17 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_vjp",
     "cross_entropy_with_grad",
+    "entropy",
+    "entropy_vjp",
     "get_num_threads",
     "gumbel_softmax",
+    "kl_div",
+    "kl_div_vjp",
     "linear_sample",
+    "log_prob",
+    "log_prob_and_entropy",
+    "log_prob_and_entropy_vjp",
+    "log_prob_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
@@ -283,6 +291,67 @@ def segment_softmax_vjp(
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
 ) -> Any: ...
+def log_prob(
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def entropy(
+    logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def log_prob_and_entropy(
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+) -> tuple[Any, Any]: ...
+def log_prob_vjp(
+    g: ArrayLike | Any,
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def entropy_vjp(
+    g: ArrayLike | Any,
+    logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def log_prob_and_entropy_vjp(
+    g: tuple[Any, Any],
+    logits: ArrayLike | Any,
+    index: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    temperature: SupportsFloat = 1.0,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def kl_div(
+    p_logits: ArrayLike | Any,
+    q_logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+    *,
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def kl_div_vjp(
+    g: ArrayLike | Any,
+    p_logits: ArrayLike | Any,
+    q_logits: ArrayLike | Any,
+    axis: SupportsIndex = -1,
+) -> tuple[Any, Any]: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: SupportsIndex) -> None: ...
 @overload
