@@ -26,8 +26,10 @@ from ._core import (
     softmax_vjp,
 )
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
+from ._stream import LogSumExp
 
 __all__ = [
+    "LogSumExp",
     "__version__",
     "get_num_threads",
     "log_softmax",

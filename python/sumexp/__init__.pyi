@@ -17,8 +17,10 @@ from ._core import (
     softmax_jvp as softmax_jvp,
     softmax_vjp as softmax_vjp,
 )
+from ._stream import LogSumExp as LogSumExp
 
 __all__ = [
+    "LogSumExp",
     "__version__",
     "get_num_threads",
     "log_softmax",
