@@ -25,6 +25,7 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._logmatmul import logmatmulexp
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 from ._stream import LogSumExp
 
@@ -37,6 +38,7 @@ __all__ = [
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logmatmulexp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",

@@ -17,6 +17,7 @@ from ._core import (
     softmax_jvp as softmax_jvp,
     softmax_vjp as softmax_vjp,
 )
+from ._logmatmul import logmatmulexp as logmatmulexp
 from ._stream import LogSumExp as LogSumExp
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logmatmulexp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
