@@ -5,11 +5,13 @@ function(sumexp_python_module target)
               filters.cpp
               functions.cpp
               information.cpp
+              logmatmul.cpp
               losses.cpp
               module.cpp
               operands.cpp
               ragged.cpp
               sampling.cpp
+              stream.cpp
               strided.cpp
               tensors.cpp)
   list(TRANSFORM sources PREPEND ${SUMEXP_BINDINGS}/)

@@ -59,6 +59,7 @@ from ._segments import (
 )
 
 __all__ = [
+    "LogSumExp",
     "SampleInfo",
     "__version__",
     "cross_entropy",
@@ -80,6 +81,7 @@ __all__ = [
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logmatmulexp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",

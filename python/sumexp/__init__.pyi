@@ -27,6 +27,7 @@ from ._sampling import (
 )
 
 __all__ = [
+    "LogSumExp",
     "SampleInfo",
     "__version__",
     "cross_entropy",
@@ -48,6 +49,7 @@ __all__ = [
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logmatmulexp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
