@@ -26,6 +26,7 @@ from ._core import (
     softmax_vjp,
 )
 from ._draws import SampleInfo
+from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._masked import (
     masked_log_softmax,
@@ -71,6 +72,8 @@ __all__ = [
     "gumbel_softmax",
     "kl_div",
     "kl_div_vjp",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
     "linear_sample",
     "log_prob",
     "log_prob_and_entropy",

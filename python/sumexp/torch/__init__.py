@@ -10,6 +10,7 @@ and nested layouts, complex numbers, meta tensors) goes to torch's own functions
 """
 
 from . import _compile, nn
+from ._cross_entropy import cross_entropy
 from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
 from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
@@ -39,3 +40,8 @@ __all__ = [
     "segment_softmax",
     "softmax",
 ]
+from ._linear import linear_cross_entropy
+
+_compile.tell_in_time()
+
+__all__ = ["cross_entropy", "linear_cross_entropy", "log_softmax", "logsumexp", "nn", "softmax"]
