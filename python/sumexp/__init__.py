@@ -26,15 +26,6 @@ from ._core import (
     softmax_vjp,
 )
 from ._draws import SampleInfo
-from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
-from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
-from ._masked import (
-    masked_log_softmax,
-    masked_log_softmax_vjp,
-    masked_logsumexp,
-    masked_logsumexp_vjp,
-    masked_softmax,
-    masked_softmax_vjp,
 from ._information import (
     entropy,
     entropy_vjp,
@@ -44,6 +35,17 @@ from ._information import (
     log_prob_and_entropy,
     log_prob_and_entropy_vjp,
     log_prob_vjp,
+)
+from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
+from ._logmatmul import logmatmulexp
+from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
+from ._masked import (
+    masked_log_softmax,
+    masked_log_softmax_vjp,
+    masked_logsumexp,
+    masked_logsumexp_vjp,
+    masked_softmax,
+    masked_softmax_vjp,
 )
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
@@ -58,6 +60,7 @@ from ._segments import (
     segment_softmax_jvp,
     segment_softmax_vjp,
 )
+from ._stream import LogSumExp
 
 __all__ = [
     "LogSumExp",

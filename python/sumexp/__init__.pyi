@@ -19,12 +19,14 @@ from ._core import (
     softmax_vjp as softmax_vjp,
 )
 from ._draws import SampleInfo as SampleInfo
+from ._logmatmul import logmatmulexp as logmatmulexp
 from ._sampling import (
     gumbel_softmax as gumbel_softmax,
     linear_sample as linear_sample,
     sample as sample,
     sample_counts as sample_counts,
 )
+from ._stream import LogSumExp as LogSumExp
 
 __all__ = [
     "LogSumExp",
