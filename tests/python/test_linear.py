@@ -4,11 +4,11 @@ faults (ignored rows, frozen heads, sums in 16 bits, a mean normalised twice).""
 import itertools
 import tracemalloc
 
-import linear_reference as reference
 import ml_dtypes
 import numpy as np
 import pytest
 
+import linear_reference as reference
 import sumexp as se
 from sumexp import _core
 
@@ -39,9 +39,8 @@ def test_values(target, options, dtype):
     x, w, b = (a.astype(dtype) for a in (X, W, B))
     for reduction, chunk in itertools.product(("mean", "sum", "none"), (None, 3, 1)):
         keywords = {**OPTIONS[options], "reduction": reduction}
-        *got, info = se.linear_cross_entropy_with_grad(
-            x, w, TARGETS[target], bias=b, chunk_size=chunk, info=("lse", "log_prob", "entropy", "z_loss", "correct"), **keywords
-        )
+        info = ("lse", "log_prob", "entropy", "z_loss", "correct")
+        *got, info = se.linear_cross_entropy_with_grad(x, w, TARGETS[target], bias=b, chunk_size=chunk, info=info, **keywords)
         *expected, info_expected = reference.linear_cross_entropy(x, w, TARGETS[target], b, **keywords)
         for a, e in zip(got, expected):
             assert a.dtype == dtype and a.shape == e.shape
@@ -141,7 +140,8 @@ def test_mean_over_several_calls():
     """transformers 34191: with accumulated gradients the mean was normalised in each call, and again."""
     kept = np.count_nonzero(T != -100)
     whole = se.linear_cross_entropy_with_grad(X, W, T)
-    parts = [se.linear_cross_entropy_with_grad(X[s], W, T[s], denominator=kept) for s in (slice(0, 2), slice(2, 9), slice(9, N))]
+    slices = slice(0, 2), slice(2, 9), slice(9, N)
+    parts = [se.linear_cross_entropy_with_grad(X[s], W, T[s], denominator=kept) for s in slices]
     np.testing.assert_allclose(sum(p[0] for p in parts), whole[0], rtol=1e-13)
     np.testing.assert_allclose(sum(p[2] for p in parts), whole[2], rtol=1e-12)
     np.testing.assert_allclose(np.concatenate([p[1] for p in parts]), whole[1], rtol=1e-12, atol=1e-16)
