@@ -241,13 +241,27 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   const Plan& plan = rows.plan;
   const std::int64_t begin = i * work.block, end = begin + work.block < plan.rows ? begin + work.block : plan.rows;
   const std::int64_t chunks = (plan.n + work.chunk - 1) / work.chunk, piece = work.chunk * work.wide;
-  workspace.reset();
-  const auto take = [&](std::int64_t bytes) { return workspace.take_bytes(static_cast<std::size_t>(bytes)); };
-  LossScratch scratch = {take(piece), take(piece), take(piece), take(piece), take(piece), nullptr, nullptr};
-  if (work.job.keeps_terms) scratch.row_terms = take((chunks ? chunks : 1) * piece);
-  scratch.maxima = take((chunks ? chunks : 1) * work.wide);
+  const std::int64_t whole = chunks ? chunks : 1, terms = work.job.keeps_terms && plan.data[kGradient] ? whole * piece : 0;
   const bool indices = call.kind != TargetKind::probabilities;
-  auto* const parts = static_cast<TargetPart*>(take((rows.is_index() ? 1 : call.pairs + 1) * std::int64_t{sizeof(TargetPart)}));
+  const std::int64_t parts_bytes = ((rows.is_index() ? 1 : call.pairs) + 1) * std::int64_t{sizeof(TargetPart)};
+  const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
+  const std::int64_t side_bytes = terms + lines(whole * work.wide) + lines(parts_bytes);
+  workspace.reset();
+  char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(5 * piece + 2 * side_bytes)));
+  const auto take = [&](std::int64_t bytes) {
+    char* const at = free;
+    free += lines(bytes);
+    return at;
+  };
+  LossScratch scratch = {take(piece), take(piece), take(piece), take(piece), take(piece), {}, {}};
+  LossPending pending = {};
+  TargetPart* sides[2];
+  for (int side = 0; side < 2; ++side) {
+    if (terms) scratch.row_terms[side] = take(terms);
+    scratch.maxima[side] = take(whole * work.wide);
+    sides[side] = reinterpret_cast<TargetPart*>(take(parts_bytes));
+  }
+  const auto kernel = work.kernels.row[static_cast<int>(call.dtype)];
   using W = base::Wide<T>;
   RowTree<W> tree;
   each_row(plan, begin, end, [&](std::int64_t r, const Offsets& offsets) {
@@ -255,6 +269,7 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     T loss = T(0);
     LossRow row = {};
     row.gradient = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
+    TargetPart* const parts = sides[1 - pending.side];
     row.parts = parts;
     row.part_count = indices ? rows.parts(offsets, parts) : 0;
     row.loss = &loss, row.lse = place(call.lse), row.log_prob = place(call.log_prob), row.entropy = place(call.entropy);
@@ -276,12 +291,13 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
       row.logits = rows.at(kLogits, offsets), row.probabilities = indices ? nullptr : rows.at(kTarget, offsets);
       row.loss_factor = rows.factor(kToken, offsets);
       row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
-      work.kernels.row[static_cast<int>(call.dtype)](work.job, scratch, row);
+      kernel(work.job, scratch, pending, &row);
     }
     if (call.row_loss) static_cast<T*>(call.row_loss)[r] = loss;
     if (call.reduction != LossReduction::none) tree.push(base::WideOf<T>::from(loss));
     else if (call.loss) write_number(call.dtype, static_cast<char*>(call.loss) + r * work.item, loss);
   });
+  kernel(work.job, scratch, pending, nullptr);
   const W sum = tree.sum();
   std::memcpy(work.block_sums + 2 * i, &sum, sizeof(sum));
 }
@@ -322,7 +338,9 @@ void run(const Rows& rows, double denominator) {
   job.temperature = call.temperature;
   job.in_place = contiguous && as_it_is && item == wide;
   job.stores = stores;
-  job.stream = stores && plan.rows * plan.n * item >= stream_bytes();
+  // Over the logits results are in the cache already: written around it they took 0.37 ns per element of float32 rows of 32,000
+  // on one thread, through it 0.31 (Zen 5, 2026-11). Into other memory 0.40 and 0.44.
+  job.stream = stores && plan.data[kGradient] != plan.data[kLogits] && plan.rows * plan.n * item >= stream_bytes();
   job.keeps_terms = plan.n * wide <= kKeptBytes;
   job.ahead = !job.in_place ? 0 : plan.n > order.chunk ? order.chunk : next_row;
   job.finds_class = call.predicted || call.correct;
@@ -379,7 +397,7 @@ Status cross_entropy(const CrossEntropyCall& call) noexcept {
   try {
     run(rows, denominator);
   } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "cross_entropy: no memory for scratch space; results may be partly written");
+    return fail(Code::out_of_memory, "no memory for scratch space; results may be partly written");
   }
   return status;
 }
