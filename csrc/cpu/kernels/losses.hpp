@@ -57,8 +57,8 @@ struct LossPending {
 struct LossKernels {
   // The first sweep of a row, and the second one of the row before. null: the latter alone.
   void (*row[4])(const LossJob&, const LossScratch&, LossPending&, const LossRow*);  // by dtype
-  // Contiguous or strided rows of gradients times a number.
-  void (*scale[4])(char* row, std::int64_t stride, std::int64_t count, double factor);
+  // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
+  void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };
 
 const LossKernels& loss_kernels_scalar();

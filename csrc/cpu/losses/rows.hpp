@@ -40,14 +40,19 @@ class RowTree {
   std::uint64_t filled_ = 0;
 };
 
+// How many rows from r on lie evenly apart, at most `most`.
+inline std::int64_t even_rows(const Plan& plan, std::int64_t r, std::int64_t most) {
+  const std::int64_t size = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1, left = size - r % size;
+  return left < most ? left : most;
+}
+
 // Calls body(r, offsets) for rows [begin, end).
 template <class Body>
 void each_row(const Plan& plan, std::int64_t begin, std::int64_t end, Body body) {
   const Dim* const inner = plan.batch_dims ? &plan.batch[plan.batch_dims - 1] : nullptr;
-  const std::int64_t size = inner ? inner->size : 1;
   for (std::int64_t r = begin; r < end;) {
     Offsets offsets = plan.row_offsets(r);
-    const std::int64_t stop = r - r % size + size < end ? r - r % size + size : end;
+    const std::int64_t stop = r + even_rows(plan, r, end - r);
     for (;;) {
       body(r, offsets);
       if (++r == stop) break;
