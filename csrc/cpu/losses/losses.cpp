@@ -389,12 +389,12 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
 }
 
 template <class W>
-double sum_of_blocks(const double* sums, std::int64_t blocks, int level) {
+double sum_of_blocks(const double* sums, std::int64_t blocks) {
   RowTree<W> tree;
   for (std::int64_t i = 0; i < blocks; ++i) {
     W sum;
     std::memcpy(&sum, sums + 2 * i, sizeof(sum));
-    tree.push(sum, level);  // the last, incomplete or not: the same tree
+    tree.push(sum);
   }
   const W sum = tree.sum();
   double head;
@@ -470,7 +470,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
   };
   run_parts(blocks, threads < 1 ? 1 : threads, body, const_cast<Work*>(&work));
   if (call.reduction != LossReduction::none && call.loss) {
-    double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks, level) : sum_of_blocks<double>(sums, blocks, level);
+    double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks) : sum_of_blocks<double>(sums, blocks);
     if (mean) sum = work.nothing_left ? 0.0 : sum / denominator;
     write_number(call.dtype, static_cast<char*>(call.loss), sum);
   }
