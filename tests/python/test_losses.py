@@ -324,6 +324,17 @@ def test_minus_infinity(fmt):
     assert gradient[0, 1] == 0
 
 
+@FORMAT
+def test_minus_infinity_of_a_part(fmt):
+    x = np.array([1, -np.inf, 2, 0], fmt.dtype)
+    for target, options in ((1, {"z_loss": 0.1}), ((np.array([0, 1]), np.array([0.5, 0.5])), {})):
+        loss, gradient, info = se.cross_entropy_with_grad(x, target, info="log_prob", **options)
+        assert loss == np.inf and info["log_prob"] == -np.inf and np.isfinite(gradient.astype(np.float64)).all()
+    pair = np.array([0, 1]), np.array([0.5, 0.0])  # of no weight
+    assert np.isfinite(float(se.cross_entropy(x, pair)))
+    assert np.isfinite(float(se.cross_entropy(x, pair, z_loss=0.1)))
+
+
 def test_minus_infinity_in_whole_chunks():
     for dtype, chunk in ((np.float32, 2048), (np.float64, 512)):
         x = np.random.default_rng(1).standard_normal(3 * chunk).astype(dtype)
