@@ -99,7 +99,7 @@ def rows_of(fmt, lengths=(1, 2, 3, 10, 40)):
 @pytest.mark.parametrize("fmt", FORMATS, ids=NAMES)
 def test_entropy_and_log_prob(fmt):
     worst = {"entropy": 0.0, "log_prob": 0.0}
-    bound = {"entropy": 0.51 if fmt.narrow else 3, "log_prob": 0.51 if fmt.narrow else 1}
+    bound = {"entropy": 0.51 if fmt.narrow else 4, "log_prob": 0.51 if fmt.narrow else 1}
     for x in rows_of(fmt):
         x = x.astype(fmt.dtype)
         row = Row(x)
@@ -151,7 +151,7 @@ def test_entropy_vjp(fmt):
         got = se.entropy_vjp(fmt.dtype.type(-1.5), x)
         worst = max(worst, entropy_gradient(fmt, x, got, mpf(-1.5)))
     print(fmt.name, "entropy_vjp", worst)
-    assert worst <= (16 if fmt.narrow else 5)
+    assert worst <= (20 if fmt.narrow else 5)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=NAMES)
@@ -178,7 +178,7 @@ def test_log_prob_vjp(fmt):
                 repeated = sum(i == j for i in index[:picks])
                 worst = max(worst, excess(got[j], want, scale, fmt) * 4 / (4 + repeated))
     print(fmt.name, "log_prob_vjp", worst)
-    assert worst <= (16 if fmt.narrow else 4)
+    assert worst <= (20 if fmt.narrow else 4)
 
 
 def test_one_sweep_is_the_sum_of_both():
@@ -236,9 +236,9 @@ def test_kl_div(fmt):
         want = sum(p.p[j] * (p.log_p(j) - q.log_p(j)) for j in range(x.size) if p.p[j])
         got = se.kl_div(x, y)
         assert got >= 0 and (got == 0 or not np.array_equal(x, y))
-        worst = max(worst, excess(got, want, want, fmt, floor=(eps / 4) ** 2))
+        worst = max(worst, excess(got, want, want, fmt, floor=(eps / 8) ** 2))
     print(fmt.name, "kl_div", worst)
-    assert worst <= 16
+    assert worst <= 20
 
 
 @pytest.mark.parametrize("fmt", FULL, ids=["f32", "f64"])
@@ -258,7 +258,7 @@ def test_kl_div_vjp(fmt):
             scale = p.p[j] * (abs(w[j]) + kl)
             if j == p.winner:
                 scale = p.p[j] * (abs(w[j]) * rest + sum(p.p[i] * abs(w[i]) for i in range(x.size) if i != j))
-            common = eps / 4 * 2 * p.p[j]
+            common = eps / 8 * 2 * p.p[j]
             worst[0] = max(worst[0], excess(dp[j], 2 * p.p[j] * (w[j] - kl), 2 * scale, fmt, floor=common * rest))
             change = q.p[j] - p.p[j]
             worst[1] = max(worst[1], excess(dq[j], 2 * change, 2 * abs(change), fmt, floor=common))
@@ -266,7 +266,7 @@ def test_kl_div_vjp(fmt):
         if np.array_equal(x, y):
             assert not dp.any() and not dq.any()
     print(fmt.name, "kl_div_vjp", worst)
-    assert max(worst) <= 8
+    assert worst[0] <= 20 and worst[1] <= 8
 
 
 def test_divergence_of_16_bits():
@@ -302,13 +302,13 @@ def test_long_rows(fmt):
     kl = (p * w).sum()
     eps = np.finfo(fmt.dtype).eps
     assert abs(se.entropy(x) - (L + A)) <= 1.5 * eps * (L + A)
-    assert abs(se.kl_div(x, y) - kl) <= 16 * eps * kl
+    assert abs(se.kl_div(x, y) - kl) <= 20 * eps * kl
     one = np.ones((), fmt.dtype)
     tiny = np.finfo(fmt.dtype).tiny
     assert np.all(np.abs(se.entropy_vjp(one, x) - p * (d - A)) <= 5 * eps * p * (d + A) + tiny)
     dp, dq = se.kl_div_vjp(one, x, y)
-    assert np.all(np.abs(dp - p * (w - kl)) <= 8 * eps * p * (np.abs(w) + kl) + eps / 4 * p + tiny)
-    assert np.all(np.abs(dq - (q - p)) <= 8 * eps * np.abs(q - p) + eps / 4 * p + tiny)
+    assert np.all(np.abs(dp - p * (w - kl)) <= 20 * eps * p * (np.abs(w) + kl) + eps / 8 * p + tiny)
+    assert np.all(np.abs(dq - (q - p)) <= 8 * eps * np.abs(q - p) + eps / 8 * p + tiny)
     picked = se.log_prob_vjp(one, x, n - 5)
     assert abs(picked[n - 5] - (1 - p[n - 5])) <= 4 * eps * (1 - p[n - 5])
 
@@ -374,6 +374,13 @@ def test_place_does_not_matter(fmt):
         wide = np.zeros((3, 2 * n), fmt.dtype)
         wide[:, ::-2] = x
         assert as_bytes(everything(wide[:, ::-2], y, index)) == want
+    for n in (1, 5, 16, 40, 100, 300):  # several rows at a time, one of them special
+        x, y, index = sample(fmt, 37, n, seed=2)
+        x[20, -1] = np.nan
+        alone = [everything(x[r], y[r], index[r]) for r in range(37)]
+        want = as_bytes([np.stack([a[k] for a in alone]) for k in range(6)])
+        assert as_bytes(everything(x, y, index)) == want
+        assert as_bytes(everything(np.ascontiguousarray(x.T), y.T, index, 0)) == want
     many = [np.concatenate([a] * 400) for a in sample(fmt, 3, 700)]
     se.set_num_threads(1)
     want = as_bytes(everything(*many))

@@ -5,6 +5,9 @@
 #include "exp_chunk.hpp"
 #include "information.hpp"
 #include "kernel.hpp"
+#if SUMEXP_REGISTERS
+#include "transposed.hpp"
+#endif
 
 #define SUMEXP_JOIN_(a, b) a##b
 #define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
@@ -13,6 +16,15 @@ namespace sumexp::SUMEXP_NS {
 namespace {
 
 using cpu::InformationRow;
+
+// Where a sum of products begins that are `most` or less, and not all 0: 128 of them, or 64, which the fold of the columns may
+// add, are a number of 24 (53) bits on its grid.
+template <class T>
+T grid_start(T most) {
+  double exponent;
+  exponent_split(static_cast<double>(most), exponent);  // most < 2^(exponent + 1/2)
+  return T(1.5) * pow2<T>(static_cast<std::int64_t>(exponent) + (sizeof(T) == 4 ? 7 : 6));
+}
 
 // sum t_j (m - x_j) over a chunk with these terms, in the order of the geometry. Added as the terms themselves are, to a grid
 // that the largest product gives: hi is exact, and lo gets what the grid cuts off, products as they are before rounding.
@@ -27,9 +39,7 @@ Wide<ElementOf<V>> distance_sum(const ElementOf<V>* x, const ElementOf<V>* terms
   });
   const T most = largest(best);
   if (!(most > T(0))) return WideOf<T>::constant(0);
-  double exponent;
-  exponent_split(static_cast<double>(most), exponent);  // most < 2^(exponent + 1/2)
-  const T start = T(1.5) * pow2<T>(static_cast<std::int64_t>(exponent) + (sizeof(T) == 4 ? 10 : 9));
+  const T start = grid_start(most);
   V sums[2][Geometry<T>::kGroup / V::W];
   lane_reduce<V, 2>(count, start, sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
     using U = std::remove_pointer_t<decltype(acc)>;
@@ -144,22 +154,30 @@ Finished<T> finished(const DistanceState<T>& state) {
   return row;
 }
 // Of the winner: its probability, and what it leaves to 1.
-template <class T>
+template <class V>
 struct Winner {
-  Wide<T> p, rest;
+  Wide<V> p, rest;
 };
-template <class T>
-Winner<T> winner_of(const RowSum<T>& sum) {
-  const Wide<T> others = others_over_max(sum), all = sum.c + others;
-  return {WideOf<T>::constant(1) / all, others / all};
+template <class V>
+SUMEXP_FN Winner<V> winner_of(const RowSum<V>& sum) {
+  const Wide<V> others = others_over_max(sum), all = sum.c + others;
+  return {WideOf<V>::constant(1) / all, others / all};
 }
 
 template <class T>
 SUMEXP_FN T quiet_number(T x) {
   return x == x ? x : Limits<T>::nan();
 }
-SUMEXP_FN double negated(double w) { return 0.0 - w; }
-SUMEXP_FN DD<double> negated(DD<double> w) { return {0.0 - w.hi, 0.0 - w.lo}; }
+// a - b
+SUMEXP_FN double minus(double a, double b) { return a + (0.0 - b); }
+template <class D>
+SUMEXP_FN DD<D> minus(DD<D> a, DD<D> b) {
+  return a + DD<D>{D(0.0) - b.hi, D(0.0) - b.lo};
+}
+template <class D>
+SUMEXP_FN Twin<D> minus(Twin<D> a, Twin<D> b) {
+  return {a.a + (D(0.0) - b.a), a.b + (D(0.0) - b.b)};
+}
 
 template <class T>
 T read_one(const InformationRow& row, int operand, std::int64_t k) {
@@ -238,7 +256,7 @@ void log_prob_vjp(const InformationRow& row) {
   if (!is_finite(base_h)) base_l = T(0);
   if (winner >= 0) {
     const Winner<T> w = winner_of(r.sum);
-    at_winner = quiet_number(O::narrow(own * w.rest + negated(w.p * (others + hA))));
+    at_winner = quiet_number(O::narrow(minus(own * w.rest, w.p * (others + hA))));
   }
   const V m = V(r.sum.m), farthest = V(r.sum.m - kFarthest<T>);
   const V of_row = V(h), minus_h = V(T(0) - base_h), minus_l = V(T(0) - base_l);
@@ -262,6 +280,142 @@ void log_prob_vjp(const InformationRow& row) {
     row.moves.unpack_row(row.plan, cpu::kResult, row.at[cpu::kResult], first, count, result);
   }
 }
+
+#if SUMEXP_REGISTERS
+// -- rows V::W at a time: element j of all of them in one vector
+// ----------------------------------------------------------------
+
+// The same for the rows of a tile: logits in tile.in[0], terms in tile.terms. False where a row is special.
+template <class V, class Terms>
+struct TileOf {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  static constexpr int W = V::W;
+
+  const InformationRow& row;  // the first
+  const cpu::Tile& tile;
+  const std::int64_t* step;  // from row to row, by operand
+  const V* const x = static_cast<const V*>(tile.in[0]);
+  const V* const terms = static_cast<const V*>(tile.terms);
+  V N = V(T(0));
+  RowSum<V> sum;
+  Wide<V> L, mean = O::constant(0);
+
+  TileOf(const InformationRow& row, const cpu::Tile& tile, const std::int64_t* step) : row(row), tile(tile), step(step) {}
+
+  bool reduce() {
+    TileState<V> state;
+    if (!transposed_states<Terms, V, true, true>(&tile, 1, &state)) return false;
+    N = state.N;
+    sum = row_sum(state);
+    L = log_over_max(sum);
+    if (row.distances) mean = distances() / total(sum);
+    return true;
+  }
+  SUMEXP_FN V distance_at(int j) const { return distance(sum.m, sum.m - V(kFarthest<T>), x[j]); }
+  // distance_sum. A row without any has a grid too, of which nothing is seen.
+  Wide<V> distances() const {
+    V best = V(T(0));
+    for (int j = 0; j < tile.count; ++j) best = larger(terms[j] * distance_at(j), best);
+    T most[W];
+    V::store(most, best);
+    const V start = lanes_of<V>([&](int b) SUMEXP_INLINE { return grid_start(most[b] > T(0) ? most[b] : T(1)); });
+    Wide<V> member[Geometry<T>::kGroup];
+    tile_reduce<V, 2>(
+        tile.count, T(0),
+        [&](V* acc, int j) SUMEXP_INLINE {
+          const V d = distance_at(j), hi = acc[0] + start, next = fma(terms[j], d, hi);  // both differences are exact
+          acc[1] = acc[1] + fma(terms[j], d, hi - next);
+          acc[0] = next - start;
+        },
+        [&](int i, const V* acc) SUMEXP_INLINE { member[i] = O::from(acc[0], acc[1]); });
+    return tile_fold_members(tile.count, member) + O::constant(0);
+  }
+
+  char* at(int operand, int b) const { return row.at[operand] + b * step[operand]; }
+  std::int64_t index(int b, std::int64_t k) const {
+    return read<std::int64_t>(at(cpu::kPicks, b) + k * row.plan.row[0].stride[cpu::kPicks]);
+  }
+  typedef T __attribute__((may_alias)) Lane;
+  T element(int b, std::int64_t i) const { return reinterpret_cast<const Lane*>(x + i)[b]; }
+  T read_at(int operand, int b, std::int64_t k) const {
+    T value;
+    row.moves.pack_row(row.plan, operand, at(operand, b), k, 1, &value);
+    return value;
+  }
+  void write_at(int operand, std::int64_t k, V values) const {
+    T value[W];
+    V::store(value, values);
+    for (int b = 0; b < tile.rows; ++b) row.moves.unpack_row(row.plan, operand, at(operand, b), k, 1, &value[b]);
+  }
+};
+
+template <class V, class Terms>
+bool log_prob_tile(const InformationRow& row, const cpu::Tile& tile, const std::int64_t* step) {
+  using T = ElementOf<V>;
+  TileOf<V, Terms> rows(row, tile, step);
+  if (!rows.reduce()) return false;
+  for (std::int64_t k = 0; row.at[cpu::kOfPicks] && k < row.picks; ++k) {
+    const V chosen = lanes_of<V>([&](int b) SUMEXP_INLINE { return b < tile.rows ? rows.element(b, rows.index(b, k)) : T(0); });
+    rows.write_at(cpu::kOfPicks, k, V(T(0)) - cross_entropy(rows.sum, chosen));
+  }
+  if (row.at[cpu::kResult]) rows.write_at(cpu::kResult, 0, WideOf<V>::narrow(rows.L + rows.mean));
+  return true;
+}
+
+// Results take the place of the logits.
+template <class V, class Terms>
+bool log_prob_vjp_tile(const InformationRow& row, const cpu::Tile& tile, const std::int64_t* step) {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  constexpr int W = V::W;
+  TileOf<V, Terms> rows(row, tile, step);
+  if (!rows.reduce()) return false;
+  const std::int64_t picks = row.at[cpu::kOfPicks] ? row.picks : 0;
+  T of_row[W] = {}, m[W];
+  Wide<T> c[W], own[W], others[W];
+  std::int64_t winner[W];
+  V::store(m, rows.sum.m), put_lanes(rows.sum.c, c);
+  for (int b = 0; b < W; ++b) {
+    own[b] = others[b] = WideOf<T>::constant(0);
+    winner[b] = -1;
+    if (b >= tile.rows) continue;
+    if (row.at[cpu::kOfRow]) of_row[b] = rows.read_at(cpu::kOfRow, b, 0);
+    for (std::int64_t k = 0; k < picks; ++k) {
+      const Wide<T> g = WideOf<T>::from(rows.read_at(cpu::kOfPicks, b, k));
+      const std::int64_t i = rows.index(b, k);
+      if (head(c[b]) == 1.0 && rows.element(b, i) == m[b]) {
+        winner[b] = i;
+        own[b] = own[b] + g;
+      } else {
+        others[b] = others[b] + g;
+      }
+    }
+  }
+  const V h = V::load(of_row), zero = V(T(0));
+  const Wide<V> own_w = wide_lanes(own), others_w = wide_lanes(others), hA = O::from(h) * rows.mean;
+  V base_h, base_l;
+  O::split(hA + (others_w + own_w), base_h, base_l);
+  base_l = clear(unordered(base_h - base_h), base_l);
+  const V minus_h = zero - base_h, minus_l = zero - base_l;
+  const TermScale<V> scale = term_scale<Terms, true>(rows.sum, rows.N);
+  V* const result = static_cast<V*>(tile.in[0]);
+  T at_winner[W];
+  if (picks) {
+    const Winner<V> w = winner_of(rows.sum);
+    V::store(at_winner, quiet(O::narrow(minus(own_w * w.rest, w.p * (others_w + hA)))));
+  }
+  for (int j = 0; j < tile.count; ++j)
+    result[j] = quiet(probability<Terms>(rows.terms[j], scale) * (fma(h, rows.distance_at(j), minus_h) + minus_l));
+  for (int b = 0; picks && b < tile.rows; ++b)
+    for (std::int64_t k = 0; k < picks; ++k) {
+      const std::int64_t i = rows.index(b, k);
+      auto& to = reinterpret_cast<typename TileOf<V, Terms>::Lane*>(result + i)[b];
+      to = i == winner[b] ? at_winner[b] : quiet_number(T(to) + rows.read_at(cpu::kOfPicks, b, k));
+    }
+  return true;
+}
+#endif
 
 // -- the Kullback-Leibler divergence -----------------------------------------------------------------------------------
 
@@ -295,7 +449,7 @@ struct TwoRows {
     if (special) return;
     p_scale = normalizer<Terms>(p_state.sum), q_scale = normalizer<Terms>(q_state.sum);
     T h, l;
-    WideOf<T>::split(p.L + negated(q.L), h, l);
+    WideOf<T>::split(minus(p.L, q.L), h, l);
     ratio = {V(p.sum.m), V(q.sum.m), V(h), V(l)};
     winner = V(p.winner ? p.sum.m : Limits<T>::nan());
   }
@@ -404,7 +558,12 @@ void kl_div_vjp(const InformationRow& row) {
 
 template <class V, class S>
 constexpr cpu::InformationKernel kernel_for() {
-  return {log_prob<V, TermsOf<S>>, log_prob_vjp<V, TermsOf<S>>, kl_div<V>, kl_div_vjp<V>};
+#if SUMEXP_REGISTERS
+  return {log_prob<V, TermsOf<S>>, log_prob_vjp<V, TermsOf<S>>,  kl_div<V>,
+          kl_div_vjp<V>,           log_prob_tile<V, TermsOf<S>>, log_prob_vjp_tile<V, TermsOf<S>>};
+#else
+  return {log_prob<V, TermsOf<S>>, log_prob_vjp<V, TermsOf<S>>, kl_div<V>, kl_div_vjp<V>, nullptr, nullptr};
+#endif
 }
 const cpu::InformationKernels kKernels = {
     {kernel_for<F32, f16>(), kernel_for<F32, bf16>(), kernel_for<F32, float>(), kernel_for<F64, double>()}};

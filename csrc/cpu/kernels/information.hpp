@@ -33,6 +33,11 @@ struct InformationKernel {
   void (*kl_div)(const InformationRow&);
   // kLogits, kOther, kOfRow (the gradient) -> kResult and kExtra, the gradients of the two
   void (*kl_div_vjp)(const InformationRow&);
+  // The first two for the rows of a tile, transposed: logits in in[0], with room for as much at terms. The row is the first of
+  // them; `step` is from one to the next, by operand. Gradients take the place of the logits. False, with nothing written,
+  // where a row is special (Kernel::tiles). Null without registers.
+  bool (*log_prob_tile)(const InformationRow&, const Tile&, const std::int64_t* step);
+  bool (*log_prob_vjp_tile)(const InformationRow&, const Tile&, const std::int64_t* step);
 };
 
 struct InformationKernels {
