@@ -17,13 +17,14 @@ namespace {
 
 using cpu::InformationRow;
 
-// Where a sum of products begins that are `most` or less, and not all 0: 128 of them, or 64, which the fold of the columns may
-// add, are a number of 24 (53) bits on its grid.
-template <class T>
-T grid_start(T most) {
-  double exponent;
-  exponent_split(static_cast<double>(most), exponent);  // most < 2^(exponent + 1/2)
-  return T(1.5) * pow2<T>(static_cast<std::int64_t>(exponent) + (sizeof(T) == 4 ? 7 : 6));
+// Where a sum of products begins that are `most` or less: 1.5 * 2^(e + 7), or 2^(e + 6) for double, with 2^e the power of two
+// in `most`. 128 of them, or 64, which the fold of the columns may add, are a number of 24 (53) bits on its grid.
+SUMEXP_FN float grid_start(float most) {
+  return bit_cast<float>(((bit_cast<std::uint32_t>(most) & 0x7f800000u) + (7u << 23)) | 0x400000u);
+}
+SUMEXP_FN double grid_start(double most) {
+  constexpr std::uint64_t one = std::uint64_t(1) << 52;
+  return bit_cast<double>(((bit_cast<std::uint64_t>(most) & 0x7ff0000000000000u) + 6 * one) | one / 2);
 }
 
 // sum t_j (m - x_j) over a chunk with these terms, in the order of the geometry. Added as the terms themselves are, to a grid
@@ -319,7 +320,7 @@ struct TileOf {
     for (int j = 0; j < tile.count; ++j) best = larger(terms[j] * distance_at(j), best);
     T most[W];
     V::store(most, best);
-    const V start = lanes_of<V>([&](int b) SUMEXP_INLINE { return grid_start(most[b] > T(0) ? most[b] : T(1)); });
+    const V start = lanes_of<V>([&](int b) SUMEXP_INLINE { return grid_start(most[b]); });
     Wide<V> member[Geometry<T>::kGroup];
     tile_reduce<V, 2>(
         tile.count, T(0),
@@ -344,6 +345,11 @@ struct TileOf {
     return value;
   }
   void write_at(int operand, std::int64_t k, V values) const {
+    if (tile.rows == W && step[operand] == cpu::item_size(row.plan.dtype)) {
+      cpu::Columns at = {};
+      at.tiles = 1, at.data[cpu::kOut] = this->at(operand, 0) + k * row.plan.row[0].stride[operand];
+      return row.moves.store_columns(at, 0, 1, &values, 1);
+    }
     T value[W];
     V::store(value, values);
     for (int b = 0; b < tile.rows; ++b) row.moves.unpack_row(row.plan, operand, at(operand, b), k, 1, &value[b]);
