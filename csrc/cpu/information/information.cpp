@@ -106,15 +106,11 @@ Status check_indices(const LogitsRows& rows, const cpu::Plan& plan) {
   return Status{};
 }
 
-using OneRow = void (*)(const cpu::InformationRow&);
-using OneTile = bool (*)(const cpu::InformationRow&, const cpu::Tile&, const std::int64_t*);
-
 // What all rows of a call have in common, and runs of them on one thread.
 struct Work {
   const cpu::Plan& plan;
   const cpu::Moves& moves;
-  OneRow one_row;
-  OneTile one_tile;
+  cpu::InformationKernel::Function kernel;
   std::int64_t picks;
   int sides;  // rows of logits: 1 or 2
   bool distances, full_result;
@@ -124,11 +120,16 @@ struct Work {
 
   std::int64_t in_lines(std::int64_t elements) const { return (elements * wide + 63) / 64 * 64; }
   std::int64_t apart(int operand) const { return plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[operand] : 0; }
+  // Operands that have the rows' elements, one of each side: logits, and results, if these are full.
+  int of_logits(int side) const { return side ? cpu::kOther : cpu::kLogits; }
+  int of_result(int side) const { return side ? cpu::kExtra : cpu::kResult; }
   bool side_by_side() const {
-    return apart(cpu::kLogits) == item && (!full_result || apart(cpu::kResult) == item) && plan.row[0].stride[0] != item;
+    bool every = plan.row[0].stride[cpu::kLogits] != item;
+    for (int s = 0; s < sides; ++s) every &= apart(of_logits(s)) == item && (!full_result || apart(of_result(s)) == item);
+    return every;
   }
   // Short rows, and rows side by side, go V::W at a time.
-  bool tiled() const { return one_tile && plan.n > 0 && plan.n <= (side_by_side() ? order.chunk : order.lanes); }
+  bool tiled() const { return kernel.tile && plan.n > 0 && plan.n <= (side_by_side() ? order.chunk : order.lanes); }
 
   void run(std::int64_t i, cpu::Workspace& workspace) const {
     const std::int64_t chunks = (plan.n + order.chunk - 1) / order.chunk;
@@ -137,7 +138,7 @@ struct Work {
     const std::int64_t place = in_lines(row.resident ? chunks * order.chunk : order.chunk), maxima = in_lines(chunks);
     const std::int64_t tile = tiled() ? in_lines((plan.n + moves.width - 1) / moves.width * moves.width * moves.width) : 0;
     workspace.reset();
-    char* scratch = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(sides * (2 * place + maxima) + 2 * tile)));
+    char* scratch = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(sides * (2 * place + maxima + 2 * tile))));
     const auto take = [&](std::int64_t bytes) {
       char* const p = scratch;
       scratch += bytes;
@@ -147,7 +148,8 @@ struct Work {
       row.direct[s] = item == wide && plan.row[0].stride[s] == item && plan.temperature == 1.0;
       row.packed[s] = take(place), row.terms[s] = take(place), row.maxima[s] = take(maxima);
     }
-    void *const logits = take(tile), *const terms = take(tile);
+    cpu::Tile tiles[2] = {};
+    for (int s = 0; s < sides; ++s) tiles[s].in[0] = take(tile), tiles[s].terms = take(tile);
     const std::int64_t end = (i + 1) * step < plan.rows ? (i + 1) * step : plan.rows;
     const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
     for (std::int64_t r = i * step; r < end;) {
@@ -156,13 +158,13 @@ struct Work {
       if (together > moves.width) together = moves.width;
       place_row(row, r);
       const bool enough = together * 2 >= moves.width || (together > 1 && plan.n <= 2 * moves.width);
-      if (tile && enough && run_tile(row, static_cast<int>(together), logits, terms)) {
+      if (tile && enough && run_tiles(row, static_cast<int>(together), tiles)) {
         r += together;
         continue;
       }
       for (const std::int64_t last = tile ? r + together : r + 1; r < last; ++r) {
         place_row(row, r);
-        one_row(row);
+        kernel.row(row);
       }
     }
   }
@@ -173,24 +175,32 @@ struct Work {
     for (int k = 0; k < cpu::kOperands; ++k)
       row.at[k] = plan.data[k] ? static_cast<char*>(plan.data[k]) + offsets.at[k] : nullptr;
   }
-  bool run_tile(const cpu::InformationRow& row, int rows, void* logits, void* terms) const {
+  bool run_tiles(const cpu::InformationRow& row, int rows, cpu::Tile* tiles) const {
     const int n = static_cast<int>(plan.n);
+    const std::int64_t elements = std::int64_t{n} * moves.width;
     const bool columns = rows == moves.width && side_by_side();
     std::int64_t step[cpu::kOperands];
     for (int k = 0; k < cpu::kOperands; ++k) step[k] = apart(k);
     cpu::Columns at = {};
     at.n = n, at.ahead = 32, at.tiles = 1;
-    for (int k = 0; k < cpu::kOperands; ++k) at.data[k] = row.at[k], at.stride[k] = plan.row[0].stride[k];
-    if (columns) moves.load_columns(at, cpu::kLogits, 0, n, logits, n, nullptr);
-    else moves.load_tile({row.at[cpu::kLogits], step[cpu::kLogits]}, at.stride[cpu::kLogits], rows, n, logits);
-    if (plan.temperature != 1.0) moves.divide(plan.temperature, std::int64_t{n} * moves.width, logits);
-    cpu::Tile tile = {};
-    tile.in[0] = logits, tile.terms = terms, tile.count = n, tile.rows = rows;
-    if (!one_tile(row, tile, step)) return false;
-    if (!full_result) return true;
-    if (plan.temperature != 1.0) moves.divide(plan.temperature, std::int64_t{n} * moves.width, logits);
-    if (columns) moves.store_columns(at, 0, n, logits, n);
-    else moves.store_tile({row.at[cpu::kResult], step[cpu::kResult]}, at.stride[cpu::kResult], rows, n, logits, false);
+    for (int s = 0; s < sides; ++s) {
+      const int k = of_logits(s);
+      at.data[k] = row.at[k], at.stride[k] = plan.row[0].stride[k];
+      void* const to = tiles[s].in[0];
+      if (columns) moves.load_columns(at, k, 0, n, to, n, nullptr);
+      else moves.load_tile({row.at[k], step[k]}, at.stride[k], rows, n, to);
+      if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, to);
+      tiles[s].count = n, tiles[s].rows = rows;
+    }
+    if (!kernel.tile(row, tiles, step)) return false;
+    for (int s = 0; full_result && s < sides; ++s) {
+      const int k = of_result(s);
+      void* const from = tiles[s].in[0];
+      at.data[cpu::kOut] = row.at[k], at.stride[cpu::kOut] = plan.row[0].stride[k];
+      if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, from);
+      if (columns) moves.store_columns(at, 0, n, from, n);
+      else moves.store_tile({row.at[k], step[k]}, plan.row[0].stride[k], rows, n, from, false);
+    }
     return true;
   }
 };
@@ -236,8 +246,7 @@ Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const Vi
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
   const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
-  return run_all({plan, moves_for(rows.dtype), kernel.log_prob, kernel.log_prob_tile, rows.picks, 1, wanted, false},
-                 "log_prob_and_entropy");
+  return run_all({plan, moves_for(rows.dtype), kernel.log_prob, rows.picks, 1, wanted, false}, "log_prob_and_entropy");
 }
 
 Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy, const View& logits,
@@ -255,8 +264,7 @@ Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, 
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
   const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
-  return run_all({plan, moves_for(rows.dtype), kernel.log_prob_vjp, kernel.log_prob_vjp_tile, rows.picks, 1, wanted, true},
-                 "log_prob_and_entropy_vjp");
+  return run_all({plan, moves_for(rows.dtype), kernel.log_prob_vjp, rows.picks, 1, wanted, true}, "log_prob_and_entropy_vjp");
 }
 
 Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits, const View& out) noexcept {
@@ -268,7 +276,7 @@ Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits
   if (status.ok() && rows.temperature != 1.0)
     status = fail(Code::invalid_argument, "temperature: got %g; kl_div takes none (1)", rows.temperature);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, nullptr, 0, 2, false, false}, "kl_div");
+  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 2, false, false}, "kl_div");
 }
 
 Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, const View& q_logits, const View& out_p,
@@ -282,7 +290,7 @@ Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, c
   if (status.ok() && rows.temperature != 1.0)
     status = fail(Code::invalid_argument, "temperature: got %g; kl_div_vjp takes none (1)", rows.temperature);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, nullptr, 0, 2, false, true}, "kl_div_vjp");
+  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 2, false, true}, "kl_div_vjp");
 }
 
 }  // namespace sumexp
