@@ -19,6 +19,7 @@ using cpu::fail;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch: half of a 1 MB L2
+constexpr std::int64_t kTileRow = 256;              // longer rows, one after the other, go one by one
 
 enum Kind { kAbsent, kFull, kOneARow, kPicked };
 
@@ -129,7 +130,7 @@ struct Work {
     return every;
   }
   // Short rows, and rows side by side, go V::W at a time.
-  bool tiled() const { return kernel.tile && plan.n > 0 && plan.n <= (side_by_side() ? order.chunk : order.lanes); }
+  bool tiled() const { return kernel.tile && plan.n > 0 && plan.n <= (side_by_side() ? order.chunk : kTileRow); }
 
   void run(std::int64_t i, cpu::Workspace& workspace) const {
     const std::int64_t chunks = (plan.n + order.chunk - 1) / order.chunk;
