@@ -134,7 +134,7 @@ def log_prob_and_entropy_vjp(g, logits, index, axis=-1, *, temperature=1.0, out=
     The sum of log_prob_vjp(g[0], ...) and entropy_vjp(g[1], ...), within the sum of their bounds; arguments and errors too.
     """
     name = "log_prob_and_entropy_vjp"
-    if is_torch(logits) and not isinstance(g, (tuple, list)) or len(g) != 2:
+    if not isinstance(g, (tuple, list)) or len(g) != 2 or any(v is None for v in g):
         raise TypeError(f"{name}: g is a {type(g).__name__}, accepted: the pair (g of log_prob, g of entropy)")
     return _backward(name, tuple(g), logits, index, axis, temperature, out)
 

@@ -122,8 +122,8 @@ struct Work {
   std::int64_t in_lines(std::int64_t elements) const { return (elements * wide + 63) / 64 * 64; }
   std::int64_t apart(int operand) const { return plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[operand] : 0; }
   // Operands that have the rows' elements, one of each side: logits, and results, if these are full.
-  int of_logits(int side) const { return side ? cpu::kOther : cpu::kLogits; }
-  int of_result(int side) const { return side ? cpu::kExtra : cpu::kResult; }
+  int of_logits(int side) const { return side ? int{cpu::kOther} : int{cpu::kLogits}; }
+  int of_result(int side) const { return side ? int{cpu::kExtra} : int{cpu::kResult}; }
   bool side_by_side() const {
     bool every = plan.row[0].stride[cpu::kLogits] != item;
     for (int s = 0; s < sides; ++s) every &= apart(of_logits(s)) == item && (!full_result || apart(of_result(s)) == item);
