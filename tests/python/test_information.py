@@ -20,8 +20,10 @@ FULL = [F32, F64]
 
 
 @pytest.fixture(autouse=True)
-def _precision():
-    with mp.workprec(2600):  # e^-700 beside 1, and as much again
+def _precision(request):
+    """e^-700 beside 1, or e^-100 but of float64, and of divergences the square."""
+    fmt = getattr(request.node, "callspec", None) and request.node.callspec.params.get("fmt")
+    with mp.workprec(1300 if fmt in (None, F64) else 450):
         yield
 
 
@@ -207,7 +209,7 @@ def pairs_of(fmt):
     for n in (1, 2, 3, 17, 300):
         x = rng.normal(size=n) * 2
         certain = x.copy()
-        certain[n // 2] += 40 if fmt is F32 else 300
+        certain[n // 2] += 40 if fmt is F32 else 250
         for base in (x, certain):
             yield base, base
             for change in (1e-6, 1e-4, 1e-2, 1, 10):
@@ -409,7 +411,7 @@ def test_log_prob_is_minus_the_loss():
     assert np.array_equal(np.isfinite(got), finite) and np.allclose(got[finite], want[finite], rtol=4e-16, atol=0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_any_rows(data):
     """Rows, shapes and axes of hypothesis's choice: the same bytes as every row alone, and never negative."""
