@@ -141,9 +141,9 @@ def linear_sample(
 
 
 @torch.compiler.disable
-def _noise(shape, dim, seed, stream):
-    batch = (*shape[:dim], *shape[dim + 1 :])
-    return torch.from_numpy(gumbel_noise(batch, shape[dim], seed, stream)).movedim(-1, dim)
+def _noise(x, dim, seed, stream):
+    dim, batch = rows_of("gumbel_softmax", x, dim)
+    return torch.from_numpy(gumbel_noise(batch, x.shape[dim], seed, stream)).movedim(-1, dim)
 
 
 def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None):
@@ -153,8 +153,7 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
     """
     if logits.device.type != "cpu":
         raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: tensors on the CPU")
-    dim, _ = rows_of("gumbel_softmax", logits, dim)
-    z = logits.double() + _noise(tuple(logits.shape), dim, seed, stream)
+    z = logits.double() + _noise(logits, dim, seed, stream)
     soft = softmax(z, dim, temperature=check_tau(tau)).to(logits.dtype)
     if not hard:
         return soft
