@@ -8,7 +8,9 @@
 // or
 //            more and 1.42 * 2^88 at most: sums of 2^31 masses stay below 2^120. Equal elements have equal masses.
 //
-// A mass is two doubles on grids, q = hi 2^44 + lo, |lo| <= 2^43, so that sums of 256 are exact in any order.
+// Masses are added as hi + lo, two doubles. hi starts so high that adding a term rounds it to a multiple of 2^-43; the rest,
+// exact, goes to lo, a multiple of 2^-88 below 2^-43. All sums of kMassBlock such numbers are exact, in any order: how a term
+// is shared out between the two shows in neither's sum.
 #pragma once
 
 #include "state.hpp"
@@ -27,14 +29,13 @@ struct MassFormat;
 template <>
 struct MassFormat<float> {
   static constexpr float least = 0x1p8f;  // 2^(carry - 64)
-  static constexpr double high_magic = 0x1.8p80, high_unit = 0x1p-28;
-  static constexpr double low_unit = 0x1p16;
+  static constexpr double start = 0x1p81, high_unit = 0x1p-29, low_unit = 0x1p16;
 };
 template <>
 struct MassFormat<double> {
   static constexpr double least = 0x1p236;
-  static constexpr double high_magic = 0x1.8p308, high_unit = 0x1p-256;
-  static constexpr double low_magic = 0x1.8p264, low_unit = 0x1p-212;
+  static constexpr double start = 0x1p309, high_unit = 0x1p-257, low_unit = 0x1p-212;
+  static constexpr double low_magic = 0x1.8p264;  // adding it rounds to a multiple of 2^(carry - 88)
 };
 
 // t_j 2^carry, 0 below 2^-64
@@ -49,26 +50,28 @@ SUMEXP_FN V mass_term(V x, V anchor, const Reduction<V>& reduce) {
 template <class T, class D>
 struct MassSum {
   using F = MassFormat<T>;
-  D high = D(0.0), low = D(0.0);
+  D high = D(F::start), low = D(0.0);
 
   SUMEXP_FN void add(D t) {
-    const D h = (t + D(F::high_magic)) - D(F::high_magic), rest = t - h;
-    high = high + h;
+    const D next = high + t;
+    const D rest = t - (next - high);
+    high = next;
     if constexpr (sizeof(T) == 8) low = low + ((rest + D(F::low_magic)) - D(F::low_magic));
     else low = low + rest;  // a float from 2^-64 up is a multiple of 2^-88
   }
+  SUMEXP_FN D high_part() const { return high - D(F::start); }
 };
 template <class T>
-SUMEXP_FN Mass mass_of(double high, double low) {
+SUMEXP_FN Mass mass_of(double high_part, double low) {
   using F = MassFormat<T>;
-  return (static_cast<Mass>(static_cast<std::int64_t>(high * F::high_unit)) << 44) +
+  return (static_cast<Mass>(static_cast<std::int64_t>(high_part * F::high_unit)) << 45) +
          static_cast<Mass>(static_cast<std::int64_t>(low * F::low_unit));
 }
 template <class T>
 SUMEXP_FN Mass mass_of_term(T t) {
   MassSum<T, double> sum;
   sum.add(t);
-  return mass_of<T>(sum.high, sum.low);
+  return mass_of<T>(sum.high_part(), sum.low);
 }
 
 // log z rounded to double, z > 0 and finite; within 0.51 ulp. log 1 is 0.

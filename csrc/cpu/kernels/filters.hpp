@@ -27,6 +27,9 @@ struct FilterSplit {
 
 template <class T>
 struct FilterKernel {
+  bool (*below_infinity)(const T* x, std::int64_t n);  // all of them; no NaN
+  // The range above -inf. tops: the largest elements of groups, whose number is returned; n / 32 or more, n / 16 + 16 at most.
+  FilterRange<T> (*overview)(const T* x, std::int64_t n, T* tops, std::int64_t* groups);
   FilterRange<T> (*range)(const T* x, std::int64_t n, T from);
   // Terms relative to `maximum`, and the sum of their masses.
   FilterMass (*terms)(const T* x, std::int64_t n, T maximum, T* terms);

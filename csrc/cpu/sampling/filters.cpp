@@ -3,6 +3,7 @@
 // the last of equal elements by a scan. Masses are integers: which way is taken shows in no result.
 #include "filters.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <new>
 
@@ -84,12 +85,21 @@ Mass ceil_product(double p, Mass q) {
   return result > 0 ? result : 1;
 }
 
+// All elements below this together have a mass of `rest` or less: count 1.5 2^88 e^(x - m) bounds it.
+template <class T>
+T surely_below(T m, Mass rest, std::int64_t count) {
+  if (rest == 0) return -std::numeric_limits<T>::infinity();
+  const double share = static_cast<double>(rest) / (1.5 * 0x1p88 * static_cast<double>(count));
+  const T bound = static_cast<T>(static_cast<double>(m) + SUMEXP_NS::log_of(share));
+  return bound < m ? bound : -std::numeric_limits<T>::infinity();
+}
+
 // -- selection --------------------------------------------------------------------------------------------------------------
 
 constexpr int kRadixBits = 11, kBuckets = 1 << kRadixBits;
-constexpr std::int64_t kFew = 1024;  // elements that go to the radix selection
-constexpr int kNarrowings = 4;       // at most
-constexpr double kDoubt = 0x1p-11;   // above the relative error of FilterKernel::sums_above
+constexpr std::int64_t kFew = 512;  // elements that go to the radix selection
+constexpr int kNarrowings = 4;      // at most
+constexpr double kDoubt = 0x1p-11;  // above the relative error of FilterKernel::sums_above
 
 template <class T>
 struct Scratch {
@@ -208,10 +218,11 @@ std::size_t filter_scratch(std::int64_t n) {
 
 template <class T>
 Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* memory) {
-  constexpr T infinity = std::numeric_limits<T>::infinity(), lowest = std::numeric_limits<T>::lowest();
+  constexpr T infinity = std::numeric_limits<T>::infinity();
   const FilterKernel<T>& kernel = kernel_for(T{});
   const Scratch<T> scratch = scratch_of<T>(memory, n);
-  const FilterRange<T> all = kernel.range(x, n, lowest);
+  std::int64_t groups = 0;
+  const FilterRange<T> all = kernel.overview(x, n, scratch.terms, &groups);
   if (all.count == 0 || !(all.largest < infinity)) return {-infinity, -1, 0};
   const std::int64_t every = std::numeric_limits<std::int64_t>::max();
   End<T> end = {all.least, every, all.count};  // ties: `every` for all there are
@@ -223,23 +234,35 @@ Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* memo
     end = {kept.least, every, kept.count};
   };
   if (filters.order == FilterOrder::vllm) apply_min_p();
+  const T* source = x;  // has all that is kept, and perhaps more
+  std::int64_t count = n;
   if (filters.top_k >= 1 && filters.top_k < end.kept) {
-    const FilterRange<T> range = {end.logit, all.largest, end.kept};
-    end = select<T>(kernel, x, nullptr, n, range, static_cast<Mass>(filters.top_k), 1, scratch);
+    const auto wanted = static_cast<Mass>(filters.top_k);
+    FilterRange<T> range = {end.logit, all.largest, end.kept};
+    // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
+    if (filters.top_k <= groups / 8 && n > kFew) {
+      const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
+      if (filters.top_k <= tops.count)
+        range.least = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
+      count = kernel.split(x, nullptr, n, range.least, infinity, scratch.x, scratch.terms).inside;
+      source = std::copy_n(scratch.x, count, scratch.terms) - count;
+      end = select<T>(kernel, scratch.x, nullptr, count, range, wanted, 1, scratch);
+    } else {
+      end = select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
+    }
   }
   if (filters.top_p < 1 && end.kept > 1) {
-    const T* kept = x;
-    std::int64_t count = n;
     if (end.kept < all.count) {
       const T from = end.ties == every ? end.logit : next_above(end.logit);
-      count = from <= all.largest ? kernel.split(x, nullptr, n, from, infinity, scratch.x, scratch.terms).inside : 0;
+      count = from <= all.largest ? kernel.split(source, nullptr, count, from, infinity, scratch.x, scratch.terms).inside : 0;
       for (; count < end.kept; ++count) scratch.x[count] = end.logit;
-      kept = scratch.x;
+      source = scratch.x;
     }
-    const Mass total = kernel.terms(kept, count, all.largest, scratch.terms);
+    const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
     const double unit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
-    const FilterRange<T> range = {end.logit, all.largest, end.kept};
-    end = select<T>(kernel, kept, scratch.terms, count, range, ceil_product(filters.top_p, total), unit, scratch);
+    const Mass target = ceil_product(filters.top_p, total);
+    const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
+    end = select<T>(kernel, source, scratch.terms, count, range, target, unit, scratch);
   }
   if (filters.order != FilterOrder::vllm) apply_min_p();
   return {end.logit + T(0), kernel.find(x, n, end.logit, end.ties), end.kept};
@@ -260,19 +283,14 @@ using cpu::fail;
 
 template <class T>
 Status cut_row(const T* x, std::int64_t n, const Filters& filters, FilterCut* cut) {
-  std::int64_t candidates = 0;
-  for (std::int64_t j = 0; j < n; ++j) {
-    if (!(x[j] < std::numeric_limits<T>::infinity()))
-      return fail(Code::invalid_argument, "logits: element %lld is %g; accepted are numbers below +inf",
-                  static_cast<long long>(j), static_cast<double>(x[j]));
-    candidates += x[j] > -std::numeric_limits<T>::infinity();
-  }
-  if (candidates == 0)
-    return fail(Code::invalid_argument, "logits: nothing above -inf; accepted are rows with something to draw");
+  if (!cpu::kernel_for(T{}).below_infinity(x, n))
+    return fail(Code::invalid_argument, "logits: got NaN or +inf; accepted are numbers below +inf");
   const cpu::DefaultFloatingPoint mode;
   cpu::Workspace& workspace = cpu::thread_workspace();
   workspace.reset();
   const cpu::Cut<T> found = cpu::filter_cut(x, n, filters, workspace.take_bytes(cpu::filter_scratch<T>(n)));
+  if (found.kept == 0)
+    return fail(Code::invalid_argument, "logits: nothing above -inf; accepted are rows with something to draw");
   *cut = {found.logit, found.index, found.kept};
   return Status{};
 }
