@@ -58,7 +58,7 @@ def sample(
     axis : int
         Of the classes; the other dimensions are the batch.
     temperature, top_k, top_p, min_p : number or array of the batch's shape
-        Temperature from 0; 0 takes the lowest index among the largest logits. top_k keeps exactly k classes, of equal logits
+        Temperature from 0; 0 takes the lowest index among the largest logits, infinity any class. top_k keeps exactly k classes, of equal logits
         those of lower index; top_p the fewest, in order of probability and then index, whose probabilities reach p; min_p those
         with at least min_p times the largest probability. None: no such filter.
     order : {"vllm", "hf", "llama.cpp"}
