@@ -24,13 +24,29 @@ from ._draws import (
 )
 
 
+FLOATING = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
+
+
 def _tensors(*values):
     """sumexp.torch._sampling where one of the values is a tensor of torch, else None."""
-    if any(is_torch(v) for v in values):
-        from .torch import _sampling
+    for value in values:
+        if value is not None and type(value) is not np.ndarray and is_torch(value):
+            from .torch import _sampling
 
-        return _sampling
+            return _sampling
     return None
+
+
+def _array(function, logits):
+    """As _arrays.together, of one array, and quickly where nothing is to be done."""
+    if type(logits) is np.ndarray and logits.dtype in FLOATING and logits.flags.aligned:
+        return logits, _scalar
+    (x,), back = _arrays.together(function, logits=logits)
+    return x, back
+
+
+def _scalar(result):
+    return result[()] if result.ndim == 0 else result
 
 
 def sample(
@@ -107,7 +123,7 @@ def sample(
             replacement=replacement,
             return_info=return_info,
         )
-    (x,), back = _arrays.together("sample", logits=logits)
+    x, back = _array("sample", logits)
     axis, batch = rows_of("sample", x, axis)
     options = sample_options(
         "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
@@ -134,7 +150,7 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
     tensors = _tensors(logits)
     if tensors is not None:
         return tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
-    (x,), back = _arrays.together("sample_counts", logits=logits)
+    x, back = _array("sample_counts", logits)
     axis, batch = rows_of("sample_counts", x, axis)
     options = count_options(batch, num_samples, temperature, seed, stream)
     out = np.empty(x.shape, np.int64)
@@ -219,7 +235,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
     tensors = _tensors(logits)
     if tensors is not None:
         return tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
-    (x,), back = _arrays.together("gumbel_softmax", logits=logits)
+    x, back = _array("gumbel_softmax", logits)
     axis, batch = rows_of("gumbel_softmax", x, axis)
     z = gumbel_noise(batch, x.shape[axis], seed, stream) + np.moveaxis(x, axis, -1)
     if hard:

@@ -278,6 +278,19 @@ def test_extreme_temperatures(dtype):
         assert (p[:, :10] == 0).all() and np.allclose(p[:, 10:], 1 / 2990, rtol=1e-6)
 
 
+def test_a_draw_does_not_depend_on_what_is_told():
+    rng = np.random.default_rng(0)
+    x = normal((2000, 9))
+    x[:, 0] = -3e38  # a quotient of which overflows
+    for n, t in ((9, 1.0), (9, 0.37), (9, 1e-2), (8, 0.37)):
+        y = x[:, 9 - n:]
+        plain = se.sample(y, seed=1, temperature=t)
+        assert (se.sample(y, seed=1, temperature=t, return_info=True)[0] == plain).all()
+        assert (se.sample(y, seed=1, temperature=t, num_samples=2)[:, 0] == plain).all()
+        assert (se.sample(y, seed=1, temperature=t, num_samples=2, replacement=False)[:, 0] == plain).all()
+        assert (se.sample(y, seed=1, temperature=t, where=rng.random(y.shape) < 2) == plain).all()
+
+
 def test_temperature_zero_takes_the_first_of_the_largest():
     x = np.array([[1.0, 7, 3, 7], [5, 5, 5, 5], [-np.inf, -3, -2, -2]])
     assert se.sample(x, temperature=0).tolist() == [1, 0, 2]

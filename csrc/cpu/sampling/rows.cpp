@@ -151,6 +151,8 @@ SampleRow::SampleRow(const SampleJob& job, std::int64_t row, char* memory)
   greedy_ = job.wide == 8 ? temperature_ == 0 : static_cast<float>(temperature_) == 0;
   divide_ = temperature_ != 1 && !greedy_;
   if (job.wide == 4 && temperature_ > std::numeric_limits<float>::max()) temperature_ = kInfinity;
+  alone_ = job.chunks == 1 && job.call.out && job.call.num_samples == 1 && job.call.replacement && !greedy_ &&
+           !job.call.log_prob && !job.call.filtered_log_prob && !job.call.kept;
   if (!job.call.replacement) {
     taken_ = reinterpret_cast<std::uint64_t*>(memory + job.taken_at);
     std::fill_n(taken_, (job.plan.n + 63) / 64, std::uint64_t{0});
@@ -281,7 +283,7 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
 }
 
 void SampleRow::reduce(std::int64_t c0, std::int64_t c1, SampleScratch& scratch) {
-  if (greedy_) return;
+  if (greedy_ || alone_) return;
   std::int64_t kept = 0;
   for (std::int64_t c = c0; c < c1; ++c) {
     if (cut_ && nodes_[c].m < cut_logit_) {  // nothing is kept
@@ -304,6 +306,7 @@ void SampleRow::merge_states(Failure& failure) {
 }
 
 void SampleRow::finish(SampleScratch& scratch, Failure& failure) {
+  if (alone_) return;
   if (!greedy_) {
     if (divide_apart(scratch.other)) kept_ = cut_ ? kept_.load() : 0, reduce(0, job_.chunks, scratch);
     return merge_states(failure);
@@ -371,25 +374,35 @@ std::int64_t SampleRow::walk_chunks(Walk& walk) const {
   return i;
 }
 
-// Draws `draws` (or d0, d0 + 1, ...), which have come to chunk c.
-void SampleRow::draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0,
+// Draws `draws` (or d0, d0 + 1, ...), which have come to chunk c. False where its sum is not a number above 0.
+bool SampleRow::draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0,
                                 SampleScratch& scratch) {
   const int elements = job_.count_of(c), leaves = leaves_of(elements);
   job_.kernels.terms(read(c, scratch.chunk), elements, scratch.tree);
+  if (!(scratch.tree[1] > 0 && scratch.tree[1] < kInfinity)) return false;
   for (std::int64_t k = 0; k < count; ++k) {
     const std::int64_t d = d0 + (draws ? draws[k] : k);
     Walk walk(random_, d);
     out_[d] = c * job_.chunk + walk.inside(scratch.tree, leaves);
   }
+  return true;
 }
 
 void SampleRow::draw(std::int64_t d0, std::int64_t d1, SampleScratch& scratch, Failure& failure) {
   if (!in_blocks()) return draw_apart(scratch, failure);
   if (greedy_) return void(std::fill(out_ + d0, out_ + d1, largest_));
-  if (job_.chunks == 1) return draw_from_chunk(0, nullptr, d1 - d0, d0, scratch);
+  if (job_.chunks == 1) {
+    if (draw_from_chunk(0, nullptr, d1 - d0, d0, scratch) && !(alone_ && overflows_)) return;
+    alone_ = false;  // a special row: its state says why
+    reduce(0, 1, scratch);
+    finish(scratch, failure);
+    if (!failure.any()) draw_from_chunk(0, nullptr, d1 - d0, d0, scratch);
+    return;
+  }
   if (d1 - d0 == 1) {
     Walk walk(random_, d0);
-    return draw_from_chunk(walk_chunks(walk), nullptr, 1, d0, scratch);
+    draw_from_chunk(walk_chunks(walk), nullptr, 1, d0, scratch);
+    return;
   }
   // By chunk: each one's terms are made once.
   std::int32_t* const starts = scratch.starts;

@@ -98,7 +98,7 @@ class SampleRow {
   bool divide_apart(char* scratch);  // from now on, where that helps
   void merge_states(Failure& failure);
   std::int64_t walk_chunks(Walk& walk) const;
-  void draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0, SampleScratch& scratch);
+  bool draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0, SampleScratch& scratch);
   void draw_apart(SampleScratch& scratch, Failure& failure);
   std::int64_t find_largest(SampleScratch& scratch, double* value, bool* nan) const;
   void take(std::int64_t j) { taken_[j / 64] |= std::uint64_t{1} << j % 64; }
@@ -110,6 +110,7 @@ class SampleRow {
   const SUMEXP_NS::RowRandom random_;
   double temperature_;
   bool greedy_, cut_ = false, divide_;
+  bool alone_;                                  // one chunk, of which nothing but the terms is wanted
   bool apart_ = false;                          // quotients overflow: differences from the largest are divided
   double largest_logit_ = 0;                    // that one
   mutable std::atomic<bool> overflows_{false};  // a quotient does
