@@ -23,7 +23,6 @@ from ._draws import (
     sample_options,
 )
 
-
 FLOATING = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
 
 
@@ -74,9 +73,9 @@ def sample(
     axis : int
         Of the classes; the other dimensions are the batch.
     temperature, top_k, top_p, min_p : number or array of the batch's shape
-        Temperature from 0; 0 takes the lowest index among the largest logits, infinity any class. top_k keeps exactly k classes, of equal logits
-        those of lower index; top_p the fewest, in order of probability and then index, whose probabilities reach p; min_p those
-        with at least min_p times the largest probability. None: no such filter.
+        Temperature from 0: 0 takes the lowest index among the largest logits, infinity any class. top_k keeps exactly k
+        classes, of equal logits those of lower index; top_p the fewest, in order of probability and then index, whose
+        probabilities reach p; min_p those with at least min_p times the largest probability. None: no such filter.
     order : {"vllm", "hf", "llama.cpp"}
         Temperature, min_p, top_k, top_p; temperature, top_k, top_p, min_p; or the same with the temperature last.
     where : array of bool, broadcast to the shape of logits
