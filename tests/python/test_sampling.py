@@ -4,6 +4,8 @@ The oracle of probabilities is long double. Seeds are fixed. Where the size of a
 test says so.
 """
 
+import os
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -540,6 +542,21 @@ def test_pytorch_2576_more_than_2_to_the_24_classes():
     share = float(3 * np.exp(16.0) / (n - 3 + 3 * np.exp(16.0)))
     assert abs((drawn >= n - 3).mean() - share) < 4 * (share * (1 - share) / 1000) ** 0.5
     assert (drawn < n).all() and drawn.max() == n - 1
+
+
+@pytest.mark.large
+def test_more_than_2_to_the_31_classes():
+    """4 GB of bfloat16, of which the pages that nobody writes to take no memory, and 120 MB of states."""
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 8 << 30:
+        pytest.skip("needs 8 GB of available memory")
+    n = 2**31 + 10
+    x = np.zeros(n, np.uint16).view(BF16)
+    x[-3:] = 20.0
+    drawn = se.sample(x, seed=1, num_samples=2000)
+    share = float(3 * np.exp(20.0) / (n - 3 + 3 * np.exp(20.0)))
+    assert abs((drawn >= n - 3).mean() - share) < 4 * (share * (1 - share) / 2000) ** 0.5 and drawn.max() == n - 1
+    assert stats.kstest(drawn[drawn < n - 3] / n, "uniform").pvalue > 1e-3
+    assert se.sample(x, temperature=0) == n - 3
 
 
 def test_sglang_33423_a_uniform_number_of_one():
