@@ -124,12 +124,37 @@ def test_gumbel_softmax_derivatives():
     assert torch.allclose(jacobian, torch.func.jacfwd(soft)(x.detach()))
 
 
-def test_compiled_programs_break_at_a_draw():
+def test_compiled():
     x = normal(3, 50)
-    draw = torch.compile(lambda x: st.sample(x * 2, seed=1) + 1, backend="aot_eager")
-    assert torch.equal(draw(x), st.sample(x * 2, seed=1) + 1)
-    soft = torch.compile(lambda x: st.gumbel_softmax(x * 2, seed=1) + 1, backend="aot_eager")
-    assert torch.equal(soft(x), st.gumbel_softmax(x * 2, seed=1) + 1)
+    full = {"fullgraph": True, "backend": "aot_eager"}
+    each = torch.tensor([0.5, 1.0, 2.0])
+
+    def draw(x):
+        return st.sample(x * 2, seed=1, temperature=each, top_k=7, num_samples=4) + st.sample(x, seed=2, where=x > -1)[:, None]
+
+    assert torch.equal(torch.compile(draw, **full)(x), draw(x))
+    assert torch.equal(torch.compile(draw, dynamic=True, **full)(x), draw(x))
+    count = torch.compile(lambda x: st.sample_counts(x * 2, 10**6, seed=1) + 1, **full)
+    assert torch.equal(count(x), st.sample_counts(x * 2, 10**6, seed=1) + 1)
+    soft = torch.compile(lambda x: st.gumbel_softmax(x * 2, hard=True, seed=1) + 1, **full)
+    x.requires_grad_()
+    assert torch.equal(soft(x), st.gumbel_softmax(x * 2, hard=True, seed=1) + 1)
+    weights = normal(3, 50, seed=3)
+    grads = [torch.autograd.grad((f(x) * weights).sum(), x)[0] for f in (soft, lambda x: st.gumbel_softmax(x * 2, seed=1))]
+    assert torch.allclose(*grads)
+    fresh = torch.compile(lambda x: st.sample(x, num_samples=50), **full)
+    assert not torch.equal(fresh(x), fresh(x))
+    with_info = torch.compile(lambda x: st.sample(x, seed=1, return_info=True)[1].kept + 1, backend="aot_eager")
+    assert with_info(x).tolist() == [51] * 3  # with a graph break
+
+
+def test_exported():
+    class Sampler(torch.nn.Module):
+        def forward(self, x):
+            return st.sample(x, seed=1, top_p=0.9)
+
+    x = normal(3, 50)
+    assert torch.equal(torch.export.export(Sampler(), (x,)).module()(x), st.sample(x, seed=1, top_p=0.9))
 
 
 def test_counts_of_a_view():

@@ -1,12 +1,14 @@
 """Sampling for torch: the functions of sumexp._sampling, of tensors on the CPU.
 
 Indices and counts have no gradient. gumbel_softmax has torch.nn.functional's signature and gradient, through this package's
-softmax. Compiled programs have a graph break at the calls that draw.
+softmax. Compiled and exported programs call the registered operations at the end, but for linear_sample, return_info and
+generators, where compiled programs have a graph break.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import _core
 from .._draws import (
@@ -23,6 +25,7 @@ from .._draws import (
 )
 from ._front import softmax
 from ._kernels import DTYPES, PLAIN_TYPES
+from ._library import LIBRARY
 
 NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -60,7 +63,6 @@ def _results(out, info, dtype, return_info):
     return out, SampleInfo(*(t.to(wide) if t.is_floating_point() else t for t in tensors))
 
 
-@torch.compiler.disable
 def sample(
     logits,
     dim=-1,
@@ -78,18 +80,40 @@ def sample(
     return_info=False,
 ):
     """sumexp.sample of a tensor: classes drawn with the probabilities of softmax(logits / temperature, dim)."""
+    filters = (temperature, top_k, top_p, min_p)
+    if is_compiling() and not return_info and not isinstance(seed, torch.Generator):
+        given = (*map(_real, filters[:1]), _whole(top_k), *map(_real, filters[2:]), _whole(seed), _whole(stream))
+        return torch.ops.sumexp.sample(logits.detach(), dim, where, *given, order, num_samples, replacement)
+    return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
+
+
+@torch.compiler.disable
+def _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info):
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim)
-    options = sample_options(
-        "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
-    )
+    options = sample_options("sample", batch, *filters, order, seed, stream, num_samples, replacement)
     out, info = draw(x, dim, _mask("sample", where, x.shape), options, batch, num_samples, return_info)
     return _results(out, info, x.dtype, return_info)
 
 
-@torch.compiler.disable
+def _real(value):
+    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def _whole(value):
+    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+
+
 def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None):
     """sumexp.sample_counts of a tensor: how often each class comes up in num_samples draws."""
+    if is_compiling() and not isinstance(seed, torch.Generator):
+        given = (_real(temperature), _whole(seed), _whole(stream))
+        return torch.ops.sumexp.sample_counts(logits.detach(), num_samples, dim, *given)
+    return _counts(logits, num_samples, dim, temperature, seed, stream)
+
+
+@torch.compiler.disable
+def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
     out = np.empty(tuple(x.shape), np.int64)
@@ -140,10 +164,17 @@ def linear_sample(
     return _results(out, info, x.dtype, return_info)
 
 
-@torch.compiler.disable
 def _noise(x, dim, seed, stream):
+    if is_compiling() and not isinstance(seed, torch.Generator):
+        return torch.ops.sumexp.gumbel_noise(x.detach(), dim, _whole(seed), _whole(stream))
+    return _made_noise(x, dim, seed, stream)
+
+
+@torch.compiler.disable
+def _made_noise(x, dim, seed, stream):
     dim, batch = rows_of("gumbel_softmax", x, dim)
-    return torch.from_numpy(gumbel_noise(batch, x.shape[dim], seed, stream)).movedim(-1, dim)
+    noise = torch.from_numpy(gumbel_noise(batch, x.shape[dim], seed, stream))
+    return noise.movedim(-1, dim).contiguous()
 
 
 def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None):
@@ -159,3 +190,40 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
         return soft
     one_hot = torch.zeros_like(soft).scatter(dim, z.argmax(dim, keepdim=True), 1.0)
     return one_hot - soft.detach() + soft
+
+
+# -- the registered operations --------------------------------------------------------------------------------------
+
+
+def _sample_op(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement):
+    filters = (temperature, top_k, top_p, min_p)
+    return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, False)
+
+
+def _fake_sample(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement):
+    _, batch = rows_of("sample", logits, dim)
+    return logits.new_empty(batch if num_samples is None else (*batch, num_samples), dtype=torch.int64)
+
+
+def _register():
+    options = "Tensor? seed, Tensor? stream"
+    signatures = {
+        "sample": f"Tensor logits, int dim, Tensor? where, Tensor? temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p, "
+        f"{options}, str order, SymInt? num_samples, bool replacement",
+        "sample_counts": f"Tensor logits, SymInt num_samples, int dim, Tensor? temperature, {options}",
+        "gumbel_noise": f"Tensor logits, int dim, {options}",
+    }
+    kernels = {"sample": _sample_op, "sample_counts": _counts, "gumbel_noise": _made_noise}
+    fakes = {
+        "sample": _fake_sample,
+        "sample_counts": lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.int64),
+        "gumbel_noise": lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.float64),
+    }
+    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.nondeterministic_seeded)  # a seed of None is fresh each time
+    for name, signature in signatures.items():
+        LIBRARY.define(f"{name}({signature}) -> Tensor", tags=tags)
+        LIBRARY.impl(name, kernels[name], "CPU")
+        torch.library.register_fake(f"sumexp::{name}", fakes[name], lib=LIBRARY)
+
+
+_register()
