@@ -146,6 +146,9 @@ def test_compiled():
     assert not torch.equal(fresh(x), fresh(x))
     with_info = torch.compile(lambda x: st.sample(x, seed=1, return_info=True)[1].kept + 1, backend="aot_eager")
     assert with_info(x).tolist() == [51] * 3  # with a graph break
+    w = normal(60, 50, seed=4)
+    linear = torch.compile(lambda x: st.linear_sample(x * 2, w, seed=1) + 1, backend="aot_eager")
+    assert torch.equal(linear(x), st.linear_sample(x * 2, w, seed=1) + 1)
 
 
 def test_exported():

@@ -5,6 +5,8 @@ softmax. Compiled and exported programs call the registered operations at the en
 generators, where compiled programs have a graph break.
 """
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,18 @@ from ._kernels import DTYPES, PLAIN_TYPES
 from ._library import LIBRARY
 
 NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+def _eagerly(function):
+    """The function, which compiled programs call outside of what they compile."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if is_compiling():  # asked for only here: the decorator imports the compiler
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def _plain(function, argument, value):
@@ -87,7 +101,7 @@ def sample(
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
 
 
-@torch.compiler.disable
+@_eagerly
 def _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info):
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim)
@@ -112,7 +126,7 @@ def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, st
     return _counts(logits, num_samples, dim, temperature, seed, stream)
 
 
-@torch.compiler.disable
+@_eagerly
 def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
@@ -121,7 +135,7 @@ def _counts(logits, num_samples, dim, temperature, seed, stream):
     return torch.from_numpy(out)
 
 
-@torch.compiler.disable
+@_eagerly
 def linear_sample(
     x,
     w,
@@ -170,7 +184,7 @@ def _noise(x, dim, seed, stream):
     return _made_noise(x, dim, seed, stream)
 
 
-@torch.compiler.disable
+@_eagerly
 def _made_noise(x, dim, seed, stream):
     dim, batch = rows_of("gumbel_softmax", x, dim)
     noise = torch.from_numpy(gumbel_noise(batch, x.shape[dim], seed, stream))
