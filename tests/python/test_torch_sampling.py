@@ -151,6 +151,23 @@ def test_compiled():
     assert torch.equal(linear(x), st.linear_sample(x * 2, w, seed=1) + 1)
 
 
+@pytest.mark.filterwarnings("ignore:.*batching rule")
+def test_transforms_and_stand_ins():
+    x = normal(3, 50)
+    streams = torch.arange(3)
+    mapped = torch.vmap(lambda x, stream: st.sample(x, seed=1, stream=stream))(x, streams)
+    assert torch.equal(mapped, st.sample(x, seed=1))
+    soft = torch.vmap(lambda x: st.gumbel_softmax(x, seed=1))(x)
+    assert torch.equal(soft, st.gumbel_softmax(x, seed=1, stream=0))
+    drawn, tangent = torch.func.jvp(lambda x: st.sample(x, seed=1), (x,), (x,))
+    assert torch.equal(drawn, st.sample(x, seed=1)) and not tangent.any()
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda x: st.sample(x, seed=1))(x)
+    assert torch.equal(traced(x + 1), st.sample(x + 1, seed=1)) and "ops.sumexp.sample" in traced.code
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = st.sample(mode.from_tensor(x), seed=1, num_samples=4)
+    assert fake.shape == (3, 4) and fake.dtype == torch.int64
+
+
 def test_exported():
     class Sampler(torch.nn.Module):
         def forward(self, x):

@@ -26,10 +26,11 @@ from .._draws import (
     sample_options,
 )
 from ._front import softmax
-from ._kernels import DTYPES, PLAIN_TYPES
+from ._kernels import DTYPES, PLAIN_TYPES, is_traced
 from ._library import LIBRARY
+from ._private import FakeTensor, FunctionalTensor, functorch_active
 
-NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+STAND_INS = (FakeTensor, FunctionalTensor)
 
 
 def _eagerly(function):
@@ -42,6 +43,13 @@ def _eagerly(function):
         return function(*args, **kwargs)
 
     return call
+
+
+def _recorded(x, seed):
+    """Whether the registered operation is called: compiling, tracing, a stand-in for a tensor, a functorch transform."""
+    if isinstance(seed, torch.Generator) or not isinstance(x, Tensor):
+        return False
+    return is_compiling() or functorch_active() or isinstance(x, STAND_INS) or is_traced()
 
 
 def _plain(function, argument, value):
@@ -93,9 +101,12 @@ def sample(
     replacement=True,
     return_info=False,
 ):
-    """sumexp.sample of a tensor: classes drawn with the probabilities of softmax(logits / temperature, dim)."""
+    """sumexp.sample of a tensor: classes drawn with the probabilities of softmax(logits / temperature, dim).
+
+    Inside torch.vmap rows are numbered from 0 for each example: what is to differ wants a stream or seed of its own.
+    """
     filters = (temperature, top_k, top_p, min_p)
-    if is_compiling() and not return_info and not isinstance(seed, torch.Generator):
+    if not return_info and _recorded(logits, seed):
         given = (*map(_real, filters[:1]), _whole(top_k), *map(_real, filters[2:]), _whole(seed), _whole(stream))
         return torch.ops.sumexp.sample(logits.detach(), dim, where, *given, order, num_samples, replacement)
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
@@ -120,7 +131,7 @@ def _whole(value):
 
 def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None):
     """sumexp.sample_counts of a tensor: how often each class comes up in num_samples draws."""
-    if is_compiling() and not isinstance(seed, torch.Generator):
+    if _recorded(logits, seed):
         given = (_real(temperature), _whole(seed), _whole(stream))
         return torch.ops.sumexp.sample_counts(logits.detach(), num_samples, dim, *given)
     return _counts(logits, num_samples, dim, temperature, seed, stream)
@@ -179,7 +190,7 @@ def linear_sample(
 
 
 def _noise(x, dim, seed, stream):
-    if is_compiling() and not isinstance(seed, torch.Generator):
+    if _recorded(x, seed) and (is_compiling() or not functorch_active()):  # a transform sees the shape alone
         return torch.ops.sumexp.gumbel_noise(x.detach(), dim, _whole(seed), _whole(stream))
     return _made_noise(x, dim, seed, stream)
 
