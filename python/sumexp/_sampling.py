@@ -178,8 +178,8 @@ def linear_sample(
 
     Classes come in pieces, whose logits are made, summed and left; what a draw takes in each chunk of 2,048 classes (512 of
     float64) is decided then, and the chunk at the end. The draw is that of `sample` on the logits of the same products.
-    float16 and bfloat16 are multiplied in float32. Filters, where, replacement=False, return_info and a temperature of 0 need a
-    row's logits at once: then they are made whole, for some rows at a time.
+    float16 and bfloat16 are multiplied in float32. Filters, where, replacement=False, return_info and temperatures below 1e-6
+    need a row's logits at once: then they are made whole, for some rows at a time.
 
     The options are those of `sample`, the batch is x's but for its last dimension.
     """
