@@ -14,7 +14,7 @@ from sumexp import special
 INF, NAN = np.inf, np.nan
 newer_scipy = pytest.mark.skipif(
     tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 16),
-    reason="SciPy 1.15, the last for Python 3.10, has other values or dtypes than later ones for complex numbers, some infinite "
+    reason="SciPy 1.15, the last for Python 3.10, has other values or dtypes than later ones for complex numbers, infinite "
     "weights, and float32 with a number as b",
 )
 RNG = np.random.default_rng(0)
