@@ -11,6 +11,7 @@ void add_functions(py::module_& module);  // functions.cpp: softmax ... log_soft
 void add_tensors(py::module_& module);    // tensors.cpp: run_tensors, read_dlpack
 void add_filters(py::module_& module);    // filters.cpp: _filter_cut
 void add_fast_path(py::module_& module);  // fast_path.cpp: fast_softmax, fast_forward, set_fast_path
+void add_losses(py::module_& module);     // losses.cpp: _cross_entropy
 
 // A call without weights, mask or sign: a Python object for each tensor, and null for what was not given.
 struct FastCall {

@@ -72,6 +72,7 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   add_functions(m);
   add_tensors(m);
   add_fast_path(m);
+  add_losses(m);
   m.def(
       "device_at", [](std::uintptr_t address) { return sumexp::cuda::device_at(reinterpret_cast<void*>(address)); },
       py::arg("address"));

@@ -25,10 +25,14 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 
 __all__ = [
     "__version__",
+    "cross_entropy",
+    "cross_entropy_vjp",
+    "cross_entropy_with_grad",
     "get_num_threads",
     "log_softmax",
     "log_softmax_hvp",

@@ -1,4 +1,5 @@
-from typing import Any, Literal, SupportsIndex, overload
+from collections.abc import Sequence
+from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 from numpy.typing import ArrayLike
 
@@ -20,6 +21,9 @@ from ._core import (
 
 __all__ = [
     "__version__",
+    "cross_entropy",
+    "cross_entropy_vjp",
+    "cross_entropy_with_grad",
     "get_num_threads",
     "log_softmax",
     "log_softmax_hvp",
@@ -40,6 +44,59 @@ __all__ = [
     "special",
 ]
 
+def cross_entropy(
+    logits: ArrayLike | Any,
+    target: ArrayLike | tuple[ArrayLike, ArrayLike] | Any,
+    axis: SupportsIndex = -1,
+    *,
+    weight: ArrayLike | Any | None = None,
+    ignore_index: SupportsIndex = -100,
+    label_smoothing: SupportsFloat = 0.0,
+    z_loss: SupportsFloat = 0.0,
+    softcap: SupportsFloat | None = None,
+    temperature: SupportsFloat = 1.0,
+    token_weight: ArrayLike | Any | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    denominator: SupportsFloat | None = None,
+    on_empty: Literal["nan", "zero"] = "nan",
+    info: str | Sequence[str] = (),
+) -> Any: ...
+def cross_entropy_with_grad(
+    logits: ArrayLike | Any,
+    target: ArrayLike | tuple[ArrayLike, ArrayLike] | Any,
+    axis: SupportsIndex = -1,
+    *,
+    weight: ArrayLike | Any | None = None,
+    ignore_index: SupportsIndex = -100,
+    label_smoothing: SupportsFloat = 0.0,
+    z_loss: SupportsFloat = 0.0,
+    softcap: SupportsFloat | None = None,
+    temperature: SupportsFloat = 1.0,
+    token_weight: ArrayLike | Any | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    denominator: SupportsFloat | None = None,
+    on_empty: Literal["nan", "zero"] = "nan",
+    info: str | Sequence[str] = (),
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
+def cross_entropy_vjp(
+    g: ArrayLike | Any,
+    logits: ArrayLike | Any,
+    target: ArrayLike | tuple[ArrayLike, ArrayLike] | Any,
+    axis: SupportsIndex = -1,
+    *,
+    weight: ArrayLike | Any | None = None,
+    ignore_index: SupportsIndex = -100,
+    label_smoothing: SupportsFloat = 0.0,
+    z_loss: SupportsFloat = 0.0,
+    softcap: SupportsFloat | None = None,
+    temperature: SupportsFloat = 1.0,
+    token_weight: ArrayLike | Any | None = None,
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    denominator: SupportsFloat | None = None,
+    on_empty: Literal["nan", "zero"] = "nan",
+    out: ArrayLike | Any | None = None,
+) -> Any: ...
 def softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def log_softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def logsumexp_hessian(x: ArrayLike | Any) -> Any: ...
