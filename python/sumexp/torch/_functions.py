@@ -57,7 +57,8 @@ def jvp_rule(rule):
     @staticmethod
     def jvp(ctx, *tangents):
         with forward_ad._set_fwd_grad_enabled(True):
-            return rule(ctx, [forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors], *tangents)
+            primals = [t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
+            return rule(ctx, primals, *tangents)
 
     return jvp
 
