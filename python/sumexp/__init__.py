@@ -25,7 +25,7 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
-from ._logmatmul import logmatmulexp
+from ._logmatmul import logmatmulexp, logmatmulexp_jvp, logmatmulexp_vjp
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 from ._stream import LogSumExp
 
@@ -39,6 +39,8 @@ __all__ = [
     "log_softmax_jvp",
     "log_softmax_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",

@@ -17,7 +17,11 @@ from ._core import (
     softmax_jvp as softmax_jvp,
     softmax_vjp as softmax_vjp,
 )
-from ._logmatmul import logmatmulexp as logmatmulexp
+from ._logmatmul import (
+    logmatmulexp as logmatmulexp,
+    logmatmulexp_jvp as logmatmulexp_jvp,
+    logmatmulexp_vjp as logmatmulexp_vjp,
+)
 from ._stream import LogSumExp as LogSumExp
 
 __all__ = [
@@ -30,6 +34,8 @@ __all__ = [
     "log_softmax_jvp",
     "log_softmax_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
