@@ -68,9 +68,14 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   m.attr("__version__") = sumexp::version();
   m.attr("cuda_architectures") = sumexp::cuda::architectures();
   add_strided();
+  add_filters(m);
+  add_sampling(m);
   add_functions(m);
   add_tensors(m);
   add_fast_path(m);
+  add_losses(m);
+  add_ragged(m);
+  add_information(m);
   add_log_matmul(m);
   add_stream(m);
   m.def(
