@@ -61,7 +61,8 @@ def logmatmulexp_vjp(g, a, b):
     tuple of arrays
         Of the shapes of a and b, within (264 + n / 256) eps of sum |g w|, n = max(M, K, N), eps = 2**-53 for float64, and less
         than an ulp of float32 for the others. Where a term is far below its row's and column's maxima (more than 485),
-        2 abs(out) eps is added. Weights below 1e-180 may be 0. A result of -inf, a sum of nothing, gives 0; NaN and +inf give NaN.
+        2 abs(out) eps is added. Weights below 1e-180 may be 0. A result of -inf, a sum of nothing, gives 0; NaN and +inf give
+        NaN.
     """
     (g, a, b), back = together("logmatmulexp_vjp", g=g, a=a, b=b)
     rows, columns, shape = matrices("logmatmulexp_vjp", a, b)

@@ -57,6 +57,8 @@ class LogSumExp:
     >>> p = total.softmax(x)                             # in another pass over the same rows, in pieces too
     """
 
+    dtype = STATE  # of `to_array`
+
     def __init__(self, start=0, *, softmax=True):
         try:
             self._start = operator.index(start)
@@ -316,8 +318,10 @@ def dtype_of(code):
 
 
 def raw(states):
-    """(subtrees, rows, 12) integers, as _core takes them; a view of contiguous states."""
-    return states.reshape(len(states), int(np.prod(states.shape[1:], dtype=np.int64)), 1).view(np.int64)
+    """(subtrees, rows, 12) integers, as _core takes them; a view of contiguous, aligned states."""
+    rows = int(np.prod(states.shape[1:], dtype=np.int64))
+    numbers = np.ascontiguousarray(states).reshape(len(states), rows, 1).view(np.int64)
+    return np.require(numbers, None, ["ALIGNED"])
 
 
 def of_row(states, field):
