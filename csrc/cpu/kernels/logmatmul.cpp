@@ -6,7 +6,8 @@
 // The shifts are in the exponents, as everywhere here (numerics/exp.hpp), so that no difference is rounded. What a row's and a
 // column's maximum leave out: an A or B that underflows is below 2^-1322 of its largest, its terms are below 2^-722, and a P
 // of 2^-600 or more does not see 2^60 of them. Below that, which is 831 from the sum of both maxima, and where out is so near
-// 0 that the error of P counts, the result is made from the terms a_ik + b_kj themselves, as logsumexp makes it.
+// 0 that the error of P counts (with all its terms), the result is made from the terms a_ik + b_kj themselves, as logsumexp
+// makes it.
 //
 // float and 16 bits: A and B rounded to double, their product a chain of FMAs for every 256 k, added in order. P is within
 //   (256 + K / 256 + 4) 2^-53, which is 2^-24 |out| or less where |out| is not below `least`.
@@ -197,13 +198,16 @@ void multiply_pairs(const double* a, std::int64_t a_apart, const double* panel, 
 
 // -- from products to results ----------------------------------------------------------------------------------------
 
-// A vector of results from P; `usable` is 1 where they are right already.
+// Which results are made from terms: those whose P has missed some, and those that are small, unless their largest term is not.
+enum ByTerms : char { kNot, kMissed, kSmall };
+
+// A vector of results from P, and which of these each is.
 struct Finished {
-  F64 value, usable;
+  F64 value, by_terms;
 };
-SUMEXP_FN F64 usable_of(F64 p, F64 value, double least) {
-  const F64 size = pick(at_or_above(p, F64(kLeast)), value * value, F64(0.0));
-  return pick(at_or_above(size, F64(least * least)), F64(1.0), F64(0.0));
+SUMEXP_FN F64 by_terms_of(F64 p, F64 value, double least) {
+  const F64 small = pick(at_or_above(value * value, F64(least * least)), F64(1.0 * kNot), F64(1.0 * kSmall));
+  return pick(at_or_above(p, F64(kLeast)), small, F64(1.0 * kMissed));
 }
 SUMEXP_FN Finished finish(F64 p, F64 exponents, F64 row_anchor, F64 column_anchor, double least) {
   using C = ExpConstants<double>;
@@ -212,7 +216,7 @@ SUMEXP_FN Finished finish(F64 p, F64 exponents, F64 row_anchor, F64 column_ancho
   const F64 n = k + exponents;
   const F64 logs = fma(n, F64(C::ln2_hi), fma(n, F64(C::ln2_lo), log1p_narrow(m - F64(1.0))));
   const F64 value = (row_anchor + column_anchor) + logs;
-  return {value, usable_of(p, value, least)};
+  return {value, by_terms_of(p, value, least)};
 }
 SUMEXP_FN Finished finish(DD<F64> p, F64 exponents, F64 row_anchor, F64 column_anchor, double least) {
   using C = ExpConstants<double>;
@@ -226,7 +230,7 @@ SUMEXP_FN Finished finish(DD<F64> p, F64 exponents, F64 row_anchor, F64 column_a
   const DD<F64> logs = two_product(n, F64(C::ln2_hi)), anchors = two_sum(row_anchor, column_anchor);
   const DD<F64> large = two_sum(anchors.hi, logs.hi), all = two_sum(large.hi, log_m.hi);
   const F64 value = all.hi + ((all.lo + large.lo) + (anchors.lo + fma(n, F64(C::ln2_lo), logs.lo + log_m.lo)));
-  return {value, usable_of(p.hi, value, least)};
+  return {value, by_terms_of(p.hi, value, least)};
 }
 
 // -- one result from its terms -----------------------------------------------------------------------------------
@@ -315,7 +319,7 @@ std::int64_t padded(int columns) { return (columns + kPanel - 1) / kPanel * kPan
 std::int64_t scratch_bytes(int rows, int columns) {
   const std::int64_t width = padded(columns);
   const std::int64_t doubles =
-      kDepth * width + 2 * (kDepth * width + rows * kPitch + rows * width) + kDepth + kCached + 3 * width;
+      kDepth * width + 2 * (kDepth * width + rows * kPitch + rows * width) + kDepth + 2 * kCached + 3 * width;
   return doubles * 8 + (rows + width) * static_cast<std::int64_t>(sizeof(Line)) + rows * width + 16 * 64;
 }
 
@@ -334,7 +338,7 @@ class Tile {
       factors_[part] = cut<double>(left, rows * kPitch);
       sums_[part] = cut<double>(left, rows * width_);
     }
-    x_ = cut<double>(left, kDepth), column_ = cut<double>(left, kCached);
+    x_ = cut<double>(left, kDepth), column_ = cut<double>(left, kCached), row_ = cut<double>(left, kCached);
     exponents_ = cut<double>(left, width_), anchors_ = cut<double>(left, width_), largest_ = cut<double>(left, width_);
     row_lines_ = cut<Line>(left, rows), column_lines_ = cut<Line>(left, width_);
     by_terms_ = cut<char>(left, rows * width_);
@@ -567,22 +571,33 @@ class Tile {
           r = finish(DD<F64>{F64::load(p + j), F64::load(sums_[1] + i * width_ + j)}, exponents, anchor, anchors, bound);
         else r = finish(F64::load(p + j), exponents, anchor, anchors, bound);
         F64::store(p + j, r.value);
-        double usable[F64::W];
-        F64::store(usable, r.usable);
-        for (int u = 0; u < F64::W; ++u) terms[j + u] = usable[u] == 0.0;
+        double which[F64::W];
+        F64::store(which, r.by_terms);
+        for (int u = 0; u < F64::W; ++u) terms[j + u] = static_cast<char>(which[u]);
       }
       for (int j = 0; j < columns_; ++j) {
         const int column = column_lines_[j].kind;
         if (line.kind == kNumbers && column == kNumbers) {
-          some |= terms[j];
+          some |= terms[j] != kNot;
         } else if (line.kind == kSpecial || column == kSpecial) {
-          terms[j] = true, some = true;
+          terms[j] = kMissed, some = true;
         } else {
-          terms[j] = false, p[j] = -infinity;
+          terms[j] = kNot, p[j] = -infinity;
         }
       }
     }
     if (some) finish_by_terms();
+  }
+  // |largest a_ik + b_kj|: where it is not small, P will do.
+  double largest_term(int i, const double* column) {
+    load<S>(a_ + i * p_.a_row, p_.a_k, p_.k, row_);
+    F64 best = F64(-Limits<double>::infinity);
+    each_vector<F64>(p_.k, [&](std::int64_t k, auto memory) SUMEXP_INLINE {
+      const F64 x = memory.template load<F64>(row_ + k, -Limits<double>::infinity);
+      best = larger(x + memory.template load<F64>(column + k, 0.0), best);
+    });
+    const double most = ::sumexp::SUMEXP_NS::largest(best);
+    return most < 0.0 ? -most : most;
   }
   void finish_by_terms() {
     for (int j = 0; j < columns_; ++j) {
@@ -591,6 +606,7 @@ class Tile {
       for (int i = 0; i < rows_; ++i) {
         if (!by_terms_[i * width_ + j]) continue;
         if (!column && p_.k <= kCached) load<S>(b, p_.b_k, p_.k, column = column_);
+        if (by_terms_[i * width_ + j] == kSmall && column && largest_term(i, column) >= least()) continue;
         sums_[0][i * width_ + j] = by_terms<S>(a_ + i * p_.a_row, p_.a_k, column, b, p_.b_k, p_.k);
       }
     }
@@ -602,7 +618,7 @@ class Tile {
   const char *a_, *b_, *ta_, *tb_;
   const cpu::Tangents* tangents_;
   char* out_;
-  double *block_, *panels_[2], *factors_[2], *sums_[2], *x_, *column_, *exponents_, *anchors_, *largest_;
+  double *block_, *panels_[2], *factors_[2], *sums_[2], *x_, *column_, *row_, *exponents_, *anchors_, *largest_;
   Line *row_lines_, *column_lines_;
   char* by_terms_;
 };
