@@ -1,8 +1,8 @@
 """python -m sumexp demo hmm: a hidden Markov model reads text with typing errors, in the log domain.
 
-The text is real: descriptions of data sets that come with scikit-learn. Half of it teaches which letter follows which; the other
-half is typed by a hand that hits a neighbouring key one time in five. The hidden states are the letters that were meant. Forward
-and backward messages of all lines go together, one product of matrices in the log domain a step:
+The text is real: descriptions of data sets that come with scikit-learn. Half of it teaches which letter follows which; the
+other half is typed by a hand that hits a neighbouring key one time in five. The hidden states are the letters that were meant.
+Forward and backward messages of all lines go together, one product of matrices in the log domain a step:
 
     alpha_t = logmatmulexp(alpha_{t-1}, log A) + log B[:, x_t]          (lines, states) x (states, states)
     beta_t  = logmatmulexp(log B[:, x_{t+1}] + beta_{t+1}, log A^T)

@@ -1,4 +1,4 @@
-"""The demonstration of logmatmulexp: forward and backward of a hidden Markov model, against sums over all paths and hmmlearn."""
+"""demo hmm: forward and backward by logmatmulexp, against sums over all paths and hmmlearn."""
 
 import itertools
 import subprocess
