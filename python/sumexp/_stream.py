@@ -50,11 +50,15 @@ class LogSumExp:
 
     Examples
     --------
-    >>> total = LogSumExp()
-    >>> for piece in np.array_split(x, 10, axis=-1):
-    ...     total.update(piece)
-    >>> total.result()                                   # sumexp.logsumexp(x, axis=-1)
-    >>> p = total.softmax(x)                             # in another pass over the same rows, in pieces too
+    >>> import sumexp as se
+    >>> x = np.linspace(0, 5, 10_000)
+    >>> total = se.LogSumExp()
+    >>> for piece in np.array_split(x, 7):
+    ...     _ = total.update(piece)
+    >>> bool(total.result() == se.logsumexp(x))
+    True
+    >>> bool(np.all(total.softmax(x) == se.softmax(x)))         # in another pass, which may go in pieces too
+    True
     """
 
     dtype = STATE  # of `to_array`
