@@ -50,7 +50,7 @@ class LogSumExp:
 
     Examples
     --------
-    >>> import sumexp as se
+    >>> import numpy as np, sumexp as se
     >>> x = np.linspace(0, 5, 10_000)
     >>> total = se.LogSumExp()
     >>> for piece in np.array_split(x, 7):
