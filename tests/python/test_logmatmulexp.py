@@ -84,6 +84,14 @@ def test_bound_at_large_magnitudes(dtype):
     held(a * dtype(1e16), b * dtype(1e7))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bound_where_factors_underflow(dtype):
+    for gap in np.linspace(700, 1340, 65):  # one term's factor is gone before the other's
+        for other in (gap - 2, gap, gap + 1):
+            held(np.array([[0, -gap]], dtype), np.array([[-other], [0]], dtype))
+            held(np.array([[0, -gap / 2, -gap]], dtype), np.array([[-other], [-gap / 2], [0]], dtype))
+
+
 def test_the_copied_form_loses_this():
     for dtype in (np.float32, np.float64):
         a, b = np.array([[0, -1000]], dtype), np.array([[-1000], [0]], dtype)
