@@ -4,6 +4,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import result, shares_memory, together
+from ._devices import is_torch
 
 
 def logmatmulexp(a, b, *, out=None):
@@ -40,6 +41,10 @@ def logmatmulexp(a, b, *, out=None):
         made = apart("logmatmulexp", out, (len(a), b.shape[1]), a, b)
         _core._logmatmulexp(a, b, made)
         return made if out is None else out
+    if is_torch(a) or is_torch(b) or is_torch(out):
+        from .torch import _logmatmul
+
+        return _logmatmul.of_arrays(a, b, out)
     (a, b), back = together("logmatmulexp", a=a, b=b)
     rows, columns, shape = matrices("logmatmulexp", a, b)
     made = apart("logmatmulexp", out, shape, a, b)

@@ -93,3 +93,17 @@ def test_dtypes_and_bad_input():
             call()
         assert "logmatmulexp" in str(caught.value)
     np.testing.assert_array_equal(st.logmatmulexp(a, a.mT).numpy(), np.full((2, 2), np.float32(2 + np.log(3))))
+
+
+def test_the_packages_function_takes_tensors():
+    a, b = pair(5, 6, 7, torch.float32)
+    se.logmatmulexp(a, b).sum().backward()
+    expected = torch.autograd.grad(st.logmatmulexp(a, b).sum(), (a, b))
+    assert torch.equal(a.grad, expected[0]) and torch.equal(b.grad, expected[1])
+    out = torch.empty(5, 7)
+    assert se.logmatmulexp(a.detach(), b.detach(), out=out) is out and torch.equal(out, st.logmatmulexp(a, b))
+    assert torch.equal(se.logmatmulexp(a.detach().numpy(), b.detach()), out)
+    da, db = se.logmatmulexp_vjp(torch.ones(5, 7), a.detach(), b.detach())
+    assert torch.equal(da, expected[0]) and torch.equal(db, expected[1])
+    with pytest.raises(ValueError, match="logmatmulexp: out"):
+        se.logmatmulexp(a.detach(), b.detach(), out=torch.empty(5, 6))

@@ -5,6 +5,7 @@ import torch
 from .. import _core
 from . import _front
 from ._composed import Composed
+from ._dispatch import _into
 
 
 def logmatmulexp(a, b):
@@ -37,6 +38,13 @@ def logmatmulexp(a, b):
     out = _logmatmulexp(rows, columns)
     out = out.squeeze(-2) if a.dim() == 1 else out
     return out.squeeze(-1) if b.dim() == 1 else out
+
+
+def of_arrays(a, b, out):
+    """sumexp.logmatmulexp where one of these is a tensor."""
+    other = next(x for x in (a, b, out) if isinstance(x, torch.Tensor))
+    a, b = (x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device=other.device) for x in (a, b))
+    return _into("logmatmulexp", out, logmatmulexp(a, b))
 
 
 def _tensor(name, x):
