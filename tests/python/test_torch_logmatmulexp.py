@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from sumexp.torch import _logmatmul  # noqa: E402
 
 
 def pair(m=3, k=4, n=2, dtype=torch.float64, scale=3.0):
@@ -61,11 +62,14 @@ def test_a_sum_of_nothing_has_no_gradient():
         assert torch.equal(da, torch.tensor([[6.0, 0.0], [0.0, 0.0]]))
 
 
-def test_transforms_and_compile():
+def test_transforms_and_compile(monkeypatch):
     a, b = (x.detach() for x in pair())
     out = st.logmatmulexp(a, b)
     many = torch.func.vmap(st.logmatmulexp, in_dims=(0, None))(torch.stack([a, a]), b)
     torch.testing.assert_close(many[1], out)
+    whole = _logmatmul._formula(a, b)
+    monkeypatch.setattr(_logmatmul, "TERMS", 9)
+    assert torch.equal(_logmatmul._formula(a, b), whole)
     value, tangent = torch.func.jvp(st.logmatmulexp, (a, b), (torch.ones_like(a), torch.ones_like(b)))
     torch.testing.assert_close(tangent, torch.full_like(out, 2.0))
     compiled = torch.compile(lambda a, b: st.logmatmulexp(a, b).sum(), fullgraph=True, backend="aot_eager")

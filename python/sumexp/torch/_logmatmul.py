@@ -7,14 +7,16 @@ from . import _front
 from ._composed import Composed
 from ._dispatch import _into
 
+TERMS = 1 << 24  # that the formula forms at a time
+
 
 def logmatmulexp(a, b):
     """log(exp(a) @ exp(b)): out_ij = log sum_k e^(a_ik + b_kj), of matrices or broadcast batches of them, as torch.matmul takes
     them (vectors too).
 
     Right for every finite input, however far apart, within the bound of sumexp.logmatmulexp, on the CPU; gradients are made of
-    products as well. A sum of nothing is -inf, and its gradient 0. Second derivatives, forward mode and torch.func's transforms
-    form all M x K x N terms, and so do tensors on CUDA devices.
+    products as well. A sum of nothing is -inf, and its gradient 0. Forward mode, torch.func's transforms and tensors on CUDA
+    devices form the terms, 2^24 or those of a row at a time; second derivatives all M x K x N.
     """
     a, b = _tensor("a", a), _tensor("b", b)
     dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
@@ -86,6 +88,13 @@ def _summed_to(x, shape):
 
 
 def _formula(a, b):
+    rows = max(1, TERMS // max(1, a.numel() // max(1, a.shape[-2]) * b.shape[-1]))
+    if a.shape[-2] <= rows:
+        return _by_terms(a, b)
+    return torch.cat([_by_terms(part, b) for part in a.split(rows, -2)], -2)
+
+
+def _by_terms(a, b):
     terms = a.unsqueeze(-1) + b.unsqueeze(-3)
     if terms.shape[-2] == 0:
         return terms.sum(-2) - torch.inf
