@@ -37,7 +37,7 @@ from ._information import (
     log_prob_vjp,
 )
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
-from ._logmatmul import logmatmulexp
+from ._logmatmul import logmatmulexp, logmatmulexp_jvp, logmatmulexp_vjp
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._masked import (
     masked_log_softmax,
@@ -88,6 +88,8 @@ __all__ = [
     "log_softmax_jvp",
     "log_softmax_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
