@@ -7,6 +7,7 @@ namespace sumexp::python {
 
 extern PyObject* axis_error;  // operands.cpp
 
+void add_log_domain(py::module_& module);
 void add_functions(py::module_& module);  // functions.cpp: softmax ... log_softmax_hvp
 void add_tensors(py::module_& module);    // tensors.cpp: run_tensors, read_dlpack
 void add_fast_path(py::module_& module);  // fast_path.cpp: fast_softmax, fast_forward, set_fast_path

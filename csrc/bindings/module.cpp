@@ -69,6 +69,7 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   m.attr("cuda_architectures") = sumexp::cuda::architectures();
   add_strided();
   add_functions(m);
+  add_log_domain(m);
   add_tensors(m);
   add_fast_path(m);
   m.def(

@@ -25,16 +25,44 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._log_domain import (
+    log1mexp,
+    log1mexp_vjp,
+    logaddexp,
+    logaddexp_jvp,
+    logaddexp_vjp,
+    logcumsumexp,
+    logcumsumexp_jvp,
+    logcumsumexp_vjp,
+    logmeanexp,
+    logsubexp,
+    logsubexp_jvp,
+    logsubexp_vjp,
+    softplus,
+    softplus_vjp,
+)
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
 
 __all__ = [
     "__version__",
     "get_num_threads",
+    "log1mexp",
+    "log1mexp_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logaddexp",
+    "logaddexp_jvp",
+    "logaddexp_vjp",
+    "logcumsumexp",
+    "logcumsumexp_jvp",
+    "logcumsumexp_vjp",
+    "logmeanexp",
+    "logsubexp",
+    "logsubexp_jvp",
+    "logsubexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
@@ -46,6 +74,8 @@ __all__ = [
     "softmax_jacobian",
     "softmax_jvp",
     "softmax_vjp",
+    "softplus",
+    "softplus_vjp",
     "special",
 ]
 

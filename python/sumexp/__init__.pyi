@@ -21,11 +21,23 @@ from ._core import (
 __all__ = [
     "__version__",
     "get_num_threads",
+    "log1mexp",
+    "log1mexp_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logaddexp",
+    "logaddexp_jvp",
+    "logaddexp_vjp",
+    "logcumsumexp",
+    "logcumsumexp_jvp",
+    "logcumsumexp_vjp",
+    "logmeanexp",
+    "logsubexp",
+    "logsubexp_jvp",
+    "logsubexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
@@ -37,9 +49,56 @@ __all__ = [
     "softmax_jacobian",
     "softmax_jvp",
     "softmax_vjp",
+    "softplus",
+    "softplus_vjp",
     "special",
 ]
 
+def logaddexp(a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def logsubexp(a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def log1mexp(x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def softplus(x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def logaddexp_vjp(g: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any) -> tuple[Any, Any]: ...
+def logsubexp_vjp(g: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any) -> tuple[Any, Any]: ...
+def logaddexp_jvp(
+    ta: ArrayLike | Any, tb: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None
+) -> Any: ...
+def logsubexp_jvp(
+    ta: ArrayLike | Any, tb: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None
+) -> Any: ...
+def log1mexp_vjp(g: ArrayLike | Any, x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def softplus_vjp(g: ArrayLike | Any, x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def logcumsumexp(
+    x: ArrayLike | Any, axis: int = -1, *, reverse: bool = False, exclusive: bool = False, out: Any | None = None
+) -> Any: ...
+def logcumsumexp_vjp(
+    g: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: int = -1,
+    *,
+    reverse: bool = False,
+    exclusive: bool = False,
+    out: Any | None = None,
+) -> Any: ...
+def logcumsumexp_jvp(
+    t: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: int = -1,
+    *,
+    reverse: bool = False,
+    exclusive: bool = False,
+    out: Any | None = None,
+) -> Any: ...
+def logmeanexp(
+    x: ArrayLike | Any,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    b: ArrayLike | Any | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: ArrayLike | Any | None = None,
+    out: Any | None = None,
+) -> Any: ...
 def softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def log_softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def logsumexp_hessian(x: ArrayLike | Any) -> Any: ...
