@@ -3,10 +3,10 @@
 import mpmath
 import numpy as np
 import pytest
-from log_domain_oracle import DTYPES, dtype_of, errors, exact, mpf, usable_isas
 from numpy.testing import assert_array_equal
 
 import sumexp as se
+from log_domain_oracle import DTYPES, dtype_of, errors, exact, mpf, usable_isas
 from sumexp import _core
 
 INF, NAN = float("inf"), float("nan")
@@ -127,8 +127,8 @@ def test_special_values():
     check("softplus", [((INF,), INF), ((-INF,), 0), ((NAN,), NAN), ((0,), np.log(2))])
     check("logaddexp_vjp", [((2, INF, 1), (2, 0)), ((2, 1, INF), (0, 2)), ((2, -INF, 1), (0, 2)), ((2, NAN, 1), (NAN, NAN)),
                             ((2, -INF, NAN), (NAN, NAN)), ((2, NAN, -INF), (NAN, NAN)), ((2, INF, INF), (NAN, NAN))])
-    check("logsubexp_vjp", [((2, 5, 5), (INF, -INF)), ((2, -INF, -INF), (0, 0)), ((2, 3, -INF), (2, 0)), ((2, 1, 2), (NAN, NAN)),
-                            ((2, INF, INF), (NAN, NAN)), ((2, NAN, 1), (NAN, NAN))])
+    check("logsubexp_vjp", [((2, 5, 5), (INF, -INF)), ((2, -INF, -INF), (0, 0)), ((2, 3, -INF), (2, 0)),
+                            ((2, 1, 2), (NAN, NAN)), ((2, INF, INF), (NAN, NAN)), ((2, NAN, 1), (NAN, NAN))])
     check("log1mexp_vjp", [((2, 0), INF), ((2, INF), 0), ((2, -INF), 0), ((2, NAN), NAN)])
 
 
@@ -203,7 +203,8 @@ def test_out():
 @pytest.mark.parametrize("call, kind, text", [
     (lambda out: se.logaddexp(np.ones(3), np.ones(4), out=out), ValueError,
      r"logaddexp: a has shape \(3,\), b has shape \(4,\), accepted: shapes that broadcast"),
-    (lambda out: se.logaddexp(np.ones(4), np.ones(4), out=out), ValueError, r"logaddexp: out has shape \(3,\), accepted: \(4,\)"),
+    (lambda out: se.logaddexp(np.ones(4), np.ones(4), out=out), ValueError,
+     r"logaddexp: out has shape \(3,\), accepted: \(4,\)"),
     (lambda out: se.softplus(np.ones(3, np.float32), out=out), TypeError, "softplus: out has dtype float64, accepted: float32"),
     (lambda out: se.softplus(np.ones(3, complex), out=out), TypeError, "softplus: x has dtype complex128, accepted"),
     (lambda out: se.log1mexp(np.concatenate([out, out])[1:4], out="no"), TypeError, "log1mexp: out is a str, accepted"),
