@@ -3,9 +3,10 @@
 import mpmath
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+
 import sumexp as se
 from log_domain_oracle import DTYPES, dtype_of, errors, exact, mpf, usable_isas
-from numpy.testing import assert_array_equal
 from sumexp import _core
 
 INF, NAN = float("inf"), float("nan")
