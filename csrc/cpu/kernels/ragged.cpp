@@ -1,0 +1,182 @@
+// The table of one instruction set: cpu::ragged_kernels_<isa>().
+#include SUMEXP_SIMD
+//
+#include "../../numerics/tanh.hpp"
+#include "kernel.hpp"
+#include "ragged_table.hpp"
+
+#define SUMEXP_JOIN_(a, b) a##b
+#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
+
+namespace sumexp::SUMEXP_NS {
+namespace {
+
+using cpu::LogitOptions;
+using cpu::RaggedRow;
+
+#if SUMEXP_REGISTERS
+template <class V, class S>
+SUMEXP_FN V load_piece(const RaggedRow& row, int first, ElementOf<V> fill) {
+  using T = ElementOf<V>;
+  const std::int64_t left = row.n - first;
+  if (left <= 0) return V(fill);
+  const char* const p = row.first + first * row.stride;
+  if (row.stride == sizeof(S)) {
+    if (left >= V::W) return V::load(reinterpret_cast<const S*>(p));
+    if constexpr (std::is_same_v<S, T>) return V::load_part(reinterpret_cast<const T*>(p), static_cast<int>(left), fill);
+  }
+  T lanes[V::W];
+  for (int i = 0; i < V::W; ++i) lanes[i] = i < left ? widen(read<S>(p + i * row.stride)) : fill;
+  return V::load(lanes);
+}
+template <class V, class S>
+SUMEXP_FN void store_piece(const RaggedRow& row, int first, V x) {
+  using T = ElementOf<V>;
+  const std::int64_t left = row.n - first;
+  if (left <= 0) return;
+  char* const p = row.first + first * row.stride;
+  if (row.stride == sizeof(S)) {
+    if (left >= V::W) return V::store(reinterpret_cast<S*>(p), x);
+    if constexpr (std::is_same_v<S, T>) return V::store_part(reinterpret_cast<T*>(p), x, static_cast<int>(left));
+  }
+  T lanes[V::W];
+  V::store(lanes, x);
+  for (int i = 0; i < V::W && i < left; ++i) write<S>(p + i * row.stride, lanes[i]);
+}
+// A vector's rows side by side, all of n elements: vectors as they are.
+template <class V, class S>
+SUMEXP_FN bool side_by_side(const RaggedRow* rows, int count, int n) {
+  if (count != V::W) return false;
+  for (int b = 0; b < V::W; ++b)
+    if (rows[b].n != n || rows[b].stride != rows[0].stride || rows[b].first != rows[0].first + b * sizeof(S)) return false;
+  return true;
+}
+
+template <class V, class S>
+void load_tile(const RaggedRow* rows, int count, int n, double fill, void* to) {
+  using T = ElementOf<V>;
+  V* const tile = static_cast<V*>(to);
+  if (side_by_side<V, S>(rows, count, n)) {
+    const char* p = rows[0].first;
+    for (int j = 0; j < n; ++j, p += rows[0].stride) tile[j] = V::load(reinterpret_cast<const S*>(p));
+    return;
+  }
+  for (int j = 0; j < n; j += V::W) {
+    V square[V::W];
+    for (int b = 0; b < V::W; ++b) square[b] = load_piece<V, S>(rows[b < count ? b : count - 1], j, static_cast<T>(fill));
+    transpose(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < V::W; ++i)
+      if (j + i < n) tile[j + i] = square[i];
+  }
+}
+template <class V, class S>
+void store_tile(const RaggedRow* rows, int count, int n, const void* from) {
+  const V* const tile = static_cast<const V*>(from);
+  if (side_by_side<V, S>(rows, count, n)) {
+    char* p = rows[0].first;
+    for (int j = 0; j < n; ++j, p += rows[0].stride) V::store(reinterpret_cast<S*>(p), tile[j]);
+    return;
+  }
+  for (int j = 0; j < n; j += V::W) {
+    V square[V::W];
+#pragma GCC unroll 16
+    for (int i = 0; i < V::W; ++i) square[i] = tile[j + i < n ? j + i : n - 1];
+    transpose(square);
+    for (int b = 0; b < count; ++b) store_piece<V, S>(rows[b], j, square[b]);
+  }
+}
+#endif
+
+// Numbers that the compiler makes vectors of: a block of known size, with nothing that may be the same memory.
+constexpr int kBlock = 64;
+
+template <class T>
+SUMEXP_FN void leave_out_block(const unsigned char* __restrict mask, T value, T* __restrict x) {
+  for (int i = 0; i < kBlock; ++i) x[i] = mask[i] ? x[i] : value;
+}
+template <class V>
+void leave_out(const char* mask, std::int64_t stride, int count, double value, void* at) {
+  using T = ElementOf<V>;
+  T* const x = static_cast<T*>(at);
+  int i = 0;
+  if (stride == 1)
+    for (; i + kBlock <= count; i += kBlock)
+      leave_out_block<T>(reinterpret_cast<const unsigned char*>(mask) + i, static_cast<T>(value), x + i);
+  for (; i < count; ++i)
+    if (!mask[i * stride]) x[i] = static_cast<T>(value);
+}
+
+template <class V, class S>
+void logits(const LogitOptions& options, int count, void* at) {
+  using T = ElementOf<V>;
+  T* const x = static_cast<T*>(at);
+  if (options.temperature != 1.0) {
+    const V divisor = V(static_cast<T>(options.temperature));
+    each_vector<V>(count, [&](std::int64_t i, auto memory)
+                              SUMEXP_INLINE { memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor); });
+  }
+  if (options.softcap != 0.0) {
+    const V cap = V(static_cast<T>(options.softcap));
+    each_vector<V>(count, [&](std::int64_t i, auto memory)
+                              SUMEXP_INLINE { memory.store(x + i, capped(memory.template load<V>(x + i, T(0)), cap).value); });
+  }
+  if (options.bias) {
+    if (options.bias_stride == sizeof(S)) {
+      const S* const bias = reinterpret_cast<const S*>(options.bias);
+      each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+        memory.store(x + i, memory.template load<V>(x + i, T(0)) + memory.template load<V>(bias + i, T(0)));
+      });
+    } else {
+      for (int i = 0; i < count; ++i) x[i] = x[i] + widen(read<S>(options.bias + i * options.bias_stride));
+    }
+  }
+  if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+}
+
+template <class V>
+void to_elements(const LogitOptions& options, int count, const void* elements, const void* gradient, void* to) {
+  using T = ElementOf<V>;
+  const T* const x = static_cast<const T*>(elements);
+  const T* const from = static_cast<const T*>(gradient);
+  T* const out = static_cast<T*>(to);
+  const V factor = V(static_cast<T>(1.0 / options.temperature));
+  if (options.softcap != 0.0) {
+    const V cap = V(static_cast<T>(options.softcap)), divisor = V(static_cast<T>(options.temperature));
+    return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V slope = capped(memory.template load<V>(x + i, T(0)) / divisor, cap).slope;
+      memory.store(out + i, memory.template load<V>(from + i, T(0)) * slope * factor);
+    });
+  }
+  each_vector<V>(count, [&](std::int64_t i, auto memory)
+                            SUMEXP_INLINE { memory.store(out + i, memory.template load<V>(from + i, T(0)) * factor); });
+}
+
+template <class V, class S>
+void fill(char* out, std::int64_t stride, std::int64_t count, double value) {
+  using T = ElementOf<V>;
+  S s;
+  narrow(static_cast<T>(value), s);
+  std::int64_t i = 0;
+  if (stride == sizeof(S))
+    for (; i + V::W <= count; i += V::W) V::store(reinterpret_cast<S*>(out) + i, V(static_cast<T>(value)));
+  for (; i < count; ++i) memcpy(out + i * stride, &s, sizeof(S));
+}
+
+template <class V, class S>
+constexpr cpu::RaggedMoves moves_of() {
+  cpu::RaggedMoves moves = {nullptr, nullptr, logits<V, S>, leave_out<V>, to_elements<V>, fill<V, S>};
+#if SUMEXP_REGISTERS
+  moves.load_tile = load_tile<V, S>, moves.store_tile = store_tile<V, S>;
+#endif
+  return moves;
+}
+const cpu::RaggedKernels kKernels = {
+    {moves_of<F32, f16>(), moves_of<F32, bf16>(), moves_of<F32, float>(), moves_of<F64, double>()}};
+
+}  // namespace
+}  // namespace sumexp::SUMEXP_NS
+
+namespace sumexp::cpu {
+const RaggedKernels& SUMEXP_JOIN(ragged_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
+}  // namespace sumexp::cpu

@@ -1,0 +1,48 @@
+// What an instruction set offers for rows of many lengths, beside the kernels of the ops (table.hpp): rows that lie anywhere to
+// tiles and back, and the options of masked rows on a piece of one. T and `width` as there.
+#pragma once
+
+#include <cstdint>
+
+namespace sumexp::cpu {
+
+// A row of n elements, `stride` bytes apart.
+struct RaggedRow {
+  char* first;
+  std::int64_t stride, n;
+};
+
+// The options on elements of a packed row, each from the first of them on; null or neutral where not given.
+struct LogitOptions {
+  const char* mask;
+  std::int64_t mask_stride;
+  const char* bias;  // of the stored type
+  std::int64_t bias_stride;
+  double temperature, softcap;
+};
+
+struct RaggedMoves {
+  // `rows` (at most `width`) rows to a tile of n vectors (at least the longest row's), with `fill` beyond their ends; and back.
+  // Null without registers.
+  void (*load_tile)(const RaggedRow* rows, int count, int n, double fill, void* to);
+  void (*store_tile)(const RaggedRow* rows, int count, int n, const void* from);
+  // From elements to logits, in place: a T each.
+  void (*logits)(const LogitOptions&, int count, void* x);
+  // `value` where the mask leaves out.
+  void (*leave_out)(const char* mask, std::int64_t stride, int count, double value, void* x);
+  // to = from times the derivative of softcap(x / temperature) in x, at the elements x as they were packed.
+  void (*to_elements)(const LogitOptions&, int count, const void* x, const void* from, void* to);
+  void (*fill)(char* out, std::int64_t stride, std::int64_t count, double value);
+};
+
+struct RaggedKernels {
+  RaggedMoves by_dtype[4];
+};
+
+const RaggedKernels& ragged_kernels_scalar();
+const RaggedKernels& ragged_kernels_scalar_fma();
+const RaggedKernels& ragged_kernels_avx2();
+const RaggedKernels& ragged_kernels_avx512();
+const RaggedKernels& ragged_kernels_neon();
+
+}  // namespace sumexp::cpu

@@ -1,0 +1,180 @@
+"""masked_softmax, masked_log_softmax and masked_logsumexp of tensors."""
+
+import torch
+
+from .. import _core
+from .._masked import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid
+from ._composed import Composed
+from ._dispatch import _beside, _floating, _into, _mask, _tensor
+from ._front import check_temperature, log_softmax, logsumexp, softmax
+
+_TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
+_SCHEMA = "int dim, int? causal, float softcap, float temperature, bool nan"
+
+
+def _kept(x, where, lengths, dim, causal):
+    """What is not left out, as a tensor that broadcasts to x; None for all."""
+    kept = where
+    if lengths is None and causal is None:
+        return kept
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    place = torch.arange(x.shape[dim], device=x.device).reshape(shape)
+    if lengths is not None:
+        kept = place < lengths if kept is None else kept & (place < lengths)
+    if causal is not None:
+        rows = x.dim() - 1 if dim != x.dim() - 1 else x.dim() - 2
+        shape = [1] * x.dim()
+        shape[rows] = -1
+        seen = place <= torch.arange(x.shape[rows], device=x.device).reshape(shape) + causal
+        kept = seen if kept is None else kept & seen
+    return kept
+
+
+def _formula(name, x, bias, sink, where, lengths, dim, causal, softcap, temperature, nan):
+    kept = _kept(x, where, lengths, dim, causal)
+    left_out = None if kept is None else ~kept.expand(x.shape)
+    z = x if left_out is None else x.masked_fill(left_out, 0)  # what is there meets no derivative
+    z = z / temperature if temperature != 1 else z
+    z = softcap * torch.tanh(z / softcap) if softcap else z
+    z = z if bias is None else z + bias
+    z = z if left_out is None else z.masked_fill(left_out, -torch.inf)
+    n = z.shape[dim]
+    if sink is not None:
+        row = list(z.shape)
+        row[dim] = 1
+        z = torch.cat([z, sink.expand(row)], dim)
+    nothing = (z == -torch.inf).all(dim, keepdim=True)
+    z = z.masked_fill(nothing, 0)
+    if name == "masked_logsumexp":
+        if z.shape[dim] == 0:
+            return z.sum(dim) - torch.inf
+        return logsumexp(z, dim).masked_fill(nothing.squeeze(dim), -torch.inf)
+    y = softmax(z, dim) if name == "masked_softmax" else log_softmax(z, dim)
+    absent = 0.0 if name == "masked_softmax" else -torch.inf
+    y = y if left_out is None else y.narrow(dim, 0, n).masked_fill(left_out, absent)
+    return y.narrow(dim, 0, n).masked_fill(nothing, torch.nan if nan else absent)
+
+
+def _row_shape(name, x, dim):
+    return [n for d, n in enumerate(x.shape) if d != dim] if OPS[name] == 2 else x.shape
+
+
+def _raw(function, name, x, bias, sink, where, lengths, dim, causal, softcap, temperature, nan, **more):
+    _core._masked(
+        function, OPS[name], x, dim, where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
+        temperature=temperature, nan=nan, **more,
+    )  # fmt: skip
+
+
+def _kernel(name, x, *rest):
+    dim = rest[4]
+    out = x.new_empty(_row_shape(name, x, dim))
+    _raw(name, name, x, *rest, out=out.unsqueeze(dim) if OPS[name] == 2 else out)
+    return out
+
+
+def _gradient(name, gradients, tensors, results, options, needs):
+    (g,), (x, bias, sink, where, lengths) = gradients, tensors
+    dim = options[0]
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dbias, dsink = (torch.zeros_like(t) if needed else None for t, needed in zip((bias, sink), needs[1:3]))
+    _raw(name + "_vjp", name, x, bias, sink, where, lengths, *options, out=dx, g=g.unsqueeze(dim) if OPS[name] == 2 else g,
+         dbias=dbias, dsink=dsink)  # fmt: skip
+    return dx if needs[0] else None, dbias, dsink, None, None
+
+
+def _operation(name):
+    return Composed(
+        name, _TENSORS, _SCHEMA,
+        kernel=lambda *args: _kernel(name, *args),
+        gradient=lambda *args: _gradient(name, *args),
+        formula=lambda *args: _formula(name, *args),
+        fake=lambda x, *rest: x.new_empty(_row_shape(name, x, rest[4])),
+    )  # fmt: skip
+
+
+OPERATIONS = {name: _operation(name) for name in OPS}
+
+
+def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
+    x = _floating(_tensor(function, "x", x))
+    given = {n: t if t is None else torch.as_tensor(t, device=x.device) for n, t in (("bias", bias), ("sink", sink))}
+    dtype = x.dtype
+    for n, t in given.items():
+        if t is None:
+            continue
+        _beside(function, n, t, "x", x)
+        if t.is_complex():
+            raise TypeError(f"{function}: {n} has dtype {t.dtype}, accepted: a real one")
+        if t.dim() > 0 and t.is_floating_point():  # as torch.result_type has it, which is no graph's
+            dtype = torch.promote_types(dtype, t.dtype)
+    x = x.to(dtype)
+    dim = check_axis(function, axis, x.dim())
+    shape = tuple(x.shape)
+    bias = laid(function, "bias", given["bias"], shape)
+    sink = laid(function, "sink", given["sink"], shape, dim)
+    if where is not None:
+        mask = where if isinstance(where, torch.Tensor) else torch.as_tensor(where, device=x.device)
+        _mask(function, x, mask)
+        where = laid(function, "where", mask, shape)
+    if lengths is not None:
+        lengths = torch.as_tensor(lengths, device=x.device)
+        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
+            raise TypeError(f"{function}: lengths has dtype {lengths.dtype}, accepted: integers")
+        lengths = laid(function, "lengths", _beside(function, "lengths", lengths, "x", x).long(), shape, dim)
+    tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
+    offset, cap = check_causal(function, causal, x.dim()), check_softcap(function, softcap)
+    T = check_temperature(function, temperature)
+    return tensors, (dim, offset, cap, T, check_empty(function, empty))
+
+
+def call(function, arrays, axis, out, options):
+    """masked_* of tensors, from sumexp's function of that name."""
+    if not function.endswith("_vjp"):
+        tensors, rest = _prepare(function, *arrays, axis, **options)
+        return _into(function, out, OPERATIONS[function](*tensors, *rest))
+    name = function.removesuffix("_vjp")
+    g, x = arrays
+    tensors, rest = _prepare(function, x, axis, **options)
+    g = _beside(function, "g", _tensor(function, "g", g), "x", tensors[0]).to(tensors[0].dtype)
+    accepted = tuple(_row_shape(name, tensors[0], rest[0]))
+    if tuple(g.shape) != accepted:
+        raise ValueError(f"{function}: g has shape {tuple(g.shape)}, accepted: {accepted}")
+    operation, watched = OPERATIONS[name], [t for t in (g, *tensors) if t is not None]
+    shapes = [None if options[n] is None else torch.as_tensor(options[n]).shape for n in ("bias", "sink")]
+    if all(operation._way(t) == "kernel" for t in watched):
+        made = _gradient(name, (g,), tensors, (), rest, (True, *(t is not None for t in tensors[1:3]), False, False))[:3]
+    else:
+        given = [k for k, t in enumerate(tensors[:3]) if t is not None]
+
+        def formula(*some):
+            all_tensors = list(tensors)
+            for k, t in zip(given, some):
+                all_tensors[k] = t
+            return operation.formula(*all_tensors, *rest)
+
+        found = dict(zip(given, torch.func.vjp(formula, *(tensors[k] for k in given))[1](g)))
+        made = [found.get(k) for k in range(3)]
+    wanted = [made[0], *(d.reshape(s) for d, s in zip(made[1:], shapes) if d is not None)]
+    return tuple(wanted) if len(wanted) > 1 else wanted[0]
+
+
+def _front(name):
+    def function(input, dim=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None,
+                 temperature=1.0, empty="zero"):  # fmt: skip
+        options = dict(zip(NAMES, (where, lengths, causal, bias, softcap, sink, temperature, empty)))
+        return call(name, (input,), dim, None, options)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"""sumexp.{name} with `dim` for `axis`: under autograd and torch's transforms, in x, bias and sink.
+
+    Parameters, result, bound and errors are those of sumexp.{name}. In forward mode, in torch.func's transforms and on devices
+    other than the CPU it is composed of this package's plain functions and torch's operations: some ulp are added.
+    """
+    return function
+
+
+masked_softmax = _front("masked_softmax")
+masked_log_softmax = _front("masked_log_softmax")
+masked_logsumexp = _front("masked_logsumexp")

@@ -1,0 +1,144 @@
+"""segment_softmax, segment_log_softmax and segment_logsumexp of tensors, and their derivatives."""
+
+import torch
+from torch.compiler import is_compiling
+
+from .. import _core
+from .._segments import OPS, check_elements, check_offsets, flat
+from ._composed import Composed
+from ._dispatch import _beside, _floating, _into, _tensor
+from ._private import functorch_active
+
+_GRADIENT = {"segment_softmax": 3, "segment_log_softmax": 4, "segment_logsumexp": 6}
+
+
+def _ids(x, offsets):
+    segments = torch.arange(len(offsets) - 1, device=x.device)
+    return torch.repeat_interleave(segments, offsets.diff(), output_size=x.shape[0])
+
+
+def _formula(name, x, offsets):
+    ids = _ids(x, offsets)
+    rows = (len(offsets) - 1, *x.shape[1:])
+    index = ids.reshape(-1, *[1] * (x.dim() - 1)).expand(x.shape)
+    top = x.new_full(rows, -torch.inf).scatter_reduce(0, index, x.detach(), "amax")
+    infinite = top.abs() == torch.inf
+    shift = top.masked_fill(top == -torch.inf, 0)
+    z = x - shift.index_select(0, ids)
+    e = z.exp()
+    total = torch.zeros_like(top).index_add(0, ids, e)
+    if name == "segment_softmax":
+        return e / total.index_select(0, ids)
+    if name == "segment_log_softmax":
+        return z - total.log().index_select(0, ids)
+    return total.masked_fill(infinite, 1).log() + torch.where(infinite, top, shift)
+
+
+def _run(function, op, first, second, offsets, shape):
+    out = (first if second is None else second).new_empty(shape)
+    arrays = [t if t is None else flat(t, t.shape[0]) for t in (first, second)]
+    _core._segments(function, op, *arrays, offsets, flat(out, shape[0]))
+    return out
+
+
+def _shape(name, x, offsets):
+    return (offsets.shape[0] - 1, *x.shape[1:]) if OPS[name][1] else tuple(x.shape)
+
+
+def _kernel(name, x, offsets):
+    return _run(name, OPS[name][0], x, None, offsets, _shape(name, x, offsets))
+
+
+def _gradient(name, gradients, tensors, results, options, needs):
+    (g,), (x, offsets), (y,) = gradients, tensors, results
+    row = OPS[name][1]
+    first, second = (x, g) if row else (g, y)
+    return _run(name + "_vjp", _GRADIENT[name], first, second, offsets, tuple(x.shape)), None
+
+
+def _operation(name):
+    return Composed(
+        name, ("x", "offsets"), "",
+        kernel=lambda *args: _kernel(name, *args),
+        gradient=lambda *args: _gradient(name, *args),
+        formula=lambda *args: _formula(name, *args),
+        fake=lambda x, offsets: x.new_empty(_shape(name, x, offsets)),
+    )  # fmt: skip
+
+
+OPERATIONS = {name: _operation(name) for name in _GRADIENT}
+
+
+def _derivative(function, first, second, offsets):
+    """The derivatives as functions, in operations of torch: for tensors that are watched."""
+    ids = _ids(second, offsets)
+
+    def sums(t):
+        return t.new_zeros(len(offsets) - 1, *t.shape[1:]).index_add(0, ids, t)
+
+    def spread(t):
+        return t.index_select(0, ids)
+
+    if function in ("segment_softmax_vjp", "segment_softmax_jvp"):
+        return second * (first - spread(sums(second * first)))
+    if function == "segment_log_softmax_vjp":
+        return first - second.exp() * spread(sums(first))
+    if function == "segment_log_softmax_jvp":
+        return first - spread(sums(second.exp() * first))
+    p = _formula("segment_softmax", second, offsets)
+    return p * spread(first) if function.endswith("_vjp") else sums(p * first)
+
+
+def _offsets(function, x, offsets, ids, num_segments):
+    inside = functorch_active() and (isinstance(offsets, torch.Tensor) or isinstance(ids, torch.Tensor))
+    if not (is_compiling() or inside):  # there values cannot be looked at
+        return torch.from_numpy(check_offsets(function, x.shape[0], offsets, ids, num_segments)).to(x.device)
+    if isinstance(offsets, torch.Tensor) and ids is None and not offsets.is_floating_point():
+        return offsets.long().contiguous()  # the kernel checks them
+    if isinstance(ids, torch.Tensor) and offsets is None and not ids.is_floating_point() and num_segments is not None:
+        ids = ids.long().contiguous()
+        falls = (ids[1:] < ids[:-1]).any() | (ids < 0).any() | (ids >= num_segments).any()
+        torch._assert_async(~falls, f"{function}: ids fall or lie outside of num_segments, accepted: sorted ids")
+        return torch.searchsorted(ids, torch.arange(num_segments + 1, device=ids.device))
+    accepted = "a tensor of integers as offsets, or as ids with num_segments"
+    raise TypeError(f"{function}: compiled or in a transform without its segments at hand, accepted: {accepted}")
+
+
+def call(function, names, arrays, offsets, ids, num_segments, out):
+    """segment_* of tensors, from sumexp's function of that name."""
+    tensors = [_floating(_tensor(function, n, t)) for n, t in zip(names, arrays)]
+    full = tensors[-1]
+    check_elements(function, names[-1], full)
+    offsets = _offsets(function, full, offsets, ids, num_segments)
+    if len(tensors) == 1:
+        return _into(function, out, OPERATIONS[function](full, offsets))
+    first = _beside(function, names[0], tensors[0], names[1], full)
+    op, row = OPS[function]
+    accepted = (len(offsets) - 1, *full.shape[1:]) if op == 6 else tuple(full.shape)
+    if tuple(first.shape) != accepted or first.dtype != full.dtype:
+        given = f"{tuple(first.shape)} and dtype {first.dtype}"
+        raise ValueError(f"{function}: {names[0]} has shape {given}, accepted: {accepted} and {full.dtype}")
+    operation = OPERATIONS[function[: -len("_vjp")]]
+    if not all(operation._way(t) == "kernel" for t in (first, full)):
+        return _derivative(function, first, full, offsets)
+    shape = (len(offsets) - 1, *full.shape[1:]) if row else tuple(full.shape)
+    pair = (full, first) if op > 5 else (first, full)
+    return _run(function, op, *(t.resolve_neg() for t in pair), offsets, shape)
+
+
+def _front(name):
+    def function(input, *, offsets=None, ids=None, num_segments=None):
+        return call(name, ("input",), (input,), offsets, ids, num_segments, None)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"""sumexp.{name} of a tensor, under autograd and torch's transforms.
+
+    Parameters, result, bound and errors are those of sumexp.{name}; offsets and ids are arrays or tensors. In forward mode, in
+    torch.func's transforms and on devices other than the CPU it is composed of torch's operations, and not within this bound.
+    """
+    return function
+
+
+segment_softmax = _front("segment_softmax")
+segment_log_softmax = _front("segment_log_softmax")
+segment_logsumexp = _front("segment_logsumexp")
