@@ -134,6 +134,7 @@ struct LossKernel {
   const cpu::LossJob& job;
   const cpu::LossScratch& scratch;
   const cpu::LossRow& row;
+  const int side;  // of the scratch
   const std::int64_t n = job.plan->n;
   const bool probabilities = job.target_moves != nullptr;
   const bool mixed = probabilities && (job.weight || job.smoothing != 0.0);  // weights of the loss are not the target's
@@ -222,7 +223,7 @@ struct LossKernel {
     state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
                       : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
     const T m = state.sum.m;
-    if (row.gradient) static_cast<T*>(scratch.maxima)[c] = m;
+    if (row.gradient) static_cast<T*>(scratch.maxima[side])[c] = m;
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
@@ -249,12 +250,6 @@ struct LossKernel {
 
   static void put(void* to, T value) {
     if (to) *static_cast<T*>(to) = value;
-  }
-  static T times(T loss, double factor) {
-    if (factor == 1.0 || loss != loss) return loss;
-    if (factor == 0.0) return T(0);
-    if (!is_finite(loss)) return static_cast<T>(static_cast<double>(loss) * factor);
-    return O::narrow(O::from(loss) * O::constant(factor));
   }
   double part_weight(std::int64_t k) const {
     const cpu::TargetPart& part = row.parts[k];
@@ -317,8 +312,8 @@ struct LossKernel {
     loss = loss + z_loss;
 
     const T x_t = single ? logit(row.parts[0].index) : T(0);
-    if (plain) put(row.loss, times(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
-    else if (lost) put(row.loss, times(infinity, row.loss_factor));
+    if (plain) put(row.loss, weighted_loss(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
+    else if (lost) put(row.loss, weighted_loss(infinity, row.loss_factor));
     else put(row.loss, O::narrow(loss * O::constant(row.loss_factor)));
     put(row.lse, O::narrow(lse));
     put(row.log_prob, own_lost ? -infinity : T(0) - O::narrow(own));
@@ -326,6 +321,7 @@ struct LossKernel {
     put_class(false);
     if (row.entropy) put(row.entropy, O::narrow(L + state.spread / total(sum)));
     if (!row.gradient) return {};
+    if (!is_finite(f)) return {T(0), T(0), T(0), true};  // of a mean over nothing
 
     const Wide<T> of_lse = lse * O::constant(2.0 * job.z_loss), all = weights + of_lse;
     Gradient to = {static_cast<T>(number(all) * f), static_cast<T>(dense_scale * f), T(0), false};
@@ -347,7 +343,7 @@ struct LossKernel {
   // -- second sweep --------------------------------------------------------------------------------------------
 
   const T* terms_of(std::int64_t c, std::int64_t first, int count, const T* kept, T* slopes) const {
-    const T m = static_cast<T*>(scratch.maxima)[c];
+    const T m = static_cast<T*>(scratch.maxima[side])[c];
     if (kept) {
       if (slopes) logits(first, count, slopes);
       return kept + first;
@@ -367,7 +363,7 @@ struct LossKernel {
       return job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
     }
     const T* terms = terms_of(c, first, count, kept, slopes);
-    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, static_cast<T*>(scratch.maxima)[c]);
+    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, static_cast<T*>(scratch.maxima[side])[c]);
     const TermScale<V> scale = broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
     if (k.far) {
       T* const far = static_cast<T*>(scratch.terms);
@@ -408,44 +404,91 @@ struct LossKernel {
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 
-  void run() {
+  // -- both --------------------------------------------------------------------------------------------------------
+
+  struct Finished {
+    Gradient gradient;
+    Normalizer<T> normalizer;
+  };
+  static_assert(sizeof(Finished) <= sizeof(cpu::LossPending::finished) && std::is_trivially_copyable_v<Finished>);
+
+  T* kept() const { return row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[side]) : nullptr; }
+  void map(std::int64_t c, const Finished& finished) const { map(c, finished.normalizer, finished.gradient, kept()); }
+
+  // `between(c)` after each chunk
+  template <class Between>
+  Finished first_sweep(Between between) {
     const std::int64_t chunks = chunk_count<T>(n);
-    T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms) : nullptr;
+    T* const to = kept();
     MergeTree<State> tree;
     tree.clear();
-    const auto reduce_at = [&](std::int64_t c) { return reduce(c, kept ? kept + c * kChunk : nullptr); };
-    for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
-    const State state = tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
-    const Gradient gradient = finish(state);
-    if (!row.gradient) return;
-    const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
-    for (std::int64_t c = 0; c < chunks; ++c) map(c, scale, gradient, kept);
+    State last = State::empty();
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      const State state = reduce(c, to ? to + c * kChunk : nullptr);
+      between(c);
+      if (c + 1 < chunks) tree.push(state);
+      else last = state;
+    }
+    const State state = tree.finish(last);
+    Finished finished = {finish(state), {}};
+    if (row.gradient && !finished.gradient.nan) finished.normalizer = normalizer<Terms>(state.sum);
+    return finished;
   }
 };
 
 template <class V, class S>
-void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, const cpu::LossRow& row) {
-  LossKernel<V, S>{job, scratch, row}.run();
+void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, cpu::LossPending& pending, const cpu::LossRow* row) {
+  using Kernel = LossKernel<V, S>;
+  typename Kernel::Finished before;
+  memcpy(&before, pending.finished, sizeof(before));
+  const Kernel second = {job, scratch, pending.row, pending.side};
+  if (!row) {
+    for (std::int64_t c = 0; pending.any && c < chunk_count<ElementOf<V>>(job.plan->n); ++c) second.map(c, before);
+    pending.any = false;
+    return;
+  }
+  const int side = 1 - pending.side;
+  const typename Kernel::Finished now = Kernel{job, scratch, *row, side}.first_sweep([&](std::int64_t c) {
+    if (pending.any) second.map(c, before);
+  });
+  pending.row = *row, pending.side = side, pending.any = row->gradient != nullptr;
+  memcpy(pending.finished, &now, sizeof(now));
 }
 
+// Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
 template <class V, class S>
-void scale_row(char* at, std::int64_t stride, std::int64_t count, double by) {
+void scale_rows(char* at, std::int64_t step, std::int64_t stride, std::int64_t rows, std::int64_t n, const void* by) {
   using T = ElementOf<V>;
-  const T factor = static_cast<T>(by);
-  std::int64_t i = 0;
-  if constexpr (std::is_same_v<S, T>)
-    if (stride == sizeof(S)) {
-      S* const x = reinterpret_cast<S*>(at);
-      return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        memory.store(x + i, memory.template load<V>(x + i, T(0)) * V(factor));
+  const T* const factors = static_cast<const T*>(by);
+  if constexpr (std::is_same_v<S, T>) {
+    const auto scale = [&](char* from, std::int64_t count, auto factor) SUMEXP_INLINE {
+      T* const x = reinterpret_cast<T*>(from);
+      each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+        memory.store(x + i, memory.template load<V>(x + i, T(0)) * factor(i, memory));
       });
+    };
+    if (stride == sizeof(T)) {
+      for (std::int64_t r = 0; r < rows; ++r)
+        scale(at + r * step, n, [&](std::int64_t, auto) SUMEXP_INLINE { return V(factors[r]); });
+      return;
     }
-  for (; i < count; ++i) write<S>(at + i * stride, widen(read<S>(at + i * stride)) * factor);
+    if (step == sizeof(T)) {
+      for (std::int64_t j = 0; j < n; ++j)
+        scale(at + j * stride, rows,
+              [&](std::int64_t i, auto memory) SUMEXP_INLINE { return memory.template load<V>(factors + i, T(0)); });
+      return;
+    }
+  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t j = 0; j < n; ++j) {
+      char* const x = at + r * step + j * stride;
+      write<S>(x, widen(read<S>(x)) * factors[r]);
+    }
 }
 
 const cpu::LossKernels kLossKernels = {
     {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
-    {scale_row<F32, f16>, scale_row<F32, bf16>, scale_row<F32, float>, scale_row<F64, double>}};
+    {scale_rows<F32, f16>, scale_rows<F32, bf16>, scale_rows<F32, float>, scale_rows<F64, double>}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -27,11 +27,6 @@ struct LossJob {
   bool finds_class;    // of the largest logit
 };
 
-// Scratch, of T: chunks of logits, of dense weights, of terms, of results; the terms of a row, or none; its chunks' maxima.
-struct LossScratch {
-  void *z, *dense, *terms, *out, *slopes, *row_terms, *maxima;
-};
-
 // One row. Results: each as far as there is a place for it, in T.
 struct LossRow {
   const char *logits, *probabilities;
@@ -44,10 +39,26 @@ struct LossRow {
   std::uint8_t* correct;
 };
 
+// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; and for two rows the terms, or null, and
+// their chunks' maxima: the second sweep of a row is interleaved with the first of the next, so that what one writes to memory
+// goes while the other computes.
+struct LossScratch {
+  void *z, *dense, *terms, *out, *slopes, *row_terms[2], *maxima[2];
+};
+
+// A row whose second sweep is still to be done, with its side of the scratch; its parts must still be there.
+struct LossPending {
+  LossRow row;
+  bool any = false;
+  int side = 0;
+  alignas(16) unsigned char finished[128];
+};
+
 struct LossKernels {
-  void (*row[4])(const LossJob&, const LossScratch&, const LossRow&);  // by dtype
-  // Contiguous or strided rows of gradients times a number.
-  void (*scale[4])(char* row, std::int64_t stride, std::int64_t count, double factor);
+  // The first sweep of a row, and the second one of the row before. null: the latter alone.
+  void (*row[4])(const LossJob&, const LossScratch&, LossPending&, const LossRow*);  // by dtype
+  // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
+  void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };
 
 const LossKernels& loss_kernels_scalar();

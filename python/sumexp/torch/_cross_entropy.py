@@ -285,7 +285,7 @@ def fraction(function, name, value):
 
 def number(function, name, value, positive=False):
     found = float(value)
-    if not abs(found) <= _front.LARGEST or (positive and found <= 0):
+    if not abs(found) < float("inf") or (positive and found <= 0):
         raise ValueError(f"{function}: {name} is {value!r}, accepted: a finite number{' > 0' if positive else ''}")
     return found
 
