@@ -130,20 +130,34 @@ PyObject* empty_arguments(const Shape& shape, DType dtype) {
 
 // Memory for a result.
 PyObject* new_tensor(const Shape& shape, DType dtype) {
+  // Most programs ask for the same again and again. Free-threaded builds of Python have threads here side by side: one could take
+  // a reference to arguments that another is freeing. Who finds `busy` set does without what is kept; nobody waits, and a child
+  // forked meanwhile cannot hang.
   static struct {
     Shape shape;
     DType dtype;
     PyObject* arguments = nullptr;
-  } last;  // under the GIL: most programs ask for the same again and again
-  const bool same = last.arguments && last.dtype == dtype && last.shape.ndim == shape.ndim &&
-                    std::equal(shape.dims, shape.dims + shape.ndim, last.shape.dims);
-  PyObject* arguments = same ? Py_NewRef(last.arguments) : empty_arguments(shape, dtype);
-  if (!arguments) return nullptr;
-  if (!same) {
-    Py_INCREF(arguments);
-    Py_XSETREF(last.arguments, arguments);
-    last.shape = shape;
-    last.dtype = dtype;
+  } last;
+  static std::atomic_flag busy = ATOMIC_FLAG_INIT;
+  PyObject* arguments = nullptr;
+  if (!busy.test_and_set(std::memory_order_acquire)) {
+    if (last.arguments && last.dtype == dtype && last.shape.ndim == shape.ndim &&
+        std::equal(shape.dims, shape.dims + shape.ndim, last.shape.dims))
+      arguments = Py_NewRef(last.arguments);
+    busy.clear(std::memory_order_release);
+  }
+  if (!arguments) {
+    arguments = empty_arguments(shape, dtype);
+    if (!arguments) return nullptr;
+    PyObject* replaced = nullptr;
+    if (!busy.test_and_set(std::memory_order_acquire)) {
+      replaced = last.arguments;
+      last.arguments = Py_NewRef(arguments);
+      last.shape = shape;
+      last.dtype = dtype;
+      busy.clear(std::memory_order_release);
+    }
+    Py_XDECREF(replaced);
   }
   PyObject* result = PyObject_Call(torch.empty, arguments, nullptr);
   Py_DECREF(arguments);

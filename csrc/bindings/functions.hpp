@@ -7,10 +7,17 @@ namespace sumexp::python {
 
 extern PyObject* axis_error;  // operands.cpp
 
-void add_functions(py::module_& module);  // functions.cpp: softmax ... log_softmax_hvp
-void add_tensors(py::module_& module);    // tensors.cpp: run_tensors, read_dlpack
-void add_fast_path(py::module_& module);  // fast_path.cpp: fast_softmax, fast_forward, set_fast_path
-void add_ragged(py::module_& module);     // ragged.cpp: _masked, _segments, _segment_offsets
+void add_functions(py::module_& module);    // functions.cpp: softmax ... log_softmax_hvp
+void add_tensors(py::module_& module);      // tensors.cpp: run_tensors, read_dlpack
+void add_fast_path(py::module_& module);    // fast_path.cpp: fast_softmax, fast_forward, set_fast_path
+void add_losses(py::module_& module);       // losses.cpp: _cross_entropy
+void add_information(py::module_& module);  // information.cpp: _log_prob_and_entropy, _kl_div and their VJPs
+void add_filters(py::module_& module);      // filters.cpp: _filter_cut
+void add_sampling(py::module_& module);     // sampling.cpp: _sample and its like
+void add_ragged(py::module_& module);       // ragged.cpp: _masked, _segments, _segment_offsets
+void add_log_domain(py::module_& module);   // log_domain.cpp: what sumexp._log_domain calls
+void add_log_matmul(py::module_& module);   // logmatmul.cpp: what sumexp._logmatmul calls
+void add_stream(py::module_& module);       // stream.cpp: what sumexp._stream calls
 
 // A call without weights, mask or sign: a Python object for each tensor, and null for what was not given.
 struct FastCall {

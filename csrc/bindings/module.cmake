@@ -1,7 +1,20 @@
 # sumexp_python_module(TARGET): the extension module, without what serves sumexp/cuda.hpp. Needs Python and pybind11.
 set(SUMEXP_BINDINGS ${CMAKE_CURRENT_LIST_DIR})
 function(sumexp_python_module target)
-  set(sources module.cpp functions.cpp tensors.cpp fast_path.cpp operands.cpp ragged.cpp strided.cpp)
+  set(sources fast_path.cpp
+              filters.cpp
+              functions.cpp
+              information.cpp
+              log_domain.cpp
+              logmatmul.cpp
+              losses.cpp
+              module.cpp
+              operands.cpp
+              ragged.cpp
+              sampling.cpp
+              stream.cpp
+              strided.cpp
+              tensors.cpp)
   list(TRANSFORM sources PREPEND ${SUMEXP_BINDINGS}/)
   # NO_EXTRAS: link-time optimisation across the kernels' translation units would undo the care with which
   # each is compiled for its own ISA.

@@ -68,10 +68,17 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   m.attr("__version__") = sumexp::version();
   m.attr("cuda_architectures") = sumexp::cuda::architectures();
   add_strided();
+  add_filters(m);
+  add_sampling(m);
   add_functions(m);
+  add_log_domain(m);
   add_tensors(m);
   add_fast_path(m);
+  add_losses(m);
   add_ragged(m);
+  add_information(m);
+  add_log_matmul(m);
+  add_stream(m);
   m.def(
       "device_at", [](std::uintptr_t address) { return sumexp::cuda::device_at(reinterpret_cast<void*>(address)); },
       py::arg("address"));

@@ -113,6 +113,10 @@ __global__ void __launch_bounds__(WarpBounds<Op, false>::threads, 1) block_rows(
     const State second = combine(Op::template reduce<1>(io, v, row), 1);
     Op::Finish::template finish<TermsOf<S>>(io, second, row, 1, factor);
   }
+  if constexpr (Op::kFinishReads) {
+    if (ranks > 1) arch::cluster_sync();
+    else arch::block_sync();
+  }
   if constexpr (Op::kRowOutput) {
     if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kExtra] != nullptr);
   } else {

@@ -29,8 +29,7 @@ constexpr Entry entry() {
   {entry<gpu::f16, gpu::Family##Of<gpu::f16, gpu::Op>>(), entry<gpu::bf16, gpu::Family##Of<gpu::bf16, gpu::Op>>(), \
    entry<float, gpu::Family##Of<float, gpu::Op>>(), entry<double, gpu::Family##Of<double, gpu::Op>>()},
 // by Op and DType
-constexpr Entry kEntries[][4] = {SUMEXP_DEVICE_OPERATIONS(SUMEXP_FOUR_TYPES)};
-constexpr int kDeviceOps = sizeof(kEntries) / sizeof(kEntries[0]);
+constexpr Entry kEntries[][4] = {SUMEXP_OPERATIONS(SUMEXP_FOUR_TYPES)};
 #undef SUMEXP_FOUR_TYPES
 
 const Entry& entry_of(const Plan& plan) { return kEntries[int(plan.op)][int(plan.dtype)]; }
@@ -45,7 +44,7 @@ bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
   if (plan.row_dims > 1 || plan.data[kWhere]) return false;
   if (info.temperature == gpu::kOfLogits && plan.temperature != 1.0) return false;
   for (int k = 0; k < kOperands; ++k) {
-    const bool row_value = k == info.row_input || ((k == kOut || k == kExtra) && info.row_output);
+    const bool row_value = k == info.row_input || k == kExtra || (k == kOut && info.row_output);
     if (!plan.data[k] || row_value) continue;
     if (plan.row_dims == 1 && plan.row[0].stride[k] != item) return false;
     if (reinterpret_cast<std::uintptr_t>(plan.data[k]) % 16) return false;
@@ -59,18 +58,11 @@ bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
 bool side_by_side(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
   if (plan.batch_dims == 0 || plan.row_dims > 1 || plan.batch[plan.batch_dims - 1].size < 4) return false;
   for (int k = 0; k < kOperands; ++k) {
-    const bool row_value = k == info.row_input || ((k == kOut || k == kExtra) && info.row_output);
+    const bool row_value = k == info.row_input || k == kExtra || (k == kOut && info.row_output);
     if (!plan.data[k] || row_value || k == kWhere) continue;
     if (plan.batch[plan.batch_dims - 1].stride[k] != item) return false;
   }
   return true;
-}
-
-Status no_kernels(Op op) {
-  Status status;
-  status.code = Code::unsupported;
-  std::snprintf(status.message, sizeof status.message, "op: %s has no kernels for CUDA devices", cpu::op_info(op).name);
-  return status;
 }
 
 Status too_many_dims(int dims) {
@@ -85,7 +77,6 @@ Status too_many_dims(int dims) {
 }  // namespace
 
 Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
-  if (int(call.op) >= kDeviceOps && int(call.op) < kOpCount) return no_kernels(call.op);
   cpu::Plan rows;
   const Status status = cpu::make_plan(call, rows);
   if (!status.ok()) return status;

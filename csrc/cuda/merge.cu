@@ -9,6 +9,6 @@ extern const MergeRun kMerges[];
 
 #define SUMEXP_BOTH_TYPES(name, Op, Family) \
   Merge<Family##Of<float, Op>::Finish>::run, Merge<Family##Of<double, Op>::Finish>::run,
-const MergeRun kMerges[] = {SUMEXP_DEVICE_OPERATIONS(SUMEXP_BOTH_TYPES)};
+const MergeRun kMerges[] = {SUMEXP_OPERATIONS(SUMEXP_BOTH_TYPES)};
 
 }  // namespace sumexp::SUMEXP_NS

@@ -30,15 +30,18 @@ class RowNumbers {
   template <int k>
   SUMEXP_DEVICE T row_input() const {
     if constexpr (k >= 0) {
-      const char* const at = job_.data[k] + offset_[k];
-      if (job_.n == 0) return T(0);
-      if constexpr (sizeof(T) == 4) {
-        if (job_.stored == cuda::Stored::f16) return widen(*reinterpret_cast<const f16*>(at));
-        if (job_.stored == cuda::Stored::bf16) return widen(*reinterpret_cast<const bf16*>(at));
-      }
-      return *reinterpret_cast<const T*>(at);
+      return job_.n == 0 ? T(0) : stored(job_.data[k] + offset_[k]);
     }
     return T(0);
+  }
+  template <int k>
+  SUMEXP_DEVICE bool has_index() const {
+    return is_index(job_, read_index(job_.data[k] + offset_[k]));
+  }
+  template <int k>
+  SUMEXP_DEVICE T element_at_index() const {
+    const std::int64_t i = read_index(job_.data[k] + offset_[k]);
+    return is_index(job_, i) ? stored(job_.data[0] + offset_[0] + along_row(job_, 0, i)) : Limits<T>::nan();
   }
   SUMEXP_DEVICE void put(int k, T value) const {
     char* const at = job_.data[k] + offset_[k];
@@ -50,6 +53,13 @@ class RowNumbers {
   }
 
  private:
+  SUMEXP_DEVICE T stored(const char* at) const {
+    if constexpr (sizeof(T) == 4) {
+      if (job_.stored == cuda::Stored::f16) return widen(*reinterpret_cast<const f16*>(at));
+      if (job_.stored == cuda::Stored::bf16) return widen(*reinterpret_cast<const bf16*>(at));
+    }
+    return *reinterpret_cast<const T*>(at);
+  }
   template <class S>
   SUMEXP_DEVICE static void put_as(char* at, T value) {
     *reinterpret_cast<S*>(at) = Narrow<S>::from(value);

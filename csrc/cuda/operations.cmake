@@ -5,7 +5,6 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${SUMEXP_CUDA_TAB
 set(SUMEXP_CUDA_TYPES f16 bf16 float double)
 set(SUMEXP_CUDA_FAMILIES "")
 file(READ ${SUMEXP_CUDA_TABLE} table)
-string(REGEX REPLACE "#define SUMEXP_OPERATIONS.*" "" table "${table}")  # what remains are the ops with kernels for GPUs
 string(REGEX MATCHALL "ROW\\([a-z_]+, *[A-Za-z]+, *[A-Za-z]+\\)" rows "${table}")
 foreach(row IN LISTS rows)
   string(REGEX MATCH "([A-Za-z]+), *([A-Za-z]+)\\)" row "${row}")

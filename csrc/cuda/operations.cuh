@@ -14,6 +14,7 @@
 //     kRowOutput: one value a row, emit(io, row, has_sign), instead of elements
 //   remake(io, v, maximum)               what reduce left in v again, given the chunk's maximum
 //   map(io, v, maximum, row)
+//   kFinishReads   finish reads elements, which map may write to
 // where v is T[kHeld][kRows][Tile<S>::kValues], kHeld the larger of kKept and 1.
 #pragma once
 
@@ -46,6 +47,13 @@ struct ExpReduction {
   SUMEXP_DEVICE static T maximum(const State& state) { return state.m; }
 };
 
+// What an op's finish takes beside the sum: of ops with kIndex the logit there, NaN for an index of no element.
+template <class Op, class Io>
+SUMEXP_DEVICE auto row_input_of(const Io& io) {
+  if constexpr (Op::kIndex) return io.template element_at_index<Op::kRowInput>();
+  else return io.template row_input<Op::kRowInput>();
+}
+
 // Of ops that start from probabilities: the sum alone, so that they share it; map adds what is an op's own.
 template <class T_>
 struct ProbabilityFinish {
@@ -62,6 +70,24 @@ struct ProbabilityFinish {
     row = {normalizer<Terms>(state), row_sum(state), is_nan(state.R) || !is_finite(state.m)};
   }
 };
+// Of those that also look at one element: before the first result is written, which may be to the inputs' place.
+template <class T_, class Op>
+struct IndexedFinish {
+  using T = T_;
+  using State = ExpState<T>;
+  struct Row {
+    Normalizer<T> normalizer;
+    typename Op::template Row<T> own;
+    bool nan;
+  };
+  static constexpr bool kRowOutput = false;
+  template <class Terms, class Io>
+  SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, T) {
+    const T at_index = row_input_of<Op>(io);
+    row = {normalizer<Terms>(state), Op::finish(row_sum(state), at_index), is_nan(state.R) || !is_finite(state.m)};
+    if (!row.nan) row.nan = !io.template has_index<Op::kRowInput>();
+  }
+};
 // Of the others.
 template <class T_, class Op>
 struct LogitsFinish {
@@ -76,36 +102,43 @@ struct LogitsFinish {
   SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, T) {
     row.nan = is_nan(state.R) || !is_finite(state.m);
     if (!row.nan) {
-      row.own = Op::finish(row_sum(state), io.template row_input<Op::kRowInput>());
+      row.own = Op::finish(row_sum(state), row_input_of<Op>(io));
     } else if constexpr (kRowOutput) {
       row.own = {Op::special(state.m, is_nan(state.R))};
     }
   }
   template <class Io>
   SUMEXP_DEVICE static void emit(const Io& io, const Row& row, bool) {
-    io.put(cuda::kOut, Op::emit(row.own));
+    const T result = Op::emit(row.own);
+    io.put(cuda::kOut, Op::kIndex ? quiet(result) : result);
   }
 };
 
 template <class S, class Op>
 struct LogitsOf : ExpReduction<S, Op::kApart> {
-  static_assert(Op::kProbability != Op::kApart, "a sum with its maximum in it is for probabilities, one without for logits");
   using Reduction = ExpReduction<S, Op::kApart>;
   using T = Compute<S>;
   using L = Tile<S>;
   using Terms = TermsOf<S>;
-  using Finish = std::conditional_t<Op::kProbability, ProbabilityFinish<T>, LogitsFinish<T, Op>>;
+  using Finish = std::conditional_t<!Op::kProbability, LogitsFinish<T, Op>,
+                                    std::conditional_t<Op::kIndex, IndexedFinish<T, Op>, ProbabilityFinish<T>>>;
   using Row = typename Finish::Row;
   static constexpr bool kRowOutput = Op::kRowOutput;
+  // Terms that are made again beside what the row holds, and the way to an element of doubles, take more than the 128 registers
+  // that 16 warps leave.
+  static constexpr int kMaxWarps = (Op::kProbability && Op::kApart) || (Op::kIndex && sizeof(T) == 8) ? 8 : 16;
+  static constexpr bool kFinishReads = Op::kIndex;  // elements: they may not be written to until all have finished
 
   template <int kRows, class Io>
   SUMEXP_DEVICE static void remake(Io& io, T (&v)[1][kRows][L::kValues], T maximum) {
     io.load(0, v[0], -Limits<T>::infinity);
-    if constexpr (Op::kProbability) exp_terms<S>(v[0], maximum);
+    if constexpr (Op::kProbability && !Op::kApart) exp_terms<S>(v[0], maximum);
   }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row) {
-    if (io.wrote_nan(row.nan)) return;
+    if constexpr (!Op::kExtra) {
+      if (io.wrote_nan(row.nan)) return;
+    }
     const auto each = [&](auto of) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -113,7 +146,10 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
         for (int i = 0; i < L::kValues; ++i) v[0][r][i] = of(v[0][r][i]);
     };
     if constexpr (Op::kProbability) {
-      const auto own = Op::finish(row.sum, io.template row_input<Op::kRowInput>());
+      if constexpr (Op::kApart) exp_terms<S>(v[0], maximum);  // the reduction, which leaves logits, is that of all such ops
+      typename Op::template Row<T> own;
+      if constexpr (Op::kIndex) own = row.own;
+      else own = Op::finish(row.sum, row_input_of<Op>(io));
       const ChunkScale<T> chunk = chunk_scale<Terms>(row.normalizer, maximum);
       TermScale<T> scale = chunk.near;
       if (chunk.far) {  // rare
@@ -121,6 +157,11 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
         scale = unit_scale<T>();
       }
       each([&](T term) { return row.nan ? Limits<T>::nan() : Op::map(probability<Terms>(term, scale), own); });
+      if constexpr (Op::kIndex) {
+        if (!row.nan) io.template set_at_index<Op::kRowInput>(v[0], Op::at_index(own));
+        arch::warp_sync();  // all have read what they looked at
+      }
+      if constexpr (Op::kExtra) io.put_extra(row.nan ? Limits<T>::nan() : Op::extra(own));
     } else {
       each([&](T x) { return row.nan ? Limits<T>::nan() : Op::map(x, row.own); });
     }
@@ -232,7 +273,7 @@ struct WeightedOf : WeightedReductionOf<S, Op> {
   using Reduction = WeightedReductionOf<S, Op>;
   using Finish = WeightedFinish<Compute<S>, Op>;
   using Row = typename Finish::Row;
-  static constexpr bool kRowOutput = true;
+  static constexpr bool kRowOutput = true, kFinishReads = false;
 };
 
 // -- SumsOp: sums of what add makes of the inputs, then a map -----------------------------------------------------------
@@ -286,7 +327,7 @@ struct SumsOf {
   using Row = typename Finish::Row;
   using Inputs = InputsOf<false, false, false>;
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
-  static constexpr bool kRowOutput = false;
+  static constexpr bool kRowOutput = false, kFinishReads = false;
   // 128 registers of row are what a thread can carry
   static constexpr int kKept = sizeof(T) == 8 || kInputs <= 2 ? kInputs : 0;
   static constexpr int kHeld = kKept > 0 ? kKept : 1;

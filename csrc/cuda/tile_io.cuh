@@ -36,6 +36,25 @@ SUMEXP_DEVICE void row_offsets(const Job& job, std::int64_t row, std::int64_t (&
   if (job.batch_dims > 0) along(job.batch[0], row);
 }
 
+// Bytes from the first element of a row of operand k to the i-th.
+SUMEXP_DEVICE std::int64_t along_row(const Job& job, int k, std::int64_t i) {
+  std::int64_t offset = 0;
+#pragma unroll 1
+  for (int d = job.row_dims - 1; d >= 0; --d) {
+    const std::int64_t outer = d > 0 ? i / job.row[d].size : 0;
+    offset += (i - outer * job.row[d].size) * job.row[d].stride[k];
+    i = outer;
+  }
+  return offset;
+}
+// The index at any address.
+SUMEXP_DEVICE std::int64_t read_index(const char* at) {
+  std::int64_t index;
+  memcpy(&index, at, sizeof(index));
+  return index;
+}
+SUMEXP_DEVICE bool is_index(const Job& job, std::int64_t i) { return i >= 0 && i < job.n; }
+
 // What may have to be done to an element when it is loaded: kernels have code for no more. kMasked: a mask leaves it out;
 // kDivided: logits are divided by a temperature; kWeighted: logits and weights are what weigh() makes of both.
 template <bool kMasked_, bool kDivided_, bool kWeighted_>
@@ -85,6 +104,40 @@ class TileIo {
     return T(0);
   }
   SUMEXP_DEVICE void put(int k, T value) const { *row_address(k) = Narrow<S>::from(value); }
+  // The row's second result, if one is wanted: by one thread of those that have the row.
+  SUMEXP_DEVICE void put_extra(T value) const {
+    if (first_ == 0 && count_ > 0 && arch::lane() == 0 && job_.data[cuda::kExtra]) put(cuda::kExtra, quiet(value));
+  }
+
+  // Of ops whose row input k is the index of an element of input 0: whether there is such an element, and which it is (NaN
+  // where there is none).
+  template <int k>
+  SUMEXP_DEVICE std::int64_t index() const {
+    return count_ > 0 ? read_index(reinterpret_cast<const char*>(row_address(k))) : -1;
+  }
+  template <int k>
+  SUMEXP_DEVICE bool has_index() const {
+    return is_index(job_, index<k>());
+  }
+  template <int k>
+  SUMEXP_DEVICE T element_at_index() const {
+    const std::int64_t i = index<k>();
+    if (!is_index(job_, i)) return Limits<T>::nan();
+    return widen(*reinterpret_cast<const S*>(reinterpret_cast<const char*>(row_address(0)) + along_row(job_, 0, i)));
+  }
+  // Puts a value in the place of that element, where it is in this chunk.
+  template <int k>
+  SUMEXP_DEVICE void set_at_index(T (&v)[kRows][L::kValues], T value) const {
+    const std::int64_t i = index<k>() - first_;
+    if (i < 0 || i >= count_) return;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int e = 0; e < L::kValues; ++e) {
+        const int at = r * G::kLanes + e / L::kPack * L::kSpan + arch::lane() * L::kPack + e % L::kPack;
+        v[r][e] = at == int(i) ? value : v[r][e];
+      }
+  }
 
   // All of the chunk from operand k: v[r][i].
   SUMEXP_DEVICE void load(int k, T (&v)[kRows][L::kValues], T fill) {

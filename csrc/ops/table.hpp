@@ -1,5 +1,5 @@
 // The table of operations, in the order of sumexp::Op (include/sumexp/sumexp.hpp). A row: the public name, the op's struct,
-// and its family (op.hpp). Dispatch and the kernel tables of every instruction set are made from it.
+// and its family (op.hpp). Dispatch, and the kernels of every instruction set and of GPUs, are made from it.
 #pragma once
 
 #include "cross_entropy.hpp"
@@ -7,21 +7,17 @@
 #include "logsumexp.hpp"
 #include "softmax.hpp"
 
-// Those with kernels for GPUs as well.
-#define SUMEXP_DEVICE_OPERATIONS(ROW)        \
-  ROW(softmax, Softmax, Logits)              \
-  ROW(log_softmax, LogSoftmax, Logits)       \
-  ROW(logsumexp, LogSumExp, Logits)          \
-  ROW(softmax_vjp, SoftmaxVjp, Sums)         \
-  ROW(log_softmax_vjp, LogSoftmaxVjp, Sums)  \
-  ROW(log_softmax_jvp, LogSoftmaxJvp, Sums)  \
-  ROW(logsumexp_vjp, LogSumExpVjp, Logits)   \
-  ROW(logsumexp_jvp, LogSumExpJvp, Weighted) \
-  ROW(softmax_hvp, SoftmaxHvp, Sums)         \
-  ROW(log_softmax_hvp, LogSoftmaxHvp, Sums)  \
-  ROW(weighted_logsumexp, WeightedLogSumExp, Weighted)
-
-#define SUMEXP_OPERATIONS(ROW)             \
-  SUMEXP_DEVICE_OPERATIONS(ROW)            \
-  ROW(cross_entropy, CrossEntropy, Logits) \
+#define SUMEXP_OPERATIONS(ROW)                         \
+  ROW(softmax, Softmax, Logits)                        \
+  ROW(log_softmax, LogSoftmax, Logits)                 \
+  ROW(logsumexp, LogSumExp, Logits)                    \
+  ROW(softmax_vjp, SoftmaxVjp, Sums)                   \
+  ROW(log_softmax_vjp, LogSoftmaxVjp, Sums)            \
+  ROW(log_softmax_jvp, LogSoftmaxJvp, Sums)            \
+  ROW(logsumexp_vjp, LogSumExpVjp, Logits)             \
+  ROW(logsumexp_jvp, LogSumExpJvp, Weighted)           \
+  ROW(softmax_hvp, SoftmaxHvp, Sums)                   \
+  ROW(log_softmax_hvp, LogSoftmaxHvp, Sums)            \
+  ROW(weighted_logsumexp, WeightedLogSumExp, Weighted) \
+  ROW(cross_entropy, CrossEntropy, Logits)             \
   ROW(cross_entropy_with_grad, CrossEntropyWithGrad, Logits)

@@ -25,6 +25,36 @@ from ._core import (
     softmax_jvp,
     softmax_vjp,
 )
+from ._draws import SampleInfo
+from ._information import (
+    entropy,
+    entropy_vjp,
+    kl_div,
+    kl_div_vjp,
+    log_prob,
+    log_prob_and_entropy,
+    log_prob_and_entropy_vjp,
+    log_prob_vjp,
+)
+from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
+from ._log_domain import (
+    log1mexp,
+    log1mexp_vjp,
+    logaddexp,
+    logaddexp_jvp,
+    logaddexp_vjp,
+    logcumsumexp,
+    logcumsumexp_jvp,
+    logcumsumexp_vjp,
+    logmeanexp,
+    logsubexp,
+    logsubexp_jvp,
+    logsubexp_vjp,
+    softplus,
+    softplus_vjp,
+)
+from ._logmatmul import logmatmulexp, logmatmulexp_jvp, logmatmulexp_vjp
+from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._masked import (
     masked_log_softmax,
     masked_log_softmax_vjp,
@@ -34,6 +64,7 @@ from ._masked import (
     masked_softmax_vjp,
 )
 from ._matrices import log_softmax_jacobian, logsumexp_hessian, softmax_jacobian
+from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 from ._segments import (
     segment_log_softmax,
     segment_log_softmax_jvp,
@@ -45,15 +76,48 @@ from ._segments import (
     segment_softmax_jvp,
     segment_softmax_vjp,
 )
+from ._stream import LogSumExp
 
 __all__ = [
+    "LogSumExp",
+    "SampleInfo",
     "__version__",
+    "cross_entropy",
+    "cross_entropy_vjp",
+    "cross_entropy_with_grad",
+    "entropy",
+    "entropy_vjp",
     "get_num_threads",
+    "gumbel_softmax",
+    "kl_div",
+    "kl_div_vjp",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
+    "linear_sample",
+    "log1mexp",
+    "log1mexp_vjp",
+    "log_prob",
+    "log_prob_and_entropy",
+    "log_prob_and_entropy_vjp",
+    "log_prob_vjp",
     "log_softmax",
     "log_softmax_hvp",
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logaddexp",
+    "logaddexp_jvp",
+    "logaddexp_vjp",
+    "logcumsumexp",
+    "logcumsumexp_jvp",
+    "logcumsumexp_vjp",
+    "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
+    "logmeanexp",
+    "logsubexp",
+    "logsubexp_jvp",
+    "logsubexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
@@ -64,6 +128,8 @@ __all__ = [
     "masked_logsumexp_vjp",
     "masked_softmax",
     "masked_softmax_vjp",
+    "sample",
+    "sample_counts",
     "segment_log_softmax",
     "segment_log_softmax_jvp",
     "segment_log_softmax_vjp",
@@ -80,6 +146,8 @@ __all__ = [
     "softmax_jacobian",
     "softmax_jvp",
     "softmax_vjp",
+    "softplus",
+    "softplus_vjp",
     "special",
 ]
 

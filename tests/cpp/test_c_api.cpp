@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <thread>
 
 #include "cases.hpp"
@@ -60,7 +61,7 @@ void test_bad_calls() {
   refuses("in[2]", [](Refused& r) { r.call.op = Op::softmax_hvp, r.call.in[1] = {r.b, r.strides}; });
   refuses("in[1]", [](Refused& r) { r.call.op = Op::logsumexp_vjp; });
   refuses("out", [](Refused& r) { r.call.out.data = nullptr; });
-  for (const double t : {0.0, -1.0, infinity(), static_cast<double>(__builtin_nanf(""))})
+  for (const double t : {0.0, -1.0, -infinity(), static_cast<double>(__builtin_nanf(""))})
     refuses("temperature", [t](Refused& r) { r.call.temperature = t; });
   refuses("temperature", [](Refused& r) { r.call.op = Op::logsumexp, r.call.out.strides = r.row, r.call.temperature = 2.0; });
   refuses("where", [](Refused& r) {
@@ -210,6 +211,23 @@ bool advance(std::vector<std::int64_t>& index, const std::vector<std::int64_t>& 
   return false;
 }
 
+// The elements of a row divided by a temperature; where a quotient overflows, less their maximum first.
+template <class T>
+std::vector<double> divided(const std::vector<double>& row, double temperature) {
+  const T divisor = static_cast<T>(temperature);
+  std::vector<double> quotients;
+  bool overflows = false;
+  double maximum = -infinity();
+  for (const double x : row) {
+    quotients.push_back(static_cast<double>(static_cast<T>(x) / divisor));
+    overflows |= std::isinf(quotients.back()) && std::isfinite(x);
+    if (x > maximum) maximum = x;
+  }
+  for (std::size_t i = 0; overflows && i < row.size(); ++i)
+    quotients[i] = static_cast<double>(T(2) * ((static_cast<T>(row[i]) * T(0.5) - static_cast<T>(maximum) * T(0.5)) / divisor));
+  return quotients;
+}
+
 // A row by itself: contiguous, unmasked, x / T beforehand; 16-bit formats in f32. Only 16-bit logits, which make terms of
 // their own, stay what they are, T and all.
 struct Alone {
@@ -227,15 +245,16 @@ struct Alone {
         continue;
       }
       wide[k].resize(static_cast<std::size_t>(count * inside.size) + 1);
+      std::vector<double> values;
       for (std::int64_t i = 0; i < count; ++i) {
-        double value = get(type.dtype, rows[k].data() + i * type.size);
-        const bool forward = op.op == Op::softmax || op.op == Op::log_softmax;
-        if (k == 0 && forward && inside.size == 4)
-          value = static_cast<double>(static_cast<float>(value) / static_cast<float>(temperature));
-        if (k == 0 && forward && inside.size == 8) value = value / temperature;
-        if (k == 0 && !where.empty() && !where[static_cast<std::size_t>(i)]) value = -infinity();
-        put(inside.dtype, wide[k].data() + i * inside.size, value);
+        const bool masked = k == 0 && !where.empty() && !where[static_cast<std::size_t>(i)];
+        values.push_back(masked ? -infinity() : get(type.dtype, rows[k].data() + i * type.size));
       }
+      const bool forward = op.op == Op::softmax || op.op == Op::log_softmax;
+      if (k == 0 && forward && !as_is)
+        values = inside.size == 4 ? divided<float>(values, temperature) : divided<double>(values, temperature);
+      for (std::int64_t i = 0; i < count; ++i)
+        put(inside.dtype, wide[k].data() + i * inside.size, values[static_cast<std::size_t>(i)]);
       in[k] = wide[k].data();
       if (!as_is && (op.op == Op::softmax || op.op == Op::log_softmax)) temperature = 1.0;
     }

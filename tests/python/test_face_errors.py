@@ -99,7 +99,7 @@ def test_axis(axis, error, pattern):
     check_untouched(error, pattern, np.zeros((3, 4)), lambda out: se.softmax(X, axis, out=out))
 
 
-@pytest.mark.parametrize("temperature, error", [(0, ValueError), (-1.0, ValueError), (np.inf, ValueError),
+@pytest.mark.parametrize("temperature, error", [(0, ValueError), (-1.0, ValueError), (-np.inf, ValueError),
                                                 (np.nan, ValueError), ("warm", TypeError), (None, TypeError)])
 def test_temperature(temperature, error):
     check_untouched(error, "softmax: temperature is .*, accepted: ", np.zeros((3, 4)),

@@ -49,6 +49,9 @@ simt_planted(tail_store tile_io.cuh Softmax "softmax f32 warp packed" "wrote bes
              "if (left - q * L::kSpan >= L::kPack) put(q)" "if (left - q * L::kSpan > 0) put(q)")
 simt_planted(anchor exp_chunk.cuh Softmax "softmax f32 warp packed" "FAILED softmax"
              "base.anchor == T(0) ? sum :" "true ? sum :")
+# A warp writes the gradient to the logits' place while another still looks for the target's.
+simt_planted(finish_reads kernels.cuh CrossEntropyWithGrad "cross_entropy_with_grad_extra f32 block packed" "on the machine"
+             "if constexpr (Op::kFinishReads)" "if constexpr (false)")
 # Each of the three waits around the stage of rows that are not packed: until it is written, until it is read, until results
 # are there.
 simt_planted(stage_not_written tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"

@@ -25,16 +25,16 @@ using sumexp::cpu::OpInfo;
 using sumexp::cuda::Access;
 using sumexp::cuda::Path;
 
-// Every op of the table, and once more those that may give a sign.
+// Every op of the table, and once more those that may give a second result.
 struct OpCase {
   const OpInfo& info;
   Op op;
-  bool signs;
-  std::string name() const { return std::string(info.name) + (signs ? "_sign" : ""); }
+  bool extra;
+  std::string name() const { return std::string(info.name) + (extra ? "_extra" : ""); }
 };
 std::vector<OpCase> all_ops() {
   std::vector<OpCase> ops;
-  for (int k = 0; k < int(Op::cross_entropy); ++k) {  // from there on there are no kernels for devices
+  for (int k = 0; k < sumexp::kOpCount; ++k) {
     const OpInfo& info = sumexp::cpu::op_info(Op(k));
     ops.push_back({info, Op(k), false});
     if (info.extra) ops.push_back({info, Op(k), true});
@@ -195,11 +195,17 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   for (int k = 0; k < inputs; ++k) {
     const bool per_row = k == info.row_input;
     const simt::Place where = per_row ? place : aligned(layout);
-    in.push_back(make_array(shape, layout, item, per_row, where, per_row ? "a row input" : "an input"));
+    const bool is_index = per_row && info.index;
+    in.push_back(make_array(shape, layout, is_index ? 8 : item, per_row, where, per_row ? "a row input" : "an input"));
     const bool is_y = !info.logits && k == inputs - 1;
     each_element(shape, in[k], per_row, [&](std::int64_t r, std::int64_t i, void* at, std::int64_t length) {
+      if (is_index) {
+        const std::int64_t index = std::int64_t(uniform() * double(length)) % (length ? length : 1);
+        std::memcpy(at, &index, 8);
+        return;
+      }
       double v = k == 0 && info.logits ? logit(r, i, length, type) : normal();
-      if (k == 1 && info.extra && i % 4 == 0) v = 0;  // a weight
+      if (k == 1 && c.op == Op::weighted_logsumexp && i % 4 == 0) v = 0;
       if (is_y) v = c.op == Op::softmax_vjp || c.op == Op::softmax_hvp ? uniform() / double(length) : -10 * uniform();
       if (!info.logits && r % kKinds == 5 && i == length / 2) v = NAN;
       if (per_row && r % kKinds == 8) v = NAN;
@@ -214,12 +220,14 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
                  [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { *at = uniform() < 0.7; });
     call.where = {mask.data(), mask.strides.data()};
   }
-  const auto result = [&](const char* name) { return make_array(shape, layout, item, info.row_output, aligned(layout), name); };
-  Array expected = result("the expected result"), out = result("the result");
-  Array expected_sign = result("the expected sign"), sign = result("the sign");
+  const auto result = [&](const char* name, bool per_row) {
+    return make_array(shape, layout, item, per_row, per_row && !info.row_output ? place : aligned(layout), name);
+  };
+  Array expected = result("the expected result", info.row_output), out = result("the result", info.row_output);
+  Array expected_extra = result("the expected second result", true), extra = result("the second result", true);
 
   call.out = {expected.data(), expected.strides.data()};
-  if (c.signs) call.extra = {expected_sign.data(), expected_sign.strides.data()};
+  if (c.extra) call.extra = {expected_extra.data(), expected_extra.strides.data()};
   const sumexp::Status cpu = sumexp::run(call);
   if (!cpu.ok()) return failed(cpu.message);
 
@@ -228,7 +236,7 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   } else {
     call.out = {out.data(), out.strides.data()};
   }
-  if (c.signs) call.extra = {sign.data(), sign.strides.data()};
+  if (c.extra) call.extra = {extra.data(), extra.strides.data()};
   sumexp::cuda::Plan plan;
   const sumexp::Status planned = sumexp::cuda::make_plan(call, plan, path);
   if (!planned.ok()) return failed(planned.message);
@@ -238,12 +246,11 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
 
   const Array& got = in_place ? in[0] : out;
   std::string difference;
-  const auto compare = [&](const Array& a, const Array& b, const char* what) {
+  const auto compare = [&](const Array& a, const Array& b, bool per_row, const char* what) {
     std::vector<const unsigned char*> wanted;
-    each_element(shape, a, info.row_output,
-                 [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
+    each_element(shape, a, per_row, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) { wanted.push_back(at); });
     std::size_t e = 0;
-    each_element(shape, b, info.row_output, [&](std::int64_t r, std::int64_t i, unsigned char* at, std::int64_t) {
+    each_element(shape, b, per_row, [&](std::int64_t r, std::int64_t i, unsigned char* at, std::int64_t) {
       const unsigned char* w = wanted[e++];
       if (!difference.empty() || std::memcmp(at, w, item) == 0) return;
       char text[200];
@@ -254,21 +261,21 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
       difference = text;
     });
   };
-  compare(expected, got, "out");
-  if (c.signs) compare(expected_sign, sign, "sign");
+  compare(expected, got, info.row_output, "out");
+  if (c.extra) compare(expected_extra, extra, true, "extra");
   if (!difference.empty()) return failed(difference);
   for (const Array& a : in)
     if (!a.bytes.intact()) return failed("wrote beside an input");
-  const auto beside = [&](const Array& a) {  // between rows and elements, too, the poison must stand
+  const auto beside = [&](const Array& a, bool per_row) {  // between rows and elements, too, the poison must stand
     std::vector<bool> element(a.bytes.size());
-    each_element(shape, a, info.row_output, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) {
+    each_element(shape, a, per_row, [&](std::int64_t, std::int64_t, unsigned char* at, std::int64_t) {
       for (std::size_t b = 0; b < item; ++b) element[std::size_t(at - a.bytes.data()) + b] = true;
     });
     for (std::size_t b = 0; b < element.size(); ++b)
       if (!element[b] && a.bytes[b] != simt::poison_byte(1)) return true;
     return !a.bytes.intact();
   };
-  if (beside(out) || (c.signs && beside(sign))) return failed("wrote beside the result");
+  if (beside(out, info.row_output) || (c.extra && beside(extra, true))) return failed("wrote beside the result");
 }
 
 // sumexp/cuda.hpp: a call runs on its device and leaves the current one as it was; too little workspace runs nothing.
@@ -294,6 +301,42 @@ void check_devices() {
   if (simt::settings().device != 0) failed("left another device current");
   target.device = simt::device_count;
   if (sumexp::cuda::run(call, target).code != sumexp::Code::device_error) failed("took a device that does not exist");
+}
+
+// An index of no element: that row's results are NaN, the others what they are without it, and nothing is read there.
+void check_indices() {
+  for (const Path path : {Path::warp, Path::block, Path::stream}) {
+    label = std::string("cross_entropy_with_grad with bad indices ") + kPaths[int(path)];
+    ++checks;
+    const std::int64_t rows = 5, n = path == Path::warp ? 100 : 5000, shape[2] = {rows, n}, strides[2] = {4 * n, 4};
+    const std::int64_t per_row[2] = {4, 0}, of_indices[2] = {8, 0};
+    std::vector<float> x(std::size_t(rows * n)), dx(x.size()), expected(x.size()), loss(rows), expected_loss(rows);
+    for (float& v : x) v = float(normal());
+    std::vector<std::int64_t> target = {3, 0, n - 1, 1, 2};
+    Call call;
+    call.op = Op::cross_entropy_with_grad;
+    call.ndim = 2;
+    call.shape = shape;
+    call.axes = 2;
+    call.in[0] = {x.data(), strides};
+    call.in[1] = {target.data(), of_indices};
+    call.out = {expected.data(), strides};
+    call.extra = {expected_loss.data(), per_row};
+    if (!sumexp::run(call).ok()) return failed("the CPU refuses");
+    target = {3, -1, n - 1, n, std::int64_t(1) << 61};
+    call.out = {dx.data(), strides};
+    call.extra = {loss.data(), per_row};
+    sumexp::cuda::Plan plan;
+    if (!sumexp::cuda::make_plan(call, plan, path).ok()) return failed("no plan");
+    simt::Buffer<unsigned char> workspace(plan.workspace, simt::Place::back, "the workspace");
+    if (sumexp::cuda::launch(plan, workspace.data(), nullptr) != cudaSuccess) return failed(simt::error());
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const bool bad = r == 1 || r > 2;
+      if (bad ? loss[r] == loss[r] : loss[r] != expected_loss[r]) failed("loss of row " + std::to_string(r));
+      for (std::int64_t i = r * n; i < (r + 1) * n; ++i)
+        if (bad ? dx[i] == dx[i] : dx[i] != expected[i]) return failed("gradient of row " + std::to_string(r));
+    }
+  }
 }
 
 // How many threads of a warp meet in one of the 32 banks, four bytes each, at worst: 64-bit values go by half warps.
@@ -353,6 +396,7 @@ int main(int argc, char** argv) {
       for (std::int64_t n : {9 * chunk + 3, 17 * chunk}) run(Path::cluster, Layout::packed, 3, n);
       for (std::int64_t n : {chunk + 1, 9 * chunk, 17 * chunk + 1}) run(Path::stream, Layout::packed, kKinds, n);
       run(Path::stream, Layout::packed, 2, 3 * chunk, !info.row_output);
+      if (info.index) run(Path::block, Layout::packed, 2 * kKinds, 3 * chunk, !info.row_output);
       for (std::int64_t n : {std::int64_t(5), lanes + 9}) {
         for (Layout layout : {Layout::misaligned, Layout::steps, Layout::two_axes}) run(Path::warp, layout, kKinds, n);
         run(Path::warp, Layout::side, 19, n);
@@ -371,11 +415,12 @@ int main(int argc, char** argv) {
       if (info.temperature != 0)
         for (Path path : {Path::warp, Path::block, Path::stream})
           run(path, Layout::heated, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
-      if (info.row_output) run(Path::choose, Layout::packed, 3, 0);
+      if (info.row_output && !info.index) run(Path::choose, Layout::packed, 3, 0);
     }
   }
   if (filter.empty()) {
     check_devices();
+    check_indices();
     check_banks<sumexp::gpu::f16>("f16");
     check_banks<sumexp::gpu::bf16>("bf16");
     check_banks<float>("f32");

@@ -118,7 +118,7 @@ bool ColumnDriver::block(std::int64_t r, int rows) {
 
 bool ColumnDriver::short_rows() {
   Tile tiles[kMostTiles];
-  load(0, tiles);
+  if (!load(0, tiles)) return false;
   const int together = plan_.n <= kShortRow ? kTiles : 1;
   for (int first = 0; first < at_.tiles; first += together) {
     const int count = at_.tiles - first < together ? at_.tiles - first : together;
@@ -141,17 +141,19 @@ void ColumnDriver::lay_out(std::int64_t c, int t, Tile& tile) const {
   tile.extra = plan_.data[kExtra] ? rows_at(kExtra, t) : RowsAt{nullptr, 0};
 }
 
-// Chunk c of every tile to the buffer, and its largest elements to tops_.
-void ColumnDriver::load(std::int64_t c, Tile* tiles) {
+// Chunk c of every tile to the buffer, and its largest elements to tops_. False where a quotient by the temperature overflows.
+bool ColumnDriver::load(std::int64_t c, Tile* tiles) {
+  bool finite = true;
   const int count = job_.count_of(c);
   for (int k = 0; k < job_.info.inputs; ++k)
     job_.moves.load_columns(at_, k, c * job_.order.chunk, count, place(k, 0, c), pitch_, sums_ || k ? nullptr : tops_);
   for (int t = 0; t < at_.tiles; ++t) {
     lay_out(c, t, tiles[t]);
     if (!job_.divide) continue;
-    job_.moves.divide(plan_.temperature, std::int64_t{count} * job_.moves.width, tiles[t].in[0]);
+    finite &= job_.moves.divide(plan_.temperature, std::int64_t{count} * job_.moves.width, tiles[t].in[0]);
     job_.moves.divide(plan_.temperature, job_.moves.width, tiles[t].top);
   }
+  return finite;
 }
 
 // -- rows of many ------------------------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ bool ColumnDriver::reduce_chunk(int pass, std::int64_t c, const char* row, char*
     return true;
   }
   Tile tiles[kMostTiles];
-  load(c, tiles);
+  if (!load(c, tiles)) return false;
   for (int t = 0; t < at_.tiles; ++t)
     if (!kernel_.tile_states(tiles[t], resident_, maxima(c, t), states + t * job_.moves.width * kernel_.state_bytes))
       return false;

@@ -34,7 +34,7 @@ class ColumnDriver {
   bool reduce_chunk(int pass, std::int64_t c, const char* row, char* states);
   void map_chunks(std::int64_t c0, std::int64_t c1, const char* row);
   void map_chunk(std::int64_t c, const char* row);
-  void load(std::int64_t c, Tile* tiles);
+  bool load(std::int64_t c, Tile* tiles);
   void lay_out(std::int64_t c, int t, Tile& tile) const;
   char* maxima(std::int64_t c, int t) const { return maxima_ + (c * at_.tiles + t) * vector_bytes_; }
   char* place(int k, int t, std::int64_t c) const {

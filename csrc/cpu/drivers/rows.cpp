@@ -25,6 +25,12 @@ void leave_out(const Job& job, const char* mask_row, std::int64_t first, int cou
   else leave_out(job.plan, mask_row, first, count, x, static_cast<float>(absent));
 }
 
+void set_lowest(const Job& job, char* x) {
+  const double lowest = -std::numeric_limits<double>::infinity();
+  const float narrow = -std::numeric_limits<float>::infinity();
+  std::memcpy(x, job.wide == 8 ? static_cast<const void*>(&lowest) : &narrow, static_cast<std::size_t>(job.wide));
+}
+
 }  // namespace
 
 RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
@@ -62,6 +68,12 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   maxima_ = shared_maxima ? shared_maxima : take<char>(workspace, (probabilities ? width_ * chunks_ : 1) * job.wide);
   states_ = take<char>(workspace, width_ * (kernel_.state_bytes + kernel_.row_bytes));
   finished_ = states_ + width_ * kernel_.state_bytes;
+  if (job.divide) {
+    const std::int64_t rows = panels_ * width_;
+    row_maxima_ = take<char>(workspace, rows * job.wide);
+    apart_ = take<bool>(workspace, rows);
+    overflow_ = take<bool>(workspace, rows);
+  }
   trees_ = chunks_ > 1 ? take_trees(workspace, kernel_, width_) : nullptr;
 }
 
@@ -80,6 +92,10 @@ void RowDriver::block(std::int64_t r, int rows) {
   begin_block(r, rows);
   for (int pass = 0; pass < job_.info.passes; ++pass) {
     reduce_chunks(pass, 0, chunks_, finished_, states_);
+    if (overflows_) {
+      set_apart();
+      reduce_chunks(pass, 0, chunks_, finished_, states_);
+    }
     for (int b = 0; b < rows; ++b) {
       const int input = job_.info.row_input;
       finish_row(job_, pass, states_ + b * kernel_.state_bytes, address(kIn0, b), input < 0 ? nullptr : address(input, b),
@@ -96,6 +112,8 @@ void RowDriver::begin_block(std::int64_t r, int rows) {
   rows_ = rows;
   offsets_ = plan_.row_offsets(r);  // the rows of a block differ in the innermost batch dimension alone
   packed_through_ = -1;
+  overflows_ = false;
+  for (int b = 0; job_.divide && b < rows_; ++b) apart_[b] = overflow_[b] = false;
 }
 
 // -- where things are --------------------------------------------------------------------------------------------
@@ -131,6 +149,26 @@ Chunk RowDriver::chunk_at(std::int64_t c, int b) const {
 void RowDriver::pack(std::int64_t c) {
   if (direct_ || packed_through_ == c || (resident_ && c < packed_through_)) return;
   packed_through_ = c;
+  gather(c);
+  if (!job_.divide) return;
+  const int count = job_.count_of(c);
+  for (int b = 0; b < rows_; ++b) {
+    char* const x = packed(0, c, b);
+    if (apart_[b]) job_.moves.divide_apart(plan_.temperature, row_maxima_ + b * job_.wide, count, x);
+    else if (!job_.moves.divide(plan_.temperature, count, x)) overflows_ = overflow_[b] = true;
+  }
+}
+// From here on the rows in which a quotient overflows are divided less their maxima.
+void RowDriver::set_apart() {
+  for (int b = 0; b < rows_; ++b) set_lowest(job_, row_maxima_ + b * job_.wide);
+  for (std::int64_t c = 0; c < chunks_; ++c) {
+    gather(c);
+    for (int b = 0; b < rows_; ++b) job_.moves.largest(packed(0, c, b), job_.count_of(c), row_maxima_ + b * job_.wide);
+  }
+  packed_through_ = -1;
+  for (int b = 0; b < rows_; ++b) apart_[b] = overflow_[b];
+}
+void RowDriver::gather(std::int64_t c) {
   const int count = job_.count_of(c);
   const std::int64_t first = c * job_.order.chunk;
   for (int k = 0; k < inputs_; ++k) {
@@ -143,7 +181,6 @@ void RowDriver::pack(std::int64_t c) {
     for (int b = 0; plan_.data[kWhere] && b < rows_; ++b)
       leave_out(job_, address(kWhere, b), first, count, packed(k, c, b), k == 0);
   }
-  for (int b = 0; job_.divide && b < rows_; ++b) job_.moves.divide(plan_.temperature, count, packed(0, c, b));
 }
 // Results of chunk c of row b to where the caller wants them; columns go all together, after the last row.
 void RowDriver::unpack(std::int64_t c, int b) const {
@@ -166,6 +203,7 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
   if (!run || rows < kFewest || chunks_ != 1) return false;
   begin_block(r, rows);
   pack(0);
+  if (overflows_) return false;
   const int width = job_.moves.width, input = job_.info.row_input;
   Panel panels[kTiles];
   int count = 0;
@@ -227,7 +265,7 @@ bool RowDriver::reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0,
                             char* states) {
   begin_block(r, rows);
   reduce_chunks(pass, c0, c1, row, states);
-  return true;
+  return !overflows_;
 }
 void RowDriver::map_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row) {
   begin_block(r, rows);

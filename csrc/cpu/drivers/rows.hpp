@@ -17,7 +17,7 @@ class RowDriver {
   void run(std::int64_t begin, std::int64_t end);
 
   // For split.cpp: a block of rows in parts, for several drivers at once. reduce_part: false where a row is special; the row
-  // driver then takes these rows.
+  // driver, without parts, then takes these rows.
   static int split_width(const Job& job) { return job.plan.columns ? job.moves.width : 1; }
   bool reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row, char* states);
   void map_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row);
@@ -30,6 +30,8 @@ class RowDriver {
   void map_chunks(std::int64_t c0, std::int64_t c1, const char* row);
   Chunk chunk_at(std::int64_t c, int b) const;
   void pack(std::int64_t c);
+  void gather(std::int64_t c);
+  void set_apart();
   void unpack(std::int64_t c, int b) const;
 
   char* address(int k, int b) const { return static_cast<char*>(plan_.data[k]) + offsets_.at[k] + b * step_[k]; }
@@ -46,10 +48,12 @@ class RowDriver {
   int inputs_, width_, panels_, rows_ = 1;
   std::int64_t chunks_, pitch_, ahead_, packed_through_ = -1;
   bool direct_, resident_, keep_terms_, in_result_;
+  // Of quotients by the temperature: whether one of the block overflows; of each row, that, and that its are less its maximum.
+  bool overflows_ = false, *overflow_, *apart_;
   Offsets offsets_ = {};
   std::int64_t step_[kOperands];
   char* packed_[kMaxInputs];
-  char *scratch_, *maxima_, *states_, *finished_;
+  char *scratch_, *maxima_, *states_, *finished_, *row_maxima_;
   StateTree* trees_;
 };
 

@@ -86,7 +86,8 @@ void split_by_rows(const Job& job, std::int64_t begin, std::int64_t end, int thr
   Split<RowDriver> split(job, threads);
   const int width = RowDriver::split_width(job);
   for (std::int64_t r = begin, rows; r < end; r += rows)
-    split.block(r, static_cast<int>(rows = block_rows(job, r, end, width)));
+    if (!split.block(r, static_cast<int>(rows = block_rows(job, r, end, width))))
+      RowDriver(job, thread_workspace()).run(r, r + rows);
 }
 
 }  // namespace

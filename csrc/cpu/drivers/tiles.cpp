@@ -32,6 +32,7 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
     Tile tiles[kTiles];
     RowsAt out[kTiles];
     int count = 0;
+    bool serves = true;
     std::int64_t next = r;
     for (; count < kTiles && next < end; ++count) {
       Tile& tile = tiles[count];
@@ -45,14 +46,14 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
         tile.in[k] = buffer + (k * kTiles + count) * tile_bytes;
         job.moves.load_tile(rows_of(k), stride[k], tile.rows, n, tile.in[k]);
       }
-      if (job.divide) job.moves.divide(plan.temperature, n * std::int64_t{width}, tile.in[0]);
+      if (job.divide) serves &= job.moves.divide(plan.temperature, n * std::int64_t{width}, tile.in[0]);
       if (input >= 0) tile.row_input = rows_of(input);
       tile.terms = job.own_terms ? buffer + (inputs * kTiles + count) * tile_bytes : tile.in[0];
       tile.out = out[count] = rows_of(kOut);
       tile.extra = plan.data[kExtra] ? rows_of(kExtra) : RowsAt{nullptr, 0};
       next += tile.rows;
     }
-    if (!job.kernel.tiles(tiles, count, job.factor)) {
+    if (!serves || !job.kernel.tiles(tiles, count, job.factor)) {
       RowDriver(job, workspace).run(r, next);
     } else if (!job.info.row_output) {
       for (int t = 0; t < count; ++t) job.moves.store_tile(out[t], stride[kOut], tiles[t].rows, n, tiles[t].in[0], plan.stream);

@@ -89,14 +89,51 @@ void unpack_columns(char* first_row, std::int64_t stride, int rows, int count, c
     for (int b = 0; b < rows; ++b) write<S>(first_row + i * stride + b * sizeof(S), from[b * pitch + i]);
 }
 
-// x / T, rounded once: softmax(x, temperature=T) has the bytes of softmax(x / T).
+// x / T, rounded once: softmax(x, temperature=T) has the bytes of softmax(x / T). Where T is infinite every finite x gives 0.
+// False where a finite x has a quotient that is not: the row is one for divide_apart.
 template <class V>
-void divide(double temperature, std::int64_t count, void* at) {
+bool divide(double temperature, std::int64_t count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
-  const V divisor = V(static_cast<T>(temperature));
+  const V divisor = V(static_cast<T>(temperature)), zero = V(T(0));
+  if (temperature >= 1.0) {
+    const bool vanish = temperature == Limits<double>::infinity;
+    each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + i, T(0));
+      memory.store(x + i, vanish ? pick(unordered(v * zero), v, zero) : v / divisor);
+    });
+    return true;
+  }
+  bool overflows = false;
+  each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+    const V v = memory.template load<V>(x + i, T(0)), quotient = v / divisor;
+    if (const int infinite = ::sumexp::SUMEXP_NS::count(unordered(quotient * zero)))
+      overflows |= infinite != ::sumexp::SUMEXP_NS::count(unordered(v * zero));
+    memory.store(x + i, quotient);
+  });
+  return !overflows;
+}
+// (x - m) / T, m the row's largest element: what a row is shifted by changes no result. Halved, the difference cannot overflow.
+template <class V>
+void divide_apart(double temperature, const void* maximum, std::int64_t count, void* at) {
+  using T = ElementOf<V>;
+  T* const x = static_cast<T*>(at);
+  const V divisor = V(static_cast<T>(temperature)), half = V(T(0.5)), two = V(T(2));
+  const V m = V(*static_cast<const T*>(maximum)) * half;
+  each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+    const V v = memory.template load<V>(x + i, T(0)) * half - m;
+    memory.store(x + i, two * (v / divisor));
+  });
+}
+// m becomes the largest of it and x. NaN are passed over.
+template <class V>
+void largest_element(const void* from, std::int64_t count, void* maximum) {
+  using T = ElementOf<V>;
+  const T* const x = static_cast<const T*>(from);
+  V best = V(*static_cast<const T*>(maximum));
   each_vector<V>(count, [&](std::int64_t i, auto memory)
-                            SUMEXP_INLINE { memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor); });
+                            SUMEXP_INLINE { best = larger(memory.template load<V>(x + i, -Limits<T>::infinity), best); });
+  *static_cast<T*>(maximum) = largest(best);
 }
 
 #if SUMEXP_REGISTERS
@@ -179,8 +216,18 @@ void store_columns(const cpu::Columns& at, std::int64_t first, int count, const 
 
 template <class V, class S>
 constexpr cpu::Moves moves_of() {
-  cpu::Moves moves = {V::W,    pack_row<V, S>, unpack_row<V, S>, divide<V>, pack_columns<V, S>, unpack_columns<V, S>,
-                      nullptr, nullptr,        nullptr,          nullptr};
+  cpu::Moves moves = {V::W,
+                      pack_row<V, S>,
+                      unpack_row<V, S>,
+                      divide<V>,
+                      divide_apart<V>,
+                      largest_element<V>,
+                      pack_columns<V, S>,
+                      unpack_columns<V, S>,
+                      nullptr,
+                      nullptr,
+                      nullptr,
+                      nullptr};
 #if SUMEXP_REGISTERS
   moves.load_tile = load_tile<V, S>, moves.store_tile = store_tile<V, S>;
   moves.load_columns = load_columns<V, S>, moves.store_columns = store_columns<V, S>;

@@ -108,7 +108,10 @@ struct Moves {
   int width;
   void (*pack_row)(const Plan&, int operand, const char* row, std::int64_t first, int count, void* to);
   void (*unpack_row)(const Plan&, int operand, char* row, std::int64_t first, int count, const void* from);
-  void (*divide)(double temperature, std::int64_t count, void* x);
+  // By a temperature; false where a quotient overflows. divide_apart: of what is less than the row's maximum, a T.
+  bool (*divide)(double temperature, std::int64_t count, void* x);
+  void (*divide_apart)(double temperature, const void* maximum, std::int64_t count, void* x);
+  void (*largest)(const void* x, std::int64_t count, void* maximum);
   // Rows side by side to rows of T, `pitch` elements apart, and back.
   void (*pack_columns)(const char* first_row, std::int64_t stride, int rows, int count, void* to, std::int64_t pitch);
   void (*unpack_columns)(char* first_row, std::int64_t stride, int rows, int count, const void* from, std::int64_t pitch,

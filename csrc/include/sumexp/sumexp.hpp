@@ -91,7 +91,7 @@ struct Call {
                              // shape rules as in[0]
   View out;                  // may be exactly one of the inputs (same data and strides), else disjoint
   View extra;                // a second result, one value a row, of ops that have one (above); may be absent
-  double temperature = 1.0;  // > 0, finite: the operation is applied to x / temperature
+  double temperature = 1.0;  // > 0: the operation is applied to x / temperature; infinity: every finite x is 0
 };
 
 // Carries out a call on the CPU, on up to get_num_threads() threads.

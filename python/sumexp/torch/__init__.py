@@ -10,20 +10,36 @@ and nested layouts, complex numbers, meta tensors) goes to torch's own functions
 """
 
 from . import _compile, nn
+from ._cross_entropy import cross_entropy
 from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
+from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
+from ._linear import linear_cross_entropy
+from ._logmatmul import logmatmulexp
 from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
+from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 from ._segments import segment_log_softmax, segment_logsumexp, segment_softmax
 
 _compile.tell_in_time()
 
 __all__ = [
+    "cross_entropy",
+    "entropy",
+    "gumbel_softmax",
+    "kl_div",
+    "linear_cross_entropy",
+    "linear_sample",
+    "log_prob",
+    "log_prob_and_entropy",
     "log_softmax",
+    "logmatmulexp",
     "logsumexp",
     "masked_log_softmax",
     "masked_logsumexp",
     "masked_softmax",
     "nn",
+    "sample",
+    "sample_counts",
     "segment_log_softmax",
     "segment_logsumexp",
     "segment_softmax",

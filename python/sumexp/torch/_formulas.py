@@ -12,12 +12,28 @@ def total(t, dims):
     return t.sum(dims, keepdim=True) if dims else t
 
 
+def quotient(x, T):
+    """x / T; of an infinite T every finite x gives 0, and -inf stays."""
+    if T == float("inf"):
+        return torch.where(x.isinf(), x.detach(), x / T)
+    return x if T == 1 else x / T
+
+
+def from_winner(t, s, dims):
+    """t less its element where s, a softmax, is above 1/2, if there is one.
+
+    J t and <t, J u> are the same for it, since J = diag(s) - s s^T has rows that add up to 0; but next to certainty, where
+    t_w - <s, t> would lose all its digits, what is left is -sum over the others of s_j (t_j - t_w).
+    """
+    return t - total(t.masked_fill(s <= 0.5, 0), dims)
+
+
 def softmax(x, dims, T=1.0):
-    return log_softmax(x, dims, T).exp() if len(dims) != 1 else torch.softmax(x if T == 1 else x / T, dims[0])
+    return log_softmax(x, dims, T).exp() if len(dims) != 1 else torch.softmax(quotient(x, T), dims[0])
 
 
 def log_softmax(x, dims, T=1.0):
-    x = x if T == 1 else x / T
+    x = quotient(x, T)
     if len(dims) == 1:
         return torch.log_softmax(x, dims[0])
     return x - logsumexp(x, dims, keepdim=True)

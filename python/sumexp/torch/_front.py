@@ -44,7 +44,6 @@ from ._private import (
     is_tracing,
 )
 
-LARGEST = torch.finfo(torch.float64).max
 _STAND_INS = (FakeTensor, FunctionalTensor)
 
 
@@ -216,7 +215,7 @@ def _softmax_like(name, x, dim, stacklevel, dtype, T):
         elif x.device.type in DEVICES:
             x, dtype = x.to(dtype), None
     if not is_ours(name, x):
-        x = x if T == 1 else x / T
+        x = _formulas.quotient(x, T)
         return getattr(torch.nn.functional, name)(x, dim, stacklevel + 2, dtype)
     if dim is None and is_compiling():  # a warning would be a graph break
         dim = 0 if x.dim() in (0, 1, 3) else 1
@@ -287,7 +286,7 @@ def recorded(function, *args, **kwargs):
 
 def check_temperature(name, T):
     """T as a float; a TypeError where a gradient, a tangent or a batch would be lost."""
-    if type(T) is float and 0 < T <= LARGEST:
+    if type(T) is float and T > 0:
         return T
     if isinstance(T, torch.Tensor) and (
         (T.requires_grad and torch.is_grad_enabled())

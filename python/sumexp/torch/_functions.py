@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from .. import _core
 from . import _formulas
-from ._formulas import total
+from ._formulas import from_winner, total
 from ._kernels import dims_of, direct, row_shape
 from ._library import hvp_in_y
 from ._private import forward_ad, function_apply, functorch_active, is_legacy_batched
@@ -57,7 +57,8 @@ def jvp_rule(rule):
     @staticmethod
     def jvp(ctx, *tangents):
         with forward_ad._set_fwd_grad_enabled(True):
-            return rule(ctx, [forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors], *tangents)
+            primals = [t if t is None else forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
+            return rule(ctx, primals, *tangents)
 
     return jvp
 
@@ -277,17 +278,20 @@ def _log_softmax_jvp(d, dims, T, t, a):  # (t - <s, t>) / T
 
 def _logsumexp_vjp(d, dims, T, x, g):  # g s
     def in_x(u):
-        return d("softmax_vjp", g * u, anchor_of("softmax", x, dims))
+        s = anchor_of("softmax", x, dims)
+        return d("softmax_vjp", from_winner(g * u, s, dims), s)
 
     return _both(in_x), (lambda u: d("logsumexp_jvp", x, u), lambda w: d("logsumexp_vjp", x, w))
 
 
 def _logsumexp_jvp(d, dims, T, x, t):  # <s, t>
     def in_x(u):
-        return d("softmax_vjp", u * t, anchor_of("softmax", x, dims))
+        s = anchor_of("softmax", x, dims)
+        return d("softmax_vjp", from_winner(u * t, s, dims), s)
 
     def along_x(w):
-        return total(t * d("softmax_vjp", w, anchor_of("softmax", x, dims)), dims)
+        s = anchor_of("softmax", x, dims)
+        return total(from_winner(t, s, dims) * d("softmax_vjp", from_winner(w, s, dims), s), dims)
 
     return (in_x, along_x), (lambda u: d("logsumexp_vjp", x, u), lambda w: d("logsumexp_jvp", x, w))
 

@@ -9,7 +9,7 @@ path in _functions.py differentiates in x instead, so that second derivatives ar
 import torch
 
 from . import _formulas
-from ._formulas import total
+from ._formulas import from_winner, total
 from ._kernels import ROW_RESULT, is_traced, row_shape, run
 from ._private import (
     AutogradInfo,
@@ -72,11 +72,13 @@ def _log_softmax_jvp(u, t, y, dims, T):  # (t - <e^y, t>) / T
 
 
 def _logsumexp_vjp(u, x, g, dims):  # g s
-    return ops.softmax_vjp(g * u, ops.softmax(x, dims), dims), ops.logsumexp_jvp(x, u, dims)
+    s = ops.softmax(x, dims)
+    return ops.softmax_vjp(from_winner(g * u, s, dims), s, dims), ops.logsumexp_jvp(x, u, dims)
 
 
 def _logsumexp_jvp(u, x, t, dims):  # <s, t>
-    return ops.softmax_vjp(u * t, ops.softmax(x, dims), dims), ops.logsumexp_vjp(x, u, dims)
+    s = ops.softmax(x, dims)
+    return ops.softmax_vjp(from_winner(u * t, s, dims), s, dims), ops.logsumexp_vjp(x, u, dims)
 
 
 def hvp_in_y(u, g, v, y, dims, T):

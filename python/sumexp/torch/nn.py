@@ -1,11 +1,59 @@
 """torch.nn's modules on this library's functions. Each is a subclass of torch's, so isinstance still holds."""
 
+import inspect
+
 import torch
 from torch import Tensor
 
-from . import _front
+from . import _cross_entropy, _front, _linear
 
-__all__ = ["LogSoftmax", "Softmax", "Softmax2d"]
+__all__ = ["CrossEntropyLoss", "LinearCrossEntropyLoss", "LogSoftmax", "Softmax", "Softmax2d"]
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """torch.nn.CrossEntropyLoss; further keywords are those of sumexp.torch.cross_entropy."""
+
+    def __init__(
+        self, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0, **extras
+    ):
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.extras = extras
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return _cross_entropy.cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            **self.extras,
+        )
+
+
+class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+    """torch.nn.LinearCrossEntropyLoss without whole logits; further keywords are those of sumexp.torch.linear_cross_entropy."""
+
+    def __init__(self, in_features: int, num_classes: int, **keywords):
+        own = inspect.signature(torch.nn.LinearCrossEntropyLoss).parameters
+        super().__init__(in_features, num_classes, **{n: v for n, v in keywords.items() if n in own})
+        self.extras = {n: v for n, v in keywords.items() if n not in own}
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        if self.out_features:
+            raise NotImplementedError(f"LinearCrossEntropyLoss: out_features is {self.out_features}, accepted: ()")
+        return _linear.linear_cross_entropy(
+            input,
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            weight=self.weight,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            options=self.options,
+            **self.extras,
+        )
 
 
 class Softmax(torch.nn.Softmax):

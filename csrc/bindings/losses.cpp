@@ -1,0 +1,243 @@
+// The raw entries of losses: what sumexp._losses and sumexp.torch call once arrays are ready.
+#include <sumexp/losses.hpp>
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "functions.hpp"
+#include "strided.hpp"
+
+namespace sumexp::python {
+
+namespace {
+
+constexpr const char* kDoc =
+    R"(cross_entropy(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, g=None,
+              ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None, temperature=1.0, reduction="mean",
+              denominator=None, zero_if_empty=False, dlogits=None, loss=None, row_loss=None, lse=None, log_prob=None,
+              entropy=None, z_loss_part=None, predicted=None, correct=None, function="cross_entropy")
+
+sumexp::cross_entropy (losses.hpp) on ndarrays or CPU tensors; returns None and writes to what is given for the results. With
+"rows" the shape of logits without the class axis, and T float32, or float64 for logits of float64:
+
+  logits         floating dtype, any strides
+  target         integers of any width, of shape rows: indices; floating, of logits' shape: probabilities; integers of shape
+                 rows + (K,) with target_weight, floating, of the same shape: pairs
+  weight         T, (C,), contiguous
+  token_weight   float64, rows
+  g              float64, rows: what the gradient is multiplied by (strides of 0 for a number)
+  dlogits        the gradient: of logits' dtype and shape; may be logits itself
+  loss           of logits' dtype: contiguous rows, or () where the reduction is not "none"
+  row_loss, lse, log_prob, entropy, z_loss_part   T, contiguous rows; row_loss before it is reduced and rounded to 16 bits
+  predicted      int64, contiguous rows; correct: bool, contiguous rows
+
+Every result is computed only if it is given, all of them from one sweep. Ignored rows have 0, predicted -1. Errors name
+`function`.)";
+
+constexpr const char* kDenominatorDoc =
+    R"(cross_entropy_denominator(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, ignore_index=-100, function="cross_entropy")
+
+What the mean of cross_entropy with the same arguments divides by, a float: in its order of rows.)";
+
+constexpr const char* kSumDoc =
+    R"(sum_rows(values)
+
+The sum of contiguous float32 or float64 numbers in the order in which cross_entropy adds its rows: of row_loss, the bytes of
+its sum before rounding to the dtype.)";
+
+bool given(const py::object& o) { return !o.is_none(); }
+
+Shape without_axis(const Shape& shape, int axis) {
+  Shape rows;
+  for (int d = 0; d < shape.ndim; ++d)
+    if (d != axis) rows.dims[rows.ndim++] = shape.dims[d];
+  return rows;
+}
+
+// Strides of one value a row for each dimension of the logits; `on_axis` along the class axis.
+void spread(const Strided& array, int ndim, int axis, std::int64_t on_axis, std::int64_t* strides) {
+  for (int d = 0, k = 0; d < ndim; ++d) strides[d] = d == axis ? on_axis : array.strides[k++];
+}
+
+IndexType index_type(const Strided& array) {
+  const int size = array.item == 1 ? 0 : array.item == 2 ? 1 : array.item == 4 ? 2 : 3;
+  return static_cast<IndexType>(size + (array.kind == Kind::unsigned_integer ? 4 : 0));
+}
+
+// A CrossEntropyCall with the memory that its views point to.
+struct Arguments {
+  const char* name;
+  CrossEntropyCall call;
+  Strided logits, gradient;
+  Shape rows;
+  int axis = 0;
+  std::int64_t strides[4][kMaxDims];  // target, target_weight, token_weight, g
+
+  void require(bool right, PyObject* kind, const char* argument, const char* what) const {
+    if (right) return;
+    PyErr_Format(kind, "%s: %s %s", name, argument, what);
+    throw py::error_already_set();
+  }
+  DType number() const { return logits.dtype == DType::f64 ? DType::f64 : DType::f32; }
+
+  void take_targets(const py::object& x, const py::object& target, int given_axis, const py::object& target_weight,
+                    const py::object& weight, const py::object& token_weight) {
+    logits = strided(x, name, "logits");
+    require(logits.is_floating(), PyExc_TypeError, "logits", "has no floating dtype");
+    const int ndim = logits.shape.ndim;
+    axis = given_axis < 0 ? given_axis + ndim : given_axis;
+    require(axis >= 0 && axis < ndim, PyExc_ValueError, "axis", "is out of range");
+    call.dtype = logits.dtype, call.ndim = ndim, call.shape = logits.shape.dims, call.axis = axis;
+    call.logits = logits.view();
+    rows = without_axis(logits.shape, axis);
+    const Strided t = strided(target, name, "target");
+    require(t.kind != Kind::boolean, PyExc_TypeError, "target", "has dtype bool, accepted: integers or a floating dtype");
+    call.target.data = t.data, call.target.strides = strides[0];
+    if (t.is_floating()) {
+      require_shape(t, logits.shape, name, "target");
+      call.kind = TargetKind::probabilities, call.target_dtype = t.dtype;
+      std::copy(t.strides, t.strides + ndim, strides[0]);
+    } else if (given(target_weight)) {
+      const Strided w = strided(target_weight, name, "target_weight");
+      require(t.shape.ndim == ndim && w.is_floating(), PyExc_TypeError, "target_weight", "does not fit target");
+      Shape accepted = rows;
+      accepted.dims[accepted.ndim++] = t.shape.dims[ndim - 1];
+      require_shape(t, accepted, name, "target");
+      require_shape(w, accepted, name, "target_weight");
+      call.kind = TargetKind::pairs, call.index_type = index_type(t), call.target_dtype = w.dtype;
+      call.pairs = accepted.dims[ndim - 1];
+      call.target_weight = {w.data, strides[1]};
+      spread(t, ndim, axis, t.strides[ndim - 1], strides[0]);
+      spread(w, ndim, axis, w.strides[ndim - 1], strides[1]);
+    } else {
+      require_shape(t, rows, name, "target");
+      call.index_type = index_type(t);
+      spread(t, ndim, axis, 0, strides[0]);
+    }
+    if (given(weight)) {
+      const Strided w = strided(weight, name, "weight");
+      Shape classes;
+      classes.ndim = 1, classes.dims[0] = logits.shape.dims[axis];
+      require_shape(w, classes, name, "weight");
+      require_dtype(w, number(), name, "weight");
+      contiguous(w, "weight");
+      call.weight = w.data;
+    }
+    call.token_weight = of_rows(token_weight, "token_weight", strides[2]);
+  }
+  View of_rows(const py::object& o, const char* argument, std::int64_t* to) const {
+    if (!given(o)) return {};
+    const Strided array = strided(o, name, argument);
+    require_shape(array, rows, name, argument);
+    require_dtype(array, DType::f64, name, argument);
+    spread(array, logits.shape.ndim, axis, 0, to);
+    return {array.data, to};
+  }
+  // Contiguous results.
+  void* result(const py::object& o, const char* argument, DType dtype, const Shape& shape) const {
+    if (!given(o)) return nullptr;
+    const Strided array = strided_out(o, name, argument);
+    require_shape(array, shape, name, argument);
+    require_dtype(array, dtype, name, argument);
+    return contiguous(array, argument);
+  }
+  void* contiguous(const Strided& array, const char* argument) const {
+    require(array.is_contiguous(), PyExc_ValueError, argument, "is not contiguous");
+    return array.data;
+  }
+};
+
+LossReduction reduction_of(const Arguments& a, const std::string& given) {
+  const bool none = given == "none", mean = given == "mean";
+  a.require(none || mean || given == "sum", PyExc_ValueError, "reduction", "is not 'none', 'mean' or 'sum'");
+  return none ? LossReduction::none : mean ? LossReduction::mean : LossReduction::sum;
+}
+
+void run_cross_entropy(const py::object& logits, const py::object& target, int axis, const py::object& target_weight,
+                       const py::object& weight, const py::object& token_weight, const py::object& g, std::int64_t ignore_index,
+                       double label_smoothing, double z_loss, std::optional<double> softcap, double temperature,
+                       const std::string& reduction, std::optional<double> denominator, bool zero_if_empty,
+                       const py::object& dlogits, const py::object& loss, const py::object& row_loss, const py::object& lse,
+                       const py::object& log_prob, const py::object& entropy, const py::object& z_loss_part,
+                       const py::object& predicted, const py::object& correct, const std::string& function) {
+  Arguments a;
+  a.name = function.c_str();
+  CrossEntropyCall& call = a.call;
+  a.take_targets(logits, target, axis, target_weight, weight, token_weight);
+  call.g = a.of_rows(g, "g", a.strides[3]);
+  call.ignore_index = ignore_index, call.label_smoothing = label_smoothing, call.z_loss = z_loss;
+  a.require(!softcap || *softcap != 0.0, PyExc_ValueError, "softcap", "is 0, accepted: a finite number above 0, or None");
+  call.softcap = softcap.value_or(0.0), call.temperature = temperature, call.reduction = reduction_of(a, reduction);
+  call.given_denominator = denominator.has_value(), call.denominator = denominator.value_or(1.0);
+  call.zero_if_empty = zero_if_empty;
+  if (given(dlogits)) {
+    a.gradient = strided_out(dlogits, a.name, "dlogits");
+    require_shape(a.gradient, a.logits.shape, a.name, "dlogits");
+    require_dtype(a.gradient, a.logits.dtype, a.name, "dlogits");
+    call.dlogits = a.gradient.view();
+  }
+  const DType number = a.number();
+  call.loss = a.result(loss, "loss", a.logits.dtype, call.reduction == LossReduction::none ? a.rows : Shape{});
+  call.row_loss = a.result(row_loss, "row_loss", number, a.rows);
+  call.lse = a.result(lse, "lse", number, a.rows);
+  call.log_prob = a.result(log_prob, "log_prob", number, a.rows);
+  call.entropy = a.result(entropy, "entropy", number, a.rows);
+  call.z_loss_part = a.result(z_loss_part, "z_loss_part", number, a.rows);
+  if (given(predicted)) {
+    const Strided array = strided_out(predicted, a.name, "predicted");
+    require_shape(array, a.rows, a.name, "predicted");
+    a.require(array.kind == Kind::signed_integer && array.item == 8, PyExc_TypeError, "predicted", "is not of int64");
+    call.predicted = static_cast<std::int64_t*>(a.contiguous(array, "predicted"));
+  }
+  if (given(correct)) {
+    const Strided array = strided_out(correct, a.name, "correct");
+    require_shape(array, a.rows, a.name, "correct");
+    a.require(array.kind == Kind::boolean, PyExc_TypeError, "correct", "is not of bool");
+    call.correct = static_cast<std::uint8_t*>(a.contiguous(array, "correct"));
+  }
+  run_released(a.name, [&] { return cross_entropy(call); });
+}
+
+double run_denominator(const py::object& logits, const py::object& target, int axis, const py::object& target_weight,
+                       const py::object& weight, const py::object& token_weight, std::int64_t ignore_index,
+                       const std::string& function) {
+  Arguments a;
+  a.name = function.c_str();
+  a.take_targets(logits, target, axis, target_weight, weight, token_weight);
+  a.call.ignore_index = ignore_index;
+  double denominator = 0.0;
+  run_released(a.name, [&] { return cross_entropy_denominator(a.call, &denominator); });
+  return denominator;
+}
+
+double run_sum_rows(const py::object& values) {
+  const Strided array = strided(values, "sum_rows", "values");
+  if (!array.is_floating() || array.item < 4)
+    throw py::type_error("sum_rows: values has a dtype that is not float32 or float64");
+  if (!array.is_contiguous()) throw py::value_error("sum_rows: values is not contiguous");
+  double sum = 0.0;
+  run_released("sum_rows", [&] { return sum_rows(array.data, array.dtype, array.shape.size(), &sum); });
+  return sum;
+}
+
+}  // namespace
+
+void add_losses(py::module_& m) {
+  const py::object none = py::none();
+  m.def("_cross_entropy", &run_cross_entropy, kDoc, py::arg("logits"), py::arg("target"), py::arg("axis"), py::kw_only(),
+        py::arg("target_weight") = none, py::arg("weight") = none, py::arg("token_weight") = none, py::arg("g") = none,
+        py::arg("ignore_index") = -100, py::arg("label_smoothing") = 0.0, py::arg("z_loss") = 0.0, py::arg("softcap") = none,
+        py::arg("temperature") = 1.0, py::arg("reduction") = "mean", py::arg("denominator") = none,
+        py::arg("zero_if_empty") = false, py::arg("dlogits") = none, py::arg("loss") = none, py::arg("row_loss") = none,
+        py::arg("lse") = none, py::arg("log_prob") = none, py::arg("entropy") = none, py::arg("z_loss_part") = none,
+        py::arg("predicted") = none, py::arg("correct") = none, py::arg("function") = "cross_entropy");
+  m.def("_cross_entropy_denominator", &run_denominator, kDenominatorDoc, py::arg("logits"), py::arg("target"), py::arg("axis"),
+        py::kw_only(), py::arg("target_weight") = none, py::arg("weight") = none, py::arg("token_weight") = none,
+        py::arg("ignore_index") = -100, py::arg("function") = "cross_entropy");
+  m.def("_sum_rows", &run_sum_rows, kSumDoc, py::arg("values"));
+}
+
+}  // namespace sumexp::python

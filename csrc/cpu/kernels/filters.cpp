@@ -1,0 +1,217 @@
+#include SUMEXP_SIMD
+//
+#include "filters.hpp"
+
+#include "../../numerics/mass.hpp"
+#include "compress.hpp"
+
+namespace sumexp::SUMEXP_NS {
+namespace {
+
+using cpu::FilterRange;
+using cpu::FilterSplit;
+using cpu::kFilterBounds;
+
+// body(u, i, memory) for every vector; u, the place in memory modulo kWays, is known to the compiler.
+constexpr int kWays = 4;
+template <class V, class Body>
+SUMEXP_FN void each_of_four(std::int64_t n, Body body) {
+  std::int64_t i = 0;
+  for (; i + kWays * V::W <= n; i += kWays * V::W)
+#pragma GCC unroll 4
+    for (int u = 0; u < kWays; ++u) body(u, i + u * V::W, Whole{});
+  for (; i + V::W <= n; i += V::W) body(0, i, Whole{});
+  if (i < n) body(1, i, Part{static_cast<int>(n - i)});
+}
+template <class V>
+SUMEXP_FN V largest_of(const V (&v)[kWays]) {
+  return larger(larger(v[0], v[1]), larger(v[2], v[3]));
+}
+
+template <class V, class T = ElementOf<V>>
+bool below_infinity(const T* x, std::int64_t n) {
+  const V limit = V(sizeof(T) == 4 ? T(0x1.fffffep127) : T(0x1.fffffffffffffp1023));
+  std::int64_t found = 0;
+  each_of_four<V>(n, [&](int, std::int64_t i, auto memory)
+                         SUMEXP_INLINE { found += count(at_or_above(limit, memory.template load<V>(x + i, T(0)))); });
+  return found == (n + V::W - 1) / V::W * V::W;
+}
+
+// Of elements from `from` up: -least, largest and their number, by lanes.
+template <class V>
+struct LaneRange {
+  using T = ElementOf<V>;
+  V negative_least[kWays], most[kWays];
+  std::int64_t found = 0;
+
+  SUMEXP_FN LaneRange() {
+    for (int u = 0; u < kWays; ++u) negative_least[u] = most[u] = V(-Limits<T>::infinity);
+  }
+  SUMEXP_FN void add(const T* x, std::int64_t n, V from) {
+    each_of_four<V>(n, [&](int u, std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
+      const auto in = at_or_above(v, from);
+      found += count(in);
+      negative_least[u] = larger(pick(in, V(T(0)) - v, V(-Limits<T>::infinity)), negative_least[u]);
+      most[u] = larger(v, most[u]);
+    });
+  }
+};
+
+template <class V, class T = ElementOf<V>>
+FilterRange<T> range(const T* x, std::int64_t n, T from) {
+  LaneRange<V> lanes;
+  lanes.add(x, n, V(from));
+  const T most = largest(largest_of(lanes.most));
+  return {-largest(largest_of(lanes.negative_least)), most >= from ? most : -Limits<T>::infinity, lanes.found};
+}
+
+template <class V, class T = ElementOf<V>>
+FilterRange<T> overview(const T* x, std::int64_t n, T* tops, std::int64_t* groups) {
+  constexpr int kStep = (V::W < 8 ? 32 : 16) * V::W;
+  const V lowest = V(sizeof(T) == 4 ? T(-0x1.fffffep127) : T(-0x1.fffffffffffffp1023));
+  LaneRange<V> lanes;
+  V most = V(-Limits<T>::infinity);
+  T* top = tops;
+  for (std::int64_t first = 0; first < n; first += kStep, top += V::W) {
+    lanes.add(x + first, n - first < kStep ? n - first : kStep, lowest);
+    const V of_step = largest_of(lanes.most);
+    V::store(top, of_step);
+    most = larger(of_step, most);
+    for (int u = 0; u < kWays; ++u) lanes.most[u] = V(-Limits<T>::infinity);
+  }
+  *groups = top - tops;
+  return {-largest(largest_of(lanes.negative_least)), largest(most), lanes.found};
+}
+
+SUMEXP_FN auto widened(F32 t) { return WideOf<F32>::from(t); }
+SUMEXP_FN F64 widened(F64 t) { return t; }
+
+SUMEXP_FN double lane_sum(F64 x) { return fold_halves<F64::W / 2>(x); }
+SUMEXP_FN double lane_sum(Twin<F64> x) { return lane_sum(x.a + x.b); }
+
+// Sums of masses by lanes: two where a vector widens to two.
+template <class T>
+struct LaneMasses {
+  MassSum<T, F64> a, b;
+  SUMEXP_FN void add(F64 t) { a.add(t); }
+  SUMEXP_FN void add(Twin<F64> t) { a.add(t.a), b.add(t.b); }
+  SUMEXP_FN Mass total() const { return mass_of<T>(lane_sum(a.high_part() + b.high_part()), lane_sum(a.low + b.low)); }
+};
+
+template <class V, class T = ElementOf<V>>
+Mass terms_of(const T* x, std::int64_t n, T maximum, T* terms) {
+  const Base<T> base = base_of(maximum);
+  const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
+  const V anchor = V(base.anchor);
+  Mass total = 0;
+  for (std::int64_t first = 0; first < n; first += kMassBlock) {
+    LaneMasses<T> sum;
+    each_vector<V>(n - first < kMassBlock ? n - first : kMassBlock, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V t = mass_term(memory.template load<V>(x + first + i, -Limits<T>::infinity), anchor, reduce);
+      memory.store(terms + first + i, t);
+      sum.add(widened(t));
+    });
+    total += sum.total();
+  }
+  return total;
+}
+
+// Lanes add in T: a relative error of 2^-13 at most, of 2048 numbers one after the other.
+template <class V, class T = ElementOf<V>>
+void sums_above(const T* x, const T* terms, std::int64_t n, const T* bounds, double* sums) {
+  constexpr int kStep = 2048;
+  for (int k = 0; k < kFilterBounds; ++k) sums[k] = 0;
+  for (std::int64_t first = 0; first < n; first += kStep) {
+    V acc[kFilterBounds];
+#pragma GCC unroll 8
+    for (int k = 0; k < kFilterBounds; ++k) acc[k] = V(T(0));
+    each_vector<V>(n - first < kStep ? n - first : kStep, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + first + i, -Limits<T>::infinity);
+      const V t = terms ? memory.template load<V>(terms + first + i, T(0)) : V(T(1));
+#pragma GCC unroll 8
+      for (int k = 0; k < kFilterBounds; ++k) acc[k] = acc[k] + pick(at_or_above(v, V(bounds[k])), t, V(T(0)));
+    });
+    for (int k = 0; k < kFilterBounds; ++k) sums[k] += lane_sum(widened(acc[k]));
+  }
+}
+
+template <class V, bool kTerms, class T = ElementOf<V>>
+FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to) {
+  const V lower = V(from), upper = V(below), none = V(-Limits<T>::infinity);
+  FilterSplit result = {0, 0, 0};
+  for (std::int64_t first = 0; first < n; first += kMassBlock) {
+    const std::int64_t end = n - first < kMassBlock ? n : first + kMassBlock;
+    LaneMasses<T> sum;
+    const auto take = [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
+      const auto high = at_or_above(v, upper);
+      const auto inside = at_or_above(pick(high, none, v), lower);
+      result.above_count += count(high);
+      compress(x_to + result.inside, inside, v);
+      if constexpr (kTerms) {
+        const V t = memory.template load<V>(terms + i, T(0));
+        sum.add(widened(pick(high, t, V(T(0)))));
+        compress(terms_to + result.inside, inside, t);
+      }
+      result.inside += count(inside);
+    };
+    // A branch for some vectors, not for each: what it finds is seldom foreseen.
+    std::int64_t i = first;
+    for (; i + kWays * V::W <= end; i += kWays * V::W) {
+      int found = 0;
+#pragma GCC unroll 4
+      for (int u = 0; u < kWays; ++u) found += count(at_or_above(V::load(x + i + u * V::W), lower));
+      if (found == 0) continue;
+#pragma GCC unroll 4
+      for (int u = 0; u < kWays; ++u) take(i + u * V::W, Whole{});
+    }
+    for (; i + V::W <= end; i += V::W) take(i, Whole{});
+    if (i < end) take(i, Part{static_cast<int>(end - i)});
+    if constexpr (kTerms) result.above += sum.total();
+  }
+  if constexpr (!kTerms) result.above = static_cast<Mass>(result.above_count);
+  return result;
+}
+template <class V, class T = ElementOf<V>>
+FilterSplit split(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to) {
+  return terms ? split_row<V, true>(x, terms, n, from, below, x_to, terms_to)
+               : split_row<V, false>(x, terms, n, from, below, x_to, terms_to);
+}
+
+template <class V, class T = ElementOf<V>>
+std::int64_t find(const T* x, std::int64_t n, T value, std::int64_t which) {
+  constexpr int kStep = 16 * V::W;
+  std::int64_t block = -1, before = 0;  // the block that has it, and how many come before that
+  for (std::int64_t first = 0, found = 0; first < n && found < which; first += kStep) {
+    std::int64_t here = 0;
+    each_of_four<V>(n - first < kStep ? n - first : kStep, [&](int, std::int64_t i, auto memory) SUMEXP_INLINE {
+      here += count(equal(memory.template load<V>(x + first + i, Limits<T>::nan()), V(value)));
+    });
+    if (here) block = first, before = found;
+    found += here;
+  }
+  std::int64_t at = -1;
+  for (std::int64_t j = block; j >= 0 && j < n && j < block + kStep && before < which; ++j)
+    if (x[j] == value) at = j, ++before;
+  return at;
+}
+
+template <class V>
+constexpr cpu::FilterKernel<ElementOf<V>> kernel_of() {
+  return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sums_above<V>, split<V>, find<V>};
+}
+
+}  // namespace
+}  // namespace sumexp::SUMEXP_NS
+
+#define SUMEXP_JOIN_(a, b) a##b
+#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
+
+namespace sumexp::cpu {
+const FilterKernels& SUMEXP_JOIN(filter_kernels_, SUMEXP_NS)() {
+  using namespace SUMEXP_NS;
+  static constexpr FilterKernels kernels = {kernel_of<F32>(), kernel_of<F64>()};
+  return kernels;
+}
+}  // namespace sumexp::cpu

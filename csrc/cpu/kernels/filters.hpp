@@ -1,0 +1,55 @@
+// Sweeps over a row for the filters of sampling (sampling/filters.hpp), a table an instruction set. T is float or double; terms
+// and masses are those of numerics/mass.hpp. Where terms are null, an element's mass is 1.
+#pragma once
+
+#include <cstdint>
+
+#include "../isa.hpp"
+
+namespace sumexp::cpu {
+
+__extension__ using FilterMass = unsigned __int128;
+
+inline constexpr int kFilterBounds = 7;
+inline constexpr int kFilterPadding = 16;  // elements behind a compacted array that may be written
+
+// Of the elements that are not below a bound.
+template <class T>
+struct FilterRange {
+  T least, largest;  // +inf and -inf where there are none
+  std::int64_t count;
+};
+
+struct FilterSplit {
+  FilterMass above;  // of the elements from `below` up
+  std::int64_t above_count, inside;
+};
+
+template <class T>
+struct FilterKernel {
+  bool (*below_infinity)(const T* x, std::int64_t n);  // all of them; no NaN
+  // The range above -inf. tops: the largest elements of groups, whose number is returned; n / 32 or more, n / 16 + 16 at most.
+  FilterRange<T> (*overview)(const T* x, std::int64_t n, T* tops, std::int64_t* groups);
+  FilterRange<T> (*range)(const T* x, std::int64_t n, T from);
+  // Terms relative to `maximum`, and the sum of their masses.
+  FilterMass (*terms)(const T* x, std::int64_t n, T maximum, T* terms);
+  // Sums of the terms whose elements are at or above each bound, times 2^carry, within 2^-12.
+  void (*sums_above)(const T* x, const T* terms, std::int64_t n, const T* bounds, double* sums);
+  // Compacts elements in [from, below), `from` finite, and their terms, where there are any; in place if wanted.
+  FilterSplit (*split)(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to);
+  // The place of the which-th element that equals `value`, from 1, or of the last.
+  std::int64_t (*find)(const T* x, std::int64_t n, T value, std::int64_t which);
+};
+
+struct FilterKernels {
+  FilterKernel<float> f32;
+  FilterKernel<double> f64;
+};
+
+const FilterKernels& filter_kernels_scalar();
+const FilterKernels& filter_kernels_scalar_fma();
+const FilterKernels& filter_kernels_avx2();
+const FilterKernels& filter_kernels_avx512();
+const FilterKernels& filter_kernels_neon();
+
+}  // namespace sumexp::cpu

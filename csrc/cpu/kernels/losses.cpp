@@ -1,0 +1,498 @@
+#include SUMEXP_SIMD
+//
+#include "losses.hpp"
+
+#include "../../numerics/tanh.hpp"
+#include "../../ops/cross_entropy.hpp"
+#include "exp_chunk.hpp"
+#include "kernel.hpp"
+
+#define SUMEXP_JOIN_(a, b) a##b
+#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
+
+namespace sumexp::SUMEXP_NS {
+namespace {
+
+// sum_j b_j (m - z_j) and sum_j b_j of dense weights b, without the elements that are -inf, of which `lost` says whether one
+// has a weight. All parts have the sign of their weight, so that nothing cancels among weights of one sign.
+template <class T>
+struct DenseSum {
+  Wide<T> distance, weight;
+  bool lost;
+
+  static DenseSum empty() { return {WideOf<T>::constant(0), WideOf<T>::constant(0), false}; }
+};
+
+// A chunk or more of a row: what exponentials sum to, and beside it what losses ask for.
+template <class T>
+struct LossState {
+  ExpState<T> sum;
+  DenseSum<T> dense, plain;  // of the weights that the loss has, and of the target's own
+  Wide<T> spread;            // sum_j e^(z_j) (m - z_j), relative to what sum is
+
+  static LossState empty() {
+    return {ExpState<T>::empty(), DenseSum<T>::empty(), DenseSum<T>::empty(), WideOf<T>::constant(0)};
+  }
+};
+
+// up: from the lower maximum to the upper one, finite
+template <class T>
+DenseSum<T> merge(const DenseSum<T>& upper, const DenseSum<T>& lower, Wide<T> up) {
+  return {upper.distance + (lower.distance + lower.weight * up), upper.weight + lower.weight, upper.lost || lower.lost};
+}
+template <class T>
+LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
+  using O = WideOf<T>;
+  const bool a_upper = a.sum.m >= b.sum.m;
+  const LossState<T>&upper = a_upper ? a : b, &lower = a_upper ? b : a;
+  const bool rise = is_finite(lower.sum.m) && is_finite(upper.sum.m);
+  const Wide<T> up = rise ? O::from(upper.sum.m, T(0) - lower.sum.m) : O::constant(0);
+  const std::int64_t gap = exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N);
+  LossState<T> to = {merge(a.sum, b.sum), merge(upper.dense, lower.dense, up), merge(upper.plain, lower.plain, up),
+                     upper.spread};
+  if (rise && gap > kFarBelow) to.spread = to.spread + shifted<T>(lower.spread + total(lower.sum) * up, gap);
+  return to;
+}
+
+template <class V, int kVectors>
+Wide<ElementOf<V>> fold_wide(const Wide<V> (&lanes)[kVectors]) {
+  constexpr int each = V::W / F64::W;
+  WideMembers<V> member[each * kVectors];
+  for (int u = 0; u < kVectors; ++u) put_members(lanes[u], member + each * u);
+  return fold_halves<F64::W / 2>(fold_vectors(member));
+}
+
+// Calls body(u, i, memory) for the vectors of a chunk, u the place in a group of lanes: element i belongs to lane i mod kGroup.
+template <class V, class Body>
+SUMEXP_FN void each_in_group(int count, Body body) {
+  constexpr int kGroup = Geometry<ElementOf<V>>::kGroup, kVectors = kGroup / V::W;
+  int i = 0;
+  for (; i + kGroup <= count; i += kGroup)
+#pragma GCC unroll 16
+    for (int u = 0; u < kVectors; ++u) body(u, i + u * V::W, Whole{});
+  for (int u = 0; i < count; ++u, i += V::W) {
+    if (i + V::W <= count) body(u, i, Whole{});
+    else body(u, i, Part{count - i});
+  }
+}
+
+template <class V, bool kOnes>
+DenseSum<ElementOf<V>> dense_sum(const ElementOf<V>* z, const ElementOf<V>* b, int count, ElementOf<V> maximum) {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  constexpr int kVectors = Geometry<T>::kGroup / V::W;
+  const V m = V(is_finite(maximum) ? maximum : T(0)), zero = V(T(0));
+  Wide<V> distance[kVectors], weight[kVectors];
+  for (int u = 0; u < kVectors; ++u) distance[u] = weight[u] = O::from(zero);
+  V lost = zero;
+  each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
+    const V x = memory.template load<V>(z + i, is_finite(maximum) ? maximum : T(0));
+    const auto gone = equal(x, V(-Limits<T>::infinity));
+    const Wide<V> d = O::from(m, zero - pick(gone, m, x));
+    if constexpr (kOnes) {
+      lost = pick(gone, V(T(1)), lost);
+      distance[u] = distance[u] + d;
+    } else {
+      const V w = memory.template load<V>(b + i, T(0));
+      lost = larger(pick(gone, larger(w, zero - w), zero), lost);
+      distance[u] = distance[u] + d * O::from(w);
+      weight[u] = weight[u] + O::from(w);
+    }
+  });
+  return {fold_wide<V>(distance), kOnes ? WideOf<T>::constant(count) : fold_wide<V>(weight), largest(lost) > T(0)};
+}
+
+// sum of t_j (m - z_j), t the chunk's terms
+template <class V>
+Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, int count, ElementOf<V> maximum) {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  constexpr int kVectors = Geometry<T>::kGroup / V::W;
+  const V zero = V(T(0));
+  Wide<V> sums[kVectors];
+  for (int u = 0; u < kVectors; ++u) sums[u] = O::from(zero);
+  each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
+    const V t = memory.template load<V>(terms + i, T(0));
+    const V d = pick(equal(t, zero), zero, V(maximum) - memory.template load<V>(z + i, T(0)));
+    sums[u] = sums[u] + O::from(t) * O::from(d);
+  });
+  return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
+}
+
+double number(double w) { return w; }
+double number(DD<double> w) { return w.hi + w.lo; }
+
+template <class V, class S>
+struct LossKernel {
+  using T = ElementOf<V>;
+  using O = WideOf<T>;
+  using Terms = TermsOf<S>;
+  using State = LossState<T>;
+  static constexpr int kChunk = Geometry<T>::kChunk;
+  static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister;
+
+  const cpu::LossJob& job;
+  const cpu::LossScratch& scratch;
+  const cpu::LossRow& row;
+  const int side;  // of the scratch
+  const std::int64_t n = job.plan->n;
+  const bool probabilities = job.target_moves != nullptr;
+  const bool mixed = probabilities && (job.weight || job.smoothing != 0.0);  // weights of the loss are not the target's
+  const bool has_dense = probabilities || job.smoothing != 0.0;
+  const double dense_scale = probabilities ? 1.0 : job.smoothing / static_cast<double>(n);
+  const bool changes_logits = job.softcap != 0.0 || job.temperature != 1.0;
+
+  int count_of(std::int64_t first) const { return static_cast<int>(n - first < kChunk ? n - first : kChunk); }
+  T weight_of(std::int64_t j) const { return job.weight ? static_cast<const T*>(job.weight)[j] : T(1); }
+
+  // -- what a row is made of, chunk by chunk ---------------------------------------------------------------
+
+  // z in place of x; slopes, if any: dz/dx without the temperature
+  void scale_logits(T* x, int count, T* slopes) const {
+    if (job.softcap != 0.0) {
+      const V cap = V(static_cast<T>(job.softcap));
+      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+        const Tanh<V> t = capped(memory.template load<V>(x + i, T(0)), cap);
+        memory.store(x + i, t.value);
+        if (slopes) memory.store(slopes + i, t.slope);
+      });
+    }
+    if (job.temperature != 1.0) job.moves->divide(job.temperature, count, x);
+  }
+  const T* logits(std::int64_t first, int count, T* slopes = nullptr) const {
+    if (job.in_place) return reinterpret_cast<const T*>(row.logits) + first;
+    T* const z = static_cast<T*>(scratch.z);
+    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count, z);
+    if (changes_logits) scale_logits(z, count, slopes);
+    return z;
+  }
+  T logit(std::int64_t j) const {
+    T z;
+    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, j, 1, &z);
+    if (changes_logits) scale_logits(&z, 1, nullptr);
+    return z;
+  }
+  // The target's probabilities.
+  const T* target(std::int64_t first, int count) const {
+    T* const y = static_cast<T*>(scratch.dense);
+    if (job.target_wide == sizeof(T)) {
+      job.target_moves->pack_row(*job.plan, cpu::kIn1, row.probabilities, first, count, y);
+      return y;
+    }
+    std::conditional_t<sizeof(T) == 4, double, float> other[64];
+    for (int i = 0; i < count; i += 64) {
+      const int some = count - i < 64 ? count - i : 64;
+      job.target_moves->pack_row(*job.plan, cpu::kIn1, row.probabilities, first + i, some, other);
+      for (int j = 0; j < some; ++j) y[i + j] = static_cast<T>(other[j]);
+    }
+    return y;
+  }
+  // Weights of the classes in the loss, over dense_scale; null: ones.
+  const T* dense(std::int64_t first, int count, const T* y) const {
+    const T* const w = job.weight ? static_cast<const T*>(job.weight) + first : nullptr;
+    if (!probabilities || !mixed) return probabilities ? y : w;
+    T* const a = static_cast<T*>(scratch.dense);  // y's own place
+    const V keep = V(static_cast<T>(1.0 - job.smoothing)), even = V(static_cast<T>(job.smoothing / static_cast<double>(n)));
+    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+      const V smooth = fma(memory.template load<V>(y + i, T(0)), keep, even);
+      memory.store(a + i, w ? smooth * memory.template load<V>(w + i, T(0)) : smooth);
+    });
+    return a;
+  }
+
+  // -- first sweep -------------------------------------------------------------------------------------------
+
+  T best_z = T(0), best_y = T(0);
+  std::int64_t z_place = -1, y_place = -1;
+
+  static void find_largest(const T* x, int count, std::int64_t first, T& best, std::int64_t& place) {
+    T top = x[0];
+    for (int i = 1; i < count; ++i) top = x[i] > top ? x[i] : top;
+    if (place >= 0 && !(top > best)) return;
+    int i = 0;
+    while (i < count - 1 && x[i] != top) ++i;
+    best = top, place = first + i;
+  }
+
+  State reduce(std::int64_t c, T* terms) {
+    const std::int64_t first = c * kChunk;
+    const int count = count_of(first);
+    const T* const z = logits(first, count);
+    State state = State::empty();
+    if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
+    state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
+                      : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
+    const T m = state.sum.m;
+    if (row.gradient) static_cast<T*>(scratch.maxima[side])[c] = m;
+    if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
+    if (has_dense) {
+      const T* const y = probabilities ? target(first, count) : nullptr;
+      if (mixed && row.log_prob) state.plain = dense_sum<V, false>(z, y, count, m);
+      if (probabilities && row.correct) find_largest(y, count, first, best_y, y_place);
+      const T* const b = dense(first, count, y);
+      state.dense = b ? dense_sum<V, false>(z, b, count, m) : dense_sum<V, true>(z, b, count, m);
+    }
+    if (job.finds_class && (z_place < 0 || m > best_z)) {
+      int i = 0;
+      while (i < count - 1 && z[i] != m) ++i;
+      best_z = m, z_place = first + i;
+    }
+    return state;
+  }
+
+  // -- the finished row --------------------------------------------------------------------------------------
+
+  // What the second sweep takes: gradient_j = (scale p_j - dense b_j) slope_j, but at_target at the one target.
+  struct Gradient {
+    T scale, dense, at_target;
+    bool nan;
+  };
+
+  static void put(void* to, T value) {
+    if (to) *static_cast<T*>(to) = value;
+  }
+  double part_weight(std::int64_t k) const {
+    const cpu::TargetPart& part = row.parts[k];
+    return (1.0 - job.smoothing) * static_cast<double>(weight_of(part.index)) * part.weight;
+  }
+
+  Gradient nan_row(const State& state) const {
+    const T nan = Limits<T>::nan(), m = state.sum.m;
+    const bool is_nan_row = is_nan(state.sum.R);
+    put(row.loss, nan), put(row.log_prob, nan), put(row.entropy, nan), put(row.z_loss, nan);
+    put(row.lse, is_nan_row ? nan : m);
+    put_class(is_nan_row);
+    return {nan, nan, nan, true};
+  }
+  void put_class(bool nan) const {
+    if (row.predicted) *row.predicted = nan ? -1 : z_place;
+    if (!row.correct) return;
+    std::int64_t right = y_place;
+    double best = 0.0;
+    for (std::int64_t k = 0; k < row.part_count; ++k)
+      if (k == 0 || row.parts[k].weight > best) best = row.parts[k].weight, right = row.parts[k].index;
+    *row.correct = !nan && z_place == right;
+  }
+  // sum of b (log S - z) of a dense sum, m and L = log S - m being the row's
+  static Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L) { return dense.distance + dense.weight * L; }
+
+  Gradient finish(const State& state) const {
+    if (is_nan(state.sum.R) || !is_finite(state.sum.m)) return nan_row(state);
+    const RowSum<T> sum = row_sum(state.sum);
+    const T infinity = Limits<T>::infinity;
+    const Wide<T> L = log_over_max(sum), lse = O::from(sum.m) + L, zero = O::constant(0);
+    const double lse_1 = number(lse);
+    const bool too_large = !is_finite(lse_1 * lse_1 * job.z_loss);
+    const Wide<T> z_loss = job.z_loss == 0.0 || too_large ? zero : lse * lse * O::constant(job.z_loss);
+    const bool single = row.part_count == 1, plain = single && !has_dense && job.z_loss == 0.0;
+    const double f = row.gradient_factor / job.temperature;
+
+    Wide<T> loss = zero, own = zero, weights = zero;  // own: -log_prob
+    bool lost = job.z_loss != 0.0 && too_large, own_lost = false;
+    for (std::int64_t k = 0; k < row.part_count; ++k) {
+      const double a = part_weight(k), weight = row.parts[k].weight;
+      weights = weights + O::constant(a);
+      const T z = logit(row.parts[k].index);
+      if (z == -infinity) {
+        lost |= a != 0.0, own_lost |= weight != 0.0;
+        continue;
+      }
+      const Wide<T> distance = O::from(sum.m, T(0) - z) + L;
+      loss = loss + distance * O::constant(a), own = own + distance * O::constant(weight);
+    }
+    if (has_dense) {
+      loss = loss + distance_to(state.dense, L) * O::constant(dense_scale);
+      weights = weights + state.dense.weight * O::constant(dense_scale);
+      lost |= state.dense.lost && dense_scale != 0.0;
+      if (probabilities) {
+        const DenseSum<T>& target = mixed ? state.plain : state.dense;
+        own = distance_to(target, L), own_lost = target.lost;
+      }
+    }
+    loss = loss + z_loss;
+
+    const T x_t = single ? logit(row.parts[0].index) : T(0);
+    if (plain) put(row.loss, weighted_loss(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
+    else if (lost) put(row.loss, weighted_loss(infinity, row.loss_factor));
+    else put(row.loss, O::narrow(loss * O::constant(row.loss_factor)));
+    put(row.lse, O::narrow(lse));
+    put(row.log_prob, own_lost ? -infinity : T(0) - O::narrow(own));
+    put(row.z_loss, lost && job.z_loss != 0.0 && too_large ? infinity : O::narrow(z_loss));
+    put_class(false);
+    if (row.entropy) put(row.entropy, O::narrow(L + state.spread / total(sum)));
+    if (!row.gradient) return {};
+    if (!is_finite(f)) return {T(0), T(0), T(0), true};  // of a mean over nothing
+
+    const Wide<T> of_lse = lse * O::constant(2.0 * job.z_loss), all = weights + of_lse;
+    Gradient to = {static_cast<T>(number(all) * f), static_cast<T>(dense_scale * f), T(0), false};
+    if (plain) {
+      to.at_target = CrossEntropyWithGrad::finish(sum, x_t).at_target * to.scale;
+    } else if (single) {
+      // (all - a) p_t - a (1 - p_t), a the whole weight of t
+      const double own_dense = has_dense ? dense_scale * static_cast<double>(weight_of(row.parts[0].index)) : 0.0;
+      const Wide<T> others = others_over_max(sum), whole = sum.c + others, e_t = O::from(probability_of_log(x_t - sum.m).value);
+      const Wide<T> minus_rest = ((e_t + O::scaled(sum.c, -1.0)) + O::scaled(others, -1.0)) / whole;
+      const Wide<T> own_part = O::constant(part_weight(0)),
+                    rest_of_all = has_dense ? state.dense.weight * O::constant(dense_scale) + O::constant(-own_dense) : zero;
+      const Wide<T> g = (rest_of_all + of_lse) * (e_t / whole) + (own_part + O::constant(own_dense)) * minus_rest;
+      to.at_target = O::narrow(g * O::constant(f));
+    }
+    return to;
+  }
+
+  // -- second sweep --------------------------------------------------------------------------------------------
+
+  const T* terms_of(std::int64_t c, std::int64_t first, int count, const T* kept, T* slopes) const {
+    const T m = static_cast<T*>(scratch.maxima[side])[c];
+    if (kept) {
+      if (slopes) logits(first, count, slopes);
+      return kept + first;
+    }
+    T* const terms = static_cast<T*>(scratch.terms);
+    each_term<Terms, V>(logits(first, count, slopes), count, m,
+                        [&](int i, auto memory, V term) SUMEXP_INLINE { memory.store(terms + i, term); });
+    return terms;
+  }
+  void map(std::int64_t c, const Normalizer<T>& normalizer, const Gradient& gradient, const T* kept) const {
+    const std::int64_t first = c * kChunk;
+    const int count = count_of(first);
+    T* const out = static_cast<T*>(scratch.out);
+    T* const slopes = job.softcap != 0.0 ? static_cast<T*>(scratch.slopes) : nullptr;
+    if (gradient.nan) {
+      fill_chunk<V>(out, count, Limits<T>::nan());
+      return job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+    }
+    const T* terms = terms_of(c, first, count, kept, slopes);
+    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, static_cast<T*>(scratch.maxima[side])[c]);
+    const TermScale<V> scale = broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
+    if (k.far) {
+      T* const far = static_cast<T*>(scratch.terms);
+      for (int i = 0; i < count; ++i) far[i] = far_term<Terms>(terms[i], k);
+      terms = far;
+    }
+    const V all = V(gradient.scale);
+    const auto probability_at = [&](int i, auto memory) SUMEXP_INLINE {
+      return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
+    };
+    if constexpr (kStores)
+      if (job.stores && !has_dense && !slopes && row.part_count == 1) {
+        S* const to = reinterpret_cast<S*>(row.gradient) + first;
+        store_chunk<V>(to, count, job.stream, probability_at);
+        if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
+          write<S>(reinterpret_cast<char*>(to + i), gradient.at_target);
+        return;
+      }
+    if (has_dense) {
+      const T* const b = dense(first, count, probabilities ? target(first, count) : nullptr);
+      const V minus = V(T(0) - gradient.dense), one = V(T(1));
+      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+        const V p = probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
+        const V weight = b ? memory.template load<V>(b + i, T(0)) : one;
+        memory.store(out + i, fma(p, all, weight * minus));
+      });
+    } else {
+      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, probability_at(i, memory)); });
+    }
+    const double f = row.gradient_factor / job.temperature;
+    for (std::int64_t k = 0; k < row.part_count; ++k)
+      if (const std::int64_t i = row.parts[k].index - first; i >= 0 && i < count)
+        out[i] = row.part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part_weight(k) * f);
+    if (slopes)
+      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+        memory.store(out + i, memory.template load<V>(out + i, T(0)) * memory.template load<V>(slopes + i, T(0)));
+      });
+    job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+  }
+
+  // -- both --------------------------------------------------------------------------------------------------------
+
+  struct Finished {
+    Gradient gradient;
+    Normalizer<T> normalizer;
+  };
+  static_assert(sizeof(Finished) <= sizeof(cpu::LossPending::finished) && std::is_trivially_copyable_v<Finished>);
+
+  T* kept() const { return row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[side]) : nullptr; }
+  void map(std::int64_t c, const Finished& finished) const { map(c, finished.normalizer, finished.gradient, kept()); }
+
+  // `between(c)` after each chunk
+  template <class Between>
+  Finished first_sweep(Between between) {
+    const std::int64_t chunks = chunk_count<T>(n);
+    T* const to = kept();
+    MergeTree<State> tree;
+    tree.clear();
+    State last = State::empty();
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      const State state = reduce(c, to ? to + c * kChunk : nullptr);
+      between(c);
+      if (c + 1 < chunks) tree.push(state);
+      else last = state;
+    }
+    const State state = tree.finish(last);
+    Finished finished = {finish(state), {}};
+    if (row.gradient && !finished.gradient.nan) finished.normalizer = normalizer<Terms>(state.sum);
+    return finished;
+  }
+};
+
+template <class V, class S>
+void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, cpu::LossPending& pending, const cpu::LossRow* row) {
+  using Kernel = LossKernel<V, S>;
+  typename Kernel::Finished before;
+  memcpy(&before, pending.finished, sizeof(before));
+  const Kernel second = {job, scratch, pending.row, pending.side};
+  if (!row) {
+    for (std::int64_t c = 0; pending.any && c < chunk_count<ElementOf<V>>(job.plan->n); ++c) second.map(c, before);
+    pending.any = false;
+    return;
+  }
+  const int side = 1 - pending.side;
+  const typename Kernel::Finished now = Kernel{job, scratch, *row, side}.first_sweep([&](std::int64_t c) {
+    if (pending.any) second.map(c, before);
+  });
+  pending.row = *row, pending.side = side, pending.any = row->gradient != nullptr;
+  memcpy(pending.finished, &now, sizeof(now));
+}
+
+// Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
+template <class V, class S>
+void scale_rows(char* at, std::int64_t step, std::int64_t stride, std::int64_t rows, std::int64_t n, const void* by) {
+  using T = ElementOf<V>;
+  const T* const factors = static_cast<const T*>(by);
+  if constexpr (std::is_same_v<S, T>) {
+    const auto scale = [&](char* from, std::int64_t count, auto factor) SUMEXP_INLINE {
+      T* const x = reinterpret_cast<T*>(from);
+      each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+        memory.store(x + i, memory.template load<V>(x + i, T(0)) * factor(i, memory));
+      });
+    };
+    if (stride == sizeof(T)) {
+      for (std::int64_t r = 0; r < rows; ++r)
+        scale(at + r * step, n, [&](std::int64_t, auto) SUMEXP_INLINE { return V(factors[r]); });
+      return;
+    }
+    if (step == sizeof(T)) {
+      for (std::int64_t j = 0; j < n; ++j)
+        scale(at + j * stride, rows,
+              [&](std::int64_t i, auto memory) SUMEXP_INLINE { return memory.template load<V>(factors + i, T(0)); });
+      return;
+    }
+  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t j = 0; j < n; ++j) {
+      char* const x = at + r * step + j * stride;
+      write<S>(x, widen(read<S>(x)) * factors[r]);
+    }
+}
+
+const cpu::LossKernels kLossKernels = {
+    {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
+    {scale_rows<F32, f16>, scale_rows<F32, bf16>, scale_rows<F32, float>, scale_rows<F64, double>}};
+
+}  // namespace
+}  // namespace sumexp::SUMEXP_NS
+
+namespace sumexp::cpu {
+const LossKernels& SUMEXP_JOIN(loss_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kLossKernels; }
+}  // namespace sumexp::cpu

@@ -1,0 +1,70 @@
+// Cross-entropy of one row, for each instruction set: csrc/cpu/losses/losses.cpp plans, this computes.
+#pragma once
+
+#include "../../include/sumexp/losses.hpp"
+#include "table.hpp"
+
+namespace sumexp::cpu {
+
+struct TargetPart {
+  std::int64_t index;
+  double weight;
+};
+
+// What all rows of a call share. Of `plan`, strides along the row: kIn0 the logits, kIn1 probabilities, kOut the gradient.
+struct LossJob {
+  const Plan* plan;
+  const Moves* moves;
+  const Moves* target_moves;  // of the probabilities' dtype; null: targets are indices
+  int target_wide;            // bytes of what target_moves packs to
+  const void* weight;         // T, of classes; or null
+  double smoothing, z_loss, softcap, temperature;
+  bool in_place;       // logits are T and contiguous, and z is x: they are read where they lie
+  bool stores;         // gradients are contiguous
+  bool stream;         // ... and go around the cache
+  bool keeps_terms;    // between the sweeps
+  std::int64_t ahead;  // elements to what is read next
+  bool finds_class;    // of the largest logit
+};
+
+// One row. Results: each as far as there is a place for it, in T.
+struct LossRow {
+  const char *logits, *probabilities;
+  char* gradient;
+  const TargetPart* parts;  // of a target of indices
+  std::int64_t part_count;
+  double loss_factor, gradient_factor;
+  void *loss, *lse, *log_prob, *entropy, *z_loss;
+  std::int64_t* predicted;
+  std::uint8_t* correct;
+};
+
+// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; and for two rows the terms, or null, and
+// their chunks' maxima: the second sweep of a row is interleaved with the first of the next, so that what one writes to memory
+// goes while the other computes.
+struct LossScratch {
+  void *z, *dense, *terms, *out, *slopes, *row_terms[2], *maxima[2];
+};
+
+// A row whose second sweep is still to be done, with its side of the scratch; its parts must still be there.
+struct LossPending {
+  LossRow row;
+  bool any = false;
+  int side = 0;
+  alignas(16) unsigned char finished[128];
+};
+
+struct LossKernels {
+  // The first sweep of a row, and the second one of the row before. null: the latter alone.
+  void (*row[4])(const LossJob&, const LossScratch&, LossPending&, const LossRow*);  // by dtype
+  // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
+  void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
+};
+
+const LossKernels& loss_kernels_scalar();
+const LossKernels& loss_kernels_scalar_fma();
+const LossKernels& loss_kernels_avx2();
+const LossKernels& loss_kernels_avx512();
+const LossKernels& loss_kernels_neon();
+
+}  // namespace sumexp::cpu

@@ -1,0 +1,62 @@
+// Rows of a plan in order, and the order in which what belongs to them is added: a binary tree over the row's index, built like
+// the tree over a row's chunks (numerics/geometry.hpp), in the wide type. Aligned blocks of 2^k rows are subtrees: any thread
+// may sum them, and their sums are added by the same tree over the blocks.
+#pragma once
+
+#include "../../numerics/wide.hpp"
+#include "../plan.hpp"
+
+namespace sumexp::cpu {
+
+inline double add_rows(double a, double b) { return a + b; }
+inline SUMEXP_NS::DD<double> add_rows(SUMEXP_NS::DD<double> a, SUMEXP_NS::DD<double> b) {
+  const double head = a.hi + b.hi;
+  if (!(head - head == 0.0)) return {head, 0.0};  // where pairs would make a NaN of an infinity
+  return a + b;
+}
+
+template <class W>
+class RowTree {
+ public:
+  void push(W value) {
+    int level = 0;
+    for (; count_ >> level & 1; ++level) value = add_rows(stack_[level], value);
+    stack_[level] = value;
+    ++count_;
+  }
+  // Of everything that was pushed; 0 of nothing.
+  W sum() const {
+    W total = {};
+    bool any = false;
+    for (int level = 0; level < 64; ++level)
+      if (count_ >> level & 1) total = any ? add_rows(stack_[level], total) : stack_[level], any = true;
+    return total;
+  }
+
+ private:
+  W stack_[64];
+  std::uint64_t count_ = 0;
+};
+
+// How many rows from r on lie evenly apart, at most `most`.
+inline std::int64_t even_rows(const Plan& plan, std::int64_t r, std::int64_t most) {
+  const std::int64_t size = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1, left = size - r % size;
+  return left < most ? left : most;
+}
+
+// Calls body(r, offsets) for rows [begin, end).
+template <class Body>
+void each_row(const Plan& plan, std::int64_t begin, std::int64_t end, Body body) {
+  const Dim* const inner = plan.batch_dims ? &plan.batch[plan.batch_dims - 1] : nullptr;
+  for (std::int64_t r = begin; r < end;) {
+    Offsets offsets = plan.row_offsets(r);
+    const std::int64_t stop = r + even_rows(plan, r, end - r);
+    for (;;) {
+      body(r, offsets);
+      if (++r == stop) break;
+      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner->stride[k];
+    }
+  }
+}
+
+}  // namespace sumexp::cpu

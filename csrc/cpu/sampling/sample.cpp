@@ -1,0 +1,357 @@
+// The public functions of sumexp/sampling.hpp: checks, and rows dealt out to threads.
+#include <cmath>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "../../numerics/philox.hpp"
+#include "../isa.hpp"
+#include "../status.hpp"
+#include "../threads/floating_point.hpp"
+#include "rows.hpp"
+
+namespace sumexp {
+
+namespace {
+
+using cpu::fail;
+using cpu::Failure;
+using cpu::Plan;
+using cpu::SampleJob;
+using cpu::SampleRow;
+using cpu::SampleScratch;
+using cpu::Workspace;
+
+constexpr std::int64_t kBlock = 1 << 16;  // draws, so that what is made for a chunk serves many
+constexpr std::int64_t kRange = 32;       // chunks of a task, of a row that is shared out
+constexpr std::int64_t kTaskElements = 1 << 16;
+constexpr std::int64_t kPart = 1024;     // elements of noise of a task
+constexpr std::int64_t kDrawCost = 512;  // elements that take as long as a draw
+constexpr std::int64_t kMostCounted = std::int64_t{1} << 53;
+constexpr std::int64_t kMostDraws = std::int64_t{1} << 48;  // a row, as the counter of random bits has room for
+
+template <class T>
+const T* first_bad(const PerRow<T>& values, std::int64_t rows, bool (*good)(T), std::int64_t* row) {
+  for (std::int64_t r = 0; values.data && r < (values.step ? rows : 1); ++r)
+    if (!good(values.data[r * values.step])) return *row = r, values.data + r * values.step;
+  return nullptr;
+}
+
+// Lays out the rows, and checks the options. `full`: the strides of a result with the shape of the logits, or null.
+Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides, Plan& plan) {
+  if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis,
+                call.ndim, kMaxDims);
+  Call as;
+  as.op = Op::softmax, as.dtype = call.dtype, as.ndim = call.ndim, as.shape = call.shape;
+  as.axes = std::uint64_t{1} << (call.axis < 0 ? call.axis + call.ndim : call.axis);
+  as.in[0] = call.logits, as.where = call.where;
+  as.out = full ? View{full, strides} : call.logits;
+  if (Status status = cpu::make_plan(as, plan); !status.ok()) return status;
+  std::int64_t row;
+  const std::int64_t rows = plan.rows;
+  if (rows && !call.seed.data) return fail(Code::invalid_argument, "seed: missing");
+  if (const double* t = first_bad<double>(
+          call.temperature, rows, [](double t) { return t >= 0; }, &row))
+    return fail(Code::invalid_argument, "temperature: got %g for row %lld; accepted are numbers from 0", *t,
+                static_cast<long long>(row));
+  if (const std::int64_t* k = first_bad<std::int64_t>(
+          call.top_k, rows, [](std::int64_t k) { return k >= 1; }, &row))
+    return fail(Code::invalid_argument, "top_k: got %lld for row %lld; accepted are integers from 1",
+                static_cast<long long>(*k), static_cast<long long>(row));
+  if (const double* p = first_bad<double>(
+          call.top_p, rows, [](double p) { return p > 0 && p <= 1; }, &row))
+    return fail(Code::invalid_argument, "top_p: got %g for row %lld; accepted are numbers above 0, up to 1", *p,
+                static_cast<long long>(row));
+  if (const double* p = first_bad<double>(
+          call.min_p, rows, [](double p) { return p >= 0 && p <= 1; }, &row))
+    return fail(Code::invalid_argument, "min_p: got %g for row %lld; accepted are numbers from 0 to 1", *p,
+                static_cast<long long>(row));
+  if (call.order != FilterOrder::vllm && call.order != FilterOrder::hf && call.order != FilterOrder::llama_cpp)
+    return fail(Code::invalid_argument, "order: got code %d; accepted are 0 to 2", static_cast<int>(call.order));
+  const std::int64_t most = full ? kMostCounted : kMostDraws;
+  if (call.num_samples < 0 || call.num_samples > most)
+    return fail(Code::invalid_argument, "num_samples: got %lld; accepted are integers from 0 to 2^%d",
+                static_cast<long long>(call.num_samples), full ? 53 : 48);
+  return Status{};
+}
+
+Status no_memory(const char* function) {
+  return fail(Code::out_of_memory, "%s: no memory for scratch space; results may be partly written", function);
+}
+
+// What is done with each row: all its steps in a task, or, where there are few rows, each step shared out.
+struct Steps {
+  const SampleJob& job;
+  Failure& failure;
+  std::int64_t draws;  // of a row; 0: counts
+  bool counts;
+
+  void whole(SampleRow& row, SampleScratch& scratch) const {
+    row.prepare(scratch, failure);
+    if (failure.any()) return;
+    row.reduce(0, job.chunks, scratch);
+    row.finish(scratch, failure);
+    if (failure.any()) return;
+    if (counts) {
+      row.count_chunks();
+      return row.count_elements(0, job.chunks, scratch);
+    }
+    const std::int64_t block = row.in_blocks() ? kBlock : draws;
+    for (std::int64_t d = 0; d < draws; d += block) row.draw(d, std::min(draws, d + block), scratch, failure);
+    if (!failure.any()) row.tell(scratch);
+  }
+};
+
+// body(row, i, scratch) for i in [0, parts) of every row, over the threads.
+template <class Body>
+void share_out(const SampleJob& job, std::vector<std::unique_ptr<SampleRow>>& rows, std::int64_t parts, int threads,
+               Body body) {
+  struct Work {
+    const SampleJob& job;
+    std::vector<std::unique_ptr<SampleRow>>& rows;
+    std::int64_t parts;
+    Body& body;
+  } work = {job, rows, parts, body};
+  cpu::run_parts(
+      static_cast<std::int64_t>(rows.size()) * parts, threads,
+      [](void* context, std::int64_t i, Workspace& workspace) {
+        Work& work = *static_cast<Work*>(context);
+        workspace.reset();
+        SampleScratch scratch(work.job, workspace, kBlock);
+        work.body(*work.rows[static_cast<std::size_t>(i / work.parts)], i % work.parts, scratch);
+      },
+      &work);
+}
+
+void run_shared(const Steps& steps, int threads) {
+  const SampleJob& job = steps.job;
+  Failure& failure = steps.failure;
+  std::vector<std::unique_ptr<SampleRow>> rows;
+  const std::size_t bytes = static_cast<std::size_t>(job.row_bytes);
+  std::vector<std::uint64_t> memory((static_cast<std::size_t>(job.plan.rows) * bytes + 63) / 8 + 8);
+  char* const first = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(memory.data()) + 63) / 64 * 64);
+  for (std::int64_t r = 0; r < job.plan.rows; ++r)
+    rows.push_back(std::make_unique<SampleRow>(job, r, first + static_cast<std::size_t>(r) * bytes));
+  share_out(job, rows, 1, threads, [&](SampleRow& row, std::int64_t, SampleScratch& s) { row.prepare(s, failure); });
+  if (failure.any()) return;
+  const std::int64_t ranges = (job.chunks + kRange - 1) / kRange;
+  const auto end = [&](std::int64_t i) { return std::min(job.chunks, (i + 1) * kRange); };
+  share_out(job, rows, ranges, threads,
+            [&](SampleRow& row, std::int64_t i, SampleScratch& s) { row.reduce(i * kRange, end(i), s); });
+  share_out(job, rows, 1, 1, [&](SampleRow& row, std::int64_t, SampleScratch& s) {
+    row.finish(s, failure);
+    if (steps.counts && !failure.any()) row.count_chunks();
+  });
+  if (failure.any()) return;
+  if (steps.counts)
+    return share_out(job, rows, ranges, threads,
+                     [&](SampleRow& row, std::int64_t i, SampleScratch& s) { row.count_elements(i * kRange, end(i), s); });
+  const std::int64_t draws = steps.draws,
+                     block = rows[0]->in_blocks() ? std::min(kBlock, (draws + threads - 1) / threads) : draws;
+  const std::int64_t blocks = (draws + block - 1) / block;
+  share_out(job, rows, blocks, draws * kDrawCost * job.plan.rows > kTaskElements * 2 ? threads : 1,
+            [&](SampleRow& row, std::int64_t i, SampleScratch& s) {
+              row.draw(i * block, std::min(draws, (i + 1) * block), s, failure);
+            });
+  if (failure.any()) return;
+  share_out(job, rows, 1, 1, [&](SampleRow& row, std::int64_t, SampleScratch& s) { row.tell(s); });
+}
+
+void run_steps(const Steps& steps) {
+  const SampleJob& job = steps.job;
+  const std::int64_t rows = job.plan.rows, n = job.plan.n;
+  const int threads = cpu::threads_for(rows * (n + steps.draws * kDrawCost));
+  if (threads > 1 && rows < 2 * threads && (n > kTaskElements || steps.draws > kTaskElements / kDrawCost))
+    return run_shared(steps, threads);
+  struct Work {
+    const Steps& steps;
+    std::int64_t step;
+  } work = {steps, std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, n + steps.draws * kDrawCost))};
+  const std::int64_t fair = (rows + 2 * threads - 1) / std::max(1, 2 * threads);
+  if (threads > 1 && work.step > fair) work.step = fair;
+  cpu::run_parts((rows + work.step - 1) / work.step, threads,
+                 [](void* context, std::int64_t i, Workspace& workspace) {
+                   const Work& work = *static_cast<Work*>(context);
+                   const SampleJob& job = work.steps.job;
+                   workspace.reset();
+                   char* const memory = cpu::take<char>(workspace, job.row_bytes);
+                   SampleScratch scratch(job, workspace, std::min(kBlock, work.steps.draws));
+                   const std::int64_t end = std::min(job.plan.rows, (i + 1) * work.step);
+                   for (std::int64_t r = i * work.step; r < end; ++r) {
+                     SampleRow row(job, r, memory);
+                     work.steps.whole(row, scratch);
+                   }
+                 },
+                 &work);
+}
+
+}  // namespace
+
+Status sample(const SampleCall& call) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  Plan plan;
+  if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  if (plan.rows == 0 || call.num_samples == 0) return Status{};
+  if (!call.out) return fail(Code::invalid_argument, "out: missing");
+  const SampleJob job(call, plan, SampleJob::kDraws);
+  Failure failure;
+  try {
+    run_steps({job, failure, call.num_samples, false});
+  } catch (const std::bad_alloc&) {
+    return no_memory("sample");
+  }
+  return failure.status(job);
+}
+
+Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  Plan plan;
+  if (!counts && call.shape)
+    for (int d = 0; d < call.ndim; ++d)
+      if (call.shape[d] == 0) return Status{};
+  if (!counts) return fail(Code::invalid_argument, "counts: missing");
+  if (Status status = make_plan(call, counts, strides, plan); !status.ok()) return status;
+  if (plan.rows == 0) return Status{};
+  if (!call.replacement) return fail(Code::invalid_argument, "replacement: got false; sample_counts draws with replacement");
+  const SampleJob job(call, plan, SampleJob::kCounts);
+  Failure failure;
+  try {
+    run_steps({job, failure, 0, true});
+  } catch (const std::bad_alloc&) {
+    return no_memory("sample_counts");
+  }
+  return failure.status(job);
+}
+
+std::int64_t chunk_classes(DType dtype) noexcept { return cpu::order_of(dtype == DType::f64 ? 8 : 4).chunk; }
+std::int64_t piece_state_bytes(DType dtype) noexcept {
+  return SUMEXP_IN_USE(cpu::sampling_kernels_).of[dtype == DType::f64].state_bytes;
+}
+
+namespace {
+
+// body(row, r, scratch) for every row.
+template <class Body>
+Status each_row(const SampleJob& job, const char* function, Body body) {
+  struct Work {
+    const SampleJob& job;
+    Body& body;
+    std::int64_t step;
+  } work = {job, body, std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, job.plan.n))};
+  try {
+    cpu::run_parts((job.plan.rows + work.step - 1) / work.step, cpu::threads_for(job.plan.rows * job.plan.n),
+                   [](void* context, std::int64_t i, Workspace& workspace) {
+                     Work& work = *static_cast<Work*>(context);
+                     workspace.reset();
+                     char* const memory = cpu::take<char>(workspace, work.job.row_bytes);
+                     SampleScratch scratch(work.job, workspace, 1);
+                     const std::int64_t end = std::min(work.job.plan.rows, (i + 1) * work.step);
+                     for (std::int64_t r = i * work.step; r < end; ++r) {
+                       SampleRow row(work.job, r, memory);
+                       work.body(row, r, scratch);
+                     }
+                   },
+                   &work);
+  } catch (const std::bad_alloc&) {
+    return no_memory(function);
+  }
+  return Status{};
+}
+
+}  // namespace
+
+Status sample_probabilities(const SampleCall& call, double* probabilities) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  Plan plan;
+  if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  if (plan.rows == 0) return Status{};
+  if (!probabilities) return fail(Code::invalid_argument, "probabilities: missing");
+  const SampleJob job(call, plan, SampleJob::kDraws);
+  Failure failure;
+  const Status status = each_row(job, "sample_probabilities", [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
+    row.prepare(scratch, failure);
+    if (failure.any()) return;
+    row.reduce(0, job.chunks, scratch);
+    row.finish(scratch, failure);
+    if (!failure.any()) row.probabilities(probabilities + r * job.plan.n, scratch);
+  });
+  return status.ok() ? failure.status(job) : status;
+}
+
+Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chunks, void* states,
+                    std::int16_t* classes) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  Plan plan;
+  if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  const SampleJob job(call, plan, SampleJob::kPieces);
+  if (chunk < 0 || chunk + job.chunks > chunks)
+    return fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
+                static_cast<long long>(chunk), static_cast<long long>(job.chunks), static_cast<long long>(chunks - job.chunks));
+  if (plan.rows == 0) return Status{};
+  if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  return each_row(job, "sample_piece", [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
+    const std::int64_t at = r * chunks + chunk;
+    row.piece(static_cast<char*>(states) + at * job.kernels.state_bytes, classes + at * call.num_samples, scratch);
+  });
+}
+
+Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* states, const std::int16_t* classes) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  Plan plan;
+  if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  const SampleJob job(call, plan, SampleJob::kPieces);
+  if (chunks != job.chunks)
+    return fail(Code::invalid_argument, "chunks: got %lld; accepted is %lld", static_cast<long long>(chunks),
+                static_cast<long long>(job.chunks));
+  if (plan.rows == 0 || call.num_samples == 0) return Status{};
+  if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  Failure failure;
+  const Status status = each_row(job, "finish_pieces", [&](SampleRow& row, std::int64_t r, SampleScratch&) {
+    row.draw_pieces(static_cast<const char*>(states) + r * chunks * job.kernels.state_bytes,
+                    classes + r * chunks * call.num_samples, failure);
+  });
+  return status.ok() ? failure.status(job) : status;
+}
+
+Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n,
+                    double* out) noexcept {
+  const cpu::DefaultFloatingPoint mode;
+  if (rows < 0 || n < 0)
+    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (rows == 0 || n == 0) return Status{};
+  if (!seed.data || !out) return fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
+  struct Work {
+    PerRow<std::uint64_t> seed;
+    PerRow<std::int64_t> stream;
+    std::int64_t n, parts;
+    double* out;
+    void (*gumbel)(const double*, const double*, std::int64_t, double*);
+  } work = {seed, stream, n, (n + kPart - 1) / kPart, out, SUMEXP_IN_USE(cpu::sampling_kernels_).gumbel};
+  try {
+    cpu::run_parts(
+        rows * work.parts, cpu::threads_for(rows * n * 16),
+        [](void* context, std::int64_t i, Workspace&) {
+          using namespace SUMEXP_NS;
+          const Work& work = *static_cast<Work*>(context);
+          const std::int64_t row = i / work.parts, first = i % work.parts * kPart;
+          const std::int64_t count = std::min(kPart, work.n - first);
+          const RowRandom random = {
+              work.seed.data[row * work.seed.step],
+              static_cast<std::uint64_t>(work.stream.data ? work.stream.data[row * work.stream.step] : row)};
+          double low[kPart], high[kPart];
+          for (std::int64_t j = 0; j < count; ++j) {
+            const Bits128 bits = random.at(Purpose::noise, static_cast<std::uint64_t>(first + j), 0);
+            low[j] = open_uniform(bits.half(0), bits.half(1));
+            high[j] = open_uniform(~bits.half(0), ~bits.half(1));
+          }
+          work.gumbel(low, high, count, work.out + row * work.n + first);
+        },
+        &work);
+  } catch (const std::bad_alloc&) {
+    return no_memory("gumbel_noise");
+  }
+  return Status{};
+}
+
+}  // namespace sumexp

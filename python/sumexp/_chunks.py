@@ -1,0 +1,37 @@
+"""How linear_cross_entropy divides its work: shared by the NumPy and the torch face."""
+
+import operator
+
+PARTS = ("x", "w", "bias")
+BLOCK = 1 << 20  # elements of a block of a matrix that is converted, or added to another
+
+
+def chunk_rows(function, given, rows, classes):
+    """How many rows of logits exist at a time: `given`, or a 24th of them all (4.2 %), but 2^20 elements at least.
+
+    From 512 rows on products do not get faster, and the gradient of the weights is added to often enough.
+    """
+    if given is None:
+        return max(1, min(rows, max(rows // 24 // 16 * 16, BLOCK // max(classes, 1), 16), max(512, BLOCK // max(classes, 1))))
+    try:
+        size = operator.index(given)
+    except TypeError:
+        raise TypeError(f"{function}: chunk_size is {given!r}, accepted: an int from 1, or None") from None
+    if size < 1 or isinstance(given, bool):
+        raise ValueError(f"{function}: chunk_size is {given!r}, accepted: an int from 1, or None")
+    return min(size, max(rows, 1))
+
+
+def blocks(rows, columns):
+    """Slices of the rows of a matrix with BLOCK elements each, or one row."""
+    step = max(1, BLOCK // max(columns, 1))
+    return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+def wanted(function, need):
+    """`need` as a tuple of names."""
+    need = (need,) if isinstance(need, str) else tuple(need)
+    for part in need:
+        if part not in PARTS:
+            raise ValueError(f"{function}: need has {part!r}, accepted: 'x', 'w', 'bias'")
+    return need

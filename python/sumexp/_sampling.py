@@ -1,0 +1,248 @@
+"""Sampling from the softmax of rows of logits: sample, sample_counts, linear_sample and gumbel_softmax.
+
+A draw walks down the tree in which the row's sum of exponentials was added, and decides at each node by the ratio of two sums
+(csrc/numerics/README.md, "Sampling"): a class of probability p is drawn with probability p (1 + 1e-6) down to p = 1e-30, one of
+probability 0 never. Random bits are Philox4x32-10 of a row's seed and stream, so that a row's draw depends on its logits,
+options, seed and stream alone.
+"""
+
+import numpy as np
+
+from . import _arrays, _core
+from ._devices import is_torch
+from ._draws import (
+    SampleInfo,
+    broadcast_mask,
+    check_tau,
+    count_options,
+    draw,
+    draw_linear,
+    gumbel_noise,
+    linear_shapes,
+    rows_of,
+    sample_options,
+)
+
+FLOATING = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
+
+
+def _tensors(*values):
+    """sumexp.torch._sampling where one of the values is a tensor of torch, else None."""
+    for value in values:
+        if value is not None and type(value) is not np.ndarray and is_torch(value):
+            from .torch import _sampling
+
+            return _sampling
+    return None
+
+
+def _array(function, logits):
+    """As _arrays.together, of one array, and quickly where nothing is to be done."""
+    if type(logits) is np.ndarray and logits.dtype in FLOATING and logits.flags.aligned:
+        return logits, _scalar
+    (x,), back = _arrays.together(function, logits=logits)
+    return x, back
+
+
+def _scalar(result):
+    return result[()] if result.ndim == 0 else result
+
+
+def sample(
+    logits,
+    axis=-1,
+    *,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    order="vllm",
+    where=None,
+    seed=None,
+    stream=None,
+    num_samples=None,
+    replacement=True,
+    return_info=False,
+):
+    """Draws classes with the probabilities of softmax(logits / temperature).
+
+    Parameters
+    ----------
+    logits : array
+        Floating (integers and bools become float64). -inf is never drawn.
+    axis : int
+        Of the classes; the other dimensions are the batch.
+    temperature, top_k, top_p, min_p : number or array of the batch's shape
+        Temperature from 0: 0 takes the lowest index among the largest logits, infinity any class. top_k keeps exactly k
+        classes, of equal logits those of lower index; top_p the fewest, in order of probability and then index, whose
+        probabilities reach p; min_p those with at least min_p times the largest probability. None: no such filter.
+    order : {"vllm", "hf", "llama.cpp"}
+        Temperature, min_p, top_k, top_p; temperature, top_k, top_p, min_p; or the same with the temperature last.
+    where : array of bool, broadcast to the shape of logits
+        False excludes a class.
+    seed : None, int, array or sequence of the batch's shape, numpy.random.Generator or torch.Generator
+        None is a fresh seed, also as an element of a sequence, for that row. From a generator 64 bits are taken.
+    stream : int or array of the batch's shape
+        Rows with the same seed and different streams draw independently. By default a row's number in the batch.
+    num_samples : int
+        Draws a row, as one more dimension, the last; by default one, and no more dimension.
+    replacement : bool
+        False: no class is drawn twice.
+    return_info : bool
+        Adds a SampleInfo.
+
+    Returns
+    -------
+    Indices of int64, of the batch's shape; or (indices, SampleInfo).
+
+    Raises
+    ------
+    ValueError
+        Where a row has NaN or +inf, or no class to draw; where an option is out of range. It names row and argument.
+
+    Notes
+    -----
+    The probability of every class of probability 1e-30 and more is right to a relative 1e-6. A row's draw depends on its
+    logits, options, seed and stream alone: not on batch, axis, strides, threads or instruction set.
+    """
+    tensors = _tensors(logits, where)
+    if tensors is not None:
+        return tensors.sample(
+            logits,
+            axis,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            order=order,
+            where=where,
+            seed=seed,
+            stream=stream,
+            num_samples=num_samples,
+            replacement=replacement,
+            return_info=return_info,
+        )
+    x, back = _array("sample", logits)
+    axis, batch = rows_of("sample", x, axis)
+    options = sample_options(
+        "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
+    )
+    if where is not None:
+        where = broadcast_mask("sample", _arrays._mask("sample", where), x.shape)
+    out, info = draw(x, axis, where, options, batch, num_samples, return_info)
+    if not return_info:
+        return back(out)
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    cast = (a.astype(dtype) if a.dtype.kind == "f" else a for a in info.values())
+    return back(out), SampleInfo(*map(back, cast))
+
+
+def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, stream=None):
+    """How often each class comes up in num_samples draws (with replacement) from softmax(logits / temperature).
+
+    A multinomial draw, made by binomial splits down the tree of the row's sum: its time does not depend on num_samples, an int
+    from 0 to 2^53. The splits are exact but for rounding (a relative 1e-9), so that the counts of a class of probability p have
+    mean num_samples p (1 + 1e-6) down to p = 1e-30. The draws are others than those of `sample`.
+
+    logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits.
+    """
+    tensors = _tensors(logits)
+    if tensors is not None:
+        return tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
+    x, back = _array("sample_counts", logits)
+    axis, batch = rows_of("sample_counts", x, axis)
+    options = count_options(batch, num_samples, temperature, seed, stream)
+    out = np.empty(x.shape, np.int64)
+    _core._sample_counts(x, axis, options, out)
+    return back(out)
+
+
+def linear_sample(
+    x,
+    w,
+    *,
+    bias=None,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    min_p=None,
+    order="vllm",
+    where=None,
+    seed=None,
+    stream=None,
+    num_samples=None,
+    replacement=True,
+    return_info=False,
+):
+    """Draws from softmax((x w^T + bias) / temperature), of x (..., D) and w (V, D), without the whole logits.
+
+    Classes come in pieces, whose logits are made, summed and left; what a draw takes in each chunk of 2,048 classes (512 of
+    float64) is decided then, and the chunk at the end. The draw is that of `sample` on the logits of the same products.
+    float16 and bfloat16 are multiplied in float32. Filters, where, replacement=False, return_info and temperatures below 1e-6
+    need a row's logits at once: then they are made whole, for some rows at a time.
+
+    The options are those of `sample`, the batch is x's but for its last dimension.
+    """
+    tensors = _tensors(x, w, bias, where)
+    if tensors is not None:
+        return tensors.linear_sample(
+            x,
+            w,
+            bias=bias,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            order=order,
+            where=where,
+            seed=seed,
+            stream=stream,
+            num_samples=num_samples,
+            replacement=replacement,
+            return_info=return_info,
+        )
+    (x, w, bias), back = _arrays.together("linear_sample", x=x, w=w, bias=bias)
+    batch = linear_shapes(x, w, bias)
+    options = sample_options(
+        "linear_sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
+    )
+    dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+    rows = x.reshape(-1, x.shape[-1]).astype(dtype, copy=False)
+
+    def logits(part, a, b):
+        made = rows[part] @ w[a:b].astype(dtype, copy=False).T
+        return made if bias is None else made + bias[a:b].astype(dtype, copy=False)
+
+    if where is not None:
+        shape = (*batch, w.shape[0])
+        where = broadcast_mask("linear_sample", _arrays._mask("linear_sample", where), shape).reshape(-1, w.shape[0])
+    out, info = draw_linear(np, logits, rows.shape[0], w.shape[0], dtype, where, options, batch, num_samples, return_info)
+    if not return_info:
+        return back(out)
+    cast = (a.astype(dtype) if a.dtype.kind == "f" else a for a in info.values())
+    return back(out), SampleInfo(*map(back, cast))
+
+
+def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=None):
+    """softmax((logits + g) / tau) with standard Gumbel noise g, an array like logits.
+
+    hard=True gives a one at the largest of each row (of equal ones the first) and zeros elsewhere. The noise is made in double
+    from 128 random bits an element, and the sum rounded once, to the dtype of logits: the largest noise is not cut off at that
+    of 24 or 53 bits. seed and stream are as in `sample`. E. Jang, S. Gu, B. Poole, "Categorical reparameterization with
+    Gumbel-softmax" (2017).
+    """
+    tensors = _tensors(logits)
+    if tensors is not None:
+        return tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
+    x, back = _array("gumbel_softmax", logits)
+    axis, batch = rows_of("gumbel_softmax", x, axis)
+    z = gumbel_noise(batch, x.shape[axis], seed, stream) + np.moveaxis(x, axis, -1)
+    if hard:
+        y = np.zeros(z.shape, x.dtype)
+        if z.shape[-1]:
+            np.put_along_axis(y, z.argmax(-1)[..., None], 1, -1)
+            y[np.isnan(z).any(-1)] = np.nan
+    else:
+        y = _core.softmax(z, -1, temperature=check_tau(tau)).astype(x.dtype)
+    check_tau(tau)
+    return back(np.ascontiguousarray(np.moveaxis(y, -1, axis)))

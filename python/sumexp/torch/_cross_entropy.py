@@ -1,0 +1,510 @@
+"""Cross-entropy of tensors: torch.nn.functional.cross_entropy's signature, the extras of sumexp.cross_entropy.
+
+The loss and its gradient are kernels (csrc/include/sumexp/losses.hpp has the formula); `formula` says the same in operations
+that are differentiable any number of times.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from .. import _core
+from . import _dispatch, _front
+from ._composed import Composed
+from ._kernels import dims_of
+from ._private import is_zero_tensor
+
+INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
+REDUCTIONS = ("none", "mean", "sum")  # their numbers in the kernels
+
+
+class Options(NamedTuple):
+    """What follows the tensors, in the order of the registered operation's schema. softcap 0: none."""
+
+    dim: int
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    softcap: float
+    temperature: float
+    reduction: int
+    zero_if_empty: bool
+
+
+SCHEMA = (
+    "int dim, int ignore_index, float label_smoothing, float z_loss, float softcap, float temperature, int reduction, "
+    "bool zero_if_empty"
+)
+# target: indices of integer dtype, probabilities, or with target_weight the indices of pairs, in a last dimension of their own
+TENSORS = ("input", "target", "target_weight?", "weight?", "token_weight?", "denominator?")
+
+
+# -- the formula -------------------------------------------------------------------------------------------------
+
+
+def wide(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def along(vector, ndim, dim):
+    """A vector of one number a class, laid along dimension dim of ndim."""
+    return vector.reshape([-1 if d == dim % ndim else 1 for d in range(ndim)])
+
+
+def weighted(a, nll):
+    """a nll, where classes of weight 0 add nothing, also those of probability 0; the derivative in a is as if they did."""
+    return a * nll.masked_fill((a == 0) & torch.isinf(nll), 0)
+
+
+def kept_rows(target, target_weight, o):
+    """Which rows are not ignored, and of pairs which pairs; None: all are."""
+    if target.is_floating_point():
+        return None, None
+    kept = target != o.ignore_index
+    return (kept, None) if target_weight is None else (kept.any(-1), kept)
+
+
+def row_losses(input, target, target_weight, weight, token_weight, o, info=False):
+    """(the rows' losses in the wide dtype, a dict of what else there is if `info`)."""
+    rows, pairs = kept_rows(target, target_weight, o)
+    x = input.to(wide(input.dtype))
+    if rows is not None:  # an ignored row is not read: whatever it holds, its gradient is 0
+        x = torch.where(rows.unsqueeze(o.dim), x, 0)
+    z = x
+    if o.softcap:
+        z = torch.where(torch.isinf(x), x, o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
+    if o.temperature != 1:
+        z = z / o.temperature
+    classes = z.shape[o.dim]
+    nll = -_front.log_softmax(z, o.dim)
+    w = None if weight is None else weight.to(z.dtype)
+    share = 1 - o.label_smoothing
+    if target.is_floating_point():
+        y = target.to(z.dtype)
+        a = y * share + o.label_smoothing / classes
+        a = a if w is None else a * along(w, z.dim(), o.dim)
+        loss = weighted(a, nll).sum(o.dim)
+    else:
+        kept = rows.unsqueeze(o.dim) if pairs is None else pairs.movedim(-1, o.dim)
+        index = target.unsqueeze(o.dim) if pairs is None else target.movedim(-1, o.dim)
+        index = torch.where(kept, index, 0).to(torch.int64)
+        of_target = nll.gather(o.dim, index)
+        y = torch.ones_like(of_target)
+        if pairs is not None:
+            y = torch.where(kept, target_weight.movedim(-1, o.dim).to(z.dtype), 0)
+        a = share * (y if w is None else y * w[index])
+        loss = weighted(a, of_target).sum(o.dim)
+        if o.label_smoothing:
+            even = torch.full_like(nll, o.label_smoothing / classes)
+            even = even if w is None else even * along(w, z.dim(), o.dim)
+            loss = loss + weighted(even, nll).sum(o.dim)
+    lse = _front.logsumexp(z, o.dim) if o.z_loss or info else None
+    if o.z_loss:
+        loss = loss + o.z_loss * lse.square()
+    if token_weight is not None:
+        loss = loss * token_weight.to(z.dtype)
+    found = {}
+    if info:
+        predicted = torch.where(torch.isnan(z).any(o.dim), -1, z.argmax(o.dim))
+        if target.is_floating_point():
+            of_target, likeliest = nll, y.argmax(o.dim)
+        else:
+            likeliest = index.gather(o.dim, y.argmax(o.dim, keepdim=True)).squeeze(o.dim)
+        found = {
+            "lse": lse,
+            "log_prob": -weighted(y, of_target).sum(o.dim),
+            "entropy": weighted((-nll).exp(), nll).sum(o.dim),
+            "z_loss": o.z_loss * lse.square(),
+            "predicted": predicted,
+            "correct": predicted == likeliest,
+        }
+    if rows is not None:
+        loss = torch.where(rows, loss, 0)
+        found = {n: torch.where(rows, t, t.new_full((), -1 if n == "predicted" else 0)) for n, t in found.items()}
+    return loss, found
+
+
+def denominator_of(input, target, target_weight, weight, token_weight, o):
+    """The sum over the rows kept of token_weight times, of indices, the target's class weight."""
+    rows, _ = kept_rows(target, target_weight, o)
+    shape = [n for d, n in enumerate(input.shape) if d != o.dim % input.dim()]
+    each = torch.ones(shape, dtype=torch.float64, device=input.device)
+    if token_weight is not None:
+        each = each * token_weight
+    if rows is None:
+        return each.sum()
+    if weight is not None and target_weight is None:
+        each = each * weight.to(each.dtype)[torch.where(rows, target, 0).to(torch.int64)]
+    return torch.where(rows, each, 0).sum()
+
+
+def reduced(losses, denominator, o):
+    """The rows' losses as `reduction` says; denominator is a 0-d tensor."""
+    if o.reduction == REDUCTIONS.index("none"):
+        return losses
+    total = losses.sum()
+    if o.reduction == REDUCTIONS.index("sum"):
+        return total
+    denominator = denominator.to(total.dtype)
+    if not o.zero_if_empty:
+        return total / denominator
+    empty = denominator == 0
+    return torch.where(empty, 0, total / torch.where(empty, 1, denominator))
+
+
+def formula(*arguments, info=False):
+    tensors, o = arguments[: len(TENSORS)], Options(*arguments[len(TENSORS) :])
+    *rest, denominator = tensors
+    losses, found = row_losses(*rest, o, info)
+    if denominator is None and o.reduction == REDUCTIONS.index("mean"):
+        denominator = denominator_of(*rest, o)
+    loss = reduced(losses, denominator, o).to(tensors[0].dtype)
+    return (loss, *(found[n].detach() for n in INFO)) if info else loss
+
+
+def formula_with_info(*arguments):
+    return formula(*arguments, info=True)
+
+
+# -- the operations -----------------------------------------------------------------------------------------------
+
+
+def rows_shape(shape, dim):
+    return [n for d, n in enumerate(shape) if d != dim % len(shape)]
+
+
+def raw_options(o):
+    """Options as sumexp._core's entry has them, without what a mean divides by."""
+    return {
+        "ignore_index": o.ignore_index,
+        "label_smoothing": o.label_smoothing,
+        "z_loss": o.z_loss,
+        "softcap": o.softcap or None,
+        "temperature": o.temperature,
+        "reduction": REDUCTIONS[o.reduction],
+        "zero_if_empty": o.zero_if_empty,
+    }
+
+
+def plain(tensor, dtype=None):
+    """A tensor as sumexp._core reads it: its memory is what it seems."""
+    if tensor is None:
+        return None
+    if is_zero_tensor(tensor):
+        tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return (tensor if dtype is None else tensor.to(dtype)).detach().resolve_neg()
+
+
+def info_places(names, shape, dtype):
+    dtypes = {"predicted": torch.int64, "correct": torch.bool}
+    return {n: torch.empty(shape, dtype=dtypes.get(n, wide(dtype))) for n in names}
+
+
+def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="cross_entropy"):
+    """The kernel on plain tensors: (loss, {name: tensor} of `info`). The gradient goes to dlogits, which may be the input."""
+    (x, target, target_weight, weight, token_weight, denominator), o = arguments[: len(TENSORS)], Options(
+        *arguments[len(TENSORS) :]
+    )
+    rows = rows_shape(x.shape, o.dim)
+    loss = x.new_empty(() if o.reduction else rows) if with_loss else None
+    places = info_places(info, rows, x.dtype)
+    _core._cross_entropy(
+        plain(x),
+        plain(target),
+        o.dim,
+        target_weight=plain(target_weight),
+        weight=None if weight is None else plain(weight, wide(x.dtype)).contiguous(),
+        token_weight=plain(token_weight, torch.float64),
+        denominator=None if denominator is None else denominator.item(),
+        g=g,
+        dlogits=dlogits,
+        loss=loss,
+        function=function,
+        **raw_options(o),
+        **{"z_loss_part" if n == "z_loss" else n: t for n, t in places.items()},
+    )
+    return loss, places
+
+
+def kernel(*arguments):
+    return _run(arguments)[0]
+
+
+def kernel_with_info(*arguments):
+    loss, info = _run(arguments, info=INFO)
+    return loss, *(info[n] for n in INFO)
+
+
+def gradient(gradients, tensors, results, options, needs):
+    """The input's by the kernel, those of target and weights by the formula."""
+    u, o = gradients[0], Options(*options)
+    found = [None] * len(tensors)
+    if needs[0]:
+        found[0] = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+        g = u.detach().to(torch.float64).expand(rows_shape(tensors[0].shape, o.dim))
+        _run((*tensors, *options), dlogits=found[0], g=g, with_loss=False)
+    wanted = [i for i in range(1, len(tensors)) if needs[i]]
+    if wanted:
+        with torch.enable_grad():
+            given = [t if t is None else t.detach().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
+            loss = formula(*given, *options)
+            of = torch.autograd.grad(loss, [given[i] for i in wanted], u, allow_unused=True, materialize_grads=True)
+        for i, t in zip(wanted, of):
+            found[i] = t
+    return tuple(found)
+
+
+def fake(input, target, target_weight, weight, token_weight, denominator, *options):
+    o = Options(*options)
+    return input.new_empty(() if o.reduction else rows_shape(input.shape, o.dim))
+
+
+def fake_with_info(*arguments):
+    o = Options(*arguments[len(TENSORS) :])
+    rows = arguments[0].new_empty(rows_shape(arguments[0].shape, o.dim), dtype=wide(arguments[0].dtype))
+    predicted, correct = rows.to(torch.int64), rows.to(torch.bool)
+    return fake(*arguments), *(predicted if n == "predicted" else correct if n == "correct" else rows.clone() for n in INFO)
+
+
+CROSS_ENTROPY = Composed("cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake)
+WITH_INFO = Composed(
+    "cross_entropy_with_info", TENSORS, SCHEMA, kernel=kernel_with_info, gradient=gradient, formula=formula_with_info,
+    fake=fake_with_info, results=1 + len(INFO),
+)
+
+
+# -- checks of arguments --------------------------------------------------------------------------------------------
+
+
+def fraction(function, name, value):
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: a number from 0 to 1")
+    return number
+
+
+def number(function, name, value, positive=False):
+    found = float(value)
+    if not abs(found) < float("inf") or (positive and found <= 0):
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: a finite number{' > 0' if positive else ''}")
+    return found
+
+
+def one_of(function, name, value, accepted):
+    if value not in accepted:
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: {', '.join(map(repr, accepted))}")
+    return value
+
+
+def a_tensor(function, name, value):
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}, accepted: a tensor")
+    return value
+
+
+def of_shape(function, name, tensor, shape):
+    if tensor is not None and a_tensor(function, name, tensor).shape != torch.Size(shape):
+        raise ValueError(f"{function}: {name} has shape {tuple(tensor.shape)}, accepted: {tuple(shape)}")
+    return tensor
+
+
+def of_rows(function, name, tensor, rows):
+    if tensor is None:
+        return None
+    try:
+        return a_tensor(function, name, tensor).expand(rows)
+    except RuntimeError:
+        given, accepted = tuple(tensor.shape), f"what broadcasts to {tuple(rows)}"
+        raise ValueError(f"{function}: {name} has shape {given}, accepted: {accepted}") from None
+
+
+def checked_target(function, target, shape, dim, ignore_index=-100):
+    """(indices or probabilities, the weights of pairs or None) for logits of this shape."""
+    rows = rows_shape(shape, dim)
+    if isinstance(target, (tuple, list)):
+        if len(target) != 2:
+            raise ValueError(f"{function}: target is {len(target)} tensors, accepted: indices and their weights")
+        index, weights = a_tensor(function, "target[0]", target[0]), a_tensor(function, "target[1]", target[1])
+        if index.is_floating_point() or index.dtype == torch.bool or index.is_complex():
+            raise TypeError(f"{function}: target[0] has dtype {index.dtype}, accepted: integers")
+        if not weights.is_floating_point():
+            raise TypeError(f"{function}: target[1] has dtype {weights.dtype}, accepted: a floating dtype")
+        of_shape(function, "target[0]", index, (*rows, index.shape[-1] if index.dim() else 1))
+        return index, of_shape(function, "target[1]", weights, index.shape)
+    a_tensor(function, "target", target)
+    if target.is_floating_point():
+        if ignore_index >= 0:
+            raise ValueError(f"{function}: ignore_index is {ignore_index}, accepted: none where target has probabilities")
+        return of_shape(function, "target", target, shape), None
+    if target.dtype == torch.bool or target.is_complex():
+        raise TypeError(f"{function}: target has dtype {target.dtype}, accepted: integers, or probabilities of floating dtype")
+    return of_shape(function, "target", target, rows), None
+
+
+def checked_denominator(function, value, reduction, device):
+    """A 0-d float64 tensor, or None."""
+    if value is None:
+        return None
+    if reduction != "mean":
+        raise ValueError(f"{function}: denominator with reduction {reduction!r}, accepted: with 'mean'")
+    if isinstance(value, torch.Tensor):
+        return of_shape(function, "denominator", value.detach(), ()).to(torch.float64)
+    return torch.tensor(float(value), dtype=torch.float64, device=device)
+
+
+def legacy_reduction(size_average, reduce, reduction):
+    if size_average is None and reduce is None:
+        return reduction
+    return torch.nn._reduction.legacy_get_string(size_average, reduce)
+
+
+# -- the public function --------------------------------------------------------------------------------------------
+
+
+def cross_entropy(
+    input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0,
+    *, z_loss=0.0, softcap=None, temperature=1.0, token_weight=None, denominator=None, on_empty="nan", info=(),
+):
+    """torch.nn.functional.cross_entropy, with the extras of sumexp.cross_entropy.
+
+    Parameters
+    ----------
+    input : Tensor of float16, bfloat16, float32 or float64
+        Logits of shape (C,), (N, C) or (N, C, d1, ...).
+    target : Tensor, or a pair of tensors
+        Class indices of any integer dtype, of the shape without C; probabilities of the shape of input; or a pair of class
+        indices and their weights, of the shape without C and (K,) behind it.
+    weight : Tensor
+        A weight for each class, of shape (C,).
+    size_average, reduce
+        torch's older names of reduction.
+    ignore_index : int
+        Rows with this index are not read: no loss, and a gradient of 0 whatever they hold.
+    reduction : "mean", "sum" or "none"
+        The mean is over the class weights of the targets (of probabilities: over the rows), as in torch.
+    label_smoothing : float
+        From 0 to 1: the share of the target that goes to all classes evenly.
+    z_loss : float
+        Adds z_loss logsumexp(logits)^2 to each row's loss.
+    softcap : float
+        c > 0: the logits are c tanh(input / c).
+    temperature : float
+        T > 0: the logits are divided by it, after softcap.
+    token_weight : Tensor
+        A weight for each row, in the loss and in the mean's denominator.
+    denominator : float or 0-d Tensor
+        What the mean divides by instead.
+    on_empty : "nan" or "zero"
+        What a mean over nothing is.
+    info : sequence of str
+        Any of "lse", "log_prob", "entropy", "z_loss", "predicted", "correct", for each row, from the same sweep. They are not
+        differentiated.
+
+    Returns
+    -------
+    The loss, of input's dtype; with info (loss, {name: Tensor}). Loss and gradient of an index without options are within
+    4 ulp also as the probability of the target goes to 1; the bytes are those of sumexp.cross_entropy.
+
+    Raises
+    ------
+    ValueError for a target out of range, with the row and the value, for shapes and for numbers; TypeError for dtypes and a
+    device that this build does not serve.
+    """
+    name = "cross_entropy"
+    given = (input, *(target if isinstance(target, (tuple, list)) else (target,)))
+    if any(isinstance(t, _front.Proxy) for t in given):
+        return _front.recorded(
+            cross_entropy, input, target, weight, size_average, ignore_index, reduce, reduction, label_smoothing,
+            z_loss=z_loss, softcap=softcap, temperature=temperature, token_weight=token_weight, denominator=denominator,
+            on_empty=on_empty, info=info,
+        )
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    a_tensor(name, "input", input)
+    dim = 0 if input.dim() == 1 else 1
+    tensors, options, info = checked(
+        name, input, target, dim, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
+        softcap=softcap, temperature=temperature, token_weight=token_weight, reduction=reduction, denominator=denominator,
+        on_empty=on_empty, info=info,
+    )
+    return called(tensors, options, info)
+
+
+def called(tensors, options, info):
+    if not info:
+        return CROSS_ENTROPY(*tensors, *options)
+    loss, *rest = WITH_INFO(*tensors, *options)
+    return loss, {n: rest[INFO.index(n)] for n in info}
+
+
+def checked(
+    function, input, target, dim, *, weight, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight,
+    reduction, denominator, on_empty, info=(),
+):
+    """(tensors, options, names of info) of a call of the operations."""
+    if not input.is_floating_point():
+        raise TypeError(f"{function}: input has dtype {input.dtype}, accepted: float16, bfloat16, float32 or float64")
+    if input.dim() == 0:
+        raise ValueError(f"{function}: input has shape (), accepted: at least one dimension")
+    one_of(function, "reduction", reduction, REDUCTIONS)
+    index, pair_weights = checked_target(function, target, input.shape, dim, ignore_index)
+    options = Options(
+        dim, ignore_index, fraction(function, "label_smoothing", label_smoothing), number(function, "z_loss", z_loss),
+        0.0 if softcap is None else number(function, "softcap", softcap, positive=True),
+        _front.check_temperature(function, temperature), REDUCTIONS.index(reduction),
+        one_of(function, "on_empty", on_empty, ("nan", "zero")) == "zero",
+    )
+    tensors = (
+        input, index, pair_weights, of_shape(function, "weight", weight, (input.shape[dim],)),
+        of_rows(function, "token_weight", token_weight, rows_shape(input.shape, dim)),
+        checked_denominator(function, denominator, reduction, input.device),
+    )
+    info = (info,) if isinstance(info, str) else tuple(info)
+    for name in info:
+        one_of(function, "info", name, INFO)
+    return tensors, options, info
+
+
+# -- the package's functions --------------------------------------------------------------------------------------------
+
+
+def from_package(function, logits, target, axis, *, out=None, g=None, **options):
+    """sumexp.cross_entropy, cross_entropy_with_grad or cross_entropy_vjp of tensors."""
+    (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim()) or (0,)
+    tensors, options, info = checked(function, logits, target, dim, **options)
+    if function == "cross_entropy":
+        return called(tensors, options, info)
+    rows = rows_shape(logits.shape, dim)
+    if out is not None:
+        _dispatch._check_out(function, out, logits, logits.shape)
+    if g is not None:
+        g = torch.as_tensor(g, device=logits.device)
+        g = of_rows(function, "g", g, () if options.reduction else rows)
+    if all(t is None or _front.way(t) == "kernel" for t in (*tensors, g)) and _front.is_ours(function, logits):
+        place = out
+        if out is None or not (lies_on(out, logits) or apart(out, tensors)):
+            place = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        with_loss = function == "cross_entropy_with_grad"
+        scale = None if g is None else g.to(torch.float64).expand(rows)
+        loss, found = _run((*tensors, *options), info=info, dlogits=place, g=scale, with_loss=with_loss, function=function)
+        gradient = place if out is None or place is out else out.copy_(place)
+    else:
+        found, loss = {}, called(tensors, options, info)
+        if info:
+            loss, found = loss
+        u = torch.ones_like(loss) if g is None else g.to(loss.dtype)
+        needs = (True, *(False for _ in tensors[1:]))
+        gradient = CROSS_ENTROPY.backward((u,), tensors, (loss,), options, needs)[0]
+        gradient = gradient if out is None else out.copy_(gradient)
+    if function == "cross_entropy_vjp":
+        return gradient
+    return (loss, gradient, found) if info else (loss, gradient)
+
+
+def lies_on(out, tensor):
+    return out.data_ptr() == tensor.data_ptr() and out.stride() == tensor.stride() and out.shape == tensor.shape
+
+
+def apart(out, tensors):
+    """Whether no tensor has out's storage."""
+    storage = out.untyped_storage().data_ptr()
+    return all(t is None or t.untyped_storage().data_ptr() != storage for t in tensors)

@@ -1,0 +1,113 @@
+// The filters of sampling on rows and scratch memory that end, or begin, at pages that may not be touched, on every instruction
+// set of this CPU: cuts are those of a plain sort, in counts, and the same everywhere, in masses.
+#include "../../csrc/cpu/sampling/filters.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+
+namespace {
+
+using namespace sumexp;
+
+// Memory with a guard page on either side.
+class Arena {
+ public:
+  explicit Arena(std::size_t bytes) : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
+    size_ = (bytes + page_ - 1) / page_ * page_;
+    void* base = mmap(nullptr, size_ + 2 * page_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) std::abort();
+    begin_ = static_cast<char*>(base) + page_;
+    if (mprotect(begin_, size_, PROT_READ | PROT_WRITE) != 0) std::abort();
+  }
+  ~Arena() { munmap(begin_ - page_, size_ + 2 * page_); }
+  Arena(const Arena&) = delete;
+
+  char* first() { return begin_; }
+  char* last(std::size_t bytes) { return begin_ + size_ - bytes; }
+
+ private:
+  std::size_t page_, size_;
+  char* begin_;
+};
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names = {"portable"};
+  for (const char* p = usable_isas(); *p; p += *p == ',') {
+    names.emplace_back();
+    while (*p && *p != ',') names.back() += *p++;
+  }
+  return names;
+}
+
+template <class T>
+std::vector<T> row(check::Random& random, int kind, std::int64_t n) {
+  std::vector<T> x(static_cast<std::size_t>(n));
+  for (T& v : x) {
+    v = static_cast<T>(random.normal() * (kind == 0 ? 1 : 4));
+    if (kind == 1) v = static_cast<T>(static_cast<int>(v));  // ties
+    if (kind == 2 && random.below(3) == 0) v = -std::numeric_limits<T>::infinity();
+  }
+  if (n) x[static_cast<std::size_t>(random.below(n))] = T(0.5);
+  return x;
+}
+
+template <class T>
+void on_guarded_memory(Arena& rows, Arena& scratches, const std::vector<std::string>& names, std::int64_t n, int kind) {
+  check::Random random(static_cast<std::uint64_t>(3 * n + kind));
+  const std::vector<T> x = row<T>(random, kind, n);
+  std::vector<std::int64_t> order(x.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return x[static_cast<std::size_t>(a)] > x[static_cast<std::size_t>(b)];
+  });
+  const auto finite = std::count_if(x.begin(), x.end(), [](T v) { return v > -std::numeric_limits<T>::infinity(); });
+  const std::size_t bytes = x.size() * sizeof(T), wanted = cpu::filter_scratch<T>(n);
+  void* const scratch = scratches.last(wanted);
+  check::that(wanted % 64 == 0, __FILE__, __LINE__, "scratch of %zu bytes", wanted);
+  for (const Filters& filters : {Filters{}, Filters{1 + n / 20}, Filters{1 + n / 2}, Filters{0, 0.8}, Filters{n / 3, 0.5, 1e-3},
+                                 Filters{n / 3, 0.9, 0.02, FilterOrder::hf}, Filters{0, 0.999999}}) {
+    cpu::Cut<T> want{};
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      set_isa(names[i].c_str());
+      for (char* const at : {rows.first(), rows.last(bytes)}) {
+        check::copy(at, x.data(), bytes);
+        const auto cut = cpu::filter_cut(reinterpret_cast<const T*>(at), n, filters, scratch);
+        if (i == 0 && at == rows.first()) want = cut;
+        CHECK(cut.logit == want.logit && cut.index == want.index && cut.kept == want.kept, "%s n=%lld kind %d: another cut",
+              names[i].c_str(), static_cast<long long>(n), kind);
+      }
+    }
+    if (filters.top_p < 1 || filters.min_p > 0) continue;
+    const std::int64_t kept = filters.top_k >= 1 && filters.top_k < finite ? filters.top_k : finite;
+    CHECK(want.kept == kept && want.index == (kept ? order[static_cast<std::size_t>(kept - 1)] : -1),
+          "n=%lld kind %d: the first %lld", static_cast<long long>(n), kind, static_cast<long long>(kept));
+  }
+}
+
+template <class T>
+void all_lengths(const std::vector<std::string>& names) {
+  std::vector<std::int64_t> lengths(71);
+  std::iota(lengths.begin(), lengths.end(), 0);
+  for (const std::int64_t n : {127, 128, 129, 255, 257, 511, 512, 513, 700, 1023, 1025, 2049, 4100, 10'007})
+    lengths.push_back(n);
+  Arena rows(10'007 * sizeof(T)), scratches(cpu::filter_scratch<T>(10'007));
+  for (const std::int64_t n : lengths)
+    for (int kind = 0; kind < 3; ++kind) on_guarded_memory<T>(rows, scratches, names, n, kind);
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<std::string> names = isas();
+  all_lengths<float>(names);
+  all_lengths<double>(names);
+  return check::finish();
+}
