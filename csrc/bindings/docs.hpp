@@ -195,7 +195,7 @@ For T = 1, within 3 eps * (abs(t_i) (1 - s_i) + sum_{j != i} s_j abs(t_j)) with 
 add, as for softmax_vjp.
 )";
 
-inline constexpr const char* logsumexp_vjp = R"(logsumexp_vjp(g, x, axis=None, *, keepdims=False, out=None)
+inline constexpr const char* logsumexp_vjp = R"(logsumexp_vjp(g, x, axis=None, *, b=None, keepdims=False, out=None)
 --
 
 The gradient that logsumexp passes back: g * softmax(x).
@@ -206,6 +206,10 @@ g : array
     The gradient with respect to logsumexp(x, axis, keepdims=keepdims), and of its shape.
 x : array
     The argument of logsumexp.
+b : array, broadcast with x
+    The weights. The result is then (dx, db), each of its argument's shape, for S = sum b e^x: dx = g b e^x / S and
+    db = g e^x / S, within 4 eps of themselves and what S loses where weights cancel (eps of sum abs(b) e^x), before the
+    sum over dimensions that were broadcast, which is in float64. An out is not accepted then.
 axis, keepdims : as in the forward call
 out : array
     Receives the result; may be exactly x.
@@ -224,7 +228,7 @@ left out. Second derivatives: the Hessian diag(s) - s s^T with s = softmax(x) is
 that softmax_vjp(v, softmax(x, axis), axis) is its product with v.
 )";
 
-inline constexpr const char* logsumexp_jvp = R"(logsumexp_jvp(t, x, axis=None, *, keepdims=False, out=None)
+inline constexpr const char* logsumexp_jvp = R"(logsumexp_jvp(t, x, axis=None, *, b=None, t_b=None, keepdims=False, out=None)
 --
 
 The change of logsumexp along t: <softmax(x), t>.
@@ -235,6 +239,11 @@ t : array of x's shape
     The direction (a broadcast view will do).
 x : array
     The argument of logsumexp.
+b : array, broadcast with x
+    The weights; t has the shape of x as it was given.
+t_b : array of b's shape
+    The direction in b; 0 where it is not given. The result is sum (t b + t_b) e^x / S, S = sum b e^x, within 4 eps of
+    sum (abs(t b) + abs(t_b)) e^x / abs(S) and what S loses where weights cancel.
 axis, keepdims : as in the forward call
 out : array
     Receives the result.

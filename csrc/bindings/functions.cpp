@@ -12,7 +12,7 @@ namespace sumexp::python {
 
 namespace {
 
-enum Slot { kArray0, kArray1, kArray2, kAxis, kTemperature, kB, kKeepdims, kReturnSign, kWhere, kOut, kSlots };
+enum Slot { kArray0, kArray1, kArray2, kAxis, kTemperature, kB, kTangentB, kKeepdims, kReturnSign, kWhere, kOut, kSlots };
 
 struct Function {
   const char* name;
@@ -32,8 +32,8 @@ constexpr Function kFunctions[] = {
     {"softmax_jvp", docs::softmax_jvp, Op::softmax_vjp, {"t", "y"}, false, {kTemperature, kOut}},
     {"log_softmax_vjp", docs::log_softmax_vjp, Op::log_softmax_vjp, {"g", "y"}, false, {kTemperature, kOut}},
     {"log_softmax_jvp", docs::log_softmax_jvp, Op::log_softmax_jvp, {"t", "y"}, false, {kTemperature, kOut}},
-    {"logsumexp_vjp", docs::logsumexp_vjp, Op::logsumexp_vjp, {"g", "x"}, true, {kKeepdims, kOut}},
-    {"logsumexp_jvp", docs::logsumexp_jvp, Op::logsumexp_jvp, {"t", "x"}, true, {kKeepdims, kOut}},
+    {"logsumexp_vjp", docs::logsumexp_vjp, Op::logsumexp_vjp, {"g", "x"}, true, {kB, kKeepdims, kOut}},
+    {"logsumexp_jvp", docs::logsumexp_jvp, Op::logsumexp_jvp, {"t", "x"}, true, {kB, kTangentB, kKeepdims, kOut}},
     {"softmax_hvp", docs::softmax_hvp, Op::softmax_hvp, {"g", "v", "y"}, false, {kTemperature, kOut}},
     {"log_softmax_hvp", docs::log_softmax_hvp, Op::log_softmax_hvp, {"g", "v", "y"}, false, {kTemperature, kOut}},
 };
@@ -46,7 +46,7 @@ constexpr int array_count(const Function& function) {
 }
 
 const char* slot_name(const Function& function, int slot) {
-  constexpr const char* names[] = {"", "", "", "axis", "temperature", "b", "keepdims", "return_sign", "where", "out"};
+  constexpr const char* names[] = {"", "", "", "axis", "temperature", "b", "t_b", "keepdims", "return_sign", "where", "out"};
   return slot < kAxis ? function.arrays[slot] : names[slot];
 }
 
@@ -94,7 +94,7 @@ bool parse(const Function& function, const Keyword* table, PyObject* const* args
       PyErr_Format(PyExc_TypeError, "%s() missing required argument '%s' (pos %d)", function.name, function.arrays[k], k + 1);
       return false;
     }
-  for (int slot : {kB, kWhere, kOut})
+  for (int slot : {kB, kTangentB, kWhere, kOut})
     if (out[slot] == Py_None) out[slot] = nullptr;
   return true;
 }
@@ -342,6 +342,7 @@ PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* kw
   constexpr const Function& function = kFunctions[I];
   Arguments a = {};
   if (!parse(function, keywords[I], args, nargs, kwnames, a)) return nullptr;
+  if ((a[kB] || a[kTangentB]) && function.op != Op::logsumexp) return call_slow_path(function, args, nargs, kwnames);
   const int code = plain_dtype(a, array_count(function));
   if (code >= 0) return call_plain(function, a, code);
   if (PyObject* result = try_fast_path(function, a)) return result;

@@ -15,6 +15,7 @@ void add_information(py::module_& module);  // information.cpp: _log_prob_and_en
 void add_filters(py::module_& module);      // filters.cpp: _filter_cut
 void add_sampling(py::module_& module);     // sampling.cpp: _sample and its like
 void add_ragged(py::module_& module);       // ragged.cpp: _masked, _segments, _segment_offsets
+void add_log_domain(py::module_& module);   // log_domain.cpp: what sumexp._log_domain calls
 void add_log_matmul(py::module_& module);   // logmatmul.cpp: what sumexp._logmatmul calls
 void add_stream(py::module_& module);       // stream.cpp: what sumexp._stream calls
 

@@ -5,6 +5,7 @@ function(sumexp_python_module target)
               filters.cpp
               functions.cpp
               information.cpp
+              log_domain.cpp
               logmatmul.cpp
               losses.cpp
               module.cpp

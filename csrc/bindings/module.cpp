@@ -71,6 +71,7 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   add_filters(m);
   add_sampling(m);
   add_functions(m);
+  add_log_domain(m);
   add_tensors(m);
   add_fast_path(m);
   add_losses(m);

@@ -37,7 +37,23 @@ from ._information import (
     log_prob_vjp,
 )
 from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
-from ._logmatmul import logmatmulexp
+from ._log_domain import (
+    log1mexp,
+    log1mexp_vjp,
+    logaddexp,
+    logaddexp_jvp,
+    logaddexp_vjp,
+    logcumsumexp,
+    logcumsumexp_jvp,
+    logcumsumexp_vjp,
+    logmeanexp,
+    logsubexp,
+    logsubexp_jvp,
+    logsubexp_vjp,
+    softplus,
+    softplus_vjp,
+)
+from ._logmatmul import logmatmulexp, logmatmulexp_jvp, logmatmulexp_vjp
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._masked import (
     masked_log_softmax,
@@ -78,6 +94,8 @@ __all__ = [
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",
     "linear_sample",
+    "log1mexp",
+    "log1mexp_vjp",
     "log_prob",
     "log_prob_and_entropy",
     "log_prob_and_entropy_vjp",
@@ -87,7 +105,19 @@ __all__ = [
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logaddexp",
+    "logaddexp_jvp",
+    "logaddexp_vjp",
+    "logcumsumexp",
+    "logcumsumexp_jvp",
+    "logcumsumexp_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
+    "logmeanexp",
+    "logsubexp",
+    "logsubexp_jvp",
+    "logsubexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
@@ -116,6 +146,8 @@ __all__ = [
     "softmax_jacobian",
     "softmax_jvp",
     "softmax_vjp",
+    "softplus",
+    "softplus_vjp",
     "special",
 ]
 

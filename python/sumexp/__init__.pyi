@@ -19,7 +19,7 @@ from ._core import (
     softmax_vjp as softmax_vjp,
 )
 from ._draws import SampleInfo as SampleInfo
-from ._logmatmul import logmatmulexp as logmatmulexp
+from ._logmatmul import logmatmulexp as logmatmulexp, logmatmulexp_jvp as logmatmulexp_jvp, logmatmulexp_vjp as logmatmulexp_vjp
 from ._sampling import (
     gumbel_softmax as gumbel_softmax,
     linear_sample as linear_sample,
@@ -44,6 +44,8 @@ __all__ = [
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",
     "linear_sample",
+    "log1mexp",
+    "log1mexp_vjp",
     "log_prob",
     "log_prob_and_entropy",
     "log_prob_and_entropy_vjp",
@@ -53,7 +55,19 @@ __all__ = [
     "log_softmax_jacobian",
     "log_softmax_jvp",
     "log_softmax_vjp",
+    "logaddexp",
+    "logaddexp_jvp",
+    "logaddexp_vjp",
+    "logcumsumexp",
+    "logcumsumexp_jvp",
+    "logcumsumexp_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
+    "logmeanexp",
+    "logsubexp",
+    "logsubexp_jvp",
+    "logsubexp_vjp",
     "logsumexp",
     "logsumexp_hessian",
     "logsumexp_jvp",
@@ -82,6 +96,8 @@ __all__ = [
     "softmax_jacobian",
     "softmax_jvp",
     "softmax_vjp",
+    "softplus",
+    "softplus_vjp",
     "special",
 ]
 
@@ -177,6 +193,51 @@ def linear_cross_entropy_with_grad(
     need: Sequence[Literal["x", "w", "bias"]] = ("x", "w", "bias"),
     out_dw: ArrayLike | Any | None = None,
     chunk_size: SupportsIndex | None = None,
+) -> Any: ...
+def logaddexp(a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def logsubexp(a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def log1mexp(x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def softplus(x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def logaddexp_vjp(g: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any) -> tuple[Any, Any]: ...
+def logsubexp_vjp(g: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any) -> tuple[Any, Any]: ...
+def logaddexp_jvp(
+    ta: ArrayLike | Any, tb: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None
+) -> Any: ...
+def logsubexp_jvp(
+    ta: ArrayLike | Any, tb: ArrayLike | Any, a: ArrayLike | Any, b: ArrayLike | Any, *, out: Any | None = None
+) -> Any: ...
+def log1mexp_vjp(g: ArrayLike | Any, x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def softplus_vjp(g: ArrayLike | Any, x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
+def logcumsumexp(
+    x: ArrayLike | Any, axis: int = -1, *, reverse: bool = False, exclusive: bool = False, out: Any | None = None
+) -> Any: ...
+def logcumsumexp_vjp(
+    g: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: int = -1,
+    *,
+    reverse: bool = False,
+    exclusive: bool = False,
+    out: Any | None = None,
+) -> Any: ...
+def logcumsumexp_jvp(
+    t: ArrayLike | Any,
+    x: ArrayLike | Any,
+    axis: int = -1,
+    *,
+    reverse: bool = False,
+    exclusive: bool = False,
+    out: Any | None = None,
+) -> Any: ...
+def logmeanexp(
+    x: ArrayLike | Any,
+    axis: int | tuple[int, ...] | None = None,
+    *,
+    b: ArrayLike | Any | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: ArrayLike | Any | None = None,
+    out: Any | None = None,
 ) -> Any: ...
 def softmax_jacobian(y: ArrayLike | Any) -> Any: ...
 def log_softmax_jacobian(y: ArrayLike | Any) -> Any: ...

@@ -73,6 +73,7 @@ def logsumexp_vjp(
     x: _Array,
     axis: _Axis = None,
     *,
+    b: _Array | float | None = None,
     keepdims: bool = False,
     out: _Array | None = None,
 ) -> Any: ...
@@ -81,6 +82,8 @@ def logsumexp_jvp(
     x: _Array,
     axis: _Axis = None,
     *,
+    b: _Array | float | None = None,
+    t_b: _Array | None = None,
     keepdims: bool = False,
     out: _Array | None = None,
 ) -> Any: ...

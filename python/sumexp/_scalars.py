@@ -14,9 +14,7 @@ def temperature(function, value):
     try:
         number = float(number)
     except OverflowError:  # an int beyond floats
-        raise ValueError(
-            f"{function}: temperature is an int of {value.bit_length()} bits, accepted: a number that float64 has room for"
-        ) from None
+        raise ValueError(f"{function}: temperature is {value!r}, accepted: a number that float64 has room for") from None
     if number > 0:
         return number
     limit = "; the limit at 0 is one-hot at the argmax" if number == 0 else ""

@@ -10,6 +10,10 @@ from ._scalars import temperature  # noqa: F401
 
 def call(name, args, kwargs):
     """sumexp.<name> with arguments it takes. They are already bound once, so the names are right."""
+    if name in ("logsumexp_vjp", "logsumexp_jvp") and any(kwargs.get(n) is not None for n in ("b", "t_b")):
+        from . import _log_domain
+
+        return _log_domain.weighted(name, args, kwargs)
     if any(map(is_torch, args)) or any(is_torch(v) for k, v in kwargs.items() if k != "temperature"):
         from . import torch as torch_face
 

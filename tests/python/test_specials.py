@@ -258,7 +258,7 @@ WRONG = [
     ("softmax", (X,), {"axis": 0.5}, TypeError, "axis is 0.5, accepted"),
     ("softmax", (X,), {"temperature": 0.0}, ValueError, "temperature is 0.0, accepted"),
     ("softmax", (X,), {"temperature": NAN}, ValueError, "temperature is nan, accepted"),
-    ("softmax", (X,), {"temperature": 10**400}, ValueError, "temperature is an int of 1329 bits, accepted"),
+    ("softmax", (X,), {"temperature": 10**400}, ValueError, "temperature is 1000*, accepted"),
     ("softmax", (X,), {"temperature": "hot"}, TypeError, "temperature is 'hot', accepted"),
     ("log_softmax", (X,), {"where": np.ones((3, 5), bool)}, ValueError, r"where has shape \(3, 5\), accepted"),
     ("log_softmax", (X,), {"where": np.ones((3, 4), int)}, TypeError, "where has dtype int64, accepted: bool"),

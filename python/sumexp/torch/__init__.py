@@ -15,6 +15,7 @@ from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
 from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
 from ._linear import linear_cross_entropy
+from ._logmatmul import logmatmulexp
 from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 from ._segments import segment_log_softmax, segment_logsumexp, segment_softmax
@@ -31,6 +32,7 @@ __all__ = [
     "log_prob",
     "log_prob_and_entropy",
     "log_softmax",
+    "logmatmulexp",
     "logsumexp",
     "masked_log_softmax",
     "masked_logsumexp",

@@ -1,0 +1,276 @@
+// Running sums of exponentials, for one instruction set: cumulative_kernels_<isa>().
+#include SUMEXP_SIMD
+//
+#include "cumulative.hpp"
+
+#include "../../ops/running_sum.hpp"
+#include "lanes.hpp"
+
+#define SUMEXP_JOIN_(a, b) a##b
+#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
+
+namespace sumexp::SUMEXP_NS {
+namespace {
+
+using V = F64;
+using cpu::kPiece;
+using cpu::Partial;
+
+SUMEXP_FN RunningSum sum_of(const Partial& p) { return {p.m, p.N, {p.hi, p.lo}}; }
+SUMEXP_FN Partial partial_of(const RunningSum& a) { return {a.m, a.N, a.s.hi, a.s.lo}; }
+
+// The order: a piece is 8 runs of 32 elements. Each run is added up in order (its prefixes; all runs side by side in vectors),
+// the runs' sums in order, and the pieces' sums in order. A prefix is the sum of the pieces before, plus that of the runs
+// before in its piece, plus its own in its run.
+constexpr int kRuns = 8, kRun = kPiece / kRuns;
+constexpr double kDirect = 0x1p40;  // |x| below: exponents are exact (Format<double>::direct)
+constexpr double kSpread = 400.0;   // of the elements of a piece that share one power of two
+
+// A piece whose finite elements are no further apart than kSpread: all prefixes relative to the 2^N of its maximum, as pairs
+// that are not normalised, and before[r] the sum of the runs before r.
+struct Direct {
+  double top;
+  std::int64_t N;
+  double hi[kPiece], lo[kPiece];
+  DD<double> before[kRuns + 1];
+};
+
+SUMEXP_FN void pad(double* x, int count) {
+  for (int i = count; i % V::W; ++i) x[i] = -Limits<double>::infinity;
+}
+
+// Whether the piece is of this kind, which its elements alone decide; then top and N.
+bool is_direct(const double* x, int count, Direct& piece) {
+  const V minus_inf = V(-Limits<double>::infinity);
+  V top = minus_inf, bottom = minus_inf;  // of -x
+  int nan = 0;
+  for (int i = 0; i < count; i += V::W) {
+    const V v = V::load(x + i);
+    nan += ::sumexp::SUMEXP_NS::count(unordered(v));
+    top = larger(v, top);
+    bottom = larger(pick(equal(v, minus_inf), minus_inf, V(0.0) - v), bottom);
+  }
+  piece.top = largest(top);
+  const double low = -largest(bottom);
+  if (nan || !(piece.top < kDirect && piece.top > -kDirect && low > -kDirect && piece.top - low <= kSpread)) return false;
+  piece.N = base_of(piece.top).N;
+  return true;
+}
+
+// e^x 2^-N of each element, times b if there is one
+void direct_terms(const double* x, const double* b, int count, Direct& piece) {
+  const V lowest = V(piece.top - 2 * kSpread), N = V(static_cast<double>(piece.N));
+  for (int i = 0; i < count; i += V::W) {
+    const V raw = V::load(x + i), v = at_least(lowest, raw);
+    const V n = nearest(v * V(ExpConstants<double>::log2e));
+    const DD<V> p = Working<DD<V>>::expm1(remainder_wide(DD<V>{v, V(0.0)}, DD<V>{n, V(0.0)}));
+    DD<V> e = fast_two_sum(V(1.0), p.hi);
+    const V power = clear(equal(raw, V(-Limits<double>::infinity)), exact_pow2(at_least(V(-1022.0), n - N)));
+    e = {e.hi * power, (e.lo + p.lo) * power};
+    if (b) {
+      const V f = V::load(b + i);
+      const DD<V> product = two_product(e.hi, f);
+      e = {product.hi, fma(e.lo, f, product.lo)};
+    }
+    V::store(piece.hi + i, e.hi), V::store(piece.lo + i, e.lo);
+  }
+  for (int i = (count + V::W - 1) / V::W * V::W; i < kPiece; ++i) piece.hi[i] = piece.lo[i] = 0.0;
+}
+
+// Terms become prefixes of their runs: hi adds up with its rounding errors, which go to lo.
+template <class D>
+SUMEXP_FN void scan_runs(Direct& piece, int count) {
+  constexpr int W = D::W;
+  const int longest = count < kRun ? count : kRun;
+  if constexpr (W == 1) {
+    for (int run = 0; run < kRuns; ++run) {
+      double hi = 0.0, lo = 0.0;
+      for (int j = run * kRun; j < run * kRun + longest; ++j) {
+        const DD<double> sum = two_sum(hi, piece.hi[j]);
+        hi = sum.hi, lo = lo + (sum.lo + piece.lo[j]);
+        piece.hi[j] = hi, piece.lo[j] = lo;
+      }
+    }
+  } else {
+    for (int first = 0; first < kRuns && first * kRun < count; first += W) {
+      D hi = D(0.0), lo = D(0.0);
+      for (int j = 0; j < longest; j += W) {
+        D h[W], l[W];
+#pragma GCC unroll 8
+        for (int r = 0; r < W; ++r) {
+          h[r] = D::load(piece.hi + (first + r) * kRun + j);
+          l[r] = D::load(piece.lo + (first + r) * kRun + j);
+        }
+        transpose(h), transpose(l);
+#pragma GCC unroll 8
+        for (int r = 0; r < W; ++r) {
+          const DD<D> sum = two_sum(hi, h[r]);
+          hi = sum.hi, lo = lo + (sum.lo + l[r]);
+          h[r] = hi, l[r] = lo;
+        }
+        transpose(h), transpose(l);
+#pragma GCC unroll 8
+        for (int r = 0; r < W; ++r) {
+          D::store(piece.hi + (first + r) * kRun + j, h[r]);
+          D::store(piece.lo + (first + r) * kRun + j, l[r]);
+        }
+      }
+    }
+  }
+}
+
+RunningSum add_up(Direct& piece, int count) {
+  scan_runs<V>(piece, count);
+  piece.before[0] = {0.0, 0.0};
+  const int runs = (count + kRun - 1) / kRun;
+  for (int r = 0; r < runs; ++r) {
+    const int last = (r + 1) * kRun < count ? (r + 1) * kRun - 1 : count - 1;
+    piece.before[r + 1] = piece.before[r] + fast_two_sum(piece.hi[last], piece.lo[last]);
+  }
+  return {piece.top, piece.N, piece.before[runs]};
+}
+
+// Any other piece, element by element.
+RunningSum add_up(const double* x, const double* b, int count) {
+  RunningSum sum = RunningSum::empty();
+  for (int i = 0; i < count; ++i) {
+    RunningSum one = element_sum(x[i]);
+    if (b) one.s = one.s * DD<double>{b[i], 0.0};
+    sum = join(sum, one);
+  }
+  return sum;
+}
+
+Partial empty() { return partial_of(RunningSum::empty()); }
+Partial join_partials(const Partial& a, const Partial& b) { return partial_of(join(sum_of(a), sum_of(b))); }
+double log_of_partial(const Partial& sum, double count) { return log_of(sum_of(sum), count); }
+
+Partial total(double* x, double* b, int count, double* special) {
+  if (b) {
+    for (int i = 0; i < count; ++i) {
+      weigh(x[i], b[i]);
+      if (is_finite(b[i])) continue;
+      *special = *special + b[i];
+      b[i] = 0.0;
+    }
+    for (int i = count; i % V::W; ++i) b[i] = 0.0;
+  }
+  pad(x, count);
+  Direct piece;
+  if (!is_direct(x, count, piece)) return partial_of(add_up(x, b, count));
+  direct_terms(x, b, count, piece);
+  return partial_of(add_up(piece, count));
+}
+
+Partial prefixes(double* x, int count, const Partial& before_piece, double* y) {
+  pad(x, count);
+  const RunningSum before = sum_of(before_piece);
+  Direct piece;
+  const bool direct = is_direct(x, count, piece);
+  RunningSum sum = RunningSum::empty();
+  if (direct) {
+    direct_terms(x, nullptr, count, piece);
+    sum = add_up(piece, count);
+  }
+  const bool nothing = before.m == -Limits<double>::infinity;
+  if (!direct || is_nan(before.s) || !(nothing || (before.m < kDirect && before.m > -kDirect))) {
+    RunningSum own = RunningSum::empty();
+    for (int i = 0; i < count; ++i) {
+      own = join(own, element_sum(x[i]));
+      y[i] = log_of(join(before, own));
+    }
+    return partial_of(direct ? sum : own);
+  }
+  // All relative to the larger of both powers of two.
+  const std::int64_t N = nothing || before.N < piece.N ? piece.N : before.N;
+  const DD<double> start = nothing ? DD<double>{0.0, 0.0} : shifted<double>(before.s, before.N - N);
+  std::int64_t gap = piece.N - N;
+  gap = gap < -2040 ? -2040 : gap;
+  const V down = V(pow2<double>(gap / 2)), rest = V(pow2<double>(gap - gap / 2));
+  const V exponent = V(static_cast<double>(N));
+  for (int i = 0; i < count; i += V::W) {
+    const DD<double> offset = start + shifted<double>(piece.before[i / kRun], gap);
+    const DD<V> own = {V::load(piece.hi + i) * down * rest, V::load(piece.lo + i) * down * rest};
+    const DD<V> v = DD<V>{V(offset.hi), V(offset.lo)} + own;
+    const V result = log_of_scaled(v, exponent).hi;
+    V::store(y + i, pick(equal(v.hi, V(0.0)), V(-Limits<double>::infinity), result));
+  }
+  return partial_of(sum);
+}
+
+void vjp(const double* g, const double* x, int count, const Partial& before, Partial* after, double* dx) {
+  RunningSum run = sum_of(before), at[kPiece];
+  DD<double> terms[kPiece];
+  for (int i = 0; i < count; ++i) {
+    const RunningSum one = element_sum(x[i]);
+    at[i] = run = join(run, one);
+    terms[i] = rebased(one.s, one.m, one.N, run.m, run.N);
+  }
+  RunningSum H = sum_of(*after);
+  for (int i = count - 1; i >= 0; --i) {
+    H = {at[i].m, at[i].N, rebased(H.s, at[i].m, at[i].N, H.m, H.N)};
+    if (at[i].s.hi != 0.0) H.s = H.s + DD<double>{g[i], 0.0} / at[i].s;
+    const DD<double> d = terms[i] * H.s;
+    dx[i] = terms[i].hi == 0.0 && !is_nan(H.s) ? 0.0 : d.hi;
+  }
+  *after = partial_of(H);
+}
+
+void jvp(const double* t, const double* x, int count, Partial* sum, Partial* along, double* dy) {
+  RunningSum run = sum_of(*sum);
+  DD<double> D = {along->hi, along->lo};
+  for (int i = 0; i < count; ++i) {
+    const RunningSum one = element_sum(x[i]), next = join(run, one);
+    D = rebased(D, run.m, run.N, next.m, next.N);
+    if (one.s.hi != 0.0) D = D + rebased(one.s, one.m, one.N, next.m, next.N) * DD<double>{t[i], 0.0};
+    run = next;
+    dy[i] = run.s.hi == 0.0 ? 0.0 : (D / run.s).hi;
+  }
+  *sum = partial_of(run);
+  *along = {run.m, run.N, D.hi, D.lo};
+}
+
+// 2^gap w for gaps of any sign
+SUMEXP_FN double lifted(double w, std::int64_t gap) {
+  gap = gap < -2040 ? -2040 : gap > 2040 ? 2040 : gap;
+  return w * pow2<double>(gap / 2) * pow2<double>(gap - gap / 2);
+}
+SUMEXP_FN std::int64_t signed_gap(const RunningSum& a, const RunningSum& b) {
+  return a.m <= b.m ? exponent_gap(a.m, a.N, b.m, b.N) : -exponent_gap(b.m, b.N, a.m, a.N);
+}
+
+double quotient(const Partial& a, const Partial& b) {
+  const RunningSum up = sum_of(a), low = sum_of(b);
+  if (is_nan(up.s) || is_nan(low.s) || low.s.hi == 0.0) return Limits<double>::nan();
+  if (up.s.hi == 0.0) return 0.0;
+  return lifted((up.s / low.s).hi, signed_gap(up, low));
+}
+
+// factor e^x / S, four roundings: of e^x 2^-n, 1 / s, the product and the factor.
+void weights(double* x, const double* b, int count, const Partial& of, double factor, double* dx, double* db) {
+  const RunningSum S = sum_of(of);
+  const double scale = factor / S.s.hi;
+  for (int i = 0; i < count; ++i) {
+    const RunningSum one = element_sum(x[i]);
+    const double w = is_nan(one.s) || is_nan(S.s) ? Limits<double>::nan()
+                     : one.s.hi == 0.0            ? 0.0 * scale
+                                                  : lifted(one.s.hi * scale, signed_gap(one, S));
+    if (db) db[i] = w == w ? w : Limits<double>::nan();
+    if (!dx) continue;
+    double moved = x[i], f = b ? b[i] : 1.0;
+    const bool finite = is_finite(f);
+    if (finite && f != 0.0) move_exponent(moved, f);
+    const RunningSum other = moved == x[i] ? one : element_sum(moved);
+    const double product = f == 0.0 ? 0.0 : moved == x[i] ? w * f : lifted(other.s.hi * scale * f, signed_gap(other, S));
+    dx[i] = product == product ? product : Limits<double>::nan();
+  }
+}
+
+const cpu::CumulativeKernels kKernels = {empty, join_partials, total, prefixes, log_of_partial, vjp, jvp, weights, quotient};
+
+}  // namespace
+}  // namespace sumexp::SUMEXP_NS
+
+namespace sumexp::cpu {
+const CumulativeKernels& SUMEXP_JOIN(cumulative_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
+}  // namespace sumexp::cpu

@@ -1,0 +1,386 @@
+// Running sums of exponentials along an axis, and sums with weights of whole rows: rows are walked in pieces, in double,
+// whatever their strides. ops/running_sum.hpp has the formulas, kernels/cumulative.cpp the order.
+#include "../kernels/cumulative.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <new>
+
+#include "../threads/floating_point.hpp"
+#include "../threads/workspace.hpp"
+#include "walk.hpp"
+
+namespace sumexp {
+
+namespace {
+
+using cpu::fail;
+using cpu::kPiece;
+using cpu::Partial;
+
+constexpr int kTogether = 16;               // rows that go piece by piece together, for those that lie side by side
+constexpr std::int64_t kTask = 1 << 13;     // elements
+constexpr std::int64_t kLongRow = 1 << 15;  // elements; from here on a row may be split
+constexpr int kSplit = 32;                  // pieces of a task of a split row
+
+struct Rows {
+  const cpu::CumulativeKernels* sums;
+  const cpu::ElementwiseKernels* moves;
+  cpu::Walk walk;  // over the rows
+  char* data[cpu::Walk::kMost];
+  std::int64_t step[cpu::Walk::kMost];  // bytes along a row
+  std::int64_t n = 0, pieces = 0;
+  int dtype = 0;
+  bool exclusive = false;
+
+  char* row(int k, std::int64_t r) const { return data[k] + walk.offset(k, r); }
+  int count(std::int64_t piece) const { return static_cast<int>(std::min<std::int64_t>(kPiece, n - piece * kPiece)); }
+  void load(int k, const char* row, std::int64_t piece, double* to) const {
+    moves->load[dtype](row + piece * kPiece * step[k], step[k], count(piece), to);
+  }
+  void store(int k, char* row, std::int64_t piece, const double* from) const {
+    moves->store[dtype](row + piece * kPiece * step[k], step[k], count(piece), from);
+  }
+};
+
+struct Piece {
+  alignas(64) double at[kPiece];
+};
+
+// out of one piece, from x; returns the piece's total.
+Partial put_prefixes(const Rows& rows, const char* x, char* out, std::int64_t piece, const Partial& before) {
+  Piece in = {};
+  alignas(64) double y[kPiece + 16];
+  rows.load(0, x, piece, in.at);
+  double* const at = rows.exclusive ? y + 1 : y;
+  const Partial total = rows.sums->prefixes(in.at, rows.count(piece), before, at);
+  if (rows.exclusive) y[0] = rows.sums->log(before, 1.0);
+  rows.store(1, out, piece, y);
+  return total;
+}
+
+void prefix_rows(void* context, std::int64_t task, cpu::Workspace&) {
+  const Rows& rows = *static_cast<const Rows*>(context);
+  const std::int64_t groups = std::max<std::int64_t>(1, kTask / (kTogether * std::max<std::int64_t>(rows.n, 1)));
+  const std::int64_t begin = task * groups * kTogether, end = std::min(rows.walk.size, begin + groups * kTogether);
+  for (std::int64_t first = begin; first < end; first += kTogether) {
+    const int together = static_cast<int>(std::min<std::int64_t>(kTogether, end - first));
+    Partial before[kTogether];
+    const char* x[kTogether];
+    char* out[kTogether];
+    for (int r = 0; r < together; ++r)
+      before[r] = rows.sums->empty(), x[r] = rows.row(0, first + r), out[r] = rows.row(1, first + r);
+    for (std::int64_t piece = 0; piece < rows.pieces; ++piece)
+      for (int r = 0; r < together; ++r)
+        before[r] = rows.sums->join(before[r], put_prefixes(rows, x[r], out[r], piece, before[r]));
+  }
+}
+
+// One row over the threads: the pieces' totals, what lies before each, and then the prefixes.
+struct SplitRow {
+  const Rows* rows;
+  const char* x;
+  char* out;
+  Partial* before;  // rows->pieces of them; first the totals
+};
+void split_totals(void* context, std::int64_t task, cpu::Workspace&) {
+  const SplitRow& split = *static_cast<const SplitRow*>(context);
+  const Rows& rows = *split.rows;
+  for (std::int64_t p = task * kSplit; p < std::min(rows.pieces, (task + 1) * kSplit); ++p) {
+    Piece in = {};
+    rows.load(0, split.x, p, in.at);
+    split.before[p] = rows.sums->total(in.at, nullptr, rows.count(p), nullptr);
+  }
+}
+void split_prefixes(void* context, std::int64_t task, cpu::Workspace&) {
+  const SplitRow& split = *static_cast<const SplitRow*>(context);
+  for (std::int64_t p = task * kSplit; p < std::min(split.rows->pieces, (task + 1) * kSplit); ++p)
+    put_prefixes(*split.rows, split.x, split.out, p, split.before[p]);
+}
+void sums_before(const Rows& rows, Partial* totals) {
+  Partial sum = rows.sums->empty();
+  for (std::int64_t p = 0; p < rows.pieces; ++p) {
+    const Partial total = totals[p];
+    totals[p] = sum;
+    sum = rows.sums->join(sum, total);
+  }
+}
+
+// Rows of x, 1, and g, 0, to dx, 2.
+void vjp_rows(void* context, std::int64_t r, cpu::Workspace& workspace) {
+  const Rows& rows = *static_cast<const Rows*>(context);
+  const char *g = rows.row(0, r), *x = rows.row(1, r);
+  char* const out = rows.row(2, r);
+  workspace.reset();
+  auto* const before = static_cast<Partial*>(workspace.take_bytes(sizeof(Partial) * static_cast<std::size_t>(rows.pieces)));
+  for (std::int64_t p = 0; p < rows.pieces; ++p) {
+    Piece in = {};
+    rows.load(1, x, p, in.at);
+    before[p] = rows.sums->total(in.at, nullptr, rows.count(p), nullptr);
+  }
+  sums_before(rows, before);
+  Partial after = rows.sums->empty();
+  double next = 0.0;  // g of the element after, where it belongs to the sum that ends at the one before
+  for (std::int64_t p = rows.pieces - 1; p >= 0; --p) {
+    Piece in = {}, given = {}, dx;
+    rows.load(1, x, p, in.at), rows.load(0, g, p, given.at);
+    const int count = rows.count(p);
+    if (rows.exclusive) {
+      const double first = given.at[0];
+      std::copy(given.at + 1, given.at + count, given.at);
+      given.at[count - 1] = next;
+      next = first;
+    }
+    rows.sums->vjp(given.at, in.at, count, before[p], &after, dx.at);
+    rows.store(2, out, p, dx.at);
+  }
+}
+
+// Rows of t, 0, and x, 1, to dy, 2.
+void jvp_rows(void* context, std::int64_t r, cpu::Workspace&) {
+  const Rows& rows = *static_cast<const Rows*>(context);
+  const char *t = rows.row(0, r), *x = rows.row(1, r);
+  char* const out = rows.row(2, r);
+  Partial sum = rows.sums->empty(), along = rows.sums->empty();
+  double last = 0.0;
+  for (std::int64_t p = 0; p < rows.pieces; ++p) {
+    Piece in = {}, given = {};
+    alignas(64) double dy[kPiece + 16];
+    rows.load(1, x, p, in.at), rows.load(0, t, p, given.at);
+    double* const at = rows.exclusive ? dy + 1 : dy;
+    const int count = rows.count(p);
+    rows.sums->jvp(given.at, in.at, count, &sum, &along, at);
+    if (rows.exclusive) dy[0] = last;
+    last = at[count - 1];
+    rows.store(2, out, p, dy);
+  }
+}
+
+constexpr const char* kNames[] = {"x", "out"};
+constexpr const char* kDerivativeNames[] = {"g or t", "x", "out"};
+
+// The rows of a call along its axis. An empty one has no rows.
+Status rows_of(const Running& call, int operands, const View* views, const char* const* names, Rows& rows) {
+  if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape); !status.ok()) return status;
+  if (call.ndim == 0 || call.axis < 0 || call.axis >= call.ndim)
+    return fail(Code::invalid_argument, "axis: got %d; accepted are 0 to ndim - 1 = %d", call.axis, call.ndim - 1);
+  for (int k = 0; k < operands; ++k)
+    if (!views[k].data || !views[k].strides)
+      return fail(Code::invalid_argument, "%s: got no data or no strides; accepted is an array", names[k]);
+  rows.walk.operands = operands;
+  for (int d = 0; d < call.ndim; ++d) {
+    if (d == call.axis) continue;
+    std::int64_t strides[cpu::Walk::kMost];
+    for (int k = 0; k < operands; ++k) strides[k] = views[k].strides[d];
+    rows.walk.add(call.shape[d], strides);
+  }
+  rows.n = call.shape[call.axis];
+  if (rows.n == 0) rows.walk.size = 0;
+  if (rows.walk.size > 0) rows.walk.arrange();
+  rows.pieces = (rows.n + kPiece - 1) / kPiece;
+  rows.dtype = static_cast<int>(call.dtype);
+  rows.exclusive = call.exclusive;
+  rows.sums = &SUMEXP_IN_USE(cpu::cumulative_kernels_);
+  rows.moves = &SUMEXP_IN_USE(cpu::elementwise_kernels_);
+  for (int k = 0; k < operands; ++k) {
+    rows.data[k] = static_cast<char*>(views[k].data);
+    rows.step[k] = views[k].strides[call.axis];
+    if (!call.reverse || rows.n == 0) continue;
+    rows.data[k] += (rows.n - 1) * rows.step[k];
+    rows.step[k] = -rows.step[k];
+  }
+  return Status{};
+}
+
+template <class Body>
+Status with_memory(const Body& body) {
+  const cpu::DefaultFloatingPoint mode;
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    return fail(Code::out_of_memory, "no memory for scratch space");
+  }
+  return Status{};
+}
+
+Status run_derivative(const Running& call, View first, View x, View out, cpu::PartBody body) {
+  Rows rows;
+  const View views[] = {first, x, out};
+  if (Status status = rows_of(call, 3, views, kDerivativeNames, rows); !status.ok()) return status;
+  return with_memory([&] { cpu::run_parts(rows.walk.size, cpu::threads_for(rows.walk.size * rows.n * 16), body, &rows); });
+}
+
+// -- sums of whole rows, with weights ------------------------------------------------------------------------
+
+enum RowOperands { kX, kB, kFirst, kSecond, kThird };
+
+struct Weighted : Rows {
+  bool has[cpu::Walk::kMost] = {};
+};
+
+// S, with weights or factors f: of infinite and NaN ones, what the sum becomes.
+struct Sum {
+  Partial S;
+  double special = 0.0;
+};
+
+template <class Factors>
+Sum sum_row(const Weighted& rows, const char* x, bool weighted, Factors factors) {
+  Sum sum{rows.sums->empty()};
+  for (std::int64_t p = 0; p < rows.pieces; ++p) {
+    Piece in = {}, f = {};
+    rows.load(kX, x, p, in.at);
+    if (weighted) factors(p, f.at);
+    sum.S = rows.sums->join(sum.S, rows.sums->total(in.at, weighted ? f.at : nullptr, rows.count(p), &sum.special));
+  }
+  constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  if (sum.special != 0.0 || sum.S.m == inf) {  // infinite, unless infinities of both signs meet
+    const double c = sum.S.m == inf ? sum.S.hi : sum.special;
+    sum.S = {inf, 0, c != c || sum.special != sum.special || c == 0.0 || c * sum.special < 0.0 ? nan : c, 0.0};
+  }
+  return sum;
+}
+Sum sum_row(const Weighted& rows, std::int64_t r) {
+  const char* const b = rows.has[kB] ? rows.row(kB, r) : nullptr;
+  return sum_row(rows, rows.row(kX, r), b, [&](std::int64_t p, double* to) { rows.load(kB, b, p, to); });
+}
+
+void store_one(const Weighted& rows, int k, std::int64_t r, double value) {
+  if (rows.has[k]) rows.moves->store[rows.dtype](rows.row(k, r), 0, 1, &value);
+}
+
+// kFirst: count, a double; kSecond: value; kThird: sign
+void mean_row(void* context, std::int64_t r, cpu::Workspace&) {
+  const Weighted& rows = *static_cast<const Weighted*>(context);
+  const Partial S = sum_row(rows, r).S;
+  const double count = rows.has[kFirst] ? *reinterpret_cast<const double*>(rows.row(kFirst, r)) : static_cast<double>(rows.n);
+  // the mean of nothing is NaN
+  store_one(rows, kSecond, r, count == 0.0 ? std::numeric_limits<double>::quiet_NaN() : rows.sums->log(S, count));
+  store_one(rows, kThird, r, S.hi > 0.0 ? 1.0 : S.hi < 0.0 ? -1.0 : S.hi);
+}
+
+// kFirst: g; kSecond: dx; kThird: db
+void weighted_vjp_row(void* context, std::int64_t r, cpu::Workspace&) {
+  const Weighted& rows = *static_cast<const Weighted*>(context);
+  Partial S = sum_row(rows, r).S;
+  if (S.m == std::numeric_limits<double>::infinity()) S.hi = std::numeric_limits<double>::quiet_NaN();
+  double g;
+  rows.moves->load[rows.dtype](rows.row(kFirst, r), 0, 1, &g);
+  const char* const x = rows.row(kX, r);
+  const char* const b = rows.has[kB] ? rows.row(kB, r) : nullptr;
+  char* const dx = rows.has[kSecond] ? rows.row(kSecond, r) : nullptr;
+  char* const db = rows.has[kThird] ? rows.row(kThird, r) : nullptr;
+  for (std::int64_t p = 0; p < rows.pieces; ++p) {
+    Piece in = {}, f = {}, to[2];
+    rows.load(kX, x, p, in.at);
+    if (b) rows.load(kB, b, p, f.at);
+    rows.sums->weights(in.at, b ? f.at : nullptr, rows.count(p), S, g, dx ? to[0].at : nullptr, db ? to[1].at : nullptr);
+    if (dx) rows.store(kSecond, dx, p, to[0].at);
+    if (db) rows.store(kThird, db, p, to[1].at);
+  }
+}
+
+// kFirst: t; kSecond: tb; kThird: out
+void weighted_jvp_row(void* context, std::int64_t r, cpu::Workspace&) {
+  const Weighted& rows = *static_cast<const Weighted*>(context);
+  const Sum S = sum_row(rows, r);
+  const char* const b = rows.has[kB] ? rows.row(kB, r) : nullptr;
+  const char* const t = rows.has[kFirst] ? rows.row(kFirst, r) : nullptr;
+  const char* const tb = rows.has[kSecond] ? rows.row(kSecond, r) : nullptr;
+  const Sum D = sum_row(rows, rows.row(kX, r), true, [&](std::int64_t p, double* f) {  // f = t b + tb
+    const int count = rows.count(p);
+    Piece weights, more;
+    std::fill(f, f + count, 0.0);
+    if (t) {
+      rows.load(kFirst, t, p, f);
+      if (b) rows.load(kB, b, p, weights.at);
+      for (int i = 0; b && i < count; ++i) f[i] = weights.at[i] * f[i];
+    }
+    if (tb) {
+      rows.load(kSecond, tb, p, more.at);
+      for (int i = 0; i < count; ++i) f[i] = f[i] + more.at[i];
+    }
+  });
+  const bool finite = S.special == 0.0 && S.S.m != std::numeric_limits<double>::infinity() && D.special == 0.0;
+  store_one(rows, kThird, r, finite ? rows.sums->quotient(D.S, S.S) : std::numeric_limits<double>::quiet_NaN());
+}
+
+// views by RowOperands; along: those that have the last dimension too
+Status run_weighted(const WeightedRows& given, const View (&more)[3], const bool (&along)[3], const char* const (&names)[3],
+                    unsigned required, cpu::PartBody body) {
+  if (Status status = cpu::check_shape(given.dtype, given.ndim, given.shape); !status.ok()) return status;
+  if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+  const View views[] = {given.x, given.b, more[0], more[1], more[2]};
+  const char* const all[] = {"x", "b", names[0], names[1], names[2]};
+  const bool full[] = {true, true, along[0], along[1], along[2]};
+  Weighted rows;
+  rows.walk.operands = 5;
+  const int last = given.ndim - 1;
+  for (int k = 0; k < 5; ++k) {
+    rows.has[k] = views[k].data;
+    if (!views[k].data && (k == kX || (k >= kFirst && (required >> (k - kFirst) & 1))))
+      return fail(Code::invalid_argument, "%s: got no data; accepted is an array", all[k]);
+    if (views[k].data && !views[k].strides && (full[k] || last > 0))
+      return fail(Code::invalid_argument, "%s: got no strides; accepted are %d", all[k], full[k] ? given.ndim : last);
+    rows.data[k] = static_cast<char*>(views[k].data);
+    rows.step[k] = views[k].data && full[k] ? views[k].strides[last] : 0;
+  }
+  for (int d = 0; d < last; ++d) {
+    std::int64_t strides[5];
+    for (int k = 0; k < 5; ++k) strides[k] = views[k].data ? views[k].strides[d] : 0;
+    rows.walk.add(given.shape[d], strides);
+  }
+  if (rows.walk.size == 0) return Status{};
+  rows.n = given.shape[last];
+  rows.pieces = (rows.n + kPiece - 1) / kPiece;
+  rows.dtype = static_cast<int>(given.dtype);
+  rows.sums = &SUMEXP_IN_USE(cpu::cumulative_kernels_);
+  rows.moves = &SUMEXP_IN_USE(cpu::elementwise_kernels_);
+  return with_memory([&] { cpu::run_parts(rows.walk.size, cpu::threads_for(rows.walk.size * rows.n * 8), body, &rows); });
+}
+
+}  // namespace
+
+Status logcumsumexp(const Running& call, View x, View out) noexcept {
+  Rows rows;
+  const View views[] = {x, out};
+  if (Status status = rows_of(call, 2, views, kNames, rows); !status.ok() || rows.walk.size == 0) return status;
+  const int threads = cpu::threads_for(rows.walk.size * rows.n * 8);
+  return with_memory([&] {
+    if (threads > 1 && rows.n >= kLongRow && rows.walk.size < threads) {
+      SplitRow split{&rows, nullptr, nullptr, nullptr};
+      cpu::Workspace own;  // that of the thread is the tasks'
+      split.before = static_cast<Partial*>(own.take_bytes(sizeof(Partial) * static_cast<std::size_t>(rows.pieces)));
+      const std::int64_t tasks = (rows.pieces + kSplit - 1) / kSplit;
+      for (std::int64_t r = 0; r < rows.walk.size; ++r) {
+        split.x = rows.row(0, r), split.out = rows.row(1, r);
+        cpu::run_parts(tasks, threads, split_totals, &split);
+        sums_before(rows, split.before);
+        cpu::run_parts(tasks, threads, split_prefixes, &split);
+      }
+      return;
+    }
+    const std::int64_t groups = std::max<std::int64_t>(1, kTask / (kTogether * rows.n));
+    const std::int64_t tasks = (rows.walk.size + groups * kTogether - 1) / (groups * kTogether);
+    cpu::run_parts(tasks, threads, prefix_rows, &rows);
+  });
+}
+
+Status logcumsumexp_vjp(const Running& call, View g, View x, View out) noexcept {
+  return run_derivative(call, g, x, out, vjp_rows);
+}
+Status logcumsumexp_jvp(const Running& call, View t, View x, View out) noexcept {
+  return run_derivative(call, t, x, out, jvp_rows);
+}
+
+Status logmeanexp(const WeightedRows& rows, View count, View value, View sign) noexcept {
+  return run_weighted(rows, {count, value, sign}, {false, false, false}, {"count", "value", "sign"}, 2, mean_row);
+}
+Status weighted_logsumexp_vjp(const WeightedRows& rows, View g, View dx, View db) noexcept {
+  return run_weighted(rows, {g, dx, db}, {false, true, true}, {"g", "dx", "db"}, 1, weighted_vjp_row);
+}
+Status weighted_logsumexp_jvp(const WeightedRows& rows, View t, View tb, View out) noexcept {
+  return run_weighted(rows, {t, tb, out}, {true, true, false}, {"t", "tb", "out"}, 4, weighted_jvp_row);
+}
+
+}  // namespace sumexp

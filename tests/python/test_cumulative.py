@@ -1,0 +1,183 @@
+"""logcumsumexp and its derivatives: every prefix in ulp, bytes, special values, bad input."""
+
+import mpmath
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import sumexp as se
+from log_domain_oracle import DTYPES, dtype_of, errors, exact, mpf, usable_isas
+from sumexp import _core
+
+INF, NAN = float("inf"), float("nan")
+N = 600  # three pieces of 256
+
+
+def rows():
+    rng = np.random.default_rng(5)
+    normal = rng.normal(size=N)
+    return {
+        "normal": normal,
+        "wide": normal * 100,  # pieces too wide for one power of two
+        "wider": normal * 3000,
+        "rising": np.linspace(-2000, 2000, N),
+        "falling": np.linspace(900, -900, N),
+        "rising slowly": np.arange(N) * 1e-6,
+        "winner first": np.r_[0, -5 - 60 * rng.random(N - 1)],
+        "winner inside": np.r_[-50 - 50 * rng.random(300), 0, -20 - 100 * rng.random(N - 301)],
+        "masked": np.where(rng.random(N) < 0.6, -INF, normal),
+        "nothing at first": np.r_[np.full(300, -INF), normal[300:]],
+        "jump": normal + np.repeat([-1e4, 0], N // 2),
+        "drop": normal + np.repeat([1e4, 0], N // 2),
+        "next to 0": np.log(rng.random(N)) - np.log(N) / 2,
+        "large": 2.0**41 + normal * 3,
+        "small": -(2.0**41) + normal * 3,
+    }
+
+
+def exact_prefixes(x):
+    total, found = mpf(0), []
+    for v in x:
+        total += mpmath.exp(exact(v)) if v != -INF else 0
+        found.append(mpmath.log(total) if total else mpf("-inf"))
+    return found
+
+
+@pytest.mark.parametrize("name", rows())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ulp(name, dtype):
+    dtype = dtype_of(dtype)
+    with np.errstate(over="ignore"):
+        x = rows()[name].astype(dtype)
+    if np.isinf(x.astype(np.float64)).any() and name not in ("masked", "nothing at first"):
+        return  # beyond the largest float16
+    expected = exact_prefixes(x)
+    floor = {"float64": 2.0**-7}.get(dtype.name, 2.0**-36)
+    scale = expected if name.startswith("winner") else [max(abs(e), mpf(floor)) for e in expected]
+    assert errors(se.logcumsumexp(x), expected, dtype, scale) <= (2 if dtype.itemsize > 2 else 0.51)
+
+
+def test_reverse_and_exclusive():
+    for x in rows().values():
+        y = se.logcumsumexp(x)
+        later = se.logcumsumexp(x, exclusive=True)
+        assert later[0] == -INF
+        np.testing.assert_allclose(later[1:], y[:-1], rtol=3e-16, atol=2**-58)
+        for exclusive in (False, True):
+            turned = se.logcumsumexp(x[::-1].copy(), exclusive=exclusive)[::-1]
+            assert_array_equal(se.logcumsumexp(x, reverse=True, exclusive=exclusive), turned)
+
+
+def test_bytes():
+    """Of a row alone: any axis, strides, batch, instruction set, threads; in place."""
+    for dtype in map(dtype_of, DTYPES):
+        x = np.stack([r for n, r in rows().items() if n not in ("large", "small")]).astype(dtype)
+        g = np.random.default_rng(2).normal(size=x.shape).astype(dtype)
+        calls = [lambda x, g, a, o=o: se.logcumsumexp(x, a, **o) for o in ({}, {"exclusive": True}, {"reverse": True})]
+        calls += [lambda x, g, a, f=f: f(g, x, a, exclusive=True) for f in (se.logcumsumexp_vjp, se.logcumsumexp_jvp)]
+        for call in calls:
+            expected = call(x, g, 1)
+            for isa in usable_isas(_core):
+                _core.set_isa(isa)
+                assert call(x, g, -1).tobytes() == expected.tobytes(), (isa, dtype)
+            columns = call(np.asfortranarray(x.T), np.asfortranarray(g.T), 0)
+            assert np.ascontiguousarray(columns.T).tobytes() == expected.tobytes()
+            assert call(np.repeat(x[3:4], 3, 1)[0, ::3], g[3], 0).tobytes() == expected[3].tobytes()
+            three = call(x[:, :, None] + np.zeros(3, dtype), g[:, :, None] + np.zeros(3, dtype), 1)
+            assert np.ascontiguousarray(three[:, :, 1]).tobytes() == expected.tobytes()
+        for options in ({}, {"exclusive": True}, {"exclusive": True, "reverse": True}):
+            own = x.copy()
+            assert se.logcumsumexp(own, out=own, **options) is own
+            assert own.tobytes() == se.logcumsumexp(x, **options).tobytes()
+            own = g.copy()
+            se.logcumsumexp_vjp(own, x, out=own, **options)
+            assert own.tobytes() == se.logcumsumexp_vjp(g, x, **options).tobytes()
+            own = g.copy()
+            se.logcumsumexp_jvp(own, x, out=own, **options)
+            assert own.tobytes() == se.logcumsumexp_jvp(g, x, **options).tobytes()
+
+
+def test_one_long_row_over_threads():
+    x = np.random.default_rng(0).normal(size=200_003).astype(np.float32)
+    x[50_000:50_300] *= 500  # pieces of the other kind
+    for options in ({}, {"exclusive": True}, {"reverse": True}):
+        found = set()
+        for threads in (1, 2, 3, 8):
+            se.set_num_threads(threads)
+            found.add(se.logcumsumexp(x, **options).tobytes())
+        assert len(found) == 1
+    np.testing.assert_allclose(se.logcumsumexp(x)[-1], se.logsumexp(x), rtol=1e-7)
+
+
+def dense(x):
+    """The matrix e^(x_j - y_i), j <= i, of which the derivatives are products, in double."""
+    y = np.array([float(v) for v in exact_prefixes(x)])
+    with np.errstate(invalid="ignore", over="ignore"):
+        d = np.exp(np.subtract.outer(-y, -x.astype(np.float64)))
+    d[np.isnan(d)] = 0
+    return np.tril(d)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_derivatives(dtype):
+    dtype = dtype_of(dtype)
+    eps = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype.name]
+    rng = np.random.default_rng(1)
+    for name in ("normal", "wide", "rising", "falling", "winner inside", "masked", "nothing at first", "jump"):
+        x = rows()[name][150:450].astype(dtype)
+        g = rng.normal(size=x.shape).astype(dtype)
+        J, u = dense(x), g.astype(np.float64)
+        # the oracle's own error, of y rounded to double, is below 2^-53 (|y| + 1)
+        bound = lambda terms: (4 * eps + 2.0**-51 * (1 + np.abs(x[np.isfinite(x)].astype(np.float64)).max())) * terms + 1e-300
+        dx, dy = se.logcumsumexp_vjp(g, x), se.logcumsumexp_jvp(g, x)
+        assert dx.dtype == dy.dtype == dtype
+        tiny = 6e-8 if dtype == np.float16 else 1e-40
+        assert (np.abs(dx.astype(np.float64) - J.T @ u) <= bound(J.T @ abs(u)) + tiny).all(), name
+        assert (np.abs(dy.astype(np.float64) - J @ u) <= bound(J @ abs(u)) + tiny).all(), name
+        for reverse in (False, True):
+            flip = (lambda a: a[::-1]) if reverse else (lambda a: a)
+            K = dense(flip(x))
+            K = np.vstack([np.zeros(len(x)), K[:-1]])
+            dx = flip(se.logcumsumexp_vjp(g, x, reverse=reverse, exclusive=True)).astype(np.float64)
+            dy = flip(se.logcumsumexp_jvp(g, x, reverse=reverse, exclusive=True)).astype(np.float64)
+            v = flip(u)
+            assert (np.abs(dx - K.T @ v) <= bound(K.T @ abs(v)) + tiny).all(), name
+            assert (np.abs(dy - K @ v) <= bound(K @ abs(v)) + tiny).all(), name
+
+
+def test_special_values():
+    assert_array_equal(se.logcumsumexp([1.0, INF, -INF, 2.0]), [1, INF, INF, INF])
+    assert_array_equal(se.logcumsumexp([-INF, NAN, 1.0]), [-INF, NAN, NAN])
+    assert_array_equal(se.logcumsumexp([INF, NAN, 1.0]), [INF, NAN, NAN])
+    assert_array_equal(se.logcumsumexp(np.array(3.0)), 3)
+    assert se.logcumsumexp(np.zeros((3, 0))).shape == (3, 0) and se.logcumsumexp(np.zeros((0, 3)), 0).shape == (0, 3)
+    x = np.array([1e300, 2e300, 2e300, -1e300])
+    assert_array_equal(se.logcumsumexp(x), [1e300, 2e300, 2e300, 2e300])
+    assert_array_equal(se.logcumsumexp_vjp(np.ones(3), [1.0, NAN, 2.0]), [NAN] * 3)
+    assert_array_equal(se.logcumsumexp_jvp(np.ones(3), [1.0, NAN, 2.0]), [1, NAN, NAN])
+
+
+def test_absent_at_first():  # pytorch 52213: NaN where a sum has but -inf so far; and so their gradients
+    x = np.array([[-INF, -INF, 1.0, -INF, 2.0], [2.0, -INF, -INF, 1.0, 3.0]])
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(se.logcumsumexp(x), np.log(np.cumsum(np.exp(x), 1)), rtol=1e-15)
+    for f in (se.logcumsumexp_vjp, se.logcumsumexp_jvp):
+        assert np.isfinite(f(np.ones_like(x), x)).all()
+        assert_array_equal(f(np.ones_like(x), x)[0, :2], 0)
+        assert_array_equal(f(np.ones_like(x), np.full_like(x, -INF)), 0)
+
+
+@pytest.mark.parametrize("call, kind, text", [
+    (lambda out: se.logcumsumexp(out, 1, out=out), np.exceptions.AxisError, "axis 1 is out of bounds"),
+    (lambda out: se.logcumsumexp(out, None, out=out), TypeError, "logcumsumexp: axis is a NoneType, accepted: an int"),
+    (lambda out: se.logcumsumexp(np.ones(4), out=out), ValueError, r"logcumsumexp: out has shape \(3,\), accepted: \(4,\)"),
+    (lambda out: se.logcumsumexp(np.ones(3, np.float32), out=out), TypeError, "logcumsumexp: out has dtype float64"),
+    (lambda out: se.logcumsumexp(out[::-1], out=out), ValueError, "logcumsumexp: out overlaps an input"),
+    (lambda out: se.logcumsumexp_vjp(np.ones(2), out, out=out), ValueError, r"logcumsumexp_vjp: g has shape \(2,\), accepted"),
+    (lambda out: se.logcumsumexp_jvp(np.ones(2), out, out=out), ValueError, r"logcumsumexp_jvp: t has shape \(2,\), accepted"),
+])
+def test_bad_input(call, kind, text):
+    out = np.full(3, 7.0)
+    with pytest.raises(kind, match=text):
+        call(out)
+    assert_array_equal(out, 7)
