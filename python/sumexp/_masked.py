@@ -28,7 +28,7 @@ _OPTIONS = """
         What broadcasts to x's shape without `axis`: one more logit of a row, which takes its share of the sum and is not
         returned. 0 is the softmax that is off by one, in which a row may attend to nothing.
     temperature : float
-        T > 0.
+        T > 0, finite; x / T is not to overflow.
     empty : "zero" or "nan"
         What a row is that has no element left, or none above -inf, and no sink: zeros (log_softmax: -inf), or NaN."""
 
