@@ -4,10 +4,11 @@
     l = sd.logsumexp(x, axis=0)                        # a dask array
     p = sd.softmax(x, axis=-1)
 
-Each block becomes the states of its part of the rows (sumexp.LogSumExp), which dask.array.reduction brings together; softmax and
-log_softmax then take another pass over the blocks. Results have the bytes of the functions of the whole array where its blocks
-are cut at multiples of 2,048 elements of a row (512 of float64), on every scheduler; with other cuts they are right to 1 ulp of
-those. Of several axes a row's elements run in C order: parts of a row are in one piece where the first of the axes is cut alone.
+Each block becomes the states of its part of the rows (sumexp.LogSumExp), which dask.array.reduction brings together; softmax
+and log_softmax then take another pass over the blocks. Results have the bytes of the functions of the whole array where its
+blocks are cut at multiples of 2,048 elements of a row (512 of float64), on every scheduler; with other cuts they are right to
+1 ulp of those. Of several axes a row's elements run in C order: parts of a row are in one piece where the first of the axes is
+cut alone.
 """
 
 import functools

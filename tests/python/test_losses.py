@@ -1,6 +1,7 @@
 """cross_entropy, cross_entropy_with_grad, cross_entropy_vjp: accuracy, bytes, specials, arguments, other libraries' faults."""
 
 import itertools
+import tracemalloc
 
 import ml_dtypes
 import mpmath
@@ -500,6 +501,20 @@ def test_arrays_of_other_libraries():
     assert same(gradient, se.cross_entropy_with_grad(x, [0, 1, 2])[1]) and loss == se.cross_entropy(x, [0, 1, 2])
     assert se.cross_entropy([[0, 0], [0, 0]], [0, 1]) == np.log(2)
     assert isinstance(se.cross_entropy([[0, 0]], [1]), np.float64)
+
+
+def test_nothing_of_the_size_of_the_logits_is_made():
+    """With the gradient over the logits: neither of them nor of probabilities, whatever their strides and dtypes."""
+    x = np.asfortranarray(np.random.default_rng(0).standard_normal((400, 5000)).astype(np.float32))
+    y = np.full((400, 5000), 1 / 5000, np.float16)
+    se.cross_entropy_with_grad(x, y)  # what a first call imports
+    for target in (np.arange(400), y, y[:, ::-1]):
+        for options in ({}, {"label_smoothing": 0.1, "softcap": 9.0, "weight": np.ones(5000), "info": "entropy"}):
+            tracemalloc.start()
+            se.cross_entropy_with_grad(x, target, out=x, **options)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 0.05 * x.nbytes
 
 
 # -- what other libraries get wrong -----------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_dispatch_matrices():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_matrices_of_16_bits(dtype):
-    """The NumPy face's bytes; with gradients, and so from torch's formulas, float32 rounded once as well."""
+    """The NumPy functions' bytes; with gradients, and so from torch's formulas, float32 rounded once as well."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x = X.to(dtype)
     for f, a in ((se.softmax_jacobian, se.softmax(x)), (se.log_softmax_jacobian, se.log_softmax(x)),

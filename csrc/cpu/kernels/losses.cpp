@@ -134,7 +134,6 @@ struct LossKernel {
   const cpu::LossJob& job;
   const cpu::LossScratch& scratch;
   const cpu::LossRow& row;
-  const int side;  // of the scratch
   const std::int64_t n = job.plan->n;
   const bool probabilities = job.target_moves != nullptr;
   const bool mixed = probabilities && (job.weight || job.smoothing != 0.0);  // weights of the loss are not the target's
@@ -223,7 +222,7 @@ struct LossKernel {
     state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
                       : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
     const T m = state.sum.m;
-    if (row.gradient) static_cast<T*>(scratch.maxima[side])[c] = m;
+    if (row.gradient) static_cast<T*>(scratch.maxima)[c] = m;
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
@@ -343,7 +342,7 @@ struct LossKernel {
   // -- second sweep --------------------------------------------------------------------------------------------
 
   const T* terms_of(std::int64_t c, std::int64_t first, int count, const T* kept, T* slopes) const {
-    const T m = static_cast<T*>(scratch.maxima[side])[c];
+    const T m = static_cast<T*>(scratch.maxima)[c];
     if (kept) {
       if (slopes) logits(first, count, slopes);
       return kept + first;
@@ -363,7 +362,7 @@ struct LossKernel {
       return job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
     }
     const T* terms = terms_of(c, first, count, kept, slopes);
-    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, static_cast<T*>(scratch.maxima[side])[c]);
+    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, static_cast<T*>(scratch.maxima)[c]);
     const TermScale<V> scale = broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
     if (k.far) {
       T* const far = static_cast<T*>(scratch.terms);
@@ -404,55 +403,24 @@ struct LossKernel {
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 
-  // -- both --------------------------------------------------------------------------------------------------------
-
-  struct Finished {
-    Gradient gradient;
-    Normalizer<T> normalizer;
-  };
-  static_assert(sizeof(Finished) <= sizeof(cpu::LossPending::finished) && std::is_trivially_copyable_v<Finished>);
-
-  T* kept() const { return row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[side]) : nullptr; }
-  void map(std::int64_t c, const Finished& finished) const { map(c, finished.normalizer, finished.gradient, kept()); }
-
-  // `between(c)` after each chunk
-  template <class Between>
-  Finished first_sweep(Between between) {
+  void run() {
     const std::int64_t chunks = chunk_count<T>(n);
-    T* const to = kept();
+    T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms) : nullptr;
     MergeTree<State> tree;
     tree.clear();
-    State last = State::empty();
-    for (std::int64_t c = 0; c < chunks; ++c) {
-      const State state = reduce(c, to ? to + c * kChunk : nullptr);
-      between(c);
-      if (c + 1 < chunks) tree.push(state);
-      else last = state;
-    }
-    const State state = tree.finish(last);
-    Finished finished = {finish(state), {}};
-    if (row.gradient && !finished.gradient.nan) finished.normalizer = normalizer<Terms>(state.sum);
-    return finished;
+    const auto reduce_at = [&](std::int64_t c) { return reduce(c, kept ? kept + c * kChunk : nullptr); };
+    for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
+    const State state = tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
+    const Gradient gradient = finish(state);
+    if (!row.gradient) return;
+    const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
+    for (std::int64_t c = 0; c < chunks; ++c) map(c, scale, gradient, kept);
   }
 };
 
 template <class V, class S>
-void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, cpu::LossPending& pending, const cpu::LossRow* row) {
-  using Kernel = LossKernel<V, S>;
-  typename Kernel::Finished before;
-  memcpy(&before, pending.finished, sizeof(before));
-  const Kernel second = {job, scratch, pending.row, pending.side};
-  if (!row) {
-    for (std::int64_t c = 0; pending.any && c < chunk_count<ElementOf<V>>(job.plan->n); ++c) second.map(c, before);
-    pending.any = false;
-    return;
-  }
-  const int side = 1 - pending.side;
-  const typename Kernel::Finished now = Kernel{job, scratch, *row, side}.first_sweep([&](std::int64_t c) {
-    if (pending.any) second.map(c, before);
-  });
-  pending.row = *row, pending.side = side, pending.any = row->gradient != nullptr;
-  memcpy(pending.finished, &now, sizeof(now));
+void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, const cpu::LossRow& row) {
+  LossKernel<V, S>{job, scratch, row}.run();
 }
 
 // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.

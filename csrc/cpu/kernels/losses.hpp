@@ -39,24 +39,14 @@ struct LossRow {
   std::uint8_t* correct;
 };
 
-// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; and for two rows the terms, or null, and
-// their chunks' maxima: the second sweep of a row is interleaved with the first of the next, so that what one writes to memory
-// goes while the other computes.
+// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; the terms of a row, or null; the maxima
+// of its chunks.
 struct LossScratch {
-  void *z, *dense, *terms, *out, *slopes, *row_terms[2], *maxima[2];
-};
-
-// A row whose second sweep is still to be done, with its side of the scratch; its parts must still be there.
-struct LossPending {
-  LossRow row;
-  bool any = false;
-  int side = 0;
-  alignas(16) unsigned char finished[128];
+  void *z, *dense, *terms, *out, *slopes, *row_terms, *maxima;
 };
 
 struct LossKernels {
-  // The first sweep of a row, and the second one of the row before. null: the latter alone.
-  void (*row[4])(const LossJob&, const LossScratch&, LossPending&, const LossRow*);  // by dtype
+  void (*row[4])(const LossJob&, const LossScratch&, const LossRow&);  // by dtype
   // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
   void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };

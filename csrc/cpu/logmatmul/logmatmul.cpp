@@ -6,7 +6,6 @@
 
 #include "../isa.hpp"
 #include "../kernels/logmatmul.hpp"
-#include "../plan.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
 #include "../threads/workspace.hpp"

@@ -336,29 +336,24 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   const bool indices = call.kind != TargetKind::probabilities;
   const std::int64_t parts_bytes = ((rows.is_index() ? 1 : call.pairs) + 1) * std::int64_t{sizeof(TargetPart)};
   const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
-  const std::int64_t side_bytes = terms + lines(whole * work.wide) + lines(parts_bytes);
+  const std::int64_t bytes = 5 * piece + terms + lines(whole * work.wide) + lines(parts_bytes);
   workspace.reset();
-  char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(5 * piece + 2 * side_bytes)));
+  char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(bytes)));
   const auto take = [&](std::int64_t bytes) {
     char* const at = free;
     free += lines(bytes);
     return at;
   };
-  LossScratch scratch = {take(piece), take(piece), take(piece), take(piece), take(piece), {}, {}};
-  LossPending pending = {};
-  TargetPart* sides[2];
-  for (int side = 0; side < 2; ++side) {
-    if (terms) scratch.row_terms[side] = take(terms);
-    scratch.maxima[side] = take(whole * work.wide);
-    sides[side] = reinterpret_cast<TargetPart*>(take(parts_bytes));
-  }
+  LossScratch scratch = {take(piece), take(piece), take(piece), take(piece), take(piece), nullptr, nullptr};
+  if (terms) scratch.row_terms = take(terms);
+  scratch.maxima = take(whole * work.wide);
+  auto* const parts = reinterpret_cast<TargetPart*>(take(parts_bytes));
   const auto kernel = work.kernels.row[static_cast<int>(call.dtype)];
   each_row(plan, begin, end, [&](std::int64_t r, const Offsets& offsets) {
     const auto place = [&](void* all) { return all ? static_cast<char*>(all) + r * work.wide : nullptr; };
     T loss = T(0);
     LossRow row = {};
     row.gradient = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
-    TargetPart* const parts = sides[1 - pending.side];
     row.parts = parts;
     row.part_count = indices ? rows.parts(offsets, parts) : 0;
     row.loss = &loss, row.lse = place(call.lse), row.log_prob = place(call.log_prob), row.entropy = place(call.entropy);
@@ -380,11 +375,10 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
       row.logits = rows.at(kLogits, offsets), row.probabilities = indices ? nullptr : rows.at(kTarget, offsets);
       row.loss_factor = rows.factor(kToken, offsets);
       row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
-      kernel(work.job, scratch, pending, &row);
+      kernel(work.job, scratch, row);
     }
     put_loss(r, loss);
   });
-  kernel(work.job, scratch, pending, nullptr);
   put_sum();
 }
 

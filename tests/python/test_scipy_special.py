@@ -8,7 +8,7 @@ import pytest
 import scipy
 from scipy import special as scipy_special
 
-import face_reference as reference
+import plain_reference as reference
 from sumexp import special
 
 INF, NAN = np.inf, np.nan
