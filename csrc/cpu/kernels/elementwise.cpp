@@ -6,9 +6,6 @@
 #include "../../numerics/log_domain.hpp"
 #include "lanes.hpp"
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -269,6 +266,4 @@ const cpu::ElementwiseKernels kKernels = {
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const ElementwiseKernels& SUMEXP_JOIN(elementwise_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(ElementwiseKernels, elementwise_kernels_, SUMEXP_NS::kKernels)
