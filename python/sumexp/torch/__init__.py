@@ -15,6 +15,7 @@ from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
 from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
 from ._linear import linear_cross_entropy
+from ._log_domain import log1mexp, logaddexp, logcumsumexp, logmeanexp, logsubexp, softplus
 from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 from ._segments import segment_log_softmax, segment_logsumexp, segment_softmax
@@ -28,9 +29,14 @@ __all__ = [
     "kl_div",
     "linear_cross_entropy",
     "linear_sample",
+    "log1mexp",
     "log_prob",
     "log_prob_and_entropy",
     "log_softmax",
+    "logaddexp",
+    "logcumsumexp",
+    "logmeanexp",
+    "logsubexp",
     "logsumexp",
     "masked_log_softmax",
     "masked_logsumexp",
@@ -42,4 +48,5 @@ __all__ = [
     "segment_logsumexp",
     "segment_softmax",
     "softmax",
+    "softplus",
 ]
