@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The module with the other Pythons of this machine: 3.10 to 3.14, the free-threaded builds among them, as found on PATH, with
-# pyenv and with uv. Builds it for each on one compiled library, and runs the tests of faces, errors and robustness.
+# pyenv and with uv. Builds it for each on one compiled library, and runs the tests of functions, errors and robustness.
 #
 #   tests/pythons.sh [BUILD_DIR [LIBRARY]]
 #
@@ -13,7 +13,7 @@ mkdir -p "$build"
 build=$(cd "$build" && pwd)
 library=${2:-}
 tests=$root/tests/python
-files=("$tests"/test_{robustness,face_arrays,face_errors,face_main,face_stubs}.py)
+files=("$tests"/test_{robustness,arrays,errors,main,scipy_special,stubs}.py)
 
 # describe PYTHON: such as "3.13t", the t for no GIL; fails for what is no Python, or none that is supported or can be built for
 describe() {
@@ -67,8 +67,6 @@ for i in "${!names[@]}"; do
   mkdir "$here/package"
   cp -r "$root/python/sumexp" "$here/package"
   cp "$here/build"/_core.*.so "$here/package/sumexp"
-  special=("$tests/test_face_special.py")
-  [ "${names[i]}" != 3.10 ] || special=()  # it is held to SciPy's values, and SciPy 1.15, the last for 3.10, has others
-  PYTHONPATH=$here/package "$python" -m pytest -q -p no:cacheprovider -m "not large" "${files[@]}" "${special[@]}"
+  PYTHONPATH=$here/package "$python" -m pytest -q -p no:cacheprovider -m "not large" "${files[@]}"
 done
 echo "tests/pythons.sh: passed with Python ${names[*]}"

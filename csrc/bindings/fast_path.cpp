@@ -130,9 +130,9 @@ PyObject* empty_arguments(const Shape& shape, DType dtype) {
 
 // Memory for a result.
 PyObject* new_tensor(const Shape& shape, DType dtype) {
-  // Most programs ask for the same again and again. Free-threaded builds of Python have threads here side by side: one could take
-  // a reference to arguments that another is freeing. Who finds `busy` set does without what is kept; nobody waits, and a child
-  // forked meanwhile cannot hang.
+  // Most programs ask for the same again and again. Free-threaded builds of Python have threads here side by side: one could
+  // take a reference to arguments that another is freeing. Who finds `busy` set does without what is kept; nobody waits, and a
+  // child forked meanwhile cannot hang.
   static struct {
     Shape shape;
     DType dtype;

@@ -1,5 +1,5 @@
-// The raw entries of log_prob, entropy and kl_div. Arrays of one value a row have the shape of the logits without `axis`; where a
-// row has several indices, what belongs to these has one dimension more, the last.
+// The raw entries of log_prob, entropy and kl_div. Arrays of one value a row have the shape of the logits without `axis`; where
+// a row has several indices, what belongs to these has one dimension more, the last.
 #include <sumexp/information.hpp>
 
 #include "functions.hpp"
@@ -91,9 +91,8 @@ void forward(const char* function, py::handle logits_given, py::handle index_giv
   Optional index, log_prob, entropy;
   lay_picks(rows, index_given, log_prob_given, "out", true, index, log_prob);
   lay_row(rows, entropy_given, "out", true, entropy);
-  run_released(function, [&] {
-    return log_prob_and_entropy(rows.rows, logits.view(), index.view(), log_prob.view(), entropy.view());
-  });
+  run_released(function,
+               [&] { return log_prob_and_entropy(rows.rows, logits.view(), index.view(), log_prob.view(), entropy.view()); });
 }
 void backward(const char* function, py::handle g_log_prob_given, py::handle g_entropy_given, py::handle logits_given,
               py::handle index_given, int axis, double temperature, py::handle out_given) {

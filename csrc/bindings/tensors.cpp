@@ -1,4 +1,4 @@
-// Raw entries for other faces: an operation by number on tensors, nothing allocated; and what DLPack tells of one.
+// Raw entries for other libraries: an operation by number on tensors, nothing allocated; and what DLPack tells of one.
 //
 // run_tensors reads torch tensors (or any type with DLPack's C exchange table) in about 50 ns each, on the CPU and
 // on CUDA devices. It trusts its caller with what only it can know (that the memory is writeable, apart, and lives

@@ -124,6 +124,9 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
                                     std::conditional_t<Op::kIndex, IndexedFinish<T, Op>, ProbabilityFinish<T>>>;
   using Row = typename Finish::Row;
   static constexpr bool kRowOutput = Op::kRowOutput;
+  // Terms that are made again beside what the row holds, and the way to an element of doubles, take more than the 128 registers
+  // that 16 warps leave.
+  static constexpr int kMaxWarps = (Op::kProbability && Op::kApart) || (Op::kIndex && sizeof(T) == 8) ? 8 : 16;
   static constexpr bool kFinishReads = Op::kIndex;  // elements: they may not be written to until all have finished
 
   template <int kRows, class Io>

@@ -8,8 +8,27 @@
 //
 //   KL(p || q) = sum_j p_j w_j = sum_j p_j (e^(-w_j) - 1 + w_j)        since sum_j p_j e^(-w_j) = sum_j q_j = 1 = sum_j p_j
 //
-// No term of the last sum is negative, so that nothing cancels where rows are nearly equal, and an error that all w_j have in
-// common has no effect of first order. Errors: numerics/README.md, section 11.
+// No term of the last sum is negative, so that nothing cancels where rows are nearly equal.
+//
+// Errors, relative, with e = 2^-24 for float rows and 2^-53 for double ones (numerics/README.md); eps = 2 e:
+//
+//   A         a term 1.15 e; d_j, rounded once, e; S 0.12 e. Products are added unrounded, to a grid (distance_sum in
+//             kernels/information.cpp): 0.3 e. Nothing is negative: 2.6 e of A, and, as L has 0.12 e, of H.
+//   entropy   H is rounded once: 3.1 ulp; 4 promised, 1.3 measured
+//   gradient  p has 2.3 e with its rounding, d_j e, A 2.6 e, the two sums and products e each: 5 eps of |g| p_j (d_j + A),
+//             which is next to nothing where one element has nearly all probability, or all logits are nearly the same
+//   log_prob  -((m - x_i) + L) in the wide type, as cross_entropy: 0.75 ulp
+//
+//   w_j       the distances are subtracted exactly; L of p less that of q has an error c <= 0.24 e that all elements share,
+//             and rounding adds 2 e |w_j|
+//   KL        elements with |w| <= 1: the series 3.2 e, w 2.4 * 2 e, p and the product 3.3 e. Beyond, q + p (w - 1) has 22 e
+//             at w = -1, the worst place, and less from there on. 11 additions of numbers >= 0 in T and one rounding: 34 e.
+//             What c does is c sum (p_j - q_j) = 0 in first order, over the elements of the series; the others' share,
+//             c sum q_j, is 1 e of KL itself. What is left is c^2 / 2. So 20 eps of KL and (eps / 8)^2 are promised; 1.8 eps
+//             measured. All elements' parts are >= 0 as computed, and 0 for w = 0: KL is never negative, and 0 for equal rows.
+//   gradient  dKL/dy_j = q_j - p_j = p_j (e^-w_j - 1), by the series or as it stands: 5 eps of itself, and c p_j.
+//             dKL/dx_j = p_j (w_j - KL): 20 eps of p_j (|w_j| + KL), and c p_j. Where one element w has nearly all
+//             probability, this does not vanish as the result does; so its own is p_w (w_w (1 - p_w) - sum_{j != w} p_j w_j).
 #pragma once
 
 #include "state.hpp"

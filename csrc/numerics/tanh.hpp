@@ -5,7 +5,7 @@
 // Neither cancels: 1 - e^y keeps its digits as u -> 0 and e^y as |u| -> infinity.
 //
 // Contract  any u; tanh(+-infinity) = +-1 with derivative 0; NaN gives NaN; -0 gives +0
-//           tanh within 3.3 * 2^-24 (2^-53), the derivative within 5 * 2^-24 (2^-53), relative (numerics/README.md, section 11)
+//           tanh within 3.3 * 2^-24 (2^-53), the derivative within 5 * 2^-24 (2^-53), relative (numerics/README.md, "Losses")
 #pragma once
 
 #include "exp.hpp"

@@ -24,6 +24,16 @@ SUMEXP_FN V cross_entropy(const RowSum<V>& sum, V x_t) {
   return pick(equal(distance, infinity), infinity, O::narrow(O::from(sum.m, zero - x_t) + log_over_max(sum)));
 }
 
+// A loss of the above times the weights of its class and row. Weight 0 leaves nothing, of an infinite loss too.
+template <class T>
+SUMEXP_FN T weighted_loss(T loss, double factor) {
+  using O = WideOf<T>;
+  if (factor == 1.0 || loss != loss) return loss;
+  if (factor == 0.0) return T(0);
+  if (!is_finite(loss)) return static_cast<T>(static_cast<double>(loss) * factor);
+  return O::narrow(O::from(loss) * O::constant(factor));
+}
+
 // in: x; t, the target. The loss
 struct CrossEntropy : LogitsOp {
   static constexpr bool kApart = true, kProbability = false, kRowOutput = true, kIndex = true;

@@ -53,7 +53,7 @@ from ._log_domain import (
     softplus,
     softplus_vjp,
 )
-from ._logmatmul import logmatmulexp
+from ._logmatmul import logmatmulexp, logmatmulexp_jvp, logmatmulexp_vjp
 from ._losses import cross_entropy, cross_entropy_vjp, cross_entropy_with_grad
 from ._masked import (
     masked_log_softmax,
@@ -112,6 +112,8 @@ __all__ = [
     "logcumsumexp_jvp",
     "logcumsumexp_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
     "logmeanexp",
     "logsubexp",
     "logsubexp_jvp",

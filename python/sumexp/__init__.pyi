@@ -19,7 +19,7 @@ from ._core import (
     softmax_vjp as softmax_vjp,
 )
 from ._draws import SampleInfo as SampleInfo
-from ._logmatmul import logmatmulexp as logmatmulexp
+from ._logmatmul import logmatmulexp as logmatmulexp, logmatmulexp_jvp as logmatmulexp_jvp, logmatmulexp_vjp as logmatmulexp_vjp
 from ._sampling import (
     gumbel_softmax as gumbel_softmax,
     linear_sample as linear_sample,
@@ -62,6 +62,8 @@ __all__ = [
     "logcumsumexp_jvp",
     "logcumsumexp_vjp",
     "logmatmulexp",
+    "logmatmulexp_jvp",
+    "logmatmulexp_vjp",
     "logmeanexp",
     "logsubexp",
     "logsubexp_jvp",

@@ -5,6 +5,7 @@ import sys
 USAGE = """usage: python -m sumexp COMMAND
 
   demo     train a softmax regression on handwritten digits, and look at its logits
+           demo hmm: read mistyped text by a hidden Markov model, beside hmmlearn
   bench    time the functions on this machine, beside a copy (python -m sumexp bench --help)
   config   print what was built and what was chosen
 """
@@ -19,6 +20,10 @@ def main(argv):
 
         show_config()
         return 0
+    if command == "demo" and rest[:1] == ["hmm"]:
+        from . import demo_hmm
+
+        return demo_hmm.main(rest[1:])
     if command == "demo":
         from . import demo
 

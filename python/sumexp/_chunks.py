@@ -1,4 +1,4 @@
-"""How linear_cross_entropy divides its work: shared by the NumPy and the torch face."""
+"""How linear_cross_entropy divides its work: shared by the functions for NumPy and for torch."""
 
 import operator
 

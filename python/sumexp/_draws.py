@@ -183,7 +183,7 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
         or where is not None
         or not options["replacement"]
         or any(name in options for name in FILTERS)
-        or (temperature is not None and not (temperature.astype(np.float64 if wide else np.float32) > 0).all())
+        or (temperature is not None and not (temperature >= 1e-6).all())  # below, quotients may overflow, or T be 0
     )
     if in_pieces:
         chunks = -(-classes // chunk)

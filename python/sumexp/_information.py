@@ -1,11 +1,10 @@
 """log_prob, entropy and kl_div: what is known of a row of logits beyond its sum. sumexp.torch._information has tensors."""
 
-import operator
-
 import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
+from ._row_shapes import check_index, row_axis, same_shape, without
 from ._scalars import temperature as checked_temperature
 
 
@@ -61,11 +60,11 @@ def entropy(logits, axis=-1, *, temperature=1.0, out=None):
 
     Notes
     -----
-    Within 3 ulp of the exact value (float16, bfloat16: 0.51 ulp), of entropies next to 0 too: entropy([0, -30]) is 2.9e-12. It
+    Within 4 ulp of the exact value (float16, bfloat16: 0.51 ulp), of entropies next to 0 too: entropy([0, -30]) is 2.9e-12. It
     is L + sum_j p_j (m - x_j), in the terms of log_prob, of which no part is negative. Elements of probability 0, of logits of
     -inf too, count 0. A row with NaN or +inf, or nothing above -inf, gives NaN; one of no elements 0.
 
-    Bound: csrc/numerics/README.md, section 11.
+    The bound is derived in csrc/numerics/information.hpp.
     """
     return _forward("entropy", logits, None, axis, temperature, out)
 
@@ -100,7 +99,7 @@ def log_prob_vjp(g, logits, index, axis=-1, *, temperature=1.0, out=None):
     number). For K indices, within (4 + r) eps of
     abs(G_j) (1 - p_j) + p_j sum over the others of abs(g) for the class of the maximum, and of the sum of abs(g) at j and
     p_j sum abs(g) for all others; r is how often j is given. eps is 2**-52 in float64 and 2**-23 in float32; float16 and
-    bfloat16 are computed in float32 (their sums are shorter: 16 eps), and rounded once.
+    bfloat16 are computed in float32 (their sums are shorter: 20 eps), and rounded once.
     """
     return _backward("log_prob_vjp", (g, None), logits, index, axis, temperature, out)
 
@@ -134,7 +133,7 @@ def log_prob_and_entropy_vjp(g, logits, index, axis=-1, *, temperature=1.0, out=
     The sum of log_prob_vjp(g[0], ...) and entropy_vjp(g[1], ...), within the sum of their bounds; arguments and errors too.
     """
     name = "log_prob_and_entropy_vjp"
-    if is_torch(logits) and not isinstance(g, (tuple, list)) or len(g) != 2:
+    if not isinstance(g, (tuple, list)) or len(g) != 2 or any(v is None for v in g):
         raise TypeError(f"{name}: g is a {type(g).__name__}, accepted: the pair (g of log_prob, g of entropy)")
     return _backward(name, tuple(g), logits, index, axis, temperature, out)
 
@@ -156,7 +155,7 @@ def kl_div(p_logits, q_logits, axis=-1, *, out=None):
 
     Notes
     -----
-    Never negative, 0 for equal rows, and within 16 eps of itself plus (eps / 4)**2: also of rows that are nearly equal, or
+    Never negative, 0 for equal rows, and within 20 eps of itself plus (eps / 8)**2: also of rows that are nearly equal, or
     equal up to a constant, where the definition's terms cancel. It is computed as sum_j p_j (exp(-w_j) - 1 + w_j) with
     w = log p - log q, the same number, whose terms are not negative (Schulman's estimator k3, summed over all classes). eps
     is 2**-52 in float64 and 2**-23 in float32, in which float16 and bfloat16 are computed.
@@ -168,9 +167,9 @@ def kl_div(p_logits, q_logits, axis=-1, *, out=None):
     if is_torch(p_logits) or is_torch(q_logits):
         return _torch().kl_div_out(p_logits, q_logits, axis, out)
     (p, q), back = _arrays.together(name, p_logits=p_logits, q_logits=q_logits)
-    axis = _axis(name, "p_logits", p.shape, axis)
-    _same_shape(name, "q_logits", q.shape, p.shape)
-    view = _arrays.result(name, out, _without(p.shape, axis), p.dtype, p, q)
+    axis = row_axis(name, "p_logits", p.shape, axis)
+    same_shape(name, "q_logits", q.shape, p.shape)
+    view = _arrays.result(name, out, without(p.shape, axis), p.dtype, p, q)
     _core._kl_div(p, q, axis, view)
     return back(view) if out is None else out
 
@@ -189,18 +188,18 @@ def kl_div_vjp(g, p_logits, q_logits, axis=-1):
 
     Notes
     -----
-    With w = log p - log q, known within 1 eps of itself and eps / 4 that all elements have in common: the second within 8 eps
-    of abs(g) abs(q_j - p_j) and eps / 4 of abs(g) p_j; the first within 8 eps of abs(g) p_j (abs(w_j) + kl_div), but for the
-    class of p's maximum of abs(g) p_j (abs(w_j) (1 - p_j) + sum_{k != j} p_k abs(w_k)), and eps / 4 of abs(g) p_j (1 - p_j).
+    With w = log p - log q, known within 1 eps of itself and eps / 8 that all elements have in common: the second within 8 eps
+    of abs(g) abs(q_j - p_j) and eps / 8 of abs(g) p_j; the first within 20 eps of abs(g) p_j (abs(w_j) + kl_div), but for the
+    class of p's maximum of abs(g) p_j (abs(w_j) (1 - p_j) + sum_{k != j} p_k abs(w_k)), and eps / 8 of abs(g) p_j (1 - p_j).
     Where kl_div is infinite, the first is NaN wherever p > 0. eps as for kl_div, the least probabilities as for log_prob_vjp.
     """
     name = "kl_div_vjp"
     if any(map(is_torch, (g, p_logits, q_logits))):
         return _torch().kl_div_vjp(g, p_logits, q_logits, axis)
     (g, p, q), back = _arrays.together(name, g=g, p_logits=p_logits, q_logits=q_logits)
-    axis = _axis(name, "p_logits", p.shape, axis)
-    _same_shape(name, "q_logits", q.shape, p.shape)
-    _same_shape(name, "g", g.shape, _without(p.shape, axis))
+    axis = row_axis(name, "p_logits", p.shape, axis)
+    same_shape(name, "q_logits", q.shape, p.shape)
+    same_shape(name, "g", g.shape, without(p.shape, axis))
     dp, dq = np.empty(p.shape, p.dtype), np.empty(p.shape, p.dtype)
     _core._kl_div_vjp(g, p, q, axis, dp, dq)
     return back(dp), back(dq)
@@ -215,39 +214,9 @@ def _torch():
     return _information
 
 
-def _axis(name, argument, shape, axis):
-    """axis as a number from 0; a TypeError or AxisError otherwise."""
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{name}: axis is a {type(axis).__name__}, accepted: an integer") from None
-    if not shape:
-        raise ValueError(f"{name}: {argument} has shape (), accepted: at least one dimension")
-    if not -len(shape) <= number < len(shape):
-        accepted = f"{-len(shape)} to {len(shape) - 1}, the dimensions of {argument}"
-        raise np.exceptions.AxisError(f"{name}: axis is {number}, accepted: {accepted}")
-    return number % len(shape)
-
-
-def _without(shape, axis):
-    return (*shape[:axis], *shape[axis + 1 :])
-
-
-def _same_shape(name, argument, given, accepted):
-    if tuple(given) != tuple(accepted):
-        raise ValueError(f"{name}: {argument} has shape {tuple(given)}, accepted: {tuple(accepted)}")
-
-
-def _check_index(name, shape, rows):
-    """Raises unless an index of this shape goes with rows of that one: one for each, or K in one dimension more."""
-    if tuple(shape[: len(rows)]) != tuple(rows) or len(shape) not in (len(rows), len(rows) + 1):
-        text = ", ".join(map(str, (*rows, "K")))
-        raise ValueError(f"{name}: index has shape {tuple(shape)}, accepted: {tuple(rows)} or ({text})")
-
-
 def _indices(name, index, rows):
     index = _arrays.integers(name, "index", index)
-    _check_index(name, index.shape, rows)
+    check_index(name, index.shape, rows)
     if index.dtype == np.uint64:  # those beyond int64 are of no class
         index = np.minimum(index, np.uint64(2**63 - 1))
     return index.astype(np.int64, copy=False)
@@ -257,8 +226,8 @@ def _forward(name, logits, index, axis, temperature, out):
     if is_torch(logits) or is_torch(index):
         return _torch().forward_out(name, logits, index, axis, temperature, out)
     (x,), back = _arrays.together(name, logits=logits)
-    axis = _axis(name, "logits", x.shape, axis)
-    rows, T = _without(x.shape, axis), checked_temperature(name, temperature)
+    axis = row_axis(name, "logits", x.shape, axis)
+    rows, T = without(x.shape, axis), checked_temperature(name, temperature)
     chosen = entropies = None
     if name != "entropy":
         index = _indices(name, index, rows)
@@ -276,13 +245,13 @@ def _backward(name, g, logits, index, axis, temperature, out):
     if any(map(is_torch, (*g, logits, index))):
         return _torch().backward_out(name, g, logits, index, axis, temperature, out)
     (of_picks, of_row, x), back = _arrays.together(name, **{"g": g[0], "g of entropy": g[1], "logits": logits})
-    axis = _axis(name, "logits", x.shape, axis)
-    rows, T = _without(x.shape, axis), checked_temperature(name, temperature)
+    axis = row_axis(name, "logits", x.shape, axis)
+    rows, T = without(x.shape, axis), checked_temperature(name, temperature)
     if of_picks is not None:
         index = _indices(name, index, rows)
-        _same_shape(name, "g", of_picks.shape, index.shape)
+        same_shape(name, "g", of_picks.shape, index.shape)
     if of_row is not None:
-        _same_shape(name, "g", of_row.shape, rows)
+        same_shape(name, "g", of_row.shape, rows)
     view = _arrays.result(name, out, x.shape, x.dtype, x, of_picks, of_row, index)
     if out is not None and of_picks is not None and _arrays.shares_memory(view, of_picks):  # which is read again
         raise ValueError(f"{name}: out overlaps g, accepted: memory of its own, or exactly the logits")

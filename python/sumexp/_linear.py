@@ -1,4 +1,4 @@
-"""Cross-entropy of logits x W^T + bias that never exist whole: NumPy's face.
+"""Cross-entropy of logits x W^T + bias that never exist whole: for NumPy arrays.
 
 Tokens go in chunks. A chunk's logits are a product of NumPy's matmul; one sweep over them makes its losses and writes the
 gradient over them, of which two more products make dx and its share of dW. Rows that are ignored are left out before the

@@ -42,7 +42,7 @@ def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, la
     label_smoothing, z_loss : float
         In [0, 1], and at least 0.
     softcap, temperature : float
-        Above 0. softcap=None: none.
+        Above 0. softcap=None: none. A row where a logit over the temperature overflows is NaN.
     token_weight : array that broadcasts to rows
         Weights of the rows, on loss and gradient.
     reduction : "mean", "sum" or "none"
@@ -202,7 +202,7 @@ class Call:
         accepted = self.rows if array.dtype.kind in "iu" else shape
         if array.shape != accepted:
             kind = "indices" if array.dtype.kind in "iu" else "probabilities"
-            raise ValueError(f"{function}: target has shape {array.shape}, accepted: {accepted} of {kind}, by logits of {shape}")
+            raise ValueError(f"{function}: target has shape {array.shape}, accepted: {accepted} of {kind} (logits: {shape})")
         return array, None
 
     def _class_weight(self, weight):

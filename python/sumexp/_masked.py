@@ -1,15 +1,12 @@
 """Attention rows: softmax, log_softmax and logsumexp with masks, lengths, biases, caps and sinks."""
 
-import operator
 
 import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
+from ._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid, shape_error
 from ._scalars import temperature as check_temperature
-
-NAMES = ("where", "lengths", "causal", "bias", "softcap", "sink", "temperature", "empty")
-OPS = {"masked_softmax": 0, "masked_log_softmax": 1, "masked_logsumexp": 2}
 
 _OPTIONS = """
     where : array of bool
@@ -28,7 +25,7 @@ _OPTIONS = """
         What broadcasts to x's shape without `axis`: one more logit of a row, which takes its share of the sum and is not
         returned. 0 is the softmax that is off by one, in which a row may attend to nothing.
     temperature : float
-        T > 0.
+        T > 0, finite; x / T is not to overflow.
     empty : "zero" or "nan"
         What a row is that has no element left, or none above -inf, and no sink: zeros (log_softmax: -inf), or NaN."""
 
@@ -91,64 +88,6 @@ def _document_vjp(function, plain, g):
     return function
 
 
-def _shape_error(function, argument, given, accepted):
-    return ValueError(f"{function}: {argument} has shape {tuple(given)}, accepted: {accepted}")
-
-
-def laid(function, argument, array, shape, axis=None):
-    """An array as one of len(shape) dimensions, each as in `shape` or 1; along `axis` 1, where it has none."""
-    if array is None:
-        return None
-    rest = shape if axis is None else shape[:axis] + shape[axis + 1 :]
-    given = tuple(array.shape)
-    padded = (1,) * (len(rest) - len(given)) + given
-    if len(given) > len(rest) or any(a not in (1, n) for a, n in zip(padded, rest)):
-        without = "" if axis is None else ", the shape of x without the axis"
-        raise _shape_error(function, argument, given, f"{tuple(rest)}{without}, or what broadcasts to it")
-    return array.reshape(padded if axis is None else (*padded[:axis], 1, *padded[axis:]))
-
-
-def check_axis(function, axis, ndim):
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
-    if ndim == 0 or not -ndim <= number < ndim:
-        raise np.exceptions.AxisError(f"{function}: axis is {number}, accepted: an axis of x, which has {ndim} dimensions")
-    return number % ndim
-
-
-def check_causal(function, causal, ndim):
-    """The offset, or None."""
-    if causal is None or causal is False:
-        return None
-    try:
-        offset = 0 if causal is True else operator.index(causal)
-    except TypeError:
-        raise TypeError(f"{function}: causal is {causal!r}, accepted: an int or a bool") from None
-    if ndim < 2:
-        raise ValueError(f"{function}: causal with an x of {ndim} dimension, accepted: two or more")
-    return max(min(offset, 2**62), -(2**62))
-
-
-def check_softcap(function, softcap):
-    if softcap is None:
-        return 0.0
-    try:
-        number = float(softcap)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: softcap is {softcap!r}, accepted: a number > 0, or None") from None
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{function}: softcap is {softcap!r}, accepted: a finite number > 0, or None")
-    return number
-
-
-def check_empty(function, empty):
-    if empty not in ("zero", "nan"):
-        raise ValueError(f"{function}: empty is {empty!r}, accepted: 'zero' or 'nan'")
-    return empty == "nan"
-
-
 def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty, g=None):
     (x, bias, sink, g), back = _arrays.together(function, x=x, bias=bias, sink=sink, g=g)
     axis = check_axis(function, axis, x.ndim)
@@ -191,7 +130,7 @@ def _vjp(function, g, x, axis, **options):
     x, axis, g, (bias, sink), options, back = _prepare(function, x, axis, g=g, **options)
     accepted = _row_shape(name, x.shape, axis)
     if g.shape != accepted:
-        raise _shape_error(function, "g", g.shape, accepted)
+        raise shape_error(function, "g", g.shape, accepted)
     if OPS[name] == 2:
         g = np.expand_dims(g, axis)
     dx = np.empty(x.shape, x.dtype)

@@ -23,14 +23,29 @@ from ._draws import (
     sample_options,
 )
 
+FLOATING = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
+
 
 def _tensors(*values):
     """sumexp.torch._sampling where one of the values is a tensor of torch, else None."""
-    if any(is_torch(v) for v in values):
-        from .torch import _sampling
+    for value in values:
+        if value is not None and type(value) is not np.ndarray and is_torch(value):
+            from .torch import _sampling
 
-        return _sampling
+            return _sampling
     return None
+
+
+def _array(function, logits):
+    """As _arrays.together, of one array, and quickly where nothing is to be done."""
+    if type(logits) is np.ndarray and logits.dtype in FLOATING and logits.flags.aligned:
+        return logits, _scalar
+    (x,), back = _arrays.together(function, logits=logits)
+    return x, back
+
+
+def _scalar(result):
+    return result[()] if result.ndim == 0 else result
 
 
 def sample(
@@ -58,9 +73,9 @@ def sample(
     axis : int
         Of the classes; the other dimensions are the batch.
     temperature, top_k, top_p, min_p : number or array of the batch's shape
-        Temperature from 0; 0 takes the lowest index among the largest logits. top_k keeps exactly k classes, of equal logits
-        those of lower index; top_p the fewest, in order of probability and then index, whose probabilities reach p; min_p those
-        with at least min_p times the largest probability. None: no such filter.
+        Temperature from 0: 0 takes the lowest index among the largest logits, infinity any class. top_k keeps exactly k
+        classes, of equal logits those of lower index; top_p the fewest, in order of probability and then index, whose
+        probabilities reach p; min_p those with at least min_p times the largest probability. None: no such filter.
     order : {"vllm", "hf", "llama.cpp"}
         Temperature, min_p, top_k, top_p; temperature, top_k, top_p, min_p; or the same with the temperature last.
     where : array of bool, broadcast to the shape of logits
@@ -107,7 +122,7 @@ def sample(
             replacement=replacement,
             return_info=return_info,
         )
-    (x,), back = _arrays.together("sample", logits=logits)
+    x, back = _array("sample", logits)
     axis, batch = rows_of("sample", x, axis)
     options = sample_options(
         "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
@@ -134,7 +149,7 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
     tensors = _tensors(logits)
     if tensors is not None:
         return tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
-    (x,), back = _arrays.together("sample_counts", logits=logits)
+    x, back = _array("sample_counts", logits)
     axis, batch = rows_of("sample_counts", x, axis)
     options = count_options(batch, num_samples, temperature, seed, stream)
     out = np.empty(x.shape, np.int64)
@@ -163,8 +178,8 @@ def linear_sample(
 
     Classes come in pieces, whose logits are made, summed and left; what a draw takes in each chunk of 2,048 classes (512 of
     float64) is decided then, and the chunk at the end. The draw is that of `sample` on the logits of the same products.
-    float16 and bfloat16 are multiplied in float32. Filters, where, replacement=False, return_info and a temperature of 0 need a
-    row's logits at once: then they are made whole, for some rows at a time.
+    float16 and bfloat16 are multiplied in float32. Filters, where, replacement=False, return_info and temperatures below 1e-6
+    need a row's logits at once: then they are made whole, for some rows at a time.
 
     The options are those of `sample`, the batch is x's but for its last dimension.
     """
@@ -219,7 +234,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
     tensors = _tensors(logits)
     if tensors is not None:
         return tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
-    (x,), back = _arrays.together("gumbel_softmax", logits=logits)
+    x, back = _array("gumbel_softmax", logits)
     axis, batch = rows_of("gumbel_softmax", x, axis)
     z = gumbel_noise(batch, x.shape[axis], seed, stream) + np.moveaxis(x, axis, -1)
     if hard:

@@ -1,24 +1,11 @@
 """Segments: softmax, log_softmax and logsumexp of rows of many lengths that lie one after the other."""
 
-import operator
 
 import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-
-# sumexp::Op, and whether the result has one value a segment
-OPS = {
-    "segment_softmax": (0, False),
-    "segment_log_softmax": (1, False),
-    "segment_logsumexp": (2, True),
-    "segment_softmax_vjp": (3, False),
-    "segment_softmax_jvp": (3, False),
-    "segment_log_softmax_vjp": (4, False),
-    "segment_log_softmax_jvp": (5, False),
-    "segment_logsumexp_vjp": (6, False),
-    "segment_logsumexp_jvp": (7, True),
-}
+from ._segment_arguments import OPS, check_elements, check_offsets, flat
 
 _SEGMENTS = """
     offsets : array of integers
@@ -70,58 +57,6 @@ def _document_derivative(function, what, names, shape, more=""):
     An array of {shape}, with the bytes of the derivative of each segment alone.{more}
 {_RAISES}"""
     return function
-
-
-def check_offsets(function, elements, offsets, ids, num_segments):
-    """Contiguous int64 offsets, from arrays or tensors: checked with the call, of ids here."""
-    if (offsets is None) == (ids is None):
-        given = "both" if ids is not None else "neither"
-        raise TypeError(f"{function}: got {given} of offsets and ids, accepted: one of them")
-    if offsets is not None:
-        offsets = _int64(function, "offsets", offsets)
-        if offsets.ndim != 1 or len(offsets) < 1:
-            raise ValueError(f"{function}: offsets has shape {offsets.shape}, accepted: one dimension, num_segments + 1")
-        if num_segments is not None and count(function, num_segments) != len(offsets) - 1:
-            accepted = f"{len(offsets) - 1}, as offsets has it, or None"
-            raise ValueError(f"{function}: num_segments is {num_segments}, accepted: {accepted}")
-        return offsets
-    ids = _int64(function, "ids", ids)
-    if ids.shape != (elements,):
-        raise ValueError(f"{function}: ids has shape {ids.shape}, accepted: {(elements,)}, one for each element")
-    if num_segments is None:
-        segments = max(int(ids.max()) + 1, 0) if elements else 0
-    else:
-        segments = count(function, num_segments)
-    made = np.empty(segments + 1, np.int64)
-    _core._segment_offsets(function, ids, made)
-    return made
-
-
-def count(function, value):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: num_segments is {value!r}, accepted: an int or None") from None
-    if number < 0:
-        raise ValueError(f"{function}: num_segments is {number}, accepted: an int from 0")
-    return number
-
-
-def _int64(function, argument, value):
-    array = _arrays.integers(function, argument, value.cpu().numpy() if is_torch(value) else value)
-    if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{function}: {argument} has {array.max()}, accepted: integers that int64 has")
-    return np.require(array, np.int64, ["C", "ALIGNED"])
-
-
-def flat(array, first):
-    """(first, features): a view where the features can be one dimension."""
-    return array.reshape(first, int(np.prod(array.shape[1:], dtype=np.int64)))
-
-
-def check_elements(function, argument, array):
-    if array.ndim == 0:
-        raise ValueError(f"{function}: {argument} has shape (), accepted: at least one dimension")
 
 
 def _call(function, names, arrays, offsets, ids, num_segments, out=None):

@@ -50,12 +50,18 @@ class LogSumExp:
 
     Examples
     --------
-    >>> total = LogSumExp()
-    >>> for piece in np.array_split(x, 10, axis=-1):
-    ...     total.update(piece)
-    >>> total.result()                                   # sumexp.logsumexp(x, axis=-1)
-    >>> p = total.softmax(x)                             # in another pass over the same rows, in pieces too
+    >>> import numpy as np, sumexp as se
+    >>> x = np.linspace(0, 5, 10_000)
+    >>> total = se.LogSumExp()
+    >>> for piece in np.array_split(x, 7):
+    ...     _ = total.update(piece)
+    >>> bool(total.result() == se.logsumexp(x))
+    True
+    >>> bool(np.all(total.softmax(x) == se.softmax(x)))         # in another pass, which may go in pieces too
+    True
     """
+
+    dtype = STATE  # of `to_array`
 
     def __init__(self, start=0, *, softmax=True):
         try:
@@ -316,8 +322,10 @@ def dtype_of(code):
 
 
 def raw(states):
-    """(subtrees, rows, 12) integers, as _core takes them; a view of contiguous states."""
-    return states.reshape(len(states), int(np.prod(states.shape[1:], dtype=np.int64)), 1).view(np.int64)
+    """(subtrees, rows, 12) integers, as _core takes them; a view of contiguous, aligned states."""
+    rows = int(np.prod(states.shape[1:], dtype=np.int64))
+    numbers = np.ascontiguousarray(states).reshape(len(states), rows, 1).view(np.int64)
+    return np.require(numbers, None, ["ALIGNED"])
 
 
 def of_row(states, field):

@@ -17,7 +17,7 @@ namespace {
 using Bytes = std::vector<unsigned char>;
 
 // Of all results, by the portable kernels, contiguous.
-constexpr std::uint64_t kDigest = 0x49594f8a97e91382u;
+constexpr std::uint64_t kDigest = 0x9b16da451aecb4fcu;
 
 char g_doing[160];
 void on_fault(int) {
@@ -91,7 +91,7 @@ struct Placed {
   }
 };
 
-constexpr std::int64_t kRows = 3, kPicks = 2;
+constexpr std::int64_t kRows = 19, kPicks = 2;  // more than the rows of a vector
 enum { kX, kY, kIndex, kOfPicks, kOfRow, kInputs };
 enum { kLogProb, kEntropy, kGradient, kDivergence, kOfP, kOfQ, kOutputs };
 
@@ -200,7 +200,7 @@ int main(int argc, char** argv) {
   Arenas arenas;
   std::uint64_t digest = 0xcbf29ce484222325u;
   for (const DTypeCase& type : kDTypes)
-    for (const std::int64_t n : {1, 2, 3, 5, 8, 9, 15, 16, 17, 33, 64, 65, 127, 257, 511, 513, 1025, 2047, 2049, 5000}) {
+    for (const std::int64_t n : {1, 2, 3, 5, 8, 9, 16, 17, 33, 65, 127, 257, 513, 2047, 2049, 5000}) {
       if (check::emulated() && n > 600) continue;
       Inputs inputs(type, n);
       std::snprintf(g_doing, sizeof(g_doing), "%s, rows of %lld", type.name, static_cast<long long>(n));

@@ -9,7 +9,7 @@
 
 #include <sumexp/sampling.hpp>
 
-#include "../../csrc/numerics/philox.hpp"
+#include "../../csrc/cpu/sampling/binomial.hpp"
 #include "check.hpp"
 
 using namespace sumexp;
@@ -61,6 +61,31 @@ void uniforms() {
   CHECK(!base::happens(0x1p-127, 0, low(0)), "2^-127: never");
   CHECK(base::threshold_of(1e-30).probability() <= 1e-30 && base::threshold_of(1e-30).probability() > 1e-30 * (1 - 2e-8),
         "1e-30: %.17g", base::threshold_of(1e-30).probability());
+}
+
+// log f(k) / f(mode) against the product of f's ratios, in long double.
+void binomial_mass() {
+  for (double n : {20.0, 25.0, 1e3, 1e6, 1e13, 0x1p53})
+    for (double p : {0.5, 0.45, 0.3, 1e-3, 1e-9, 1e-12}) {
+      if (n * p < 10) continue;
+      const cpu::BinomialMass f(n, p);
+      const long double odds = static_cast<long double>(p) / (1 - static_cast<long double>(p));
+      for (int side : {-1, 1}) {
+        long double exact = 0;
+        double k = f.mode();
+        for (int i = 1; i <= 3000 && k + side >= 0 && k + side <= n; ++i) {
+          const double lower = side > 0 ? k : k - 1;  // f(lower + 1) / f(lower)
+          exact += side * std::log((static_cast<long double>(n) - lower) / (static_cast<long double>(lower) + 1) * odds);
+          k += side;
+          const long double error = std::fabs(f.log_ratio(k) - exact);
+          if (!(error <= 2e-12L - 0x1p-49L * exact)) {
+            CHECK(false, "n = %g, p = %g, k = mode %+d: off by %Lg of %Lg", n, p, side * i, error, exact);
+            break;
+          }
+        }
+        CHECK(true, "one side");
+      }
+    }
 }
 
 // Memory that ends at a page that may not be touched, and begins after one.
@@ -160,7 +185,11 @@ std::uint64_t results(DType dtype, std::int64_t rows, std::int64_t n, bool at_en
   return hash(noise.data(), noise.size() * 8, h);
 }
 
+// Of everything below, on every machine: a change of it is a change of the definition.
+constexpr std::uint64_t kDigest = 0x2530d6100ff666efu;
+
 void same_everywhere(const char* isa) {
+  std::uint64_t all = 0;
   for (DType dtype : {DType::bf16, DType::f32, DType::f64})
     for (std::int64_t n : {1, 2, 15, 16, 17, 33, 511, 513, 2047, 2048, 2049, 6000}) {
       CHECK(set_isa("portable").ok(), "the portable kernels");
@@ -169,7 +198,9 @@ void same_everywhere(const char* isa) {
       CHECK(results(dtype, 3, n, true) == expected, "dtype %d, n = %lld", static_cast<int>(dtype), static_cast<long long>(n));
       CHECK(results(dtype, 3, n, false) == expected, "dtype %d, n = %lld, at the start of a page", static_cast<int>(dtype),
             static_cast<long long>(n));
+      all = hash(&expected, 8, all);
     }
+  CHECK(all == kDigest, "the digest is 0x%016llx", static_cast<unsigned long long>(all));
 }
 
 void refusals() {
@@ -209,6 +240,7 @@ int main(int argc, char** argv) {
   if (!set_isa(isa_name).ok()) return check::kSkipped;
   philox();
   uniforms();
+  binomial_mass();
   same_everywhere(isa_name);
   refusals();
   return check::finish();

@@ -229,7 +229,7 @@ def place(t, step=1, pitch="tight", start=0, **_):
 
 
 def run(operation, inputs, out, dims, temperature=1.0, where=None, sign=None):
-    """One of the kernels, without what the faces do around it."""
+    """One of the kernels, without what the functions do around it."""
     arguments = (CODES[operation.op], tuple(inputs), out, dims, temperature, where, sign)
     size = _core.run_tensors(*arguments)
     if size is not None:  # full of NaN: a state read before it is written shows

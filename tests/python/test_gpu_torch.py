@@ -1,4 +1,4 @@
-"""The faces on an NVIDIA GPU: what autograd, torch.func, vmap and torch.compile make of CUDA tensors, and the
+"""The functions on an NVIDIA GPU: what autograd, torch.func, vmap and torch.compile make of CUDA tensors, and the
 arrays of CuPy, JAX and any library with __cuda_array_interface__. Everywhere the CPU's bytes are expected."""
 
 import numpy as np

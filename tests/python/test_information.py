@@ -7,6 +7,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
+from hypothesis.extra import numpy as hnp
 from mpmath import exp, log1p, mp, mpf
 
 import sumexp as se
@@ -14,14 +16,14 @@ from oracle.formats import F32, F64, FORMATS
 from sumexp import _core
 
 NAMES = [f.name for f in FORMATS]
-BY_NAME = {f.name: f for f in FORMATS}
 FULL = [F32, F64]
-SCALARS = {0: 0.5, 1: -1.5}
 
 
 @pytest.fixture(autouse=True)
-def _precision():
-    with mp.workprec(2600):  # e^-700 beside 1, and as much again
+def _precision(request):
+    """e^-700 beside 1, or e^-100 but of float64, and of divergences the square."""
+    fmt = getattr(request.node, "callspec", None) and request.node.callspec.params.get("fmt")
+    with mp.workprec(1300 if fmt in (None, F64) else 450):
         yield
 
 
@@ -99,7 +101,7 @@ def rows_of(fmt, lengths=(1, 2, 3, 10, 40)):
 @pytest.mark.parametrize("fmt", FORMATS, ids=NAMES)
 def test_entropy_and_log_prob(fmt):
     worst = {"entropy": 0.0, "log_prob": 0.0}
-    bound = {"entropy": 0.51 if fmt.narrow else 3, "log_prob": 0.51 if fmt.narrow else 1}
+    bound = {"entropy": 0.51 if fmt.narrow else 4, "log_prob": 0.51 if fmt.narrow else 1}
     for x in rows_of(fmt):
         x = x.astype(fmt.dtype)
         row = Row(x)
@@ -151,7 +153,7 @@ def test_entropy_vjp(fmt):
         got = se.entropy_vjp(fmt.dtype.type(-1.5), x)
         worst = max(worst, entropy_gradient(fmt, x, got, mpf(-1.5)))
     print(fmt.name, "entropy_vjp", worst)
-    assert worst <= (16 if fmt.narrow else 5)
+    assert worst <= (20 if fmt.narrow else 5)
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=NAMES)
@@ -178,7 +180,7 @@ def test_log_prob_vjp(fmt):
                 repeated = sum(i == j for i in index[:picks])
                 worst = max(worst, excess(got[j], want, scale, fmt) * 4 / (4 + repeated))
     print(fmt.name, "log_prob_vjp", worst)
-    assert worst <= (16 if fmt.narrow else 4)
+    assert worst <= (20 if fmt.narrow else 4)
 
 
 def test_one_sweep_is_the_sum_of_both():
@@ -204,11 +206,10 @@ def test_one_sweep_is_the_sum_of_both():
 
 def pairs_of(fmt):
     rng = np.random.default_rng(23)
-    unit = 1.0
     for n in (1, 2, 3, 17, 300):
-        x = rng.normal(size=n) * 2 * unit
+        x = rng.normal(size=n) * 2
         certain = x.copy()
-        certain[n // 2] += 40 if fmt is F32 else 300
+        certain[n // 2] += 40 if fmt is F32 else 250
         for base in (x, certain):
             yield base, base
             for change in (1e-6, 1e-4, 1e-2, 1, 10):
@@ -236,9 +237,9 @@ def test_kl_div(fmt):
         want = sum(p.p[j] * (p.log_p(j) - q.log_p(j)) for j in range(x.size) if p.p[j])
         got = se.kl_div(x, y)
         assert got >= 0 and (got == 0 or not np.array_equal(x, y))
-        worst = max(worst, excess(got, want, want, fmt, floor=(eps / 4) ** 2))
+        worst = max(worst, excess(got, want, want, fmt, floor=(eps / 8) ** 2))
     print(fmt.name, "kl_div", worst)
-    assert worst <= 16
+    assert worst <= 20
 
 
 @pytest.mark.parametrize("fmt", FULL, ids=["f32", "f64"])
@@ -258,7 +259,7 @@ def test_kl_div_vjp(fmt):
             scale = p.p[j] * (abs(w[j]) + kl)
             if j == p.winner:
                 scale = p.p[j] * (abs(w[j]) * rest + sum(p.p[i] * abs(w[i]) for i in range(x.size) if i != j))
-            common = eps / 4 * 2 * p.p[j]
+            common = eps / 8 * 2 * p.p[j]
             worst[0] = max(worst[0], excess(dp[j], 2 * p.p[j] * (w[j] - kl), 2 * scale, fmt, floor=common * rest))
             change = q.p[j] - p.p[j]
             worst[1] = max(worst[1], excess(dq[j], 2 * change, 2 * abs(change), fmt, floor=common))
@@ -266,7 +267,7 @@ def test_kl_div_vjp(fmt):
         if np.array_equal(x, y):
             assert not dp.any() and not dq.any()
     print(fmt.name, "kl_div_vjp", worst)
-    assert max(worst) <= 8
+    assert worst[0] <= 20 and worst[1] <= 8
 
 
 def test_divergence_of_16_bits():
@@ -302,13 +303,13 @@ def test_long_rows(fmt):
     kl = (p * w).sum()
     eps = np.finfo(fmt.dtype).eps
     assert abs(se.entropy(x) - (L + A)) <= 1.5 * eps * (L + A)
-    assert abs(se.kl_div(x, y) - kl) <= 16 * eps * kl
+    assert abs(se.kl_div(x, y) - kl) <= 20 * eps * kl
     one = np.ones((), fmt.dtype)
     tiny = np.finfo(fmt.dtype).tiny
     assert np.all(np.abs(se.entropy_vjp(one, x) - p * (d - A)) <= 5 * eps * p * (d + A) + tiny)
     dp, dq = se.kl_div_vjp(one, x, y)
-    assert np.all(np.abs(dp - p * (w - kl)) <= 8 * eps * p * (np.abs(w) + kl) + eps / 4 * p + tiny)
-    assert np.all(np.abs(dq - (q - p)) <= 8 * eps * np.abs(q - p) + eps / 4 * p + tiny)
+    assert np.all(np.abs(dp - p * (w - kl)) <= 20 * eps * p * (np.abs(w) + kl) + eps / 8 * p + tiny)
+    assert np.all(np.abs(dq - (q - p)) <= 8 * eps * np.abs(q - p) + eps / 8 * p + tiny)
     picked = se.log_prob_vjp(one, x, n - 5)
     assert abs(picked[n - 5] - (1 - p[n - 5])) <= 4 * eps * (1 - p[n - 5])
 
@@ -374,6 +375,13 @@ def test_place_does_not_matter(fmt):
         wide = np.zeros((3, 2 * n), fmt.dtype)
         wide[:, ::-2] = x
         assert as_bytes(everything(wide[:, ::-2], y, index)) == want
+    for n in (1, 5, 16, 40, 100, 300):  # several rows at a time, one of them special
+        x, y, index = sample(fmt, 37, n, seed=2)
+        x[20, -1] = np.nan
+        alone = [everything(x[r], y[r], index[r]) for r in range(37)]
+        want = as_bytes([np.stack([a[k] for a in alone]) for k in range(6)])
+        assert as_bytes(everything(x, y, index)) == want
+        assert as_bytes(everything(np.ascontiguousarray(x.T), y.T, index, 0)) == want
     many = [np.concatenate([a] * 400) for a in sample(fmt, 3, 700)]
     se.set_num_threads(1)
     want = as_bytes(everything(*many))
@@ -401,6 +409,24 @@ def test_log_prob_is_minus_the_loss():
     assert got.tobytes() == se.log_prob(x / 0.75, index).tobytes()
     finite = np.isfinite(want)
     assert np.array_equal(np.isfinite(got), finite) and np.allclose(got[finite], want[finite], rtol=4e-16, atol=0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_any_rows(data):
+    """Rows, shapes and axes of hypothesis's choice: the same bytes as every row alone, and never negative."""
+    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, max_side=20))
+    elements = st.one_of(st.floats(-1e4, 1e4, width=32), st.sampled_from([0.0, -np.inf, 1e5, 88.0]))
+    x, y = (data.draw(hnp.arrays(np.float32, shape, elements=elements)) for _ in range(2))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    h, kl = np.asarray(se.entropy(x, axis)), np.asarray(se.kl_div(x, y, axis))
+    some = np.moveaxis(x, axis, -1).reshape(-1, shape[axis]), np.moveaxis(y, axis, -1).reshape(-1, shape[axis])
+    for r, (a, b) in enumerate(zip(*some)):
+        assert h.flat[r].tobytes() == se.entropy(a).tobytes() and kl.flat[r].tobytes() == se.kl_div(a, b).tobytes()
+        if np.isfinite(a).any():
+            assert 0 <= h.flat[r] <= np.log(a.size) * 1.000001
+        if np.isfinite(a).any() and np.isfinite(b).any():
+            assert kl.flat[r] >= 0 and (kl.flat[r] == np.inf) == bool(np.any(np.isneginf(b) & ~np.isneginf(a)))
 
 
 # -- special values --------------------------------------------------------------------------------------------

@@ -84,6 +84,14 @@ def test_bound_at_large_magnitudes(dtype):
     held(a * dtype(1e16), b * dtype(1e7))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bound_where_factors_underflow(dtype):
+    for gap in np.linspace(700, 1340, 65):  # one term's factor is gone before the other's
+        for other in (gap - 2, gap, gap + 1):
+            held(np.array([[0, -gap]], dtype), np.array([[-other], [0]], dtype))
+            held(np.array([[0, -gap / 2, -gap]], dtype), np.array([[-other], [-gap / 2], [0]], dtype))
+
+
 def test_the_copied_form_loses_this():
     for dtype in (np.float32, np.float64):
         a, b = np.array([[0, -1000]], dtype), np.array([[-1000], [0]], dtype)
@@ -219,3 +227,114 @@ def test_bad_out():
         with pytest.raises(error, match="logmatmulexp: out"):
             se.logmatmulexp(both[:2] if out.base is both else a, b, out=out)
         assert not out.any()
+
+
+# -- derivatives -------------------------------------------------------------------------------------------
+
+
+def weights(a, b):
+    """e^(a_ik + b_kj - out_ij), (M, K, N), 0 where out is -inf."""
+    terms = a.astype(np.longdouble)[:, :, None] + b.astype(np.longdouble)
+    top = terms.max(axis=1, keepdims=True)
+    terms = np.exp(terms - np.where(np.isfinite(top), top, 0))
+    total = terms.sum(axis=1, keepdims=True)
+    return np.where(total > 0, terms / np.where(total > 0, total, 1), 0)
+
+
+def close(found, exact, size, eps):
+    """Within eps of `size`, and 0.51 ulp for rounding to the dtype; weights below 1e-180 may be 0."""
+    info = np.finfo(found.dtype)
+    allowed = eps * size + 0.51 * (np.abs(exact) * info.eps + info.smallest_subnormal) + 1e-180
+    assert np.all(np.abs(found - exact) <= allowed), np.max(np.abs(found - exact) / np.where(allowed > 0, allowed, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1, 30, 1000])
+@pytest.mark.parametrize("shape", [(4, 6, 3), (37, 130, 20), (140, 3, 270)])
+def test_derivatives(dtype, scale, shape):
+    m, k, n = shape
+    a, b, g = matrix((m, k), dtype, scale, 1), matrix((k, n), dtype, scale, 2), matrix((m, n), dtype, 1, 3)
+    ta, tb = matrix((m, k), dtype, 1, 4), matrix((k, n), dtype, 1, 5)
+    a[1] = b[:, 0] = a[:3, 2] = -np.inf
+    w, wide = weights(a, b), np.longdouble
+    eps = (264 + 280 / 256 + (2 * 10 * scale if scale > 100 else 0)) * 2.0**-53
+    da, db = se.logmatmulexp_vjp(g, a, b)
+    g = g.astype(wide)
+    close(da, (g[:, None] * w).sum(2), (np.abs(g)[:, None] * w).sum(2), eps)
+    close(db, (g[:, None] * w).sum(0), (np.abs(g)[:, None] * w).sum(0), eps)
+    t = ta.astype(wide)[:, :, None], tb.astype(wide)[None]
+    dc = se.logmatmulexp_jvp(ta, tb, a, b)
+    close(dc, (w * (t[0] + t[1])).sum(1), (w * (np.abs(t[0]) + np.abs(t[1]))).sum(1), eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_of_derivatives(dtype):
+    a, b, g = matrix((37, 150), dtype), matrix((150, 33), dtype, seed=1), matrix((37, 33), dtype, seed=2)
+    ta, tb = matrix((37, 150), dtype, seed=3), matrix((150, 33), dtype, seed=4)
+    a[2] -= dtype(2000)
+    a[2, 5], b[5] = dtype(0), dtype(-1500)  # by terms
+    expected = None
+    for isa in ISAS:
+        if isa not in ("portable", *_core.build_info()["usable_isas"].split(",")):
+            continue
+        _core.set_isa(isa)
+        for threads in (1, 3):
+            se.set_num_threads(threads)
+            found = [*se.logmatmulexp_vjp(g, a, b), se.logmatmulexp_jvp(ta, tb, a, b)]
+            expected = expected or found
+            for f, e in zip(found, expected):
+                same(f, e)
+    f = np.asfortranarray
+    for found, e in zip([*se.logmatmulexp_vjp(f(g), f(a), f(b)), se.logmatmulexp_jvp(f(ta), f(tb), f(a), f(b))], expected):
+        same(found, e)
+    same(se.logmatmulexp_vjp(g[4:7], a[4:7], b)[0], expected[0][4:7])
+    same(se.logmatmulexp_jvp(ta[4:7], tb[:, 3:8], a[4:7], b[:, 3:8]), expected[2][4:7, 3:8])
+
+
+def test_broadcast_gradients():
+    a, b = matrix((3, 1, 4, 5), np.float32), matrix((2, 5, 6), np.float32, seed=1)
+    g = matrix((3, 2, 4, 6), np.float32, seed=2)
+    da, db = se.logmatmulexp_vjp(g, a, b)
+    parts = [[se.logmatmulexp_vjp(g[i, j], a[i, 0], b[j]) for j in range(2)] for i in range(3)]
+    np.testing.assert_allclose(da[1, 0], sum(np.float64(parts[1][j][0]) for j in range(2)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(db[1], sum(np.float64(parts[i][1][1]) for i in range(3)), rtol=1e-6, atol=1e-6)
+    assert da.shape == a.shape and db.shape == b.shape
+    row, column = se.logmatmulexp_vjp(g[0, 0, 0], a[0, 0, 0], b[0])
+    assert row.shape == (5,) and column.shape == (5, 6)
+    da, db = se.logmatmulexp_vjp(np.float64(2), np.zeros(2), np.zeros(2))
+    np.testing.assert_array_equal(da, [1, 1])
+    assert se.logmatmulexp_jvp(np.ones(2), np.ones(2), np.zeros(2), np.zeros(2)) == 2
+
+
+def test_many_small_products():
+    a, b, g = matrix((700, 40, 6), np.float32), matrix((6, 41), np.float32, seed=1), matrix((700, 40, 41), np.float32, seed=2)
+    da, _ = se.logmatmulexp_vjp(g, a, b)
+    for i in (0, 639, 699):
+        same(da[i], se.logmatmulexp_vjp(g[i], a[i], b)[0])
+
+
+def test_gradients_of_special_values():
+    a = np.array([[0, 1, -np.inf], [-np.inf] * 3, [np.nan, 0, 0], [np.inf, 0, 0], [1, 2, 3]])
+    b = np.zeros((3, 2))
+    da, db = se.logmatmulexp_vjp(np.ones((5, 2)), a, b)
+    np.testing.assert_allclose(da[4], 2 * se.softmax(a[4]))
+    assert da[0, 2] == 0 and np.all(da[1] == 0) and np.all(np.isnan(da[2:4])) and np.all(np.isnan(db))
+    assert np.all(np.isfinite(se.logmatmulexp_vjp(np.ones((3, 2)), a[[0, 1, 4]], b)[1]))
+    dc = se.logmatmulexp_jvp(np.ones((5, 3)), np.ones((3, 2)), a, b)
+    np.testing.assert_array_equal(dc, [[2, 2], [0, 0], [np.nan] * 2, [np.nan] * 2, [2, 2]])
+    empty = se.logmatmulexp_vjp(np.ones((0, 2)), np.ones((0, 3)), b)
+    assert empty[0].shape == (0, 3) and not empty[1].any()
+
+
+def test_bad_derivatives():
+    a, b = np.zeros((2, 4)), np.zeros((4, 3))
+    for words, call in [
+        (["logmatmulexp_vjp", "g", "(2, 2)", "(2, 3)"], lambda: se.logmatmulexp_vjp(np.zeros((2, 2)), a, b)),
+        (["logmatmulexp_jvp", "ta", "(4,)", "(2, 4)"], lambda: se.logmatmulexp_jvp(np.zeros(4), b, a, b)),
+        (["logmatmulexp_jvp", "tb", "(4,)", "(4, 3)"], lambda: se.logmatmulexp_jvp(a, np.zeros(4), a, b)),
+        (["logmatmulexp_jvp", "out", "(2, 2)"], lambda: se.logmatmulexp_jvp(a, b, a, b, out=np.zeros((2, 2)))),
+    ]:
+        with pytest.raises(ValueError) as caught:
+            call()
+        for word in words:
+            assert word in str(caught.value)

@@ -1,6 +1,7 @@
 """cross_entropy, cross_entropy_with_grad, cross_entropy_vjp: accuracy, bytes, specials, arguments, other libraries' faults."""
 
 import itertools
+import tracemalloc
 
 import ml_dtypes
 import mpmath
@@ -240,6 +241,32 @@ def test_a_row_alone(fmt, mix):
         assert same(np.delete(left, 1), np.delete(loss, 1)) and same(np.delete(g, 1, 0), np.delete(gradient, 1, 0))
 
 
+@pytest.mark.parametrize("fmt", [F32, F64], ids=lambda f: f.name)
+@pytest.mark.parametrize("n", [2, 10, 128, 500])
+def test_short_rows_and_columns_have_the_bytes_of_long_ones(fmt, n):
+    """Without options and info short rows, and rows side by side, take the drivers of the table; with info they do not."""
+    rng = np.random.default_rng(n)
+    x = logits(rng, fmt, (5, n, 131))
+    t = rng.integers(0, n, (5, 131))
+    t[:, ::7] = -100
+    x[1, n // 2, 5], x[2, 0, 6], x[3, :, 8] = np.nan, np.inf, -np.inf
+    x[4, t[4, 9], 9] = -np.inf
+    w, token, g = rng.random(n).astype(fmt.dtype), rng.random((5, 131)), rng.standard_normal((5, 131))
+    token[:, 3] = 0
+    for options in ({}, {"weight": w}, {"token_weight": token}, {"weight": w, "token_weight": token}, {"denominator": 3.0}):
+        for reduction in ("mean",) if "denominator" in options else ("none", "mean", "sum"):
+            one = {**options, "reduction": reduction}
+            loss, gradient, _ = se.cross_entropy_with_grad(x, t, 1, info="lse", **one)
+            assert same(loss, se.cross_entropy(x, t, 1, **one))
+            last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+            for y, axis in ((x, 1), (last, -1), (np.asfortranarray(x), 1)):
+                again, dx = se.cross_entropy_with_grad(y, t, axis, **one)
+                assert same(again, loss)
+                assert same(np.ascontiguousarray(np.moveaxis(dx, axis, 1)), np.ascontiguousarray(gradient)), (options, axis)
+    dx = se.cross_entropy_vjp(g, x, t, 1, reduction="none", weight=w)
+    assert same(dx[2, :, 11:12], se.cross_entropy_vjp(g[2, 11:12], x[2, :, 11:12], t[2, 11:12], 0, reduction="none", weight=w))
+
+
 def test_integer_targets_of_any_width():
     rng = np.random.default_rng(17)
     x = rng.standard_normal((9, 100)).astype(np.float32)
@@ -296,6 +323,17 @@ def test_minus_infinity(fmt):
     loss, gradient = se.cross_entropy_with_grad(x, y, reduction="none")
     assert np.isfinite(loss[0]) and loss[1] == np.inf and np.isfinite(gradient.astype(np.float64)).all()
     assert gradient[0, 1] == 0
+
+
+@FORMAT
+def test_minus_infinity_of_a_part(fmt):
+    x = np.array([1, -np.inf, 2, 0], fmt.dtype)
+    for target, options in ((1, {"z_loss": 0.1}), ((np.array([0, 1]), np.array([0.5, 0.5])), {})):
+        loss, gradient, info = se.cross_entropy_with_grad(x, target, info="log_prob", **options)
+        assert loss == np.inf and info["log_prob"] == -np.inf and np.isfinite(gradient.astype(np.float64)).all()
+    pair = np.array([0, 1]), np.array([0.5, 0.0])  # of no weight
+    assert np.isfinite(float(se.cross_entropy(x, pair)))
+    assert np.isfinite(float(se.cross_entropy(x, pair, z_loss=0.1)))
 
 
 def test_minus_infinity_in_whole_chunks():
@@ -463,6 +501,20 @@ def test_arrays_of_other_libraries():
     assert same(gradient, se.cross_entropy_with_grad(x, [0, 1, 2])[1]) and loss == se.cross_entropy(x, [0, 1, 2])
     assert se.cross_entropy([[0, 0], [0, 0]], [0, 1]) == np.log(2)
     assert isinstance(se.cross_entropy([[0, 0]], [1]), np.float64)
+
+
+def test_nothing_of_the_size_of_the_logits_is_made():
+    """With the gradient over the logits: neither of them nor of probabilities, whatever their strides and dtypes."""
+    x = np.asfortranarray(np.random.default_rng(0).standard_normal((400, 5000)).astype(np.float32))
+    y = np.full((400, 5000), 1 / 5000, np.float16)
+    se.cross_entropy_with_grad(x, y)  # what a first call imports
+    for target in (np.arange(400), y, y[:, ::-1]):
+        for options in ({}, {"label_smoothing": 0.1, "softcap": 9.0, "weight": np.ones(5000), "info": "entropy"}):
+            tracemalloc.start()
+            se.cross_entropy_with_grad(x, target, out=x, **options)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 0.05 * x.nbytes
 
 
 # -- what other libraries get wrong -----------------------------------------------------------------------------

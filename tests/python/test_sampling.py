@@ -4,6 +4,8 @@ The oracle of probabilities is long double. Seeds are fixed. Where the size of a
 test says so.
 """
 
+import os
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -258,6 +260,39 @@ def test_temperature():
     assert [se.sample(x[r], seed=1, stream=r, temperature=each[r]) for r in range(4)] == mixed.tolist()
 
 
+@DTYPE
+def test_extreme_temperatures(dtype):
+    """Quotients that overflow are those of differences from the largest; an infinite temperature makes all classes equal."""
+    x = normal((2, 3000), dtype, 100.0)
+    x[0, 7] = x[0].max() * 1.5
+    for t in (1e-37, 1e-300):
+        for options in ({}, {"top_k": 3}, {"top_k": 3, "order": "llama.cpp"}, {"min_p": 0.5}):
+            drawn, info = se.sample(x, seed=1, temperature=t, return_info=True, **options)
+            assert (drawn == x.argmax(-1)).all() and (info.filtered_log_prob == 0).all()
+    top = np.float64(x[0, 7])
+    below = np.nextafter(np.float32(top), np.float32(0)) if dtype == np.float32 else None
+    if below is not None:  # one ulp below, at a temperature of an ulp
+        y = np.array([below, top, top - 50], np.float32)
+        assert abs(probabilities(y, temperature=float(top - below))[0] - 1 / (1 + np.e)) < 1e-6
+    x[:, :10] = -np.inf
+    for t in (np.inf, 1e300 if dtype != np.float64 else np.inf):
+        p = probabilities(x, temperature=t)
+        assert (p[:, :10] == 0).all() and np.allclose(p[:, 10:], 1 / 2990, rtol=1e-6)
+
+
+def test_a_draw_does_not_depend_on_what_is_told():
+    rng = np.random.default_rng(0)
+    x = normal((2000, 9))
+    x[:, 0] = -3e38  # a quotient of which overflows
+    for n, t in ((9, 1.0), (9, 0.37), (9, 1e-2), (8, 0.37)):
+        y = x[:, 9 - n:]
+        plain = se.sample(y, seed=1, temperature=t)
+        assert (se.sample(y, seed=1, temperature=t, return_info=True)[0] == plain).all()
+        assert (se.sample(y, seed=1, temperature=t, num_samples=2)[:, 0] == plain).all()
+        assert (se.sample(y, seed=1, temperature=t, num_samples=2, replacement=False)[:, 0] == plain).all()
+        assert (se.sample(y, seed=1, temperature=t, where=rng.random(y.shape) < 2) == plain).all()
+
+
 def test_temperature_zero_takes_the_first_of_the_largest():
     x = np.array([[1.0, 7, 3, 7], [5, 5, 5, 5], [-np.inf, -3, -2, -2]])
     assert se.sample(x, temperature=0).tolist() == [1, 0, 2]
@@ -374,7 +409,7 @@ def test_shapes():
     (lambda x: se.sample(x, 2), np.exceptions.AxisError, "sample: axis"),
     (lambda x: se.sample(x, "a"), TypeError, "sample: axis is 'a'"),
     (lambda x: se.sample(x, temperature=-1), ValueError, "sample: temperature: got -1 for row 0; accepted"),
-    (lambda x: se.sample(x, temperature=[1, 2, np.inf]), ValueError, "sample: temperature: got inf for row 2"),
+    (lambda x: se.sample(x, temperature=[1, 2, np.nan]), ValueError, "sample: temperature: got nan for row 2"),
     (lambda x: se.sample(x, temperature="hot"), TypeError, "sample: temperature is 'hot', accepted: numbers"),
     (lambda x: se.sample(x, top_k=0), ValueError, "sample: top_k: got 0 for row 0; accepted are integers from 1"),
     (lambda x: se.sample(x, top_k=1.5), TypeError, "sample: top_k is 1.5, accepted: integers"),
@@ -507,6 +542,21 @@ def test_pytorch_2576_more_than_2_to_the_24_classes():
     share = float(3 * np.exp(16.0) / (n - 3 + 3 * np.exp(16.0)))
     assert abs((drawn >= n - 3).mean() - share) < 4 * (share * (1 - share) / 1000) ** 0.5
     assert (drawn < n).all() and drawn.max() == n - 1
+
+
+@pytest.mark.large
+def test_more_than_2_to_the_31_classes():
+    """4 GB of bfloat16, of which the pages that nobody writes to take no memory, and 120 MB of states."""
+    if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 8 << 30:
+        pytest.skip("needs 8 GB of available memory")
+    n = 2**31 + 10
+    x = np.zeros(n, np.uint16).view(BF16)
+    x[-3:] = 20.0
+    drawn = se.sample(x, seed=1, num_samples=2000)
+    share = float(3 * np.exp(20.0) / (n - 3 + 3 * np.exp(20.0)))
+    assert abs((drawn >= n - 3).mean() - share) < 4 * (share * (1 - share) / 2000) ** 0.5 and drawn.max() == n - 1
+    assert stats.kstest(drawn[drawn < n - 3] / n, "uniform").pvalue > 1e-3
+    assert se.sample(x, temperature=0) == n - 3
 
 
 def test_sglang_33423_a_uniform_number_of_one():

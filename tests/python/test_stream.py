@@ -1,6 +1,11 @@
 """LogSumExp: the bytes of one call, however the rows come; objects that merge, travel and are refused."""
 
+import importlib.util
 import pickle
+import re
+import sys
+import types
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -270,3 +275,55 @@ def test_bad_input():
         bad[field][1] = value
         refuses(ValueError, lambda: LogSumExp.from_array(bad))
     refuses(ValueError, lambda: LogSumExp.from_array(np.concatenate([broken, broken])))
+
+
+# -- README ------------------------------------------------------------------------------------------------
+
+
+class Pieces:
+    """As much of Ray Data's data set, and of Spark's RDD, as README.md uses; a test of neither."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def map_batches(self, function, batch_size, batch_format):
+        (x,) = self.parts
+        starts = range(0, len(x), batch_size)
+        return Pieces([function({"x": x[s : s + batch_size], "row_number": np.arange(s, len(x))}) for s in starts])
+
+    def take_all(self):
+        return [{name: column[i] for name, column in part.items()} for part in self.parts for i in range(len(part["state"]))]
+
+    def zipWithIndex(self):
+        places = np.cumsum([0, *map(len, self.parts)])
+        return Pieces([zip(part, range(int(p), int(p) + len(part))) for part, p in zip(self.parts, places)])
+
+    def mapPartitions(self, function):
+        return Pieces([value for part in self.parts for value in function(iter(part))])
+
+    def reduce(self, function):
+        first, *others = map(pickle.loads, map(pickle.dumps, self.parts))
+        for other in others:
+            first = function(first, other)
+        return first
+
+
+def test_readme(monkeypatch, capsys):
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    section = re.search(r"^## Rows in pieces\n(.*?)^## ", text, re.M | re.S)[1]
+    pieces, dask, ray, spark = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    names = {"se": se, "row": rows(10_000, np.float32)}
+    exec(pieces, names)
+    same(names["total"].result(), se.logsumexp(names["row"]))
+    if importlib.util.find_spec("dask"):
+        exec(dask, names)
+        assert names["p"].shape == (100_000, 1000)
+    x = rows(9000, np.float32)
+    module = types.ModuleType("ray")
+    module.data = types.SimpleNamespace(read_parquet=lambda name: Pieces([x]))
+    monkeypatch.setitem(sys.modules, "ray", module)
+    exec(ray, names)
+    x = [float(v) for v in x]
+    exec(spark, {**names, "rdd": Pieces([x[:100], [], x[100:5000], x[5000:]])})
+    printed = [float(line) for line in capsys.readouterr().out.split()]
+    assert np.float32(printed[0]) == se.logsumexp(np.float32(x)) and abs(printed[1] - se.logsumexp(x)) <= np.spacing(printed[1])

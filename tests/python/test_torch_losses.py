@@ -5,13 +5,17 @@ import sys
 import types
 import unittest
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 from torch import func  # noqa: E402
 from torch.nn.functional import cross_entropy as theirs  # noqa: E402
 
+import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from torch_cases import same_bytes  # noqa: E402
 
 f64 = torch.float64
 
@@ -45,11 +49,15 @@ def test_samples_of_torch(dtype):
     for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
         (target,) = sample.args
         inputs = [t for t in (sample.input, target) if t.is_floating_point()]
-        got, expected = st.cross_entropy(sample.input, target, **sample.kwargs), theirs(sample.input, target, **sample.kwargs)
-        torch.testing.assert_close(got, expected)
+        got = st.cross_entropy(sample.input, target, **sample.kwargs)
         g = torch.rand_like(got)
         ours = torch.autograd.grad(got, inputs, g)
-        torch.testing.assert_close(ours, torch.autograd.grad(expected, inputs, g))
+        # in float64, since torch's gradient of 16 bits has lost most of its digits
+        wide = [t.detach().double().requires_grad_() for t in inputs]
+        keywords = {n: v.double() if isinstance(v, torch.Tensor) else v for n, v in sample.kwargs.items()}
+        expected = theirs(wide[0], wide[1] if len(wide) > 1 else target, **keywords)
+        torch.testing.assert_close(got, expected.to(dtype))
+        torch.testing.assert_close(ours, tuple(t.to(dtype) for t in torch.autograd.grad(expected, wide, g.double())))
         assert all(t.dtype == dtype for t in (got, *ours))
         if dtype == f64:
             call = lambda *inputs: st.cross_entropy(inputs[0], inputs[1] if len(inputs) > 1 else target, **sample.kwargs)
@@ -59,12 +67,13 @@ def test_samples_of_torch(dtype):
     assert count > 20
 
 
+WEIGHT = torch.tensor([0.5, 0.0, 2.0, 1.0, 3.0], dtype=f64)
 OPTIONS = {
-    "plain": {},
-    "all": dict(label_smoothing=0.1, z_loss=0.01, softcap=4.0, temperature=0.7, ignore_index=2),
-    "weights": dict(weight=torch.tensor([0.5, 0.0, 2.0, 1.0, 3.0], dtype=f64), label_smoothing=0.2),
-    "tokens": dict(token_weight=torch.tensor([1.0, 0.0, 0.5, 2.0], dtype=f64), z_loss=0.1),
-    "denominator": dict(denominator=7.0, softcap=2.0),
+    "plain": {"reduction": "none"},
+    "all": {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0, "temperature": 0.7, "ignore_index": 2, "reduction": "mean"},
+    "weights": {"weight": WEIGHT, "label_smoothing": 0.2, "reduction": "mean"},
+    "tokens": {"token_weight": torch.tensor([1.0, 0.0, 0.5, 2.0], dtype=f64), "z_loss": 0.1, "reduction": "sum"},
+    "denominator": {"denominator": 7.0, "softcap": 2.0, "reduction": "mean"},
 }
 TARGETS = {
     "index": indices(4),
@@ -74,16 +83,17 @@ TARGETS = {
 
 
 def cases():
-    for options, target, reduction in itertools.product(OPTIONS, TARGETS, ("mean", "sum", "none")):
-        given = dict(OPTIONS[options], reduction=reduction)
-        if reduction != "mean":
-            given.pop("denominator", None)
+    for options, target in itertools.product(OPTIONS, TARGETS):
+        given = dict(OPTIONS[options])
         if target == "probabilities":
             given.pop("ignore_index", None)
-        yield pytest.param(TARGETS[target], given, id=f"{options}-{target}-{reduction}")
+        yield pytest.param(TARGETS[target], given, id=f"{options}-{target}")
 
 
-@pytest.mark.parametrize("target, options", cases())
+CASES = list(cases())
+
+
+@pytest.mark.parametrize("target, options", CASES)
 def test_derivatives(target, options):
     x = logits(4, 5).requires_grad_()
     call = lambda x: st.cross_entropy(x, target, **options)
@@ -120,7 +130,7 @@ def test_transforms():
         torch.testing.assert_close(tangent, (gradients[0] * x[1]).sum())
 
 
-@pytest.mark.parametrize("target, options", cases())
+@pytest.mark.parametrize("target, options", CASES)
 def test_compiled(target, options):
     def program(x):
         return st.cross_entropy(x * 2, target, **options)
@@ -161,3 +171,93 @@ def test_older_names_of_reduction():
     x, t = logits(4, 5), indices(4)
     with pytest.warns(UserWarning, match="size_average"):
         assert torch.equal(st.cross_entropy(x, t, size_average=False), st.cross_entropy(x, t, reduction="sum"))
+
+
+# -- beyond torch -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_bytes_of_numpy(dtype):
+    x, t = logits(4, 5, 3, dtype=dtype), indices(4, 3)
+    array = x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if dtype == torch.bfloat16 else x.numpy()
+    options = {"label_smoothing": 0.1, "z_loss": 0.1, "softcap": 5.0, "info": ("lse", "correct")}
+    loss, gradient, info = se.cross_entropy_with_grad(array, t.numpy(), axis=1, **options)
+    leaf = x.clone().requires_grad_()
+    ours, found = st.cross_entropy(leaf, t, **options)
+    ours.backward()
+    same_bytes(ours.detach(), np.asarray(loss))
+    same_bytes(leaf.grad, gradient)
+    for name in info:
+        same_bytes(found[name].detach(), info[name])
+    again = se.cross_entropy_with_grad(x, t, axis=1, **options)
+    same_bytes(again[0], np.asarray(loss))
+    same_bytes(again[1], gradient)
+    same_bytes(se.cross_entropy_vjp(1.0, x, t, axis=1, label_smoothing=0.1, z_loss=0.1, softcap=5.0), gradient)
+    recorded = se.cross_entropy_with_grad(leaf, t, axis=1, **options)[1]  # to be differentiated again: by the formula
+    torch.testing.assert_close(recorded, again[1])
+    assert recorded.requires_grad
+    out = x.clone()
+    assert se.cross_entropy_with_grad(out, t, axis=1, out=out, **options)[1] is out
+    same_bytes(out, gradient)
+
+
+def test_ignored_rows_are_not_read():
+    """pytorch 11551: NaN in an ignored row made its gradient NaN; and 70348: a mean over nothing is 0 / 0, unless asked."""
+    x, t = logits(4, 5), indices(4)
+    x[1], t[1] = float("nan"), -100
+    for transform in (torch.func.grad, lambda f: lambda x: torch.autograd.functional.jacobian(f, x)):
+        gradient = transform(lambda x: st.cross_entropy(x, t))(x)
+        assert not gradient[1].any() and not gradient.isnan().any()
+    assert st.cross_entropy(x, torch.full_like(t, -100)).isnan()
+    leaf = x.clone().requires_grad_()
+    loss = st.cross_entropy(leaf, torch.full_like(t, -100), on_empty="zero")
+    loss.backward()
+    assert loss == 0 and not leaf.grad.any()
+    assert st.cross_entropy(x, torch.full_like(t, -100), on_empty="zero") == 0
+
+
+def test_gradient_of_the_target_in_16_bits():
+    """Liger 1329: p - 1 of the target's class was lost in bfloat16. In float32 as p goes to 1, p - 1 has no digits."""
+    for dtype in (torch.bfloat16, torch.float32):
+        x = torch.tensor([[20.0, 0.0, 1.0]], dtype=dtype, requires_grad=True)
+        st.cross_entropy(x, torch.tensor([0])).backward()
+        exact = x.detach().double().softmax(1)[0, 1:].sum()
+        assert abs(x.grad[0, 0].double() + exact) < exact * torch.finfo(dtype).eps
+
+
+def test_losses_of_one_row_each():
+    """Liger 968: gradients with reduction="none"."""
+    x, t, u = logits(4, 5).requires_grad_(), indices(4), torch.rand(4, dtype=f64)
+    (got,) = torch.autograd.grad(st.cross_entropy(x, t, reduction="none"), x, u)
+    torch.testing.assert_close(got, torch.autograd.grad(theirs(x, t, reduction="none"), x, u)[0])
+
+
+def test_fx_records_the_call():
+    graph = torch.fx.symbolic_trace(lambda x, t: st.cross_entropy(x, t, label_smoothing=0.1))
+    x, t = logits(4, 5), indices(4)
+    assert torch.equal(graph(x, t), st.cross_entropy(x, t, label_smoothing=0.1))
+
+
+X, T = logits(4, 5), indices(4)
+ERRORS = {
+    "input": ((X.long(), T), {}, TypeError, "input has dtype torch.int64, accepted: float16"),
+    "scalar": ((X[0, 0], T), {}, ValueError, r"input has shape \(\), accepted: at least one dimension"),
+    "shape": ((X, T[1:]), {}, ValueError, r"target has shape \(3,\), accepted: \(4,\)"),
+    "range": ((X, T * 0 + 7), {}, ValueError, "target: got 7 for row 0; accepted are indices from 0 below 5, and -100"),
+    "bool": ((X, T > 0), {}, TypeError, "target has dtype torch.bool, accepted: integers"),
+    "weight": ((X, T, X[0, 1:]), {}, ValueError, r"weight has shape \(4,\), accepted: \(5,\)"),
+    "tokens": ((X, T), {"token_weight": X[0]}, ValueError, r"token_weight has shape \(5,\), accepted: what broadcasts"),
+    "reduction": ((X, T), {"reduction": "max"}, ValueError, "reduction is 'max', accepted: 'none', 'mean', 'sum'"),
+    "smoothing": ((X, T), {"label_smoothing": 1.5}, ValueError, "label_smoothing is 1.5, accepted: a number from 0 to 1"),
+    "softcap": ((X, T), {"softcap": 0}, ValueError, "softcap is 0, accepted: a finite number > 0"),
+    "sum": ((X, T), {"denominator": 2, "reduction": "sum"}, ValueError, "denominator with reduction 'sum', accepted: with"),
+    "info": ((X, T), {"info": ("loss",)}, ValueError, "info is 'loss', accepted: 'lse', 'log_prob'"),
+    "ignored": ((X, X.softmax(1)), {"ignore_index": 1}, ValueError, "ignore_index is 1, accepted: none where target has prob"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case):
+    args, options, kind, message = ERRORS[case]
+    with pytest.raises(kind, match="cross_entropy: " + message):
+        st.cross_entropy(*args, **options)

@@ -38,8 +38,9 @@ def test_dispatch_forward():
     same_bytes(se.logsumexp(X, -1, b=b.abs()), se.logsumexp(n, -1, b=b.abs().numpy()))
     for got, want in zip(se.logsumexp(X, -1, return_sign=True), se.logsumexp(n, -1, return_sign=True)):
         same_bytes(got, want)
-    with pytest.raises(NotImplementedError, match="b"):
-        se.logsumexp(X.clone().requires_grad_(), -1, b=b)
+    x = X.clone().requires_grad_()
+    se.logsumexp(x, -1, b=b.abs()).sum().backward()
+    same_bytes(x.grad, se.logsumexp_vjp(torch.ones(X.shape[:-1]), X, -1, b=b.abs())[0])
 
 
 def test_dispatch_derivatives():
@@ -74,7 +75,7 @@ def test_dispatch_matrices():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_matrices_of_16_bits(dtype):
-    """The NumPy face's bytes; with gradients, and so from torch's formulas, float32 rounded once as well."""
+    """The NumPy functions' bytes; with gradients, and so from torch's formulas, float32 rounded once as well."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x = X.to(dtype)
     for f, a in ((se.softmax_jacobian, se.softmax(x)), (se.log_softmax_jacobian, se.log_softmax(x)),

@@ -1,4 +1,4 @@
-// log_prob, entropy and kl_div: checks, rows, threads. Rows go one by one, whole, each on one thread.
+// log_prob, entropy and kl_div: checks, rows, threads. Every row is on one thread.
 #include "../../include/sumexp/information.hpp"
 
 #include <cmath>
@@ -19,6 +19,7 @@ using cpu::fail;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch: half of a 1 MB L2
+constexpr std::int64_t kTileRow = 256;              // longer rows, one after the other, go one by one
 
 enum Kind { kAbsent, kFull, kOneARow, kPicked };
 
@@ -110,20 +111,35 @@ Status check_indices(const LogitsRows& rows, const cpu::Plan& plan) {
 struct Work {
   const cpu::Plan& plan;
   const cpu::Moves& moves;
-  void (*one_row)(const cpu::InformationRow&);
-  std::int64_t picks, step;
+  cpu::InformationKernel::Function kernel;
+  std::int64_t picks;
   int sides;  // rows of logits: 1 or 2
-  bool distances;
+  bool distances, full_result;
+  std::int64_t step = 0;  // rows of a task
+  std::int64_t item = cpu::item_size(plan.dtype), wide = plan.dtype == DType::f64 ? 8 : 4;
+  cpu::Order order = cpu::order_of(static_cast<int>(wide));
+
+  std::int64_t in_lines(std::int64_t elements) const { return (elements * wide + 63) / 64 * 64; }
+  std::int64_t apart(int operand) const { return plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[operand] : 0; }
+  // Operands that have the rows' elements, one of each side: logits, and results, if these are full.
+  int of_logits(int side) const { return side ? int{cpu::kOther} : int{cpu::kLogits}; }
+  int of_result(int side) const { return side ? int{cpu::kExtra} : int{cpu::kResult}; }
+  bool side_by_side() const {
+    bool every = plan.row[0].stride[cpu::kLogits] != item;
+    for (int s = 0; s < sides; ++s) every &= apart(of_logits(s)) == item && (!full_result || apart(of_result(s)) == item);
+    return every;
+  }
+  // Short rows, and rows side by side, go V::W at a time.
+  bool tiled() const { return kernel.tile && plan.n > 0 && plan.n <= (side_by_side() ? order.chunk : kTileRow); }
 
   void run(std::int64_t i, cpu::Workspace& workspace) const {
-    const std::int64_t item = cpu::item_size(plan.dtype), wide = plan.dtype == DType::f64 ? 8 : 4;
-    const std::int64_t chunk = cpu::order_of(static_cast<int>(wide)).chunk, chunks = (plan.n + chunk - 1) / chunk;
+    const std::int64_t chunks = (plan.n + order.chunk - 1) / order.chunk;
     cpu::InformationRow row = {plan, moves, {}, picks, {}, false, distances, {}, {}, {}};
-    const auto in_scratch = [&](std::int64_t elements) { return (elements * wide + 63) / 64 * 64; };
-    row.resident = 2 * sides * in_scratch(chunks * chunk) <= kResidentBytes;
-    const std::int64_t place = in_scratch(row.resident ? chunks * chunk : chunk), maxima = in_scratch(chunks);
+    row.resident = 2 * sides * in_lines(chunks * order.chunk) <= kResidentBytes;
+    const std::int64_t place = in_lines(row.resident ? chunks * order.chunk : order.chunk), maxima = in_lines(chunks);
+    const std::int64_t tile = tiled() ? in_lines((plan.n + moves.width - 1) / moves.width * moves.width * moves.width) : 0;
     workspace.reset();
-    char* scratch = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(sides * (2 * place + maxima))));
+    char* scratch = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(sides * (2 * place + maxima + 2 * tile))));
     const auto take = [&](std::int64_t bytes) {
       char* const p = scratch;
       scratch += bytes;
@@ -133,12 +149,60 @@ struct Work {
       row.direct[s] = item == wide && plan.row[0].stride[s] == item && plan.temperature == 1.0;
       row.packed[s] = take(place), row.terms[s] = take(place), row.maxima[s] = take(maxima);
     }
-    for (std::int64_t r = i * step; r < (i + 1) * step && r < plan.rows; ++r) {
-      const cpu::Offsets offsets = plan.row_offsets(r);
-      for (int k = 0; k < cpu::kOperands; ++k)
-        row.at[k] = plan.data[k] ? static_cast<char*>(plan.data[k]) + offsets.at[k] : nullptr;
-      one_row(row);
+    cpu::Tile tiles[2] = {};
+    for (int s = 0; s < sides; ++s) tiles[s].in[0] = take(tile), tiles[s].terms = take(tile);
+    const std::int64_t end = (i + 1) * step < plan.rows ? (i + 1) * step : plan.rows;
+    const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+    for (std::int64_t r = i * step; r < end;) {
+      std::int64_t together = inner - r % inner;
+      if (together > end - r) together = end - r;
+      if (together > moves.width) together = moves.width;
+      place_row(row, r);
+      const bool enough = together * 2 >= moves.width || (together > 1 && plan.n <= 2 * moves.width);
+      if (tile && enough && run_tiles(row, static_cast<int>(together), tiles)) {
+        r += together;
+        continue;
+      }
+      for (const std::int64_t last = tile ? r + together : r + 1; r < last; ++r) {
+        place_row(row, r);
+        kernel.row(row);
+      }
     }
+  }
+
+ private:
+  void place_row(cpu::InformationRow& row, std::int64_t r) const {
+    const cpu::Offsets offsets = plan.row_offsets(r);
+    for (int k = 0; k < cpu::kOperands; ++k)
+      row.at[k] = plan.data[k] ? static_cast<char*>(plan.data[k]) + offsets.at[k] : nullptr;
+  }
+  bool run_tiles(const cpu::InformationRow& row, int rows, cpu::Tile* tiles) const {
+    const int n = static_cast<int>(plan.n);
+    const std::int64_t elements = std::int64_t{n} * moves.width;
+    const bool columns = rows == moves.width && side_by_side();
+    std::int64_t step[cpu::kOperands];
+    for (int k = 0; k < cpu::kOperands; ++k) step[k] = apart(k);
+    cpu::Columns at = {};
+    at.n = n, at.ahead = 32, at.tiles = 1;
+    for (int s = 0; s < sides; ++s) {
+      const int k = of_logits(s);
+      at.data[k] = row.at[k], at.stride[k] = plan.row[0].stride[k];
+      void* const to = tiles[s].in[0];
+      if (columns) moves.load_columns(at, k, 0, n, to, n, nullptr);
+      else moves.load_tile({row.at[k], step[k]}, at.stride[k], rows, n, to);
+      if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, to);
+      tiles[s].count = n, tiles[s].rows = rows;
+    }
+    if (!kernel.tile(row, tiles, step)) return false;
+    for (int s = 0; full_result && s < sides; ++s) {
+      const int k = of_result(s);
+      void* const from = tiles[s].in[0];
+      at.data[cpu::kOut] = row.at[k], at.stride[cpu::kOut] = plan.row[0].stride[k];
+      if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, from);
+      if (columns) moves.store_columns(at, 0, n, from, n);
+      else moves.store_tile({row.at[k], step[k]}, plan.row[0].stride[k], rows, n, from, false);
+    }
+    return true;
   }
 };
 static_assert(cpu::kLogits == 0 && cpu::kOther == 1, "the rows of logits are the first operands");
@@ -147,6 +211,7 @@ Status run_all(Work work, const char* function) {
   const cpu::Plan& plan = work.plan;
   work.step = kTaskElements / (plan.n ? plan.n : 1);
   if (work.step < 1) work.step = 1;
+  if (work.tiled()) work.step = (work.step + work.moves.width - 1) / work.moves.width * work.moves.width;
   try {
     cpu::run_parts(
         (plan.rows + work.step - 1) / work.step, cpu::threads_for(plan.rows * plan.n * work.sides),
@@ -181,8 +246,8 @@ Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const Vi
   Status status = plan_rows(rows, arguments, plan);
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).log_prob, rows.picks, 0, 1, wanted},
-                 "log_prob_and_entropy");
+  const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
+  return run_all({plan, moves_for(rows.dtype), kernel.log_prob, rows.picks, 1, wanted, false}, "log_prob_and_entropy");
 }
 
 Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy, const View& logits,
@@ -199,8 +264,8 @@ Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, 
   Status status = plan_rows(rows, arguments, plan);
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).log_prob_vjp, rows.picks, 0, 1, wanted},
-                 "log_prob_and_entropy_vjp");
+  const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
+  return run_all({plan, moves_for(rows.dtype), kernel.log_prob_vjp, rows.picks, 1, wanted, true}, "log_prob_and_entropy_vjp");
 }
 
 Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits, const View& out) noexcept {
@@ -212,7 +277,7 @@ Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits
   if (status.ok() && rows.temperature != 1.0)
     status = fail(Code::invalid_argument, "temperature: got %g; kl_div takes none (1)", rows.temperature);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 0, 2, false}, "kl_div");
+  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 2, false, false}, "kl_div");
 }
 
 Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, const View& q_logits, const View& out_p,
@@ -226,7 +291,7 @@ Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, c
   if (status.ok() && rows.temperature != 1.0)
     status = fail(Code::invalid_argument, "temperature: got %g; kl_div_vjp takes none (1)", rows.temperature);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 0, 2, false}, "kl_div_vjp");
+  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 2, false, true}, "kl_div_vjp");
 }
 
 }  // namespace sumexp

@@ -141,25 +141,33 @@ FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T from, T belo
   const V lower = V(from), upper = V(below), none = V(-Limits<T>::infinity);
   FilterSplit result = {0, 0, 0};
   for (std::int64_t first = 0; first < n; first += kMassBlock) {
+    const std::int64_t end = n - first < kMassBlock ? n : first + kMassBlock;
     LaneMasses<T> sum;
-    each_vector<V>(n - first < kMassBlock ? n - first : kMassBlock, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-      const V v = memory.template load<V>(x + first + i, -Limits<T>::infinity);
-      if (count(at_or_above(v, lower)) == 0) return;
+    const auto take = [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
       const auto high = at_or_above(v, upper);
       const auto inside = at_or_above(pick(high, none, v), lower);
-      V t;
-      if constexpr (kTerms) t = memory.template load<V>(terms + first + i, T(0));
-      const int above = count(high);
-      if (above) {
-        result.above_count += above;
-        if constexpr (kTerms) sum.add(widened(pick(high, t, V(T(0)))));
+      result.above_count += count(high);
+      compress(x_to + result.inside, inside, v);
+      if constexpr (kTerms) {
+        const V t = memory.template load<V>(terms + i, T(0));
+        sum.add(widened(pick(high, t, V(T(0)))));
+        compress(terms_to + result.inside, inside, t);
       }
-      if (const int found = count(inside)) {
-        compress(x_to + result.inside, inside, v);
-        if constexpr (kTerms) compress(terms_to + result.inside, inside, t);
-        result.inside += found;
-      }
-    });
+      result.inside += count(inside);
+    };
+    // A branch for some vectors, not for each: what it finds is seldom foreseen.
+    std::int64_t i = first;
+    for (; i + kWays * V::W <= end; i += kWays * V::W) {
+      int found = 0;
+#pragma GCC unroll 4
+      for (int u = 0; u < kWays; ++u) found += count(at_or_above(V::load(x + i + u * V::W), lower));
+      if (found == 0) continue;
+#pragma GCC unroll 4
+      for (int u = 0; u < kWays; ++u) take(i + u * V::W, Whole{});
+    }
+    for (; i + V::W <= end; i += V::W) take(i, Whole{});
+    if (i < end) take(i, Part{static_cast<int>(end - i)});
     if constexpr (kTerms) result.above += sum.total();
   }
   if constexpr (!kTerms) result.above = static_cast<Mass>(result.above_count);

@@ -5,6 +5,9 @@
 #include "exp_chunk.hpp"
 #include "information.hpp"
 #include "kernel.hpp"
+#if SUMEXP_REGISTERS
+#include "transposed.hpp"
+#endif
 
 #define SUMEXP_JOIN_(a, b) a##b
 #define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
@@ -13,6 +16,16 @@ namespace sumexp::SUMEXP_NS {
 namespace {
 
 using cpu::InformationRow;
+
+// Where a sum of products begins that are `most` or less: 1.5 * 2^(e + 7), or 2^(e + 6) for double, with 2^e the power of two
+// in `most`. 128 of them, or 64, which the fold of the columns may add, are a number of 24 (53) bits on its grid.
+SUMEXP_FN float grid_start(float most) {
+  return bit_cast<float>(((bit_cast<std::uint32_t>(most) & 0x7f800000u) + (7u << 23)) | 0x400000u);
+}
+SUMEXP_FN double grid_start(double most) {
+  constexpr std::uint64_t one = std::uint64_t(1) << 52;
+  return bit_cast<double>(((bit_cast<std::uint64_t>(most) & 0x7ff0000000000000u) + 6 * one) | one / 2);
+}
 
 // sum t_j (m - x_j) over a chunk with these terms, in the order of the geometry. Added as the terms themselves are, to a grid
 // that the largest product gives: hi is exact, and lo gets what the grid cuts off, products as they are before rounding.
@@ -27,9 +40,7 @@ Wide<ElementOf<V>> distance_sum(const ElementOf<V>* x, const ElementOf<V>* terms
   });
   const T most = largest(best);
   if (!(most > T(0))) return WideOf<T>::constant(0);
-  double exponent;
-  exponent_split(static_cast<double>(most), exponent);  // most < 2^(exponent + 1/2)
-  const T start = T(1.5) * pow2<T>(static_cast<std::int64_t>(exponent) + (sizeof(T) == 4 ? 10 : 9));
+  const T start = grid_start(most);
   V sums[2][Geometry<T>::kGroup / V::W];
   lane_reduce<V, 2>(count, start, sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
     using U = std::remove_pointer_t<decltype(acc)>;
@@ -144,22 +155,30 @@ Finished<T> finished(const DistanceState<T>& state) {
   return row;
 }
 // Of the winner: its probability, and what it leaves to 1.
-template <class T>
+template <class V>
 struct Winner {
-  Wide<T> p, rest;
+  Wide<V> p, rest;
 };
-template <class T>
-Winner<T> winner_of(const RowSum<T>& sum) {
-  const Wide<T> others = others_over_max(sum), all = sum.c + others;
-  return {WideOf<T>::constant(1) / all, others / all};
+template <class V>
+SUMEXP_FN Winner<V> winner_of(const RowSum<V>& sum) {
+  const Wide<V> others = others_over_max(sum), all = sum.c + others;
+  return {WideOf<V>::constant(1) / all, others / all};
 }
 
 template <class T>
 SUMEXP_FN T quiet_number(T x) {
   return x == x ? x : Limits<T>::nan();
 }
-SUMEXP_FN double negated(double w) { return 0.0 - w; }
-SUMEXP_FN DD<double> negated(DD<double> w) { return {0.0 - w.hi, 0.0 - w.lo}; }
+// a - b
+SUMEXP_FN double minus(double a, double b) { return a + (0.0 - b); }
+template <class D>
+SUMEXP_FN DD<D> minus(DD<D> a, DD<D> b) {
+  return a + DD<D>{D(0.0) - b.hi, D(0.0) - b.lo};
+}
+template <class D>
+SUMEXP_FN Twin<D> minus(Twin<D> a, Twin<D> b) {
+  return {a.a + (D(0.0) - b.a), a.b + (D(0.0) - b.b)};
+}
 
 template <class T>
 T read_one(const InformationRow& row, int operand, std::int64_t k) {
@@ -238,7 +257,7 @@ void log_prob_vjp(const InformationRow& row) {
   if (!is_finite(base_h)) base_l = T(0);
   if (winner >= 0) {
     const Winner<T> w = winner_of(r.sum);
-    at_winner = quiet_number(O::narrow(own * w.rest + negated(w.p * (others + hA))));
+    at_winner = quiet_number(O::narrow(minus(own * w.rest, w.p * (others + hA))));
   }
   const V m = V(r.sum.m), farthest = V(r.sum.m - kFarthest<T>);
   const V of_row = V(h), minus_h = V(T(0) - base_h), minus_l = V(T(0) - base_l);
@@ -263,6 +282,152 @@ void log_prob_vjp(const InformationRow& row) {
   }
 }
 
+#if SUMEXP_REGISTERS
+// -- rows V::W at a time: element j of all of them in one vector
+// ----------------------------------------------------------------
+
+// Element k of an operand with a value or some for each of these rows.
+template <class V>
+void write_rows(const InformationRow& row, int operand, std::int64_t k, V values, int rows, const std::int64_t* step) {
+  ElementOf<V> value[V::W];
+  if (rows == V::W && step[operand] == cpu::item_size(row.plan.dtype)) {
+    cpu::Columns at = {};
+    at.tiles = 1, at.data[cpu::kOut] = row.at[operand] + k * row.plan.row[0].stride[operand];
+    return row.moves.store_columns(at, 0, 1, &values, 1);
+  }
+  V::store(value, values);
+  for (int b = 0; b < rows; ++b) row.moves.unpack_row(row.plan, operand, row.at[operand] + b * step[operand], k, 1, &value[b]);
+}
+
+// The same for the rows of a tile: logits in tile.in[0], terms in tile.terms. False where a row is special.
+template <class V, class Terms>
+struct TileOf {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  static constexpr int W = V::W;
+
+  const InformationRow& row;  // the first
+  const cpu::Tile& tile;
+  const std::int64_t* step;  // from row to row, by operand
+  const V* const x = static_cast<const V*>(tile.in[0]);
+  const V* const terms = static_cast<const V*>(tile.terms);
+  V N = V(T(0));
+  RowSum<V> sum;
+  Wide<V> L, mean = O::constant(0);
+
+  TileOf(const InformationRow& row, const cpu::Tile& tile, const std::int64_t* step) : row(row), tile(tile), step(step) {}
+
+  bool reduce() {
+    TileState<V> state;
+    if (!transposed_states<Terms, V, true, true>(&tile, 1, &state)) return false;
+    N = state.N;
+    sum = row_sum(state);
+    L = log_over_max(sum);
+    if (row.distances) mean = distances() / total(sum);
+    return true;
+  }
+  SUMEXP_FN V distance_at(int j) const { return distance(sum.m, sum.m - V(kFarthest<T>), x[j]); }
+  // distance_sum. A row without any has a grid too, of which nothing is seen.
+  Wide<V> distances() const {
+    V best = V(T(0));
+    for (int j = 0; j < tile.count; ++j) best = larger(terms[j] * distance_at(j), best);
+    T most[W];
+    V::store(most, best);
+    const V start = lanes_of<V>([&](int b) SUMEXP_INLINE { return grid_start(most[b]); });
+    Wide<V> member[Geometry<T>::kGroup];
+    tile_reduce<V, 2>(
+        tile.count, T(0),
+        [&](V* acc, int j) SUMEXP_INLINE {
+          const V d = distance_at(j), hi = acc[0] + start, next = fma(terms[j], d, hi);  // both differences are exact
+          acc[1] = acc[1] + fma(terms[j], d, hi - next);
+          acc[0] = next - start;
+        },
+        [&](int i, const V* acc) SUMEXP_INLINE { member[i] = O::from(acc[0], acc[1]); });
+    return tile_fold_members(tile.count, member) + O::constant(0);
+  }
+
+  char* at(int operand, int b) const { return row.at[operand] + b * step[operand]; }
+  std::int64_t index(int b, std::int64_t k) const {
+    return read<std::int64_t>(at(cpu::kPicks, b) + k * row.plan.row[0].stride[cpu::kPicks]);
+  }
+  typedef T __attribute__((may_alias)) Lane;
+  T element(int b, std::int64_t i) const { return reinterpret_cast<const Lane*>(x + i)[b]; }
+  T read_at(int operand, int b, std::int64_t k) const {
+    T value;
+    row.moves.pack_row(row.plan, operand, at(operand, b), k, 1, &value);
+    return value;
+  }
+};
+
+template <class V, class Terms>
+bool log_prob_tile(const InformationRow& row, const cpu::Tile* tiles, const std::int64_t* step) {
+  const cpu::Tile& tile = tiles[0];
+  using T = ElementOf<V>;
+  TileOf<V, Terms> rows(row, tile, step);
+  if (!rows.reduce()) return false;
+  for (std::int64_t k = 0; row.at[cpu::kOfPicks] && k < row.picks; ++k) {
+    const V chosen = lanes_of<V>([&](int b) SUMEXP_INLINE { return b < tile.rows ? rows.element(b, rows.index(b, k)) : T(0); });
+    write_rows(row, cpu::kOfPicks, k, V(T(0)) - cross_entropy(rows.sum, chosen), tile.rows, step);
+  }
+  if (row.at[cpu::kResult]) write_rows(row, cpu::kResult, 0, WideOf<V>::narrow(rows.L + rows.mean), tile.rows, step);
+  return true;
+}
+
+// Results take the place of the logits.
+template <class V, class Terms>
+bool log_prob_vjp_tile(const InformationRow& row, const cpu::Tile* tiles, const std::int64_t* step) {
+  const cpu::Tile& tile = tiles[0];
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  constexpr int W = V::W;
+  TileOf<V, Terms> rows(row, tile, step);
+  if (!rows.reduce()) return false;
+  const std::int64_t picks = row.at[cpu::kOfPicks] ? row.picks : 0;
+  T of_row[W] = {}, m[W];
+  Wide<T> c[W], own[W], others[W];
+  std::int64_t winner[W];
+  V::store(m, rows.sum.m), put_lanes(rows.sum.c, c);
+  for (int b = 0; b < W; ++b) {
+    own[b] = others[b] = WideOf<T>::constant(0);
+    winner[b] = -1;
+    if (b >= tile.rows) continue;
+    if (row.at[cpu::kOfRow]) of_row[b] = rows.read_at(cpu::kOfRow, b, 0);
+    for (std::int64_t k = 0; k < picks; ++k) {
+      const Wide<T> g = WideOf<T>::from(rows.read_at(cpu::kOfPicks, b, k));
+      const std::int64_t i = rows.index(b, k);
+      if (head(c[b]) == 1.0 && rows.element(b, i) == m[b]) {
+        winner[b] = i;
+        own[b] = own[b] + g;
+      } else {
+        others[b] = others[b] + g;
+      }
+    }
+  }
+  const V h = V::load(of_row), zero = V(T(0));
+  const Wide<V> own_w = wide_lanes(own), others_w = wide_lanes(others), hA = O::from(h) * rows.mean;
+  V base_h, base_l;
+  O::split(hA + (others_w + own_w), base_h, base_l);
+  base_l = clear(unordered(base_h - base_h), base_l);
+  const V minus_h = zero - base_h, minus_l = zero - base_l;
+  const TermScale<V> scale = term_scale<Terms, true>(rows.sum, rows.N);
+  V* const result = static_cast<V*>(tile.in[0]);
+  T at_winner[W];
+  if (picks) {
+    const Winner<V> w = winner_of(rows.sum);
+    V::store(at_winner, quiet(O::narrow(minus(own_w * w.rest, w.p * (others_w + hA)))));
+  }
+  for (int j = 0; j < tile.count; ++j)
+    result[j] = quiet(probability<Terms>(rows.terms[j], scale) * (fma(h, rows.distance_at(j), minus_h) + minus_l));
+  for (int b = 0; picks && b < tile.rows; ++b)
+    for (std::int64_t k = 0; k < picks; ++k) {
+      const std::int64_t i = rows.index(b, k);
+      auto& to = reinterpret_cast<typename TileOf<V, Terms>::Lane*>(result + i)[b];
+      to = i == winner[b] ? at_winner[b] : quiet_number(T(to) + rows.read_at(cpu::kOfPicks, b, k));
+    }
+  return true;
+}
+#endif
+
 // -- the Kullback-Leibler divergence -----------------------------------------------------------------------------------
 
 // Both rows, and what is summed over their elements.
@@ -275,6 +440,49 @@ template <class T>
 SUMEXP_FN DivergenceSums<T> merge(const DivergenceSums<T>& a, const DivergenceSums<T>& b) {
   return {a.divergence + b.divergence, a.of_others + b.of_others, a.infinite || b.infinite};
 }
+
+// One element of both rows: p, w = log p - log q, its part of the divergence, q - p.
+template <class V>
+struct PairAt {
+  V p, w;
+  Divergence<V> parts;
+};
+template <class V>
+SUMEXP_FN PairAt<V> pair_at(V x, V y, V p_term, V q_term, const TermScale<V>& p_scale, const TermScale<V>& q_scale,
+                            const LogRatio<V>& ratio) {
+  const V p = probability<FullTerms>(p_term, p_scale), q = probability<FullTerms>(q_term, q_scale);
+  const V w = log_ratio(x, y, ratio);
+  return {p, w, divergence(p, q, w)};
+}
+// A mask: p > 0 and q = 0
+template <class V>
+SUMEXP_FN auto nowhere(V x, V y) {
+  const V lowest = V(-Limits<ElementOf<V>>::infinity);
+  return equal(pick(equal(x, lowest), V(ElementOf<V>(0)), y), lowest);
+}
+
+// dp_j = g p_j (w_j - KL), of the winner g p_w (w_w (1 - p_w) - sum_{j != w} p_j w_j). Where KL is infinite, NaN wherever p >
+// 0.
+template <class V>
+struct PairGradient {
+  V g, winner, rest;  // rest: 1 - p_w
+  V kl_h, kl_l, others_h, others_l;
+
+  SUMEXP_FN void take(const Wide<V>& kl, const Wide<V>& others) {
+    WideOf<V>::split(kl, kl_h, kl_l);
+    WideOf<V>::split(others, others_h, others_l);
+    const V zero = V(ElementOf<V>(0)), nan = V(Limits<ElementOf<V>>::nan());
+    const auto finite = equal(kl_h - kl_h, zero);
+    kl_h = pick(finite, kl_h, nan), kl_l = pick(finite, kl_l, zero);
+    others_h = pick(finite, others_h, nan), others_l = pick(equal(others_h - others_h, zero), others_l, zero);
+  }
+  SUMEXP_FN V of_p(V x, const PairAt<V>& pair) const {
+    const auto wins = equal(x, winner);
+    const V own = (pick(wins, pair.w * rest, pair.w) - pick(wins, others_h, kl_h)) - pick(wins, others_l, kl_l);
+    return quiet(g * pick(equal(x, V(-Limits<ElementOf<V>>::infinity)), V(ElementOf<V>(0)), pair.p * own));
+  }
+  SUMEXP_FN V of_q(const PairAt<V>& pair) const { return quiet(g * pair.parts.change); }
+};
 
 template <class V>
 struct TwoRows {
@@ -295,24 +503,21 @@ struct TwoRows {
     if (special) return;
     p_scale = normalizer<Terms>(p_state.sum), q_scale = normalizer<Terms>(q_state.sum);
     T h, l;
-    WideOf<T>::split(p.L + negated(q.L), h, l);
+    WideOf<T>::split(minus(p.L, q.L), h, l);
     ratio = {V(p.sum.m), V(q.sum.m), V(h), V(l)};
     winner = V(p.winner ? p.sum.m : Limits<T>::nan());
   }
 
-  // use(i, memory, x, p, w, parts, nowhere) for the elements of chunk c; nowhere: p > 0 and q = 0
+  // loop(element), where element(i, memory, use) uses the logits and the PairAt of those at i of chunk c
   template <class Loop>
   SUMEXP_FN void each(std::int64_t c, T (&far_terms)[2][Geometry<T>::kChunk], Loop loop) const {
     const auto p_chunk = x.chunk(c, p_scale, far_terms[0]), q_chunk = y.chunk(c, q_scale, far_terms[1]);
     loop([&](int i, auto memory, auto use) SUMEXP_INLINE {
-      const V lowest = V(-Limits<T>::infinity);
       const V a = memory.template load<V>(p_chunk.x + i, -Limits<T>::infinity);
       const V b = memory.template load<V>(q_chunk.x + i, -Limits<T>::infinity);
-      const V p = probability<Terms>(memory.template load<V>(p_chunk.terms + i, T(0)), p_chunk.scale);
-      const V q = probability<Terms>(memory.template load<V>(q_chunk.terms + i, T(0)), q_chunk.scale);
-      const V w = log_ratio(a, b, ratio);
-      const auto nowhere = equal(pick(equal(a, lowest), V(T(0)), b), lowest);
-      use(a, p, w, divergence(p, q, w), nowhere);
+      const V p_term = memory.template load<V>(p_chunk.terms + i, T(0)),
+              q_term = memory.template load<V>(q_chunk.terms + i, T(0));
+      use(a, b, pair_at(a, b, p_term, q_term, p_chunk.scale, q_chunk.scale, ratio));
     });
   }
 
@@ -322,10 +527,10 @@ struct TwoRows {
     int infinite = 0;
     each(c, far_terms, [&](auto element) SUMEXP_INLINE {
       lane_sweep<V, 2>(x.count(c), sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
-        element(i, memory, [&](V a, V p, V w, const Divergence<V>& parts, auto nowhere) SUMEXP_INLINE {
-          infinite += count(nowhere);
-          acc[0] = acc[0] + parts.part;
-          acc[1] = acc[1] + pick(equal(a, winner), V(T(0)), p * w);
+        element(i, memory, [&](V a, V b, const PairAt<V>& pair) SUMEXP_INLINE {
+          infinite += count(nowhere(a, b));
+          acc[0] = acc[0] + pair.parts.part;
+          acc[1] = acc[1] + pick(equal(a, winner), V(T(0)), pair.p * pair.w);
         });
       });
     });
@@ -355,12 +560,9 @@ void kl_div(const InformationRow& row) {
   write_one(row, cpu::kResult, 0, result);
 }
 
-// dp_j = g p_j (w_j - KL), of the winner g p_w (w_w (1 - p_w) - sum_{j != w} p_j w_j); dq_j = g (q_j - p_j). Where KL is
-// infinite, dp is NaN wherever p > 0.
 template <class V>
 void kl_div_vjp(const InformationRow& row) {
   using T = ElementOf<V>;
-  using O = WideOf<T>;
   const TwoRows<V> both(row);
   if (both.special) {
     fill_result<V>(row, cpu::kResult, Limits<T>::nan());
@@ -368,29 +570,23 @@ void kl_div_vjp(const InformationRow& row) {
     return;
   }
   const DivergenceSums<T> sums = both.sums();
-  const bool infinite = TwoRows<V>::value(sums) == Limits<T>::infinity;
-  const auto split = [&](Wide<T> w, V& h, V& l) {
-    T high, low;
-    O::split(w, high, low);
-    h = V(high), l = V(is_finite(high) ? low : T(0));
-  };
-  V kl_h, kl_l, others_h, others_l;
-  split(sums.divergence, kl_h, kl_l);
-  split(sums.of_others, others_h, others_l);
-  if (infinite) kl_h = others_h = V(Limits<T>::nan());
-  const V zero = V(T(0)), g = V(read_one<T>(row, cpu::kOfRow, 0));
-  const V rest = V(both.p.winner ? O::narrow(winner_of(both.p.sum).rest) : T(1));
+  PairGradient<V> gradient;
+  gradient.g = V(read_one<T>(row, cpu::kOfRow, 0));
+  gradient.winner = both.winner;
+  gradient.rest = V(WideOf<T>::narrow(winner_of(both.p.sum).rest));
+  PairGradient<T> numbers;
+  const T kl = both.value(sums);
+  numbers.take(is_finite(kl) ? sums.divergence : WideOf<T>::from(kl), sums.of_others);
+  gradient.kl_h = V(numbers.kl_h), gradient.kl_l = V(numbers.kl_l);
+  gradient.others_h = V(numbers.others_h), gradient.others_l = V(numbers.others_l);
   T far_terms[2][Geometry<T>::kChunk], to_p[Geometry<T>::kChunk], to_q[Geometry<T>::kChunk];
   for (std::int64_t c = 0; c < both.x.chunks; ++c) {
     const int count = both.x.count(c);
     both.each(c, far_terms, [&](auto element) SUMEXP_INLINE {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-        element(i, memory, [&](V a, V p, V w, const Divergence<V>& parts, auto) SUMEXP_INLINE {
-          const auto wins = equal(a, both.winner);
-          const V own = (pick(wins, w * rest, w) - pick(wins, others_h, kl_h)) - pick(wins, others_l, kl_l);
-          const V dp = pick(equal(a, V(-Limits<T>::infinity)), zero, p * own);
-          memory.store(to_p + i, quiet(g * dp));
-          memory.store(to_q + i, quiet(g * parts.change));
+        element(i, memory, [&](V a, V, const PairAt<V>& pair) SUMEXP_INLINE {
+          memory.store(to_p + i, gradient.of_p(a, pair));
+          memory.store(to_q + i, gradient.of_q(pair));
         });
       });
     });
@@ -400,11 +596,107 @@ void kl_div_vjp(const InformationRow& row) {
   }
 }
 
+#if SUMEXP_REGISTERS
+// Rows of two tiles, p's and q's.
+template <class V>
+struct TwoTiles {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  const cpu::Tile* const tiles;
+  const V *const x = static_cast<const V*>(tiles[0].in[0]), *const y = static_cast<const V*>(tiles[1].in[0]);
+  const V *const p_terms = static_cast<const V*>(tiles[0].terms), *const q_terms = static_cast<const V*>(tiles[1].terms);
+  const int n = tiles[0].count;
+  RowSum<V> p;
+  TermScale<V> p_scale, q_scale;
+  LogRatio<V> ratio;
+  V winner, infinite;
+  Wide<V> divergence, of_others;
+
+  explicit TwoTiles(const cpu::Tile* tiles) : tiles(tiles) {}
+
+  SUMEXP_FN PairAt<V> at(int j) const { return pair_at(x[j], y[j], p_terms[j], q_terms[j], p_scale, q_scale, ratio); }
+  bool reduce() {
+    TileState<V> states[2];
+    if (!transposed_states<FullTerms, V, true, true>(tiles, 2, states)) return false;
+    p = row_sum(states[0]);
+    const RowSum<V> q = row_sum(states[1]);
+    p_scale = term_scale<FullTerms, true>(p, states[0].N), q_scale = term_scale<FullTerms, true>(q, states[1].N);
+    V h, l;
+    O::split(minus(log_over_max(p), log_over_max(q)), h, l);
+    ratio = {p.m, q.m, h, l};
+    const V zero = V(T(0)), one = V(T(1));
+    winner = pick(equal(O::narrow(p.c), one), p.m, V(Limits<T>::nan()));
+    V found = zero;
+    Wide<V> member[2][Geometry<T>::kGroup];
+    tile_reduce<V, 2>(
+        n, T(0),
+        [&](V* acc, int j) SUMEXP_INLINE {
+          const PairAt<V> pair = at(j);
+          found = pick(nowhere(x[j], y[j]), one, found);
+          acc[0] = acc[0] + pair.parts.part;
+          acc[1] = acc[1] + pick(equal(x[j], winner), zero, pair.p * pair.w);
+        },
+        [&](int i, const V* acc) SUMEXP_INLINE {
+          for (int a = 0; a < 2; ++a) member[a][i] = O::from(acc[a]);
+        });
+    divergence = tile_fold_members(n, member[0]) + O::constant(0);
+    of_others = tile_fold_members(n, member[1]) + O::constant(0);
+    infinite = found;
+    return true;
+  }
+  V value() const {
+    const V infinity = V(Limits<T>::infinity), narrow = O::narrow(divergence);
+    return pick(equal(infinite, V(T(1))), infinity, pick(unordered(narrow), infinity, narrow));
+  }
+};
+
+template <class V>
+bool kl_div_tile(const InformationRow& row, const cpu::Tile* tiles, const std::int64_t* step) {
+  TwoTiles<V> both(tiles);
+  if (!both.reduce()) return false;
+  write_rows(row, cpu::kResult, 0, both.value(), tiles[0].rows, step);
+  return true;
+}
+// Results take the place of the logits.
+template <class V>
+bool kl_div_vjp_tile(const InformationRow& row, const cpu::Tile* tiles, const std::int64_t* step) {
+  using T = ElementOf<V>;
+  using O = WideOf<V>;
+  TwoTiles<V> both(tiles);
+  if (!both.reduce()) return false;
+  PairGradient<V> gradient;
+  gradient.g = lanes_of<V>([&](int b) SUMEXP_INLINE {
+    T g = T(0);
+    if (b < tiles[0].rows) row.moves.pack_row(row.plan, cpu::kOfRow, row.at[cpu::kOfRow] + b * step[cpu::kOfRow], 0, 1, &g);
+    return g;
+  });
+  gradient.winner = both.winner;
+  gradient.rest = O::narrow(winner_of(both.p).rest);
+  gradient.take(both.divergence, both.of_others);
+  const V nan = V(Limits<T>::nan());
+  const auto infinite = equal(both.value(), V(Limits<T>::infinity));
+  gradient.kl_h = pick(infinite, nan, gradient.kl_h), gradient.others_h = pick(infinite, nan, gradient.others_h);
+  V *const to_p = static_cast<V*>(tiles[0].in[0]), *const to_q = static_cast<V*>(tiles[1].in[0]);
+  for (int j = 0; j < both.n; ++j) {
+    const PairAt<V> pair = both.at(j);
+    const V dp = gradient.of_p(both.x[j], pair);
+    to_q[j] = gradient.of_q(pair);
+    to_p[j] = dp;
+  }
+  return true;
+}
+#endif
+
 // -- the table -----------------------------------------------------------------------------------------------------------
 
 template <class V, class S>
 constexpr cpu::InformationKernel kernel_for() {
-  return {log_prob<V, TermsOf<S>>, log_prob_vjp<V, TermsOf<S>>, kl_div<V>, kl_div_vjp<V>};
+  cpu::InformationKernel kernel = {{log_prob<V, TermsOf<S>>}, {log_prob_vjp<V, TermsOf<S>>}, {kl_div<V>}, {kl_div_vjp<V>}};
+#if SUMEXP_REGISTERS
+  kernel.log_prob.tile = log_prob_tile<V, TermsOf<S>>, kernel.log_prob_vjp.tile = log_prob_vjp_tile<V, TermsOf<S>>;
+  kernel.kl_div.tile = kl_div_tile<V>, kernel.kl_div_vjp.tile = kl_div_vjp_tile<V>;
+#endif
+  return kernel;
 }
 const cpu::InformationKernels kKernels = {
     {kernel_for<F32, f16>(), kernel_for<F32, bf16>(), kernel_for<F32, float>(), kernel_for<F64, double>()}};

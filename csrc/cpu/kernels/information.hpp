@@ -24,15 +24,19 @@ struct InformationRow {
   void* maxima[2];     // T: of the chunks
 };
 
+// What is done with a row, or with the rows of a tile.
 struct InformationKernel {
-  // kLogits, kPicks (indices, std::int64_t) -> kOfPicks their log-probabilities, kResult the entropy
-  void (*log_prob)(const InformationRow&);
-  // kLogits, kPicks, kOfPicks and kOfRow (gradients of the two) -> kResult the gradient
-  void (*log_prob_vjp)(const InformationRow&);
-  // kLogits, kOther -> kResult
-  void (*kl_div)(const InformationRow&);
-  // kLogits, kOther, kOfRow (the gradient) -> kResult and kExtra, the gradients of the two
-  void (*kl_div_vjp)(const InformationRow&);
+  struct Function {
+    void (*row)(const InformationRow&);
+    // Transposed (Tile in table.hpp): logits in in[0] of one tile, or two, each with room for as much at terms. The row is the
+    // first of them; `step` is from one to the next, by operand. Gradients take the place of their logits. False, with nothing
+    // written, where a row is special. Null without registers.
+    bool (*tile)(const InformationRow&, const Tile* tiles, const std::int64_t* step) = nullptr;
+  };
+  Function log_prob;      // kLogits, kPicks (indices, std::int64_t) -> kOfPicks their log-probabilities, kResult the entropy
+  Function log_prob_vjp;  // kLogits, kPicks, kOfPicks and kOfRow (gradients of the two) -> kResult the gradient
+  Function kl_div;        // kLogits, kOther -> kResult
+  Function kl_div_vjp;    // kLogits, kOther, kOfRow (the gradient) -> kResult and kExtra, the gradients of the two
 };
 
 struct InformationKernels {

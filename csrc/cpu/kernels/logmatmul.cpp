@@ -6,7 +6,8 @@
 // The shifts are in the exponents, as everywhere here (numerics/exp.hpp), so that no difference is rounded. What a row's and a
 // column's maximum leave out: an A or B that underflows is below 2^-1322 of its largest, its terms are below 2^-722, and a P
 // of 2^-600 or more does not see 2^60 of them. Below that, which is 831 from the sum of both maxima, and where out is so near
-// 0 that the error of P counts, the result is made from the terms a_ik + b_kj themselves, as logsumexp makes it.
+// 0 that the error of P counts (with all its terms), the result is made from the terms a_ik + b_kj themselves, as logsumexp
+// makes it.
 //
 // float and 16 bits: A and B rounded to double, their product a chain of FMAs for every 256 k, added in order. P is within
 //   (256 + K / 256 + 4) 2^-53, which is 2^-24 |out| or less where |out| is not below `least`.
@@ -14,6 +15,15 @@
 //   next = fma(A, B, P);  rest += A B - (next - P)
 // next - P is exact unless next is more than twice P; what it then loses is 2^-53 of next, and as P doubles each time, all
 // these are 2 2^-53 of the last P. So |out| >= 1 is within 2.3 2^-53, one ulp, and half of one for rounding it.
+//
+// Derivatives are made of plain products. The weight of a term is e^(a_ik + b_kj - out_ij) = A_ik B_kj / P_ij:
+//
+//   da_ik = A_ik sum_j (g_ij / P_ij) B_kj,  db_kj = B_kj sum_i A_ik (g_ij / P_ij)
+//   dout_ij = sum_k (A_ik ta_ik B_kj + A_ik B_kj tb_kj) / P_ij
+//
+// within (256 + n / 256 + 8) 2^-53 of the sum of the absolute terms, n being how many are summed (K, and N or M). Where P is
+// below 2^-100, which is 485 from both maxima, they are made from the terms themselves, whose weights then are within |out_ij|
+// 2^-52.
 //
 // A chain's order is that of k. Tiles change nothing: a result depends on row i of a and column j of b alone.
 #include SUMEXP_SIMD
@@ -29,7 +39,11 @@ namespace sumexp::SUMEXP_NS {
 namespace {
 
 using cpu::kTileColumns;
+using cpu::kNothing;
+using cpu::kNumbers;
+using cpu::kSpecial;
 using cpu::kTileRows;
+using cpu::Line;
 using cpu::Product;
 
 constexpr int kDepth = 256;  // of k at a time
@@ -38,15 +52,9 @@ constexpr int kStep = F64::W * sizeof(double) == 64 ? 12 : F64::W == 1 ? 4 : 6; 
 constexpr int kPairStep = F64::W * sizeof(double) == 64 ? 4 : 2;
 constexpr std::int64_t kPitch = kDepth + 8;  // of A's rows: not all in the same sets of the cache
 constexpr double kLeast = 0x1p-600;          // P from here on misses nothing
+constexpr double kLeastWeight = 0x1p-100;    // and 1 / P is of moderate size
 constexpr int kCached = 4096;                // of k: a column is kept for all its rows
 
-enum LineKind : int { kNumbers, kNothing, kSpecial };  // of a row of a, a column of b: finite maximum, all -inf, NaN or +inf
-
-// How the elements of a row or column become factors.
-struct Line {
-  double shift, floor, anchor, exponent;
-  int kind;
-};
 Line line_of(double largest, bool nan) {
   const double infinity = Limits<double>::infinity;
   const int kind = nan || largest == infinity ? kSpecial : largest == -infinity ? kNothing : kNumbers;
@@ -190,13 +198,16 @@ void multiply_pairs(const double* a, std::int64_t a_apart, const double* panel, 
 
 // -- from products to results ----------------------------------------------------------------------------------------
 
-// A vector of results from P; `usable` is 1 where they are right already.
+// Which results are made from terms: those whose P has missed some, and those that are small, unless their largest term is not.
+enum ByTerms : char { kNot, kMissed, kSmall };
+
+// A vector of results from P, and which of these each is.
 struct Finished {
-  F64 value, usable;
+  F64 value, by_terms;
 };
-SUMEXP_FN F64 usable_of(F64 p, F64 value, double least) {
-  const F64 size = pick(at_or_above(p, F64(kLeast)), value * value, F64(0.0));
-  return pick(at_or_above(size, F64(least * least)), F64(1.0), F64(0.0));
+SUMEXP_FN F64 by_terms_of(F64 p, F64 value, double least) {
+  const F64 small = pick(at_or_above(value * value, F64(least * least)), F64(1.0 * kNot), F64(1.0 * kSmall));
+  return pick(at_or_above(p, F64(kLeast)), small, F64(1.0 * kMissed));
 }
 SUMEXP_FN Finished finish(F64 p, F64 exponents, F64 row_anchor, F64 column_anchor, double least) {
   using C = ExpConstants<double>;
@@ -205,7 +216,7 @@ SUMEXP_FN Finished finish(F64 p, F64 exponents, F64 row_anchor, F64 column_ancho
   const F64 n = k + exponents;
   const F64 logs = fma(n, F64(C::ln2_hi), fma(n, F64(C::ln2_lo), log1p_narrow(m - F64(1.0))));
   const F64 value = (row_anchor + column_anchor) + logs;
-  return {value, usable_of(p, value, least)};
+  return {value, by_terms_of(p, value, least)};
 }
 SUMEXP_FN Finished finish(DD<F64> p, F64 exponents, F64 row_anchor, F64 column_anchor, double least) {
   using C = ExpConstants<double>;
@@ -219,10 +230,37 @@ SUMEXP_FN Finished finish(DD<F64> p, F64 exponents, F64 row_anchor, F64 column_a
   const DD<F64> logs = two_product(n, F64(C::ln2_hi)), anchors = two_sum(row_anchor, column_anchor);
   const DD<F64> large = two_sum(anchors.hi, logs.hi), all = two_sum(large.hi, log_m.hi);
   const F64 value = all.hi + ((all.lo + large.lo) + (anchors.lo + fma(n, F64(C::ln2_lo), logs.lo + log_m.lo)));
-  return {value, usable_of(p.hi, value, least)};
+  return {value, by_terms_of(p.hi, value, least)};
 }
 
 // -- one result from its terms -----------------------------------------------------------------------------------
+
+// e^(x - value), for a finite value.
+struct Weigher {
+  Reduction<double> reduce;
+  double anchor, scale;
+  explicit Weigher(double value) {
+    const Base<double> base = base_of(value);
+    reduce = base.reduce, anchor = base.anchor;
+    scale = kCarryDown<double>;
+    if (anchor == 0.0) scale = scale / exp_wide(remainder_wide(value, exponent_of(value)));
+  }
+  template <class U>
+  SUMEXP_FN U operator()(U x) const {
+    return FullTerms::term(FullTerms::parts(x - U(anchor), Reduction<U>{U(reduce.shift), U(reduce.floor)})) * U(scale);
+  }
+};
+
+// sum_i e^(x_i - value) f_i of a chunk
+DD<double> weighted_sum(const Weigher& weigher, const double* x, const double* f, int n) {
+  F64 group[1][Geometry<double>::kGroup / F64::W];
+  lane_reduce<F64, 1>(n, 0.0, group, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+    using U = std::remove_pointer_t<decltype(acc)>;
+    const U weight = weigher(memory.template load<U>(x + i, -Limits<double>::infinity));
+    acc[0] = fma(weight, memory.template load<U>(f + i, 0.0), acc[0]);
+  });
+  return fold_group<F64>(group[0]);
+}
 
 // log sum_k e^(x_k + y_k): logsumexp of the rounded sums, and what rounding them has left out, the mean of the rests by their
 // terms' weights.
@@ -257,27 +295,15 @@ double by_terms(const char* x, std::int64_t x_stride, const double* y, const cha
   const DD<double> value = two_sum(state.m, L.hi);
   if (!std::is_same_v<S, double> || value.hi >= Format<double>::direct || value.hi <= -Format<double>::direct)
     return plus_narrow(state.m, L);
-  // sum_k e^(t_k - value) rest_k
-  const double N = exponent_of(value.hi);
-  const Reduction<double> reduce = reduction_to(N);
-  const Reduction<F64> to = {F64(reduce.shift), F64(reduce.floor)};
   double rests[kChunk];
+  const Weigher weigher(value.hi);
   DD<double> mean = {0.0, 0.0};
   for (std::int64_t first = 0; first < count; first += kChunk) {
     const int n = static_cast<int>(count - first < kChunk ? count - first : kChunk);
     load_sums(first, n, rests);
-    F64 group[1][G::kGroup / F64::W];
-    lane_reduce<F64, 1>(n, 0.0, group, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
-      using U = std::remove_pointer_t<decltype(acc)>;
-      const U raw = memory.template load<U>(static_cast<const double*>(sums) + i, -Limits<double>::infinity);
-      const Reduction<U> reduction = {U(to.shift), U(to.floor)};
-      const U weight = FullTerms::term(FullTerms::parts(raw, reduction));
-      acc[0] = fma(weight, memory.template load<U>(static_cast<const double*>(rests) + i, 0.0), acc[0]);
-    });
-    mean = mean + fold_group<F64>(group[0]);
+    mean = mean + weighted_sum(weigher, sums, rests, n);
   }
-  const double scale = kCarryDown<double> / exp_wide(remainder_wide(value.hi, N));
-  return value.hi + ((value.lo + L.lo) + mean.hi * scale);
+  return value.hi + ((value.lo + L.lo) + mean.hi);
 }
 
 // -- a tile --------------------------------------------------------------------------------------------------------
@@ -290,48 +316,139 @@ T* cut(char*& scratch, std::int64_t count) {
 }
 std::int64_t padded(int columns) { return (columns + kPanel - 1) / kPanel * kPanel; }
 
-std::int64_t scratch_bytes(bool f64, int rows, int columns) {
-  const std::int64_t width = padded(columns), parts = f64 ? 2 : 1;
+std::int64_t scratch_bytes(int rows, int columns) {
+  const std::int64_t width = padded(columns);
   const std::int64_t doubles =
-      kDepth * width + parts * (kDepth * width + rows * kPitch + rows * width) + kDepth + kCached + 3 * width + 64;
+      kDepth * width + 2 * (kDepth * width + rows * kPitch + rows * width) + kDepth + 2 * kCached + 3 * width;
   return doubles * 8 + (rows + width) * static_cast<std::int64_t>(sizeof(Line)) + rows * width + 16 * 64;
 }
 
-template <class S>
+// kPair: factors and sums are pairs. kTangent: there is a second sum, for the JVP.
+template <class S, bool kPair, bool kTangent = false>
 class Tile {
  public:
-  static constexpr bool kPair = std::is_same_v<S, double>;
-
   Tile(const Product& p, std::int64_t row, int rows, std::int64_t column, int columns, void* scratch)
       : p_(p), rows_(rows), columns_(columns), width_(padded(columns)) {
     a_ = p.a + row * p.a_row, b_ = p.b + column * p.b_column;
     out_ = p.out + row * p.out_row + column * p.out_column;
     char* left = static_cast<char*>(scratch);
     block_ = cut<double>(left, kDepth * width_);
-    for (int part = 0; part < (kPair ? 2 : 1); ++part) {
+    for (int part = 0; part < (kPair || kTangent ? 2 : 1); ++part) {
       panels_[part] = cut<double>(left, kDepth * width_);
       factors_[part] = cut<double>(left, rows * kPitch);
       sums_[part] = cut<double>(left, rows * width_);
     }
-    x_ = cut<double>(left, kDepth), column_ = cut<double>(left, kCached);
+    x_ = cut<double>(left, kDepth), column_ = cut<double>(left, kCached), row_ = cut<double>(left, kCached);
     exponents_ = cut<double>(left, width_), anchors_ = cut<double>(left, width_), largest_ = cut<double>(left, width_);
     row_lines_ = cut<Line>(left, rows), column_lines_ = cut<Line>(left, width_);
     by_terms_ = cut<char>(left, rows * width_);
   }
 
   void run() {
-    look_at_rows();
-    look_at_columns();
-    for (std::int64_t first = 0; first < p_.k; first += kDepth) {
-      const int count = static_cast<int>(p_.k - first < kDepth ? p_.k - first : kDepth);
-      make_row_factors(first, count);
-      make_column_factors(first, count);
-      multiply_all(count, first == 0);
-    }
+    multiply_whole();
     finish_all();
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < columns_; ++j) put(i, j, sums_[0][i * width_ + j]);
+  }
+
+  void weigh(const cpu::Weights& to, std::int64_t row, std::int64_t column) {
+    multiply_whole();
+    for (int i = 0; column == 0 && i < rows_; ++i) to.rows[row + i] = row_lines_[i];
+    for (int j = 0; row == 0 && j < columns_; ++j) to.columns[column + j] = column_lines_[j];
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < columns_; ++j) {
+        const std::int64_t at = (row + i) * to.pitch + column + j;
+        const double p = sums_[0][i * width_ + j];
+        const Sum kind = kind_of(i, j, p);
+        to.far[at] = kind == kFar;
+        if (kind == kNear) to.weight[at] = widened(read<S>(to.g + (row + i) * to.g_row + (column + j) * to.g_column)) / p;
+        else to.weight[at] = kind == kNone ? 0.0 : from_terms(i, j);
+      }
+  }
+
+  void tangents(const cpu::Tangents& t, std::int64_t row, std::int64_t column) {
+    ta_ = t.a + row * t.a_row, tb_ = t.b + column * t.b_column;
+    tangents_ = &t;
+    multiply_whole();
+    for (int i = 0; i < rows_; ++i)
+      for (int j = 0; j < columns_; ++j) {
+        const double p = sums_[0][i * width_ + j];
+        const Sum kind = kind_of(i, j, p);
+        put(i, j, kind == kNear ? sums_[1][i * width_ + j] / p : kind == kNone ? 0.0 : tangent_from_terms(i, j));
+      }
   }
 
  private:
+  enum Sum { kNear, kFar, kNone };
+
+  // How a derivative is made: by its P; from terms; of a sum of nothing.
+  Sum kind_of(int i, int j, double p) const {
+    const int row = row_lines_[i].kind, column = column_lines_[j].kind;
+    if (row == kSpecial || column == kSpecial) return kFar;
+    if (row == kNothing || column == kNothing) return kNone;
+    return p >= kLeastWeight ? kNear : kFar;
+  }
+  double from_terms(int i, int j) {
+    return by_terms<S>(a_ + i * p_.a_row, p_.a_k, nullptr, b_ + j * p_.b_column, p_.b_k, p_.k);
+  }
+  double tangent_from_terms(int i, int j) {
+    const double value = from_terms(i, j);
+    if (value == -Limits<double>::infinity) return 0.0;
+    if (!is_finite(value)) return Limits<double>::nan();
+    constexpr int kChunk = Geometry<double>::kChunk;
+    const Weigher weigher(value);
+    const auto add = [](const char* x, std::int64_t x_step, const char* y, std::int64_t y_step, int n, double* to) {
+      double ys[kChunk];
+      load<S>(x, x_step, n, to);
+      load<S>(y, y_step, n, ys);
+      for (int k = 0; k < n; ++k) to[k] = to[k] + ys[k];
+    };
+    double x[kChunk], t[kChunk];
+    DD<double> sum = {0.0, 0.0};
+    for (std::int64_t first = 0; first < p_.k; first += kChunk) {
+      const int n = static_cast<int>(p_.k - first < kChunk ? p_.k - first : kChunk);
+      add(a_ + i * p_.a_row + first * p_.a_k, p_.a_k, b_ + j * p_.b_column + first * p_.b_k, p_.b_k, n, x);
+      add(ta_ + i * tangents_->a_row + first * tangents_->a_k, tangents_->a_k,
+          tb_ + j * tangents_->b_column + first * tangents_->b_k, tangents_->b_k, n, t);
+      sum = sum + weighted_sum(weigher, x, t, n);
+    }
+    return sum.hi;
+  }
+  void put(int i, int j, double value) {
+    value = value == value ? value : Limits<double>::nan();
+    write<S>(out_ + i * p_.out_row + j * p_.out_column, narrowed(value, static_cast<S*>(nullptr)));
+  }
+
+  void multiply_whole() {
+    look_at_rows();
+    look_at_columns();
+    for (std::int64_t i = 0; p_.k == 0 && i < rows_ * width_; ++i) sums_[0][i] = 0.0;
+    for (std::int64_t first = 0; first < p_.k; first += kDepth) {
+      const int count = depth(first);
+      make_row_factors(first, count);
+      make_column_factors(first, count);
+      multiply_all(panels_[0], sums_[0], count, first == 0);
+      if constexpr (kTangent) add_tangents(first, count);
+    }
+  }
+  // A (B tb) and (A ta) B, one after the other.
+  void add_tangents(std::int64_t first, int count) {
+    const char* const tb = tb_ + first * tangents_->b_k;
+    for (int k = 0; k < count; ++k) {
+      load<S>(tb + k * tangents_->b_k, tangents_->b_column, columns_, largest_);
+      for (std::int64_t j = columns_; j < width_; ++j) largest_[j] = 0.0;
+      for (std::int64_t j = 0; j < width_; ++j) {
+        const std::int64_t at = j / kPanel * kPanel * kDepth + k * kPanel + j % kPanel;
+        panels_[1][at] = panels_[0][at] * largest_[j];
+      }
+    }
+    multiply_all(panels_[1], sums_[1], count, first == 0);
+    for (int i = 0; i < rows_; ++i) {
+      load<S>(ta_ + i * tangents_->a_row + first * tangents_->a_k, tangents_->a_k, count, x_);
+      for (int k = 0; k < count; ++k) factors_[0][i * kPitch + k] = factors_[0][i * kPitch + k] * x_[k];
+    }
+    multiply_all(panels_[0], sums_[1], count, false);
+  }
   int depth(std::int64_t first) const { return static_cast<int>(p_.k - first < kDepth ? p_.k - first : kDepth); }
 
   void look_at_rows() {
@@ -413,23 +530,23 @@ class Tile {
   }
 
   template <int R>
-  void multiply_rows(int i, std::int64_t j, int count, bool first) {
-    const double *const a = factors_[0] + i * kPitch, *const panel = panels_[0] + j * kDepth;
-    double* const to = sums_[0] + i * width_ + j;
+  void multiply_rows(const double* panels, double* sums, int i, std::int64_t j, int count, bool first) {
+    const double *const a = factors_[0] + i * kPitch, *const panel = panels + j * kDepth;
+    double* const to = sums + i * width_ + j;
     if constexpr (kPair)
       multiply_pairs<R>(a, factors_[1] - factors_[0], panel, panels_[1] - panels_[0], count, to, width_, sums_[1] - sums_[0],
                         first);
     else multiply<R>(a, panel, count, to, width_, first);
   }
-  void multiply_all(int count, bool first) {
+  void multiply_all(const double* panels, double* sums, int count, bool first) {
     constexpr int step = kPair ? kPairStep : kStep;
     for (std::int64_t j = 0; j < width_; j += kPanel) {
       int i = 0;
-      for (; i + step <= rows_; i += step) multiply_rows<step>(i, j, count, first);
+      for (; i + step <= rows_; i += step) multiply_rows<step>(panels, sums, i, j, count, first);
       if constexpr (step > 4)
-        for (; i + 4 <= rows_; i += 4) multiply_rows<4>(i, j, count, first);
-      for (; i + 2 <= rows_; i += 2) multiply_rows<2>(i, j, count, first);
-      if (i < rows_) multiply_rows<1>(i, j, count, first);
+        for (; i + 4 <= rows_; i += 4) multiply_rows<4>(panels, sums, i, j, count, first);
+      for (; i + 2 <= rows_; i += 2) multiply_rows<2>(panels, sums, i, j, count, first);
+      if (i < rows_) multiply_rows<1>(panels, sums, i, j, count, first);
     }
   }
 
@@ -454,25 +571,33 @@ class Tile {
           r = finish(DD<F64>{F64::load(p + j), F64::load(sums_[1] + i * width_ + j)}, exponents, anchor, anchors, bound);
         else r = finish(F64::load(p + j), exponents, anchor, anchors, bound);
         F64::store(p + j, r.value);
-        double usable[F64::W];
-        F64::store(usable, r.usable);
-        for (int u = 0; u < F64::W; ++u) terms[j + u] = usable[u] == 0.0;
+        double which[F64::W];
+        F64::store(which, r.by_terms);
+        for (int u = 0; u < F64::W; ++u) terms[j + u] = static_cast<char>(which[u]);
       }
       for (int j = 0; j < columns_; ++j) {
         const int column = column_lines_[j].kind;
         if (line.kind == kNumbers && column == kNumbers) {
-          some |= terms[j];
+          some |= terms[j] != kNot;
         } else if (line.kind == kSpecial || column == kSpecial) {
-          terms[j] = true, some = true;
+          terms[j] = kMissed, some = true;
         } else {
-          terms[j] = false, p[j] = -infinity;
+          terms[j] = kNot, p[j] = -infinity;
         }
       }
     }
     if (some) finish_by_terms();
-    for (int i = 0; i < rows_; ++i)
-      for (int j = 0; j < columns_; ++j)
-        write<S>(out_ + i * p_.out_row + j * p_.out_column, narrowed(sums_[0][i * width_ + j], static_cast<S*>(nullptr)));
+  }
+  // |largest a_ik + b_kj|: where it is not small, P will do.
+  double largest_term(int i, const double* column) {
+    load<S>(a_ + i * p_.a_row, p_.a_k, p_.k, row_);
+    F64 best = F64(-Limits<double>::infinity);
+    each_vector<F64>(p_.k, [&](std::int64_t k, auto memory) SUMEXP_INLINE {
+      const F64 x = memory.template load<F64>(row_ + k, -Limits<double>::infinity);
+      best = larger(x + memory.template load<F64>(column + k, 0.0), best);
+    });
+    const double most = ::sumexp::SUMEXP_NS::largest(best);
+    return most < 0.0 ? -most : most;
   }
   void finish_by_terms() {
     for (int j = 0; j < columns_; ++j) {
@@ -481,6 +606,7 @@ class Tile {
       for (int i = 0; i < rows_; ++i) {
         if (!by_terms_[i * width_ + j]) continue;
         if (!column && p_.k <= kCached) load<S>(b, p_.b_k, p_.k, column = column_);
+        if (by_terms_[i * width_ + j] == kSmall && column && largest_term(i, column) >= least()) continue;
         sums_[0][i * width_ + j] = by_terms<S>(a_ + i * p_.a_row, p_.a_k, column, b, p_.b_k, p_.k);
       }
     }
@@ -489,19 +615,107 @@ class Tile {
   const Product& p_;
   int rows_, columns_;
   std::int64_t width_;  // of columns, in whole panels
-  const char *a_, *b_;
+  const char *a_, *b_, *ta_, *tb_;
+  const cpu::Tangents* tangents_;
   char* out_;
-  double *block_, *panels_[2], *factors_[2], *sums_[2], *x_, *column_, *exponents_, *anchors_, *largest_;
+  double *block_, *panels_[2], *factors_[2], *sums_[2], *x_, *column_, *row_, *exponents_, *anchors_, *largest_;
   Line *row_lines_, *column_lines_;
   char* by_terms_;
 };
 
 template <class S>
 void tile(const Product& product, std::int64_t row, int rows, std::int64_t column, int columns, void* scratch) {
-  Tile<S>(product, row, rows, column, columns, scratch).run();
+  Tile<S, std::is_same_v<S, double>>(product, row, rows, column, columns, scratch).run();
+}
+template <class S>
+void jvp(const Product& product, const cpu::Tangents& tangents, std::int64_t row, int rows, std::int64_t column, int columns,
+         void* scratch) {
+  Tile<S, false, true>(product, row, rows, column, columns, scratch).tangents(tangents, row, column);
+}
+template <class S>
+void weigh(const Product& product, const cpu::Weights& weights, std::int64_t row, int rows, std::int64_t column, int columns,
+           void* scratch) {
+  Tile<S, false>(product, row, rows, column, columns, scratch).weigh(weights, row, column);
 }
 
-const cpu::LogMatmulKernels kTable = {{tile<f16>, tile<bf16>, tile<float>, tile<double>}, scratch_bytes};
+// -- gradients -----------------------------------------------------------------------------------------------
+
+template <class S>
+void gradient(const cpu::Gradient& g, std::int64_t row, int rows, std::int64_t first_k, int count, void* scratch) {
+  char* free = static_cast<char*>(scratch);
+  const std::int64_t width = padded(count);
+  double *const panels = cut<double>(free, kDepth * width), *const weights = cut<double>(free, rows * kPitch);
+  double *const sums = cut<double>(free, rows * width), *const x = cut<double>(free, width),
+                *const y = cut<double>(free, width);
+  const char *const left = g.left + row * g.left_row + first_k * g.left_k, *const right = g.right + first_k * g.right_k;
+  const double* const weight = g.weight + row * g.weight_row;
+  const char* const far = g.far + row * g.weight_row;
+
+  bool some = false;
+  for (std::int64_t i = 0; i < rows * width; ++i) sums[i] = 0.0;
+  for (std::int64_t c0 = 0; c0 < g.columns; c0 += kDepth) {
+    const int block = static_cast<int>(g.columns - c0 < kDepth ? g.columns - c0 : kDepth);
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < block; ++c) {
+        const std::int64_t at = r * g.weight_row + (c0 + c) * g.weight_column;
+        some |= far[at];
+        weights[r * kPitch + c] = far[at] ? 0.0 : weight[at];
+      }
+    for (int c = 0; c < block; ++c) {
+      const Line& line = g.right_lines[c0 + c];
+      if (line.kind == kNumbers) {
+        load<S>(right + (c0 + c) * g.right_column, g.right_k, count, x);
+        row_factors<false>(x, count, line, y, nullptr);
+      }
+      for (std::int64_t k = 0; k < width; ++k)
+        panels[k / kPanel * kPanel * kDepth + c * kPanel + k % kPanel] = line.kind == kNumbers && k < count ? y[k] : 0.0;
+    }
+    for (std::int64_t k = 0; k < width; k += kPanel) {
+      const auto multiply_rows = [&](auto step, int r) SUMEXP_INLINE {
+        multiply<decltype(step)::value>(weights + r * kPitch, panels + k * kDepth, block, sums + r * width + k, width, c0 == 0);
+      };
+      int r = 0;
+      for (; r + kStep <= rows; r += kStep) multiply_rows(std::integral_constant<int, kStep>(), r);
+      for (; r < rows; ++r) multiply_rows(std::integral_constant<int, 1>(), r);
+    }
+  }
+  for (int r = 0; r < rows; ++r) {
+    const Line& line = g.left_lines[row + r];
+    double* const sum = sums + r * width;
+    load<S>(left + r * g.left_row, g.left_k, count, x);
+    if (line.kind == kNumbers) {
+      row_factors<false>(x, count, line, y, nullptr);
+      for (int k = 0; k < count; ++k) sum[k] = sum[k] * y[k];
+    }
+    for (std::int64_t c = 0; some && c < g.columns; ++c) {
+      if (!far[r * g.weight_row + c * g.weight_column]) continue;
+      const double value = weight[r * g.weight_row + c * g.weight_column];
+      const double gradient = widened(read<S>(g.g + (row + r) * g.g_row + c * g.g_column));
+      if (value == -Limits<double>::infinity) continue;
+      if (!is_finite(value)) {
+        for (int k = 0; k < count; ++k) sum[k] = Limits<double>::nan();
+        continue;
+      }
+      const Weigher weigher(value);
+      load<S>(right + c * g.right_column, g.right_k, count, y);
+      each_vector<F64>(count, [&](std::int64_t k, auto memory) SUMEXP_INLINE {
+        const F64 t = memory.template load<F64>(x + k, -Limits<double>::infinity) + memory.template load<F64>(y + k, 0.0);
+        memory.store(sum + k, fma(weigher(t), F64(gradient), memory.template load<F64>(sum + k, 0.0)));
+      });
+    }
+    char* const out = g.out + (row + r) * g.out_row + first_k * g.out_k;
+    for (int k = 0; k < count; ++k) {
+      const double value = sum[k] == sum[k] ? sum[k] : Limits<double>::nan();
+      write<S>(out + k * g.out_k, narrowed(value, static_cast<S*>(nullptr)));
+    }
+  }
+}
+
+const cpu::LogMatmulKernels kTable = {{tile<f16>, tile<bf16>, tile<float>, tile<double>},
+                                      {jvp<f16>, jvp<bf16>, jvp<float>, jvp<double>},
+                                      {weigh<f16>, weigh<bf16>, weigh<float>, weigh<double>},
+                                      {gradient<f16>, gradient<bf16>, gradient<float>, gradient<double>},
+                                      scratch_bytes};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -250,12 +250,6 @@ struct LossKernel {
   static void put(void* to, T value) {
     if (to) *static_cast<T*>(to) = value;
   }
-  static T times(T loss, double factor) {
-    if (factor == 1.0 || loss != loss) return loss;
-    if (factor == 0.0) return T(0);
-    if (!is_finite(loss)) return static_cast<T>(static_cast<double>(loss) * factor);
-    return O::narrow(O::from(loss) * O::constant(factor));
-  }
   double part_weight(std::int64_t k) const {
     const cpu::TargetPart& part = row.parts[k];
     return (1.0 - job.smoothing) * static_cast<double>(weight_of(part.index)) * part.weight;
@@ -317,8 +311,8 @@ struct LossKernel {
     loss = loss + z_loss;
 
     const T x_t = single ? logit(row.parts[0].index) : T(0);
-    if (plain) put(row.loss, times(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
-    else if (lost) put(row.loss, times(infinity, row.loss_factor));
+    if (plain) put(row.loss, weighted_loss(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
+    else if (lost) put(row.loss, weighted_loss(infinity, row.loss_factor));
     else put(row.loss, O::narrow(loss * O::constant(row.loss_factor)));
     put(row.lse, O::narrow(lse));
     put(row.log_prob, own_lost ? -infinity : T(0) - O::narrow(own));
@@ -326,6 +320,7 @@ struct LossKernel {
     put_class(false);
     if (row.entropy) put(row.entropy, O::narrow(L + state.spread / total(sum)));
     if (!row.gradient) return {};
+    if (!is_finite(f)) return {T(0), T(0), T(0), true};  // of a mean over nothing
 
     const Wide<T> of_lse = lse * O::constant(2.0 * job.z_loss), all = weights + of_lse;
     Gradient to = {static_cast<T>(number(all) * f), static_cast<T>(dense_scale * f), T(0), false};
@@ -428,24 +423,40 @@ void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, const cp
   LossKernel<V, S>{job, scratch, row}.run();
 }
 
+// Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
 template <class V, class S>
-void scale_row(char* at, std::int64_t stride, std::int64_t count, double by) {
+void scale_rows(char* at, std::int64_t step, std::int64_t stride, std::int64_t rows, std::int64_t n, const void* by) {
   using T = ElementOf<V>;
-  const T factor = static_cast<T>(by);
-  std::int64_t i = 0;
-  if constexpr (std::is_same_v<S, T>)
-    if (stride == sizeof(S)) {
-      S* const x = reinterpret_cast<S*>(at);
-      return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        memory.store(x + i, memory.template load<V>(x + i, T(0)) * V(factor));
+  const T* const factors = static_cast<const T*>(by);
+  if constexpr (std::is_same_v<S, T>) {
+    const auto scale = [&](char* from, std::int64_t count, auto factor) SUMEXP_INLINE {
+      T* const x = reinterpret_cast<T*>(from);
+      each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+        memory.store(x + i, memory.template load<V>(x + i, T(0)) * factor(i, memory));
       });
+    };
+    if (stride == sizeof(T)) {
+      for (std::int64_t r = 0; r < rows; ++r)
+        scale(at + r * step, n, [&](std::int64_t, auto) SUMEXP_INLINE { return V(factors[r]); });
+      return;
     }
-  for (; i < count; ++i) write<S>(at + i * stride, widen(read<S>(at + i * stride)) * factor);
+    if (step == sizeof(T)) {
+      for (std::int64_t j = 0; j < n; ++j)
+        scale(at + j * stride, rows,
+              [&](std::int64_t i, auto memory) SUMEXP_INLINE { return memory.template load<V>(factors + i, T(0)); });
+      return;
+    }
+  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t j = 0; j < n; ++j) {
+      char* const x = at + r * step + j * stride;
+      write<S>(x, widen(read<S>(x)) * factors[r]);
+    }
 }
 
 const cpu::LossKernels kLossKernels = {
     {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
-    {scale_row<F32, f16>, scale_row<F32, bf16>, scale_row<F32, float>, scale_row<F64, double>}};
+    {scale_rows<F32, f16>, scale_rows<F32, bf16>, scale_rows<F32, float>, scale_rows<F64, double>}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -27,11 +27,6 @@ struct LossJob {
   bool finds_class;    // of the largest logit
 };
 
-// Scratch, of T: chunks of logits, of dense weights, of terms, of results; the terms of a row, or none; its chunks' maxima.
-struct LossScratch {
-  void *z, *dense, *terms, *out, *slopes, *row_terms, *maxima;
-};
-
 // One row. Results: each as far as there is a place for it, in T.
 struct LossRow {
   const char *logits, *probabilities;
@@ -44,10 +39,16 @@ struct LossRow {
   std::uint8_t* correct;
 };
 
+// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; the terms of a row, or null; the maxima
+// of its chunks.
+struct LossScratch {
+  void *z, *dense, *terms, *out, *slopes, *row_terms, *maxima;
+};
+
 struct LossKernels {
   void (*row[4])(const LossJob&, const LossScratch&, const LossRow&);  // by dtype
-  // Contiguous or strided rows of gradients times a number.
-  void (*scale[4])(char* row, std::int64_t stride, std::int64_t count, double factor);
+  // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
+  void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };
 
 const LossKernels& loss_kernels_scalar();

@@ -1,6 +1,6 @@
 // Rows of a plan in order, and the order in which what belongs to them is added: a binary tree over the row's index, built like
-// the tree over a row's chunks (numerics/geometry.hpp), in the wide type. An aligned block of 2^k rows is a subtree, so that
-// blocks may be summed by any thread.
+// the tree over a row's chunks (numerics/geometry.hpp), in the wide type. Aligned blocks of 2^k rows are subtrees: any thread
+// may sum them, and their sums are added by the same tree over the blocks.
 #pragma once
 
 #include "../../numerics/wide.hpp"
@@ -18,36 +18,39 @@ inline SUMEXP_NS::DD<double> add_rows(SUMEXP_NS::DD<double> a, SUMEXP_NS::DD<dou
 template <class W>
 class RowTree {
  public:
-  void push(W value, int level = 0) {
-    for (; filled_ >> level & 1; ++level) {
-      value = add_rows(stack_[level], value);
-      filled_ &= ~(std::uint64_t{1} << level);
-    }
+  void push(W value) {
+    int level = 0;
+    for (; count_ >> level & 1; ++level) value = add_rows(stack_[level], value);
     stack_[level] = value;
-    filled_ |= std::uint64_t{1} << level;
+    ++count_;
   }
   // Of everything that was pushed; 0 of nothing.
   W sum() const {
     W total = {};
     bool any = false;
     for (int level = 0; level < 64; ++level)
-      if (filled_ >> level & 1) total = any ? add_rows(stack_[level], total) : stack_[level], any = true;
+      if (count_ >> level & 1) total = any ? add_rows(stack_[level], total) : stack_[level], any = true;
     return total;
   }
 
  private:
   W stack_[64];
-  std::uint64_t filled_ = 0;
+  std::uint64_t count_ = 0;
 };
+
+// How many rows from r on lie evenly apart, at most `most`.
+inline std::int64_t even_rows(const Plan& plan, std::int64_t r, std::int64_t most) {
+  const std::int64_t size = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1, left = size - r % size;
+  return left < most ? left : most;
+}
 
 // Calls body(r, offsets) for rows [begin, end).
 template <class Body>
 void each_row(const Plan& plan, std::int64_t begin, std::int64_t end, Body body) {
   const Dim* const inner = plan.batch_dims ? &plan.batch[plan.batch_dims - 1] : nullptr;
-  const std::int64_t size = inner ? inner->size : 1;
   for (std::int64_t r = begin; r < end;) {
     Offsets offsets = plan.row_offsets(r);
-    const std::int64_t stop = r - r % size + size < end ? r - r % size + size : end;
+    const std::int64_t stop = r + even_rows(plan, r, end - r);
     for (;;) {
       body(r, offsets);
       if (++r == stop) break;

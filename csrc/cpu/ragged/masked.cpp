@@ -597,10 +597,12 @@ Status check_call(const MaskedCall& call) {
                 call.ndim, kMaxDims);
   if (!call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
   std::int64_t elements = 8;
+  bool empty = false;
   for (int d = 0; d < call.ndim; ++d) {
     if (call.shape[d] < 0)
       return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
                   static_cast<long long>(call.shape[d]));
+    empty |= call.shape[d] == 0;
     if (call.shape[d] && __builtin_mul_overflow(elements, call.shape[d], &elements))
       return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   }
@@ -613,7 +615,13 @@ Status check_call(const MaskedCall& call) {
     return fail(Code::invalid_argument, "softcap: got %g; accepted are finite numbers above 0, or 0 for none", call.softcap);
   if (call.causal && call.ndim < 2)
     return fail(Code::invalid_argument, "causal: x has 1 dimension; accepted are arrays of two and more");
-  if (!call.out.data && elements) return fail(Code::invalid_argument, "out: missing");
+  const View* const given[] = {&call.x,    &call.out, &call.where, &call.lengths, &call.bias,
+                               &call.sink, &call.g,   &call.dbias, &call.dsink};
+  constexpr const char* kNames[] = {"x", "out", "where", "lengths", "bias", "sink", "g", "dbias", "dsink"};
+  for (int k = 0; k < 9; ++k) {
+    if (k < 2 && !given[k]->data && !empty) return fail(Code::invalid_argument, "%s: missing", kNames[k]);
+    if (given[k]->data && !given[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+  }
   return Status{};
 }
 

@@ -74,47 +74,43 @@ std::int64_t by_inversion(std::int64_t n, double p, double v) {
 }
 
 std::int64_t by_rejection(std::int64_t n, double p, const RowRandom& random, std::uint64_t which) {
-  const double size = static_cast<double>(n), q = 1 - p;
-  const DD<double> mean = two_product(size, p);
-  const double spread = std::sqrt(mean.hi * q);
+  const double size = static_cast<double>(n);
+  const BinomialMass f(size, p);
+  const double spread = std::sqrt(size * p * (1 - p));
   const double b = 1.15 + 2.53 * spread, a = -0.0873 + 0.0248 * b + 0.01 * p, v_r = 0.92 - 4.2 / b;
   const double alpha = (2.83 + 5.1 / b) * spread;
-  const double mode = static_cast<double>(static_cast<std::int64_t>(mean.hi + p));
-  const double centre = ((mean.hi - mode) + mean.lo) + 0.5;  // n p + 1/2, from the mode
-  // log f(k), but for what is common to all k
-  const auto log_f = [&](double k) {
-    const double d = (k - mean.hi) - mean.lo;
-    return -(stirling_error(k) + stirling_error(size - k) + deviance(k, d) + deviance(size - k, -d) +
-             0.5 * (log_of(k) + log_of(size - k)));
-  };
-  double at_mode = 0;
-  bool known = false;
+  const double centre = f.mean_over_mode() + 0.5;
   for (std::uint64_t trial = 0;; ++trial) {
     const Bits128 bits = random.at(Purpose::count, which, trial % 2048);
     const double u = (static_cast<double>(static_cast<std::int64_t>(bits.half(0) >> 11)) + 0.5) * 0x1p-53 - 0.5;
     const std::uint64_t low = bits.half(1) >> 32 ? 0 : random.at(Purpose::count, which, 2048 + trial % 2048).half(0);
-    double v = open_uniform(bits.half(1), low);
+    const double v = open_uniform(bits.half(1), low);
     const double us = 0.5 - std::fabs(u), offset = (2 * a / us + b) * u + centre;
     if (!(std::fabs(offset) < 0x1p53)) continue;
-    const double floor = std::floor(offset), k = mode + floor;
+    const double k = f.mode() + std::floor(offset);
     if (us >= 0.07 && v <= v_r) return static_cast<std::int64_t>(k);
     if (k < 0 || k > size) continue;
-    if (!known) at_mode = log_f(mode), known = true;
-    v = log_of(v * alpha / (a / (us * us) + b));
-    double relative;  // log f(k) / f(mode)
-    if (k == 0 || k == size) {
-      // f itself at the ends: n log q and n log p, and at the mode what log_f leaves out
-      constexpr double kHalfLog2Pi = 0x1.d67f1c864beb5p-1;
-      const double end = size * (k == 0 ? log1p_wide(-p) : log_of(p));
-      relative = end - (at_mode + stirling_error(size) + 0.5 * log_of(size) - kHalfLog2Pi);
-    } else {
-      relative = log_f(k) - at_mode;
-    }
-    if (v <= relative) return static_cast<std::int64_t>(k);
+    if (log_of(v * alpha / (a / (us * us) + b)) <= f.log_ratio(k)) return static_cast<std::int64_t>(k);
   }
 }
 
 }  // namespace
+
+BinomialMass::BinomialMass(double n, double p) : n_(n), p_(p), mean_(two_product(n, p)) {
+  mode_ = static_cast<double>(static_cast<std::int64_t>(mean_.hi + p));
+  at_mode_ = rest(mode_);
+}
+double BinomialMass::rest(double k) const {
+  const double d = (k - mean_.hi) - mean_.lo;
+  return -(stirling_error(k) + stirling_error(n_ - k) + deviance(k, d) + deviance(n_ - k, -d) +
+           0.5 * (log_of(k) + log_of(n_ - k)));
+}
+double BinomialMass::log_ratio(double k) const {
+  if (k > 0 && k < n_) return rest(k) - at_mode_;
+  constexpr double kHalfLog2Pi = 0x1.d67f1c864beb5p-1;
+  const double end = n_ * (k == 0 ? log1p_wide(-p_) : log_of(p_));
+  return end - (at_mode_ + stirling_error(n_) + 0.5 * log_of(n_) - kHalfLog2Pi);
+}
 
 std::int64_t binomial(std::int64_t n, double p, const RowRandom& random, std::uint64_t which) {
   if (n == 0 || !(p > 0)) return 0;

@@ -150,6 +150,9 @@ SampleRow::SampleRow(const SampleJob& job, std::int64_t row, char* memory)
   mask_ = static_cast<const char*>(job.plan.data[kWhere]) + offsets.at[kWhere];
   greedy_ = job.wide == 8 ? temperature_ == 0 : static_cast<float>(temperature_) == 0;
   divide_ = temperature_ != 1 && !greedy_;
+  if (job.wide == 4 && temperature_ > std::numeric_limits<float>::max()) temperature_ = kInfinity;
+  alone_ = job.chunks == 1 && job.call.out && job.call.num_samples == 1 && job.call.replacement && !greedy_ &&
+           !job.call.log_prob && !job.call.filtered_log_prob && !job.call.kept;
   if (!job.call.replacement) {
     taken_ = reinterpret_cast<std::uint64_t*>(memory + job.taken_at);
     std::fill_n(taken_, (job.plan.n + 63) / 64, std::uint64_t{0});
@@ -178,18 +181,14 @@ const void* SampleRow::read(std::int64_t c, char* to) const {
     if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
     x = to;
   };
-  const auto divide = [&] {
-    own();
-    job_.moves.divide(temperature_, count, to);
-  };
   const bool late = job_.call.order == FilterOrder::llama_cpp;
-  if (divide_ && !late && !cut_) divide();
+  if (divide_ && !late && !cut_) own(), divide(count, to);
   if (cut_) {
     const std::int64_t tied = cut_index_ + 1 - first;
     job_.kernels.keep(x, count, cut_logit_, static_cast<int>(std::clamp<std::int64_t>(tied, 0, count)), to);
     x = to;
   }
-  if (divide_ && late) divide();
+  if (divide_ && late) own(), divide(count, to);
   if (taken_) {
     for (int i = 0; i < count; i += 64) {
       std::uint64_t marks = taken_[(first + i) / 64];
@@ -211,8 +210,27 @@ double SampleRow::logit(std::int64_t j) const {
   return job_.wide == 8 ? wide : narrow;
 }
 double SampleRow::scaled(double x) const {
-  if (!divide_) return x;
-  return job_.wide == 8 ? x / temperature_ : static_cast<float>(x) / static_cast<float>(temperature_);
+  double wide = x;
+  float narrow = static_cast<float>(x);
+  if (divide_) divide(1, job_.wide == 8 ? static_cast<void*>(&wide) : &narrow);
+  return job_.wide == 8 ? wide : narrow;
+}
+
+void SampleRow::divide(int count, void* x) const {
+  const float narrow = static_cast<float>(largest_logit_);
+  const void* const m = job_.wide == 8 ? static_cast<const void*>(&largest_logit_) : &narrow;
+  if (apart_) job_.moves.divide_apart(temperature_, m, count, x);
+  else if (!job_.moves.divide(temperature_, count, x)) overflows_.store(true, std::memory_order_relaxed);
+}
+bool SampleRow::divide_apart(char* scratch) {
+  if (apart_ || !overflows_) return false;
+  double m = -kInfinity;
+  int place;
+  for (std::int64_t c = 0; c < job_.chunks; ++c)
+    if (!job_.kernels.largest(raw_chunk(c, scratch), job_.count_of(c), &m, &place)) return false;
+  if (!(m < kInfinity)) return false;
+  largest_logit_ = m;
+  return apart_ = true;
 }
 
 // -- the tree ----------------------------------------------------------------------------------------------------------------
@@ -238,8 +256,12 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
     const void* x = raw_chunk(c, to);
     if (divide) {
       if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
-      job_.moves.divide(temperature_, count, to);
+      this->divide(count, to);
       x = to;
+      if (divide_apart(scratch.other)) {
+        c = -1, m = -kInfinity;  // once more, from the first
+        continue;
+      }
     }
     int place;
     double& largest = nodes_[c].m = -kInfinity;  // until the tree grows
@@ -261,7 +283,7 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
 }
 
 void SampleRow::reduce(std::int64_t c0, std::int64_t c1, SampleScratch& scratch) {
-  if (greedy_) return;
+  if (greedy_ || alone_) return;
   std::int64_t kept = 0;
   for (std::int64_t c = c0; c < c1; ++c) {
     if (cut_ && nodes_[c].m < cut_logit_) {  // nothing is kept
@@ -284,7 +306,11 @@ void SampleRow::merge_states(Failure& failure) {
 }
 
 void SampleRow::finish(SampleScratch& scratch, Failure& failure) {
-  if (!greedy_) return merge_states(failure);
+  if (alone_) return;
+  if (!greedy_) {
+    if (divide_apart(scratch.other)) kept_ = cut_ ? kept_.load() : 0, reduce(0, job_.chunks, scratch);
+    return merge_states(failure);
+  }
   bool nan = false;
   largest_ = find_largest(scratch, &cut_logit_, &nan);
   if (nan) return failure.add(row_, Failure::kNaN);
@@ -348,25 +374,35 @@ std::int64_t SampleRow::walk_chunks(Walk& walk) const {
   return i;
 }
 
-// Draws `draws` (or d0, d0 + 1, ...), which have come to chunk c.
-void SampleRow::draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0,
+// Draws `draws` (or d0, d0 + 1, ...), which have come to chunk c. False where its sum is not a number above 0.
+bool SampleRow::draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0,
                                 SampleScratch& scratch) {
   const int elements = job_.count_of(c), leaves = leaves_of(elements);
   job_.kernels.terms(read(c, scratch.chunk), elements, scratch.tree);
+  if (!(scratch.tree[1] > 0 && scratch.tree[1] < kInfinity)) return false;
   for (std::int64_t k = 0; k < count; ++k) {
     const std::int64_t d = d0 + (draws ? draws[k] : k);
     Walk walk(random_, d);
     out_[d] = c * job_.chunk + walk.inside(scratch.tree, leaves);
   }
+  return true;
 }
 
 void SampleRow::draw(std::int64_t d0, std::int64_t d1, SampleScratch& scratch, Failure& failure) {
   if (!in_blocks()) return draw_apart(scratch, failure);
   if (greedy_) return void(std::fill(out_ + d0, out_ + d1, largest_));
-  if (job_.chunks == 1) return draw_from_chunk(0, nullptr, d1 - d0, d0, scratch);
+  if (job_.chunks == 1) {
+    if (draw_from_chunk(0, nullptr, d1 - d0, d0, scratch) && !(alone_ && overflows_)) return;
+    alone_ = false;  // a special row: its state says why
+    reduce(0, 1, scratch);
+    finish(scratch, failure);
+    if (!failure.any()) draw_from_chunk(0, nullptr, d1 - d0, d0, scratch);
+    return;
+  }
   if (d1 - d0 == 1) {
     Walk walk(random_, d0);
-    return draw_from_chunk(walk_chunks(walk), nullptr, 1, d0, scratch);
+    draw_from_chunk(walk_chunks(walk), nullptr, 1, d0, scratch);
+    return;
   }
   // By chunk: each one's terms are made once.
   std::int32_t* const starts = scratch.starts;

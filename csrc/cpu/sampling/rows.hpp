@@ -94,9 +94,11 @@ class SampleRow {
   const void* read(std::int64_t c, char* to) const;
   double logit(std::int64_t j) const;  // as it is given
   double scaled(double x) const;
+  void divide(int count, void* x) const;
+  bool divide_apart(char* scratch);  // from now on, where that helps
   void merge_states(Failure& failure);
   std::int64_t walk_chunks(Walk& walk) const;
-  void draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0, SampleScratch& scratch);
+  bool draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0, SampleScratch& scratch);
   void draw_apart(SampleScratch& scratch, Failure& failure);
   std::int64_t find_largest(SampleScratch& scratch, double* value, bool* nan) const;
   void take(std::int64_t j) { taken_[j / 64] |= std::uint64_t{1} << j % 64; }
@@ -106,8 +108,12 @@ class SampleRow {
   const char *base_, *mask_;  // of its logits and mask
   std::int64_t* out_;
   const SUMEXP_NS::RowRandom random_;
-  const double temperature_;
+  double temperature_;
   bool greedy_, cut_ = false, divide_;
+  bool alone_;                                  // one chunk, of which nothing but the terms is wanted
+  bool apart_ = false;                          // quotients overflow: differences from the largest are divided
+  double largest_logit_ = 0;                    // that one
+  mutable std::atomic<bool> overflows_{false};  // a quotient does
   double cut_logit_;
   std::int64_t cut_index_ = -1, largest_ = -1;
   std::atomic<std::int64_t> kept_{0};

@@ -52,8 +52,8 @@ Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides
   const std::int64_t rows = plan.rows;
   if (rows && !call.seed.data) return fail(Code::invalid_argument, "seed: missing");
   if (const double* t = first_bad<double>(
-          call.temperature, rows, [](double t) { return t >= 0 && std::isfinite(t); }, &row))
-    return fail(Code::invalid_argument, "temperature: got %g for row %lld; accepted are finite numbers from 0", *t,
+          call.temperature, rows, [](double t) { return t >= 0; }, &row))
+    return fail(Code::invalid_argument, "temperature: got %g for row %lld; accepted are numbers from 0", *t,
                 static_cast<long long>(row));
   if (const std::int64_t* k = first_bad<std::int64_t>(
           call.top_k, rows, [](std::int64_t k) { return k >= 1; }, &row))

@@ -302,15 +302,20 @@ class Rows {
     }
   }
 
-  // The same elements of one row, mapped by a finished row.
-  void map(Op op, std::int64_t r, std::int64_t first, int count, const void* row) {
-    load(r, 1, first, count, false);
-    Chunk chunk = chunk_at(0, count, nullptr);
-    chunk.terms = terms_, chunk.out = packed_[0];
+  // The same elements, mapped by finished rows, which lie `step` apart.
+  void map(Op op, std::int64_t r, int rows, std::int64_t first, int count, const char* finished, std::int64_t step) {
+    load(r, rows, first, count, false);
     const Kernel& kernel = family_.kernel(op);
-    if (op_info(op).probabilities) kernel.reduce[0][kScratch](chunk, nullptr, state_);  // its terms and their maximum
-    kernel.map[kScratch](chunk, row);
-    family_.moves.unpack_row(plan_, kOut, address(kOut, r), first, count, packed_[0]);
+    for (int b = 0; b < rows; ++b) {
+      Chunk chunk = chunk_at(b, count, nullptr);
+      chunk.terms = terms_, chunk.out = packed_[0] + b * pitch_ * family_.wide;
+      if (op_info(op).probabilities) kernel.reduce[0][kScratch](chunk, nullptr, state_);  // its terms and their maximum
+      kernel.map[kScratch](chunk, finished + b * step);
+    }
+    const std::int64_t stride = plan_.row[0].stride[kOut];
+    if (rows > 1)
+      family_.moves.unpack_columns(address(kOut, r) + first * stride, stride, rows, count, packed_[0], pitch_, false);
+    else family_.moves.unpack_row(plan_, kOut, address(kOut, r), first, count, packed_[0]);
   }
 
  private:
@@ -348,11 +353,11 @@ struct Grid {
   std::int64_t inner, per_stretch, groups, segments, first_segment, step;
   int most;  // rows of a group
 
-  Grid(const Family& family, const Plan& plan, std::int64_t first, bool together) {
+  Grid(const Family& family, const Plan& plan, std::int64_t first) {
     const std::int64_t chunk = family.order.chunk, span = kSegment * chunk;
     inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
     most = 1;
-    if (together && plan.batch_dims && plan.row[0].stride[kIn0] != family.item) {
+    if (plan.batch_dims && plan.row[0].stride[kIn0] != family.item) {
       bool beside = true;
       for (int k = 0; k < kOperands; ++k)
         if (plan.data[k] && plan.batch[plan.batch_dims - 1].stride[k] != family.item) beside = false;
@@ -400,7 +405,7 @@ Span part_of(const Grid& grid, const Plan& plan, std::int64_t chunk, std::int64_
 void reduce_all(const StreamCall& call, const Plan& plan, SumState* out) {
   const Family family(call.dtype, call.sums);
   const std::int64_t chunk = family.order.chunk, first = call.first, rows = plan.rows;
-  const Grid grid(family, plan, first, true);
+  const Grid grid(family, plan, first);
   std::vector<std::int64_t> place(static_cast<std::size_t>(grid.segments) + 1);  // of a segment's states
   for (std::int64_t s = 0; s < grid.segments; ++s) {
     const Span part = part_of(grid, plan, chunk, first, s);
@@ -441,16 +446,17 @@ void map_all(Op op, const SumState* states, std::int64_t count, const StreamCall
   const Kernel& kernel = family.kernel(op);
   const bool all = op == Op::softmax;
   const std::int64_t chunk = family.order.chunk, first = call.first, rows = plan.rows;
-  const Grid grid(family, plan, first, false);
+  const Grid grid(family, plan, first);
   std::vector<char> finished(static_cast<std::size_t>(rows * kernel.row_bytes));
   for (std::int64_t r = 0; r < rows; ++r) family.finish(kernel, all, states + r, count, rows, &finished[r * kernel.row_bytes]);
-  each_task(grid, plan, [&](std::int64_t r, std::int64_t s, Workspace& workspace) {
-    Rows chunks(family, plan, call, workspace, 1);
+  each_task(grid, plan, [&](std::int64_t group, std::int64_t s, Workspace& workspace) {
+    const std::int64_t r = grid.row_of(group);
+    Rows chunks(family, plan, call, workspace, grid.most);
     const Span part = part_of(grid, plan, chunk, first, s);
     for (std::int64_t i = part.first; i < part.end();) {
       std::int64_t size = chunk - (first + i) % chunk;
       if (size > part.end() - i) size = part.end() - i;
-      chunks.map(op, r, i, static_cast<int>(size), &finished[r * kernel.row_bytes]);
+      chunks.map(op, r, grid.rows_of(group), i, static_cast<int>(size), &finished[r * kernel.row_bytes], kernel.row_bytes);
       i += size;
     }
   });

@@ -38,7 +38,7 @@ struct SampleCall {
   // Options; "sample" alone takes those of the second group.
   PerRow<std::uint64_t> seed;   // must be given
   PerRow<std::int64_t> stream;  // the row's number
-  PerRow<double> temperature;   // 1; 0 is the lowest index among the largest logits
+  PerRow<double> temperature;   // 1; 0 is the lowest index among the largest logits, infinity any
   PerRow<std::int64_t> top_k;   // no limit; from 1
   PerRow<double> top_p;         // 1; above 0, up to 1
   PerRow<double> min_p;         // 0; from 0 to 1

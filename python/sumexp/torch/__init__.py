@@ -16,6 +16,7 @@ from ._front import log_softmax, logsumexp, softmax
 from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
 from ._linear import linear_cross_entropy
 from ._log_domain import log1mexp, logaddexp, logcumsumexp, logmeanexp, logsubexp, softplus
+from ._logmatmul import logmatmulexp
 from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
 from ._segments import segment_log_softmax, segment_logsumexp, segment_softmax
@@ -35,6 +36,7 @@ __all__ = [
     "log_softmax",
     "logaddexp",
     "logcumsumexp",
+    "logmatmulexp",
     "logmeanexp",
     "logsubexp",
     "logsumexp",

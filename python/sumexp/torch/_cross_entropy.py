@@ -4,6 +4,7 @@ The loss and its gradient are kernels (csrc/include/sumexp/losses.hpp has the fo
 that are differentiable any number of times.
 """
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -143,8 +144,10 @@ def reduced(losses, denominator, o):
     if o.reduction == REDUCTIONS.index("none"):
         return losses
     total = losses.sum()
-    if o.reduction == REDUCTIONS.index("sum"):
-        return total
+    return total if o.reduction == REDUCTIONS.index("sum") else quotient(total, denominator, o)
+
+
+def quotient(total, denominator, o):
     denominator = denominator.to(total.dtype)
     if not o.zero_if_empty:
         return total / denominator
@@ -285,7 +288,7 @@ def fraction(function, name, value):
 
 def number(function, name, value, positive=False):
     found = float(value)
-    if not abs(found) <= _front.LARGEST or (positive and found <= 0):
+    if not abs(found) <= sys.float_info.max or (positive and found <= 0):
         raise ValueError(f"{function}: {name} is {value!r}, accepted: a finite number{' > 0' if positive else ''}")
     return found
 

@@ -4,7 +4,7 @@ when they are given tensors."""
 import torch
 
 from .. import _core
-from .._information import _axis, _check_index, _same_shape, _without
+from .._row_shapes import check_index, row_axis, same_shape, without
 from ._composed import Composed
 from ._dispatch import _check_out
 from ._front import check_temperature, log_softmax
@@ -16,7 +16,7 @@ _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, tor
 
 
 def _rows(x, dim):
-    return _without(tuple(x.shape), dim)
+    return without(tuple(x.shape), dim)
 
 
 def _at(index, x, dim):
@@ -145,7 +145,7 @@ def _logits(name, argument, value, like=None):
     if like is not None and value.dtype != like.dtype:
         raise TypeError(f"{name}: {argument} has dtype {value.dtype}, accepted: {like.dtype}, that of p_logits")
     if like is not None:
-        _same_shape(name, argument, value.shape, like.shape)
+        same_shape(name, argument, value.shape, like.shape)
     return value
 
 
@@ -154,14 +154,14 @@ def _index(name, index, x, dim):
     index = _tensor(name, "index", index, x)
     if index.dtype not in _INTEGERS:
         raise TypeError(f"{name}: index has dtype {index.dtype}, accepted: integers")
-    _check_index(name, tuple(index.shape), _rows(x, dim))
+    check_index(name, tuple(index.shape), _rows(x, dim))
     return index
 
 
 def _prepared(name, logits, index, axis, temperature):
     """(operation, its tensors, its options), checked."""
     x = _logits(name, "logits", logits)
-    dim, T = _axis(name, "logits", tuple(x.shape), axis), check_temperature(name, temperature)
+    dim, T = row_axis(name, "logits", tuple(x.shape), axis), check_temperature(name, temperature)
     if name.startswith("entropy"):
         return ENTROPY, (x,), (dim, T)
     return BOTH if "entropy" in name else LOG_PROB, (x, _index(name, index, x, dim)), (dim, T)
@@ -170,7 +170,7 @@ def _prepared(name, logits, index, axis, temperature):
 def _pair(p_logits, q_logits, axis, name="kl_div"):
     p = _logits(name, "p_logits", p_logits)
     q = _logits(name, "q_logits", q_logits, p)
-    return p, q, _axis(name, "p_logits", tuple(p.shape), axis)
+    return p, q, row_axis(name, "p_logits", tuple(p.shape), axis)
 
 
 # -- the functions of sumexp.torch -----------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def backward_out(name, g, logits, index, axis, temperature, out):
     shapes = [_rows(x, options[0]) if op is ENTROPY or k == 1 else tuple(tensors[1].shape) for k in range(2)]
     grads = [(_floating_gradient(name, v, x), s) for v, s in zip(g, shapes) if v is not None]
     for v, shape in grads:
-        _same_shape(name, "g", v.shape, shape)
+        same_shape(name, "g", v.shape, shape)
     needs = (True,) + (False,) * (len(tensors) - 1)
     return _into(name, out, op.backward(tuple(v for v, _ in grads), tensors, (), options, needs)[0])
 
@@ -242,7 +242,7 @@ def kl_div_vjp(g, p_logits, q_logits, axis):
     name = "kl_div_vjp"
     p, q, dim = _pair(p_logits, q_logits, axis, name)
     g = _floating_gradient(name, g, p)
-    _same_shape(name, "g", g.shape, _rows(p, dim))
+    same_shape(name, "g", g.shape, _rows(p, dim))
     return KL_DIV.backward((g,), (p, q), (), (dim,), (True, True))
 
 

@@ -83,7 +83,7 @@ def add_product(z, x, to, first):
         torch.mm(z.t(), x, out=to) if first else to.addmm_(z.t(), x)
         return
     for block in blocks(*to.shape):
-        part = z[:, block].t() @ x
+        part = z[:, block].contiguous().t() @ x  # of 16 bits products are fast without gaps alone
         to[block].copy_(part) if first else to[block].add_(part)
 
 
@@ -187,12 +187,14 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
     return losses, (dx, dw, None if db is None else db.to(w.dtype)), extras, found
 
 
-def reduced(losses, found, o, dtype):
-    """A number, of row losses in the wide dtype and what a mean divides by."""
+def reduced(losses, found, o):
+    """The row losses in the wide dtype; or one number in float64, of them and what a mean divides by."""
+    if not o.reduction:
+        return losses
     total = _core._sum_rows(losses)
     if o.reduction == ce.REDUCTIONS.index("mean"):
         total = total / found if found else 0.0 if o.zero_if_empty else float("nan")
-    return torch.tensor(total, dtype=dtype)
+    return torch.tensor(total, dtype=torch.float64)
 
 
 def second(tensors, o, g, t, need, along=None):
@@ -302,7 +304,7 @@ class Fused(Function):
         ctx.save_for_backward(*tensors)
         ctx.o, ctx.need, ctx.gradients, ctx.found = o, need, gradients, found
         ctx.mark_non_differentiable(*extras.values())
-        return reduced(losses, found, o, tensors[0].dtype), *extras.values()
+        return reduced(losses, found, o), *extras.values()
 
     @staticmethod
     def backward(ctx, u, *_):
@@ -478,6 +480,28 @@ class Sum(Function):
         return t.sum().to(torch.float64)
 
 
+@vmapped
+class Divisor(Function):
+    """What a mean divides by, in float64; not differentiated."""
+
+    @staticmethod
+    def forward(o, *tensors):
+        return torch.tensor(divisor([ce.plain(t) for t in tensors], o), dtype=torch.float64)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.count = len(inputs)
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx, _):
+        return (None,) * ctx.count
+
+    @staticmethod
+    def jvp(ctx, *_):
+        return None
+
+
 # -- the registered operations ---------------------------------------------------------------------------------------------
 
 _arguments = ", ".join(f"Tensor{'?' if t.endswith('?') else ''} {t.rstrip('?')}" for t in TENSORS)
@@ -493,9 +517,7 @@ def _filled(made, like):
 def _operation(*args):
     tensors, o, need = args[:COUNT], Options(*args[COUNT:-1]), args[-1]
     losses, gradients, _, found = sweep(tensors, o, need if o.reduction else (False,) * 3)
-    dtype = tensors[0].dtype
-    loss = reduced(losses, found, o, dtype) if o.reduction else losses.to(dtype)
-    return loss, *_filled(gradients, tensors[0])
+    return reduced(losses, found, o), *_filled(gradients, tensors[0])
 
 
 def _operation_vjp(g, *args):
@@ -513,7 +535,8 @@ def _fake_gradients(tensors, need):
 
 def _fake(*args):
     x, o, need = args[0], Options(*args[COUNT:-1]), args[-1]
-    loss = x.new_empty(()) if o.reduction else x.new_empty(x.shape[0])
+    wide = torch.float64 if o.reduction else ce.wide(x.dtype)
+    loss = x.new_empty(() if o.reduction else x.shape[0], dtype=wide)
     return loss, *_fake_gradients(args[:3], need if o.reduction else (False,) * 3)
 
 
@@ -530,7 +553,7 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, u, *_):
     saved, nothing = ctx.saved_tensors, (None,) * (COUNT - 3 + len(Options._fields) + 1)
     if ctx.o.reduction:
-        made = [t * u if needed else None for t, needed in zip(saved, ctx.need)]
+        made = [t * u.to(t.dtype) if needed else None for t, needed in zip(saved, ctx.need)]
         return *made, *nothing
     operation = getattr(torch.ops.sumexp, NAME + "_vjp")
     made = operation(u.to(torch.float64), *saved, *ctx.o, list(ctx.need))
@@ -591,8 +614,8 @@ def linear_cross_entropy(
     products of torch.mm, in the tensors' dtype; those of float16 are computed, and stay, in float32.
 
     Where a gradient is recorded and reduction is not "none", it is made in the same sweep, for those of input, linear_weight
-    and linear_bias that require one; others cost nothing. Gradients of the latter two are added up in float32 or float64. Double
-    backward, forward mode and torch.func compute chunks again; third derivatives raise.
+    and linear_bias that need one; others cost nothing. The latter two are added up in float32 or float64. Double backward,
+    forward mode and torch.func compute chunks again; third derivatives raise.
 
     Raises
     ------
@@ -610,11 +633,10 @@ def linear_cross_entropy(
             raise NotImplementedError(f"{NAME}: info is given while a program is compiled or traced, accepted: ()")
         recorded = torch.is_grad_enabled()
         need = [recorded and t is not None and t.requires_grad for t in tensors[:3]]
-        loss = getattr(torch.ops.sumexp, NAME)(*tensors, *o, need)[0]
-        return loss if o.reduction else loss.reshape(batch)
-    if taken == "kernel":
+        loss, found = getattr(torch.ops.sumexp, NAME)(*tensors, *o, need)[0], {}
+    elif taken == "kernel":
         losses, _, found, divided = sweep(tensors, o, info=info)
-        loss = reduced(losses, divided, o, input.dtype) if o.reduction else losses.to(input.dtype)
+        loss = reduced(losses, divided, o)
     elif taken == "function" and forward_ad._current_level < 0 and o.reduction:
         loss, *found = Fused.apply(o, info, *tensors)
         found = dict(zip(info, found))
@@ -626,15 +648,10 @@ def linear_cross_entropy(
         if o.reduction:
             loss = Sum.apply(loss)
         if o.reduction == ce.REDUCTIONS.index("mean"):
-            divided = tensors[-1]
-            if divided is None:
-                like = tensors[0].new_empty(()).expand(len(tensors[0]), len(linear_weight))
-                divided = ce.denominator_of(like, *tensors[3:7], o.of_rows())
-            loss = ce.reduced(loss, divided, ce.Options(1, *o[:7]))
-        loss = loss.to(input.dtype)
+            loss = ce.quotient(loss, Divisor.apply(o, *tensors), o)
         if not torch.is_grad_enabled():
             loss = loss.detach()
-    loss = loss if o.reduction else loss.reshape(batch)
+    loss = (loss if o.reduction else loss.reshape(batch)).to(input.dtype)
     return (loss, {n: t.reshape(batch) for n, t in found.items()}) if info else loss
 
 
@@ -680,8 +697,8 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, **options):
         losses, (dx, dw, db), found, divided = sweep(tensors, o, need, info=info, out_dw=place)
         if place is not None:
             dw = out_dw if place is out_dw else out_dw.add_(place)
-    loss = reduced(losses, divided, o, x.dtype) if o.reduction else losses.to(x.dtype).reshape(batch)
-    made = (loss, None if dx is None else dx.reshape(x.shape), dw, db)
+    loss = reduced(losses, divided, o)
+    made = ((loss if o.reduction else loss.reshape(batch)).to(x.dtype), None if dx is None else dx.reshape(x.shape), dw, db)
     return (*made, {n: t.reshape(batch) for n, t in found.items()}) if info else made
 
 
@@ -698,8 +715,8 @@ def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size
     if x.dim() == 0 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"{function}: input has shape {tuple(x.shape)}, accepted: (..., {w.shape[1]}), as of linear_weight")
     ce.of_shape(function, "linear_bias", bias, (w.shape[0],))
-    if torch.is_autocast_enabled(x.device.type):  # as torch.nn.functional.linear under it
-        x, w, bias = (t if t is None else t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, w, bias))
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # as torch.nn.functional.linear under it
+        x, w, bias = (t if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in (x, w, bias))
     for name, t in (("linear_weight", w), ("linear_bias", bias)):
         if t is not None and t.dtype != x.dtype:
             raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of input")

@@ -3,7 +3,7 @@
 import torch
 
 from .. import _core
-from .._masked import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid
+from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid
 from ._composed import Composed
 from ._dispatch import _beside, _floating, _into, _mask, _tensor
 from ._front import check_temperature, log_softmax, logsumexp, softmax

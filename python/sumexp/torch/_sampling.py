@@ -1,12 +1,16 @@
 """Sampling for torch: the functions of sumexp._sampling, of tensors on the CPU.
 
 Indices and counts have no gradient. gumbel_softmax has torch.nn.functional's signature and gradient, through this package's
-softmax. Compiled programs have a graph break at the calls that draw.
+softmax. Compiled and exported programs call the registered operations at the end, but for linear_sample, return_info and
+generators, where compiled programs have a graph break.
 """
+
+import functools
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import _core
 from .._draws import (
@@ -22,9 +26,30 @@ from .._draws import (
     sample_options,
 )
 from ._front import softmax
-from ._kernels import DTYPES, PLAIN_TYPES
+from ._kernels import DTYPES, PLAIN_TYPES, is_traced
+from ._library import LIBRARY
+from ._private import FakeTensor, FunctionalTensor, functorch_active
 
-NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+STAND_INS = (FakeTensor, FunctionalTensor)
+
+
+def _eagerly(function):
+    """The function, which compiled programs call outside of what they compile."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if is_compiling():  # asked for only here: the decorator imports the compiler
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _recorded(x, seed):
+    """Whether the registered operation is called: compiling, tracing, a stand-in for a tensor, a functorch transform."""
+    if isinstance(seed, torch.Generator) or not isinstance(x, Tensor):
+        return False
+    return is_compiling() or functorch_active() or isinstance(x, STAND_INS) or is_traced()
 
 
 def _plain(function, argument, value):
@@ -60,7 +85,6 @@ def _results(out, info, dtype, return_info):
     return out, SampleInfo(*(t.to(wide) if t.is_floating_point() else t for t in tensors))
 
 
-@torch.compiler.disable
 def sample(
     logits,
     dim=-1,
@@ -77,19 +101,44 @@ def sample(
     replacement=True,
     return_info=False,
 ):
-    """sumexp.sample of a tensor: classes drawn with the probabilities of softmax(logits / temperature, dim)."""
+    """sumexp.sample of a tensor: classes drawn with the probabilities of softmax(logits / temperature, dim).
+
+    Inside torch.vmap rows are numbered from 0 for each example: what is to differ wants a stream or seed of its own.
+    """
+    filters = (temperature, top_k, top_p, min_p)
+    if not return_info and _recorded(logits, seed):
+        given = (*map(_real, filters[:1]), _whole(top_k), *map(_real, filters[2:]), _whole(seed), _whole(stream))
+        return torch.ops.sumexp.sample(logits.detach(), dim, where, *given, order, num_samples, replacement)
+    return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
+
+
+@_eagerly
+def _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info):
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim)
-    options = sample_options(
-        "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
-    )
+    options = sample_options("sample", batch, *filters, order, seed, stream, num_samples, replacement)
     out, info = draw(x, dim, _mask("sample", where, x.shape), options, batch, num_samples, return_info)
     return _results(out, info, x.dtype, return_info)
 
 
-@torch.compiler.disable
+def _real(value):
+    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+def _whole(value):
+    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+
+
 def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None):
     """sumexp.sample_counts of a tensor: how often each class comes up in num_samples draws."""
+    if _recorded(logits, seed):
+        given = (_real(temperature), _whole(seed), _whole(stream))
+        return torch.ops.sumexp.sample_counts(logits.detach(), num_samples, dim, *given)
+    return _counts(logits, num_samples, dim, temperature, seed, stream)
+
+
+@_eagerly
+def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
     out = np.empty(tuple(x.shape), np.int64)
@@ -97,7 +146,7 @@ def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, st
     return torch.from_numpy(out)
 
 
-@torch.compiler.disable
+@_eagerly
 def linear_sample(
     x,
     w,
@@ -140,10 +189,17 @@ def linear_sample(
     return _results(out, info, x.dtype, return_info)
 
 
-@torch.compiler.disable
-def _noise(shape, dim, seed, stream):
-    batch = (*shape[:dim], *shape[dim + 1 :])
-    return torch.from_numpy(gumbel_noise(batch, shape[dim], seed, stream)).movedim(-1, dim)
+def _noise(x, dim, seed, stream):
+    if _recorded(x, seed) and (is_compiling() or not functorch_active()):  # a transform sees the shape alone
+        return torch.ops.sumexp.gumbel_noise(x.detach(), dim, _whole(seed), _whole(stream))
+    return _made_noise(x, dim, seed, stream)
+
+
+@_eagerly
+def _made_noise(x, dim, seed, stream):
+    dim, batch = rows_of("gumbel_softmax", x, dim)
+    noise = torch.from_numpy(gumbel_noise(batch, x.shape[dim], seed, stream))
+    return noise.movedim(-1, dim).contiguous()
 
 
 def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None):
@@ -153,10 +209,46 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
     """
     if logits.device.type != "cpu":
         raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: tensors on the CPU")
-    dim, _ = rows_of("gumbel_softmax", logits, dim)
-    z = logits.double() + _noise(tuple(logits.shape), dim, seed, stream)
+    z = logits.double() + _noise(logits, dim, seed, stream)
     soft = softmax(z, dim, temperature=check_tau(tau)).to(logits.dtype)
     if not hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter(dim, z.argmax(dim, keepdim=True), 1.0)
     return one_hot - soft.detach() + soft
+
+
+# -- the registered operations --------------------------------------------------------------------------------------
+
+
+def _sample_op(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement):
+    filters = (temperature, top_k, top_p, min_p)
+    return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, False)
+
+
+def _fake_sample(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement):
+    _, batch = rows_of("sample", logits, dim)
+    return logits.new_empty(batch if num_samples is None else (*batch, num_samples), dtype=torch.int64)
+
+
+def _register():
+    options = "Tensor? seed, Tensor? stream"
+    signatures = {
+        "sample": f"Tensor logits, int dim, Tensor? where, Tensor? temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p, "
+        f"{options}, str order, SymInt? num_samples, bool replacement",
+        "sample_counts": f"Tensor logits, SymInt num_samples, int dim, Tensor? temperature, {options}",
+        "gumbel_noise": f"Tensor logits, int dim, {options}",
+    }
+    kernels = {"sample": _sample_op, "sample_counts": _counts, "gumbel_noise": _made_noise}
+    fakes = {
+        "sample": _fake_sample,
+        "sample_counts": lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.int64),
+        "gumbel_noise": lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.float64),
+    }
+    tags = (torch.Tag.pt2_compliant_tag, torch.Tag.nondeterministic_seeded)  # a seed of None is fresh each time
+    for name, signature in signatures.items():
+        LIBRARY.define(f"{name}({signature}) -> Tensor", tags=tags)
+        LIBRARY.impl(name, kernels[name], "CPU")
+        torch.library.register_fake(f"sumexp::{name}", fakes[name], lib=LIBRARY)
+
+
+_register()

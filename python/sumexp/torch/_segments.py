@@ -4,7 +4,7 @@ import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._segments import OPS, check_elements, check_offsets, flat
+from .._segment_arguments import OPS, check_elements, check_offsets, flat
 from ._composed import Composed
 from ._dispatch import _beside, _floating, _into, _tensor
 from ._private import functorch_active

@@ -1,4 +1,4 @@
-"""The NumPy face: every function on every dtype, axis, stride and kind of argument it says it takes."""
+"""The NumPy functions: each on every dtype, axis, stride and kind of argument it says it takes."""
 
 import sys
 import types
@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import face_reference as reference
+import plain_reference as reference
 import sumexp as se
 from sumexp import _core
 
@@ -258,7 +258,7 @@ def test_dlpack_objects_come_back_in_their_library(monkeypatch, namespace_method
 @pytest.mark.parametrize("device, words", [(2, "cuda:0"), (10, "a device of DLPack type 10")])
 def test_arrays_elsewhere_are_refused(monkeypatch, device, words):
     if device == 2 and _core.cuda_architectures:
-        pytest.skip("this build serves CUDA devices: tests/simt/faces.py and test_gpu.py")
+        pytest.skip("this build serves CUDA devices: tests/simt/functions.py and test_gpu.py")
     tensor = foreign_library(monkeypatch, False)
     for call in (se.softmax, se.logsumexp_hessian, se.special.log_softmax):
         with pytest.raises(TypeError, match=f"(x|y) is on {words}, accepted: the CPU"):

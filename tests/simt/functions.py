@@ -1,4 +1,4 @@
-"""The Python faces given arrays of a GPU, with the machine as the GPU: run by ctest, see CMakeLists.txt.
+"""The Python functions given arrays of a GPU, with the machine as the GPU: run by ctest, see CMakeLists.txt.
 
 The arrays here say that they are on a CUDA device, in each of the ways in which libraries say so; their memory is
 the host's, which is the machine's. Results are compared with the CPU's, byte by byte.

@@ -1,4 +1,4 @@
-"""What the faces should return, in NumPy, float64 and the plain formulas. Small inputs only."""
+"""What the functions should return, in NumPy, float64 and the plain formulas. Small inputs only."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Temperatures and weights that are single numbers: any kind of number, in every face, without a warning."""
+"""Temperatures and weights that are single numbers: any kind of number, in every way to call, without a warning."""
 
 import decimal
 import fractions
@@ -43,8 +43,8 @@ def arrays_of(name, x):
     return [x] * (3 if "hvp" in name else 2 if "jvp" in name or "vjp" in name else 1)
 
 
-def faces():
-    """(id, function of (name, T)) of every face that takes a temperature."""
+def ways():
+    """(id, function of (name, T)) of every way to pass a temperature."""
     yield "ndarray", lambda name, T: getattr(se, name)(*arrays_of(name, X), temperature=T)
     yield "list", lambda name, T: getattr(se, name)(*arrays_of(name, X.tolist()), temperature=T)
     try:
@@ -60,29 +60,29 @@ def faces():
     yield "st recorded", lambda name, T: getattr(st, name)(x.clone().requires_grad_(), -1, temperature=T).detach().numpy()
 
 
-def served(face, name):
-    return face in ("ndarray", "list", "tensor") or name in ("softmax", "log_softmax")
+def served(way, name):
+    return way in ("ndarray", "list", "tensor") or name in ("softmax", "log_softmax")
 
 
-CASES = [(f, n, call) for f, call in faces() for n in NAMES if served(f, n)]
-each_face = pytest.mark.parametrize("face, name, call", CASES, ids=[f"{f}-{n}" for f, n, _ in CASES])
+CASES = [(f, n, call) for f, call in ways() for n in NAMES if served(f, n)]
+each_way = pytest.mark.parametrize("way, name, call", CASES, ids=[f"{f}-{n}" for f, n, _ in CASES])
 
 
-@each_face
-def test_every_kind_of_number(face, name, call):
+@each_way
+def test_every_kind_of_number(way, name, call):
     for T in NUMBERS.values():
         assert call(name, T).tobytes() == call(name, float(T)).tobytes()
 
 
-@each_face
-def test_refused_numbers(face, name, call):
+@each_way
+def test_refused_numbers(way, name, call):
     for T, error, pattern in REFUSED.values():
         with pytest.raises(error, match=rf"(?s)^{name}: temperature is .*, accepted: .*{pattern}"):
             call(name, T)
 
 
-@each_face
-def test_0_d_tensors(face, name, call):
+@each_way
+def test_0_d_tensors(way, name, call):
     torch = pytest.importorskip("torch")
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         T = torch.tensor(0.7, dtype=dtype)

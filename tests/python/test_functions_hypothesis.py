@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 from hypothesis import given, settings, strategies as st
 
-import face_reference as reference
+import plain_reference as reference
 import sumexp as se
 
 DTYPES = {np.dtype(np.float16): 4e-3, np.dtype(ml_dtypes.bfloat16): 3e-2, np.dtype(np.float32): 4e-6,

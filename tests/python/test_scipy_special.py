@@ -5,12 +5,18 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy
 from scipy import special as scipy_special
 
-import face_reference as reference
+import plain_reference as reference
 from sumexp import special
 
 INF, NAN = np.inf, np.nan
+newer_scipy = pytest.mark.skipif(
+    tuple(map(int, scipy.__version__.split(".")[:2])) < (1, 16),
+    reason="SciPy 1.15, the last for Python 3.10, has other values or dtypes than later ones for complex numbers, infinite "
+    "weights, and float32 with a number as b",
+)
 RNG = np.random.default_rng(0)
 
 
@@ -77,6 +83,7 @@ def test_axes_and_dtypes(name, kind, axis):
     assert_same(ours, theirs)
 
 
+@newer_scipy
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("return_sign", [False, True])
 @pytest.mark.parametrize("b", [None, 2, -1.5, "full", "row", "up", "int", "complex"])
@@ -98,6 +105,7 @@ SPECIAL_ROWS = [
 WEIGHTS = [None, [1, 1], [1, 0], [0, 1], [0, 0], [-1, 1], [1, -1], [-1, -1], [INF, 1], [NAN, 1], [-INF, 1]]
 
 
+@newer_scipy
 @pytest.mark.parametrize("row", SPECIAL_ROWS)
 @pytest.mark.parametrize("b", WEIGHTS)
 @pytest.mark.parametrize("return_sign", [False, True])
@@ -126,6 +134,7 @@ def test_softmax_specials(name, row):
         assert_same(ours, theirs)
 
 
+@newer_scipy
 @pytest.mark.parametrize("value", [3, 3.0, True, np.float32(2), np.int64(7), 2j, np.array(4.0), [1, 2], [[1.5], [2]], (1, 2.0)])
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
 def test_scalars_and_sequences(name, value):
@@ -159,6 +168,7 @@ def test_softmax_of_empty_arrays():
     assert special.softmax(np.empty((0, 3)), axis=1).shape == (0, 3)
 
 
+@newer_scipy
 @pytest.mark.parametrize("z", [[2, 1j], [-1, 1j * np.pi], [1 + 1j, 1 + 1j + 1j * np.pi], [800j, 900j], [1000 + 1j, 2],
                                [-INF, 1j], [INF, 1j], [NAN, 1j], [0, -50 + 0j], [3 + 3.5j]])
 @pytest.mark.parametrize("return_sign", [False, True])
@@ -189,6 +199,7 @@ def test_empty_arrays_without_kernels(dtype):
             assert f(np.empty(shape, dtype), axis=-1).shape == shape
 
 
+@newer_scipy
 def test_weights_of_any_size():
     for b in ([1e250, 1e250], [1e-250, 1e250], [1e-300, 1e-300], [np.inf, 1.0]):
         np.testing.assert_allclose(special.logsumexp([0.0, -1.0], b=b), scipy_special.logsumexp([0.0, -1.0], b=b), rtol=1e-14)
@@ -238,6 +249,7 @@ LIBRARIES = {name: rest for name, *rest in libraries()}
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 
 
+@newer_scipy
 @each_library
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), ()])

@@ -1,0 +1,66 @@
+"""The arguments of masked rows, of arrays and of tensors alike: their checks."""
+
+import operator
+
+import numpy as np
+
+NAMES = ("where", "lengths", "causal", "bias", "softcap", "sink", "temperature", "empty")
+OPS = {"masked_softmax": 0, "masked_log_softmax": 1, "masked_logsumexp": 2}
+
+
+def shape_error(function, argument, given, accepted):
+    return ValueError(f"{function}: {argument} has shape {tuple(given)}, accepted: {accepted}")
+
+
+def laid(function, argument, array, shape, axis=None):
+    """An array as one of len(shape) dimensions, each as in `shape` or 1; along `axis` 1, where it has none."""
+    if array is None:
+        return None
+    rest = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+    given = tuple(array.shape)
+    padded = (1,) * (len(rest) - len(given)) + given
+    if len(given) > len(rest) or any(a not in (1, n) for a, n in zip(padded, rest)):
+        without = "" if axis is None else ", the shape of x without the axis"
+        raise shape_error(function, argument, given, f"{tuple(rest)}{without}, or what broadcasts to it")
+    return array.reshape(padded if axis is None else (*padded[:axis], 1, *padded[axis:]))
+
+
+def check_axis(function, axis, ndim):
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
+    if ndim == 0 or not -ndim <= number < ndim:
+        raise np.exceptions.AxisError(f"{function}: axis is {number}, accepted: an axis of x, which has {ndim} dimensions")
+    return number % ndim
+
+
+def check_causal(function, causal, ndim):
+    """The offset, or None."""
+    if causal is None or causal is False:
+        return None
+    try:
+        offset = 0 if causal is True else operator.index(causal)
+    except TypeError:
+        raise TypeError(f"{function}: causal is {causal!r}, accepted: an int or a bool") from None
+    if ndim < 2:
+        raise ValueError(f"{function}: causal with an x of {ndim} dimension, accepted: two or more")
+    return max(min(offset, 2**62), -(2**62))
+
+
+def check_softcap(function, softcap):
+    if softcap is None:
+        return 0.0
+    try:
+        number = float(softcap)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: softcap is {softcap!r}, accepted: a number > 0, or None") from None
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{function}: softcap is {softcap!r}, accepted: a finite number > 0, or None")
+    return number
+
+
+def check_empty(function, empty):
+    if empty not in ("zero", "nan"):
+        raise ValueError(f"{function}: empty is {empty!r}, accepted: 'zero' or 'nan'")
+    return empty == "nan"

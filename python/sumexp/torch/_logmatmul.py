@@ -1,0 +1,108 @@
+"""logmatmulexp of tensors."""
+
+import torch
+
+from .. import _core
+from . import _front
+from ._composed import Composed
+from ._dispatch import _into
+
+TERMS = 1 << 24  # that the formula forms at a time
+
+
+def logmatmulexp(a, b):
+    """log(exp(a) @ exp(b)): out_ij = log sum_k e^(a_ik + b_kj), of matrices or broadcast batches of them, as torch.matmul takes
+    them (vectors too).
+
+    Right for every finite input, however far apart, within the bound of sumexp.logmatmulexp, on the CPU; gradients are made of
+    products as well. A sum of nothing is -inf, and its gradient 0. Forward mode, torch.func's transforms and tensors on CUDA
+    devices form the terms, 2^24 or those of a row at a time; second derivatives all M x K x N.
+    """
+    a, b = _tensor("a", a), _tensor("b", b)
+    dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
+    if dtype.is_complex:
+        raise TypeError(f"logmatmulexp: a and b have dtypes {a.dtype} and {b.dtype}, accepted: real numbers")
+    if not dtype.is_floating_point:
+        dtype = torch.get_default_dtype()
+    rows, columns = a.to(dtype), b.to(dtype)
+    rows = rows.unsqueeze(0) if a.dim() == 1 else rows
+    columns = columns.unsqueeze(1) if b.dim() == 1 else columns
+    if rows.shape[-1] != columns.shape[-2]:
+        raise ValueError(
+            f"logmatmulexp: b has shape {tuple(b.shape)}, accepted: {a.shape[-1]} rows, the columns of a, {tuple(a.shape)}"
+        )
+    try:
+        torch.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    except RuntimeError:
+        raise ValueError(
+            f"logmatmulexp: b has shape {tuple(b.shape)}, accepted: one that broadcasts with a's, {tuple(a.shape)}"
+        ) from None
+    out = _logmatmulexp(rows, columns)
+    out = out.squeeze(-2) if a.dim() == 1 else out
+    return out.squeeze(-1) if b.dim() == 1 else out
+
+
+def of_arrays(a, b, out):
+    """sumexp.logmatmulexp where one of these is a tensor."""
+    other = next(x for x in (a, b, out) if isinstance(x, torch.Tensor))
+    a, b = (x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device=other.device) for x in (a, b))
+    return _into("logmatmulexp", out, logmatmulexp(a, b))
+
+
+def _tensor(name, x):
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"logmatmulexp: {name} is a {type(x).__name__}, accepted: a tensor")
+    if x.dim() == 0:
+        raise ValueError(f"logmatmulexp: {name} has shape (), accepted: one dimension or more")
+    return x
+
+
+def _batches(a, b):
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return a.expand(*batch, *a.shape[-2:]), b.expand(*batch, *b.shape[-2:])
+
+
+def _fake(a, b):
+    return a.new_empty((*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]))
+
+
+def _kernel(a, b):
+    out = _fake(a, b)
+    _core._logmatmulexp(*(x.detach().resolve_neg() for x in _batches(a, b)), out)
+    return out
+
+
+def _gradient(gradients, tensors, results, options, needs):
+    g = gradients[0].detach().resolve_neg()
+    full = [x.detach().resolve_neg() for x in _batches(*tensors)]
+    made = [x.new_zeros(x.shape) if needed else None for x, needed in zip(full, needs)]
+    if g.numel():
+        _core._logmatmulexp_vjp(g, *full, *made)
+    return tuple(m if m is None else _summed_to(m, t.shape) for m, t in zip(made, tensors))
+
+
+def _summed_to(x, shape):
+    if x.shape == shape:
+        return x
+    return x.double().sum_to_size(shape).to(x.dtype)  # rounded once
+
+
+def _formula(a, b):
+    rows = max(1, TERMS // max(1, a.numel() // max(1, a.shape[-2]) * b.shape[-1]))
+    if a.shape[-2] <= rows:
+        return _by_terms(a, b)
+    return torch.cat([_by_terms(part, b) for part in a.split(rows, -2)], -2)
+
+
+def _by_terms(a, b):
+    terms = a.unsqueeze(-1) + b.unsqueeze(-3)
+    if terms.shape[-2] == 0:
+        return terms.sum(-2) - torch.inf
+    nothing = (terms == -torch.inf).all(-2, keepdim=True)  # whose gradient is 0
+    out = _front.logsumexp(torch.where(nothing, torch.zeros_like(terms), terms), -2)
+    return torch.where(nothing.squeeze(-2), torch.full_like(out, -torch.inf), out)
+
+
+_logmatmulexp = Composed(
+    "logmatmulexp", ("a", "b"), "", kernel=_kernel, gradient=_gradient, formula=_formula, fake=_fake
+)

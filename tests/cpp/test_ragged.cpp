@@ -1,0 +1,223 @@
+// Masked rows and segments (sumexp/ragged.hpp) on one instruction set: the bytes of plain rows, nothing read or written beside
+// what a row has, padding on pages that may not be touched, refusals that name the argument.   usage: test_ragged [ISA]
+#include <sumexp/ragged.hpp>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+
+using namespace sumexp;
+
+namespace {
+
+// Two pages, the second of which may not be touched.
+class Edge {
+ public:
+  explicit Edge(std::size_t bytes) {
+    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    usable_ = (bytes + page - 1) / page * page;
+    void* base =
+        mmap(nullptr, usable_ + (std::size_t{64} << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) std::abort();
+    begin_ = static_cast<char*>(base);
+    if (mprotect(begin_, usable_, PROT_READ | PROT_WRITE) != 0) std::abort();
+  }
+  ~Edge() { munmap(begin_, usable_ + (std::size_t{64} << 20)); }
+  Edge(const Edge&) = delete;
+  // `bytes` bytes right before what may not be touched.
+  char* last(std::size_t bytes) { return begin_ + usable_ - bytes; }
+
+ private:
+  char* begin_;
+  std::size_t usable_;
+};
+
+template <class T>
+std::vector<T> normals(std::uint64_t seed, std::int64_t count) {
+  check::Random random(seed);
+  std::vector<T> x(static_cast<std::size_t>(count));
+  for (T& value : x) value = static_cast<T>(4.0 * random.normal());
+  return x;
+}
+template <class T>
+constexpr DType kType = sizeof(T) == 4 ? DType::f32 : DType::f64;
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
+template <class T>
+constexpr std::int64_t kItem = sizeof(T);
+
+constexpr Op kForward[] = {Op::softmax, Op::log_softmax, Op::logsumexp};
+
+// A row of n elements through run.
+template <class T>
+std::vector<T> plain(Op op, const T* x, std::int64_t n) {
+  std::vector<T> y(static_cast<std::size_t>(op == Op::logsumexp ? 1 : n));
+  const std::int64_t shape[] = {n}, strides[] = {kItem<T>};
+  Call call;
+  call.op = op, call.dtype = kType<T>, call.ndim = 1, call.shape = shape, call.axes = 1;
+  call.in[0] = {const_cast<T*>(x), strides};
+  call.out = {y.data(), strides};
+  CHECK(run(call).ok(), "a plain row");
+  return y;
+}
+
+// Rows whose lengths end where memory does: what lies behind is neither read nor, of logsumexp, there at all.
+template <class T>
+void padding(std::int64_t n, std::int64_t length, bool with_sink, bool with_mask) {
+  Edge edge(static_cast<std::size_t>(length * kItem<T>)), mask_edge(static_cast<std::size_t>(length));
+  const std::vector<T> x = normals<T>(static_cast<std::uint64_t>(n * 1000 + length), length);
+  char* const at = edge.last(static_cast<std::size_t>(length * kItem<T>));
+  check::copy(at, x.data(), x.size() * sizeof(T));
+  char* const mask = mask_edge.last(static_cast<std::size_t>(length));
+  std::fill(mask, mask + length, char(1));
+  const std::int64_t shape[] = {1, n}, strides[] = {0, kItem<T>}, bytes[] = {0, 1}, none[] = {0, 0};
+  std::int64_t lengths = length;
+  T sink = -kInfinity<T>;
+  for (const Op op : kForward) {
+    std::vector<T> y(static_cast<std::size_t>(n + 2), T(7));
+    MaskedCall call;
+    call.op = op, call.dtype = kType<T>, call.ndim = 2, call.shape = shape;
+    call.x = {at, strides}, call.lengths = {&lengths, none}, call.out = {y.data() + 1, strides};
+    if (with_sink) call.sink = {&sink, none};
+    if (with_mask) call.where = {mask, bytes};
+    const Status status = masked(call);
+    CHECK(status.ok(), "%s", status.message);
+    const std::vector<T> alone = plain(op, x.data(), length);
+    if (op == Op::logsumexp) {
+      CHECK(check::same(y[1], alone[0]), "logsumexp of %lld of %lld", static_cast<long long>(length),
+            static_cast<long long>(n));
+      continue;
+    }
+    CHECK(check::equal_bytes(y.data() + 1, alone.data(), alone.size() * sizeof(T)), "op %d: %lld of %lld", static_cast<int>(op),
+          static_cast<long long>(length), static_cast<long long>(n));
+    const T absent = op == Op::softmax ? T(0) : -kInfinity<T>;
+    CHECK(std::all_of(y.begin() + 1 + length, y.end() - 1, [=](T v) { return v == absent; }), "op %d: padding",
+          static_cast<int>(op));
+    CHECK(y.front() == T(7) && y.back() == T(7), "op %d: wrote beside its result", static_cast<int>(op));
+
+    // its VJP: x and g end there
+    Edge g_edge(static_cast<std::size_t>(length * kItem<T>));
+    const std::vector<T> g = normals<T>(5, length);
+    char* const g_at = g_edge.last(static_cast<std::size_t>(length * kItem<T>));
+    check::copy(g_at, g.data(), g.size() * sizeof(T));
+    call.g = {g_at, strides};
+    std::fill(y.begin(), y.end(), T(7));
+    CHECK(masked(call).ok(), "a VJP");
+    std::vector<T> dx(static_cast<std::size_t>(length));
+    Call back;
+    const std::int64_t row[] = {length}, step[] = {kItem<T>};
+    back.op = op == Op::softmax ? Op::softmax_vjp : Op::log_softmax_vjp;
+    back.dtype = kType<T>, back.ndim = 1, back.shape = row, back.axes = 1;
+    back.in[0] = {const_cast<T*>(g.data()), step}, back.in[1] = {const_cast<T*>(alone.data()), step};
+    back.out = {dx.data(), step};
+    CHECK(run(back).ok(), "a plain VJP");
+    CHECK(check::equal_bytes(y.data() + 1, dx.data(), dx.size() * sizeof(T)), "op %d: VJP of %lld of %lld",
+          static_cast<int>(op), static_cast<long long>(length), static_cast<long long>(n));
+    CHECK(std::all_of(y.begin() + 1 + length, y.end() - 1, [](T v) { return v == T(0); }), "op %d: padding of a VJP",
+          static_cast<int>(op));
+  }
+}
+
+// Segments of these lengths, of an array that ends where memory does, into another.
+template <class T>
+void segments_of(const std::vector<std::int64_t>& lengths, std::int64_t features) {
+  std::vector<std::int64_t> offsets = {0};
+  for (const std::int64_t length : lengths) offsets.push_back(offsets.back() + length);
+  const std::int64_t elements = offsets.back(), count = elements * features,
+                     segments = static_cast<std::int64_t>(lengths.size());
+  const std::vector<T> x = normals<T>(static_cast<std::uint64_t>(count), count);
+  const std::size_t bytes = x.size() * sizeof(T);
+  Edge in(bytes), out(std::max(bytes, static_cast<std::size_t>(segments * features * kItem<T>)));
+  check::copy(in.last(bytes), x.data(), bytes);
+  const std::int64_t strides[] = {features * kItem<T>, kItem<T>};
+  for (const Op op : kForward) {
+    const bool row = op == Op::logsumexp;
+    T* const y = reinterpret_cast<T*>(out.last(row ? static_cast<std::size_t>(segments * features * kItem<T>) : bytes));
+    SegmentsCall call;
+    call.op = op, call.dtype = kType<T>, call.elements = elements, call.features = features, call.segments = segments;
+    call.offsets = offsets.data();
+    call.in[0] = {in.last(bytes), strides}, call.out = {y, strides};
+    const Status status = sumexp::segments(call);
+    CHECK(status.ok(), "%s", status.message);
+    for (std::int64_t s = 0; s < segments; ++s)
+      for (std::int64_t f = 0; f < features; ++f) {
+        const std::int64_t first = offsets[static_cast<std::size_t>(s)], n = lengths[static_cast<std::size_t>(s)];
+        std::vector<T> alone(static_cast<std::size_t>(n)), made(row ? 1 : static_cast<std::size_t>(n));
+        for (std::int64_t i = 0; i < n; ++i)
+          alone[static_cast<std::size_t>(i)] = x[static_cast<std::size_t>((first + i) * features + f)];
+        for (std::size_t i = 0; i < made.size(); ++i)
+          made[i] = row ? y[s * features + f] : y[(first + static_cast<std::int64_t>(i)) * features + f];
+        const std::vector<T> expected = plain(op, alone.data(), n);
+        CHECK(check::equal_bytes(made.data(), expected.data(), made.size() * sizeof(T)), "op %d: segment %lld of %lld elements",
+              static_cast<int>(op), static_cast<long long>(s), static_cast<long long>(n));
+      }
+  }
+}
+
+template <class T>
+void all() {
+  for (const std::int64_t n : {1, 5, 16, 33, 300, 2048, 5000})
+    for (const std::int64_t length : {std::int64_t{0}, std::int64_t{1}, n / 3, n - 1, n})
+      for (const bool sink : {false, true})
+        for (const bool mask : {false, true}) padding<T>(n, length, sink, mask);
+  std::vector<std::int64_t> lengths;
+  check::Random random(3);
+  for (int i = 0; i < 100; ++i) lengths.push_back(random.below(i % 10 == 0 ? 200 : 40));
+  for (const std::int64_t features : {1, 3, 16}) {
+    segments_of<T>(lengths, features);
+    segments_of<T>({}, features);
+    segments_of<T>({0, 0}, features);
+    segments_of<T>({600, 1, 2049, 0, 513}, features);
+  }
+}
+
+// The message names the argument, what was given and what is accepted; nothing is written.
+void refusals() {
+  float x[6] = {}, y[6] = {7, 7, 7, 7, 7, 7};
+  const std::int64_t shape[] = {2, 3}, strides[] = {12, 4}, steps[] = {8, 0};
+  std::int64_t lengths[] = {3, 4}, offsets[] = {0, 2, 1, 2}, ids[] = {0, 1, 0}, made[3];
+  MaskedCall good;
+  good.ndim = 2, good.shape = shape, good.x = {x, strides}, good.out = {y, strides};
+  const auto refused = [&](const Status& status, const char* text) {
+    CHECK(!status.ok() && std::string(status.message).find(text) != std::string::npos, "'%s' is not in '%s'", text,
+          status.message);
+    CHECK(y[0] == 7 && y[5] == 7, "something was written: %s", text);
+  };
+  const auto with = [&](auto change) {
+    MaskedCall call = good;
+    change(call);
+    return masked(call);
+  };
+  refused(with([&](MaskedCall& c) { c.lengths = {lengths, steps}; }), "lengths: got 4 for row 1; accepted are 0 to 3");
+  refused(with([](MaskedCall& c) { c.op = Op::softmax_vjp; }),
+          "op: got code 3; accepted are softmax, log_softmax and logsumexp");
+  refused(with([](MaskedCall& c) { c.axis = 2; }), "axis: got 2 for ndim = 2");
+  refused(with([](MaskedCall& c) { c.temperature = 0; }), "temperature: got 0");
+  refused(with([](MaskedCall& c) { c.softcap = -1; }), "softcap: got -1");
+  refused(with([](MaskedCall& c) { c.dtype = static_cast<DType>(9); }), "dtype: got code 9");
+  refused(with([](MaskedCall& c) { c.out.data = nullptr; }), "out: missing");
+  refused(with([](MaskedCall& c) { c.x.data = nullptr; }), "x: missing");
+  SegmentsCall call;
+  call.elements = 2, call.segments = 3, call.offsets = offsets, call.in[0] = {x, strides}, call.out = {y, strides};
+  refused(segments(call), "offsets: got 1 at 2 after 2; accepted are offsets that do not fall");
+  call.op = Op::weighted_logsumexp;
+  refused(segments(call), "op: got code 10");
+  refused(segment_offsets(ids, 3, 2, made), "ids: got 0 at 2 after 1; accepted are ids that do not fall (sort them)");
+  CHECK(segment_offsets(ids, 2, 2, made).ok() && made[0] == 0 && made[1] == 1 && made[2] == 2, "offsets of ids");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1 && !set_isa(argv[1]).ok()) return check::kSkipped;
+  all<float>();
+  all<double>();
+  refusals();
+  return check::finish();
+}

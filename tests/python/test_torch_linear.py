@@ -1,0 +1,306 @@
+"""sumexp.torch.linear_cross_entropy: values, every derivative and transform, memory, and what is refused."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import func  # noqa: E402
+
+import sumexp as se  # noqa: E402
+import sumexp.torch as st  # noqa: E402
+from sumexp.torch import _linear  # noqa: E402
+from torch_cases import same_bytes  # noqa: E402
+
+f64 = torch.float64
+N, D, V = 7, 3, 5
+
+
+def normal(*shape, seed=0, dtype=f64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=f64).to(dtype)
+
+
+X, W, B = normal(N, D), normal(V, D, seed=1), normal(V, seed=2)
+T = torch.randint(0, V, (N,), generator=torch.Generator().manual_seed(3))
+T[2] = -100
+TARGETS = {
+    "index": T,
+    "probabilities": normal(N, V, seed=4).softmax(1),
+    "pairs": (torch.stack([T, T.flip(0)], 1), normal(N, 2, seed=5).exp()),
+}
+ALL = {
+    "label_smoothing": 0.1, "z_loss": 0.1, "softcap": 3.0, "temperature": 0.8, "weight": normal(V, seed=6).exp(),
+    "token_weight": normal(N, seed=7).exp(),
+}  # fmt: skip
+OPTIONS = {
+    "mean": {},
+    "all mean": ALL,
+    "all sum": {**ALL, "reduction": "sum"},
+    "all none": {**ALL, "reduction": "none"},
+    "denominator": {"denominator": torch.tensor(9.0)},
+}
+
+
+def leaves(*tensors):
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+def composition(x, w, b, target, **options):
+    return st.cross_entropy(x @ w.T + b, target, **options)
+
+
+def ours(x, w, b, target, chunk_size=3, **options):
+    return st.linear_cross_entropy(x, w, target, linear_bias=b, chunk_size=chunk_size, **options)
+
+
+# -- values and first derivatives -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_values(target, options, dtype):
+    inputs = leaves(*(t.to(dtype) for t in (X, W, B)))
+    wide = leaves(*(t.double() for t in inputs))
+    target, options = TARGETS[target], OPTIONS[options]
+    expected = composition(*wide, target, **options)
+    u = torch.rand_like(expected)
+    gradients = torch.autograd.grad(expected, wide, u)
+    tolerance = {f64: 1e-13, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 4e-2}[dtype]
+    for chunk in (None, 2):
+        got = ours(*inputs, target, chunk, **options)
+        torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+        again = torch.autograd.grad(got, inputs, u.to(dtype), retain_graph=True)
+        for g, e in zip(again, gradients):
+            assert g.dtype == dtype
+            torch.testing.assert_close(g.double(), e, rtol=tolerance, atol=tolerance * e.abs().max())
+        assert all(map(torch.equal, torch.autograd.grad(got, inputs, u.to(dtype)), again))
+        with torch.no_grad():
+            assert torch.equal(ours(*inputs, target, chunk, **options), got)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_bytes_of_cross_entropy(reduction, dtype):
+    """On the same logits: integers, whose products are exact in any order, also under transforms."""
+    x, w, b = ((t * 2).round().to(dtype) for t in (X, W, B))
+    for target in TARGETS.values():
+        for options in ({}, {k: v for k, v in ALL.items() if k != "weight"}):
+            expected = composition(x, w, b, target, reduction=reduction, **options)
+            call = lambda x: ours(x, w, b, target, reduction=reduction, **options)
+            assert torch.equal(call(x), expected)
+            assert torch.equal(call(x.clone().requires_grad_()), expected)
+            assert torch.equal(func.vjp(call, x)[0], expected)
+            if dtype == torch.float32:
+                t = tuple(map(torch.Tensor.numpy, target)) if isinstance(target, tuple) else target.numpy()
+                options = {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+                got = se.linear_cross_entropy(x.numpy(), w.numpy(), t, bias=b.numpy(), reduction=reduction, **options)
+                same_bytes(expected, np.asarray(got))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("need", itertools.product((False, True), repeat=3))
+def test_only_what_requires_a_gradient(need, reduction, monkeypatch):
+    """TRL 7076: dW was computed for a head that is not trained."""
+    inputs = [t.clone().requires_grad_(n) for t, n in zip((X, W, B), need)]
+    everything = leaves(X, W, B)
+    expected = torch.autograd.grad(ours(*everything, T, reduction=reduction).sum(), everything)
+    if not need[1]:
+        monkeypatch.setattr(_linear, "add_product", lambda *_: pytest.fail("dW was computed"))
+    loss = ours(*inputs, T, reduction=reduction).sum()
+    assert loss.requires_grad == any(need)
+    if any(need):
+        loss.backward()
+    for t, e, n in zip(inputs, expected, need):
+        assert torch.equal(t.grad, e) if n else t.grad is None
+
+
+def test_the_package_function():
+    everything = leaves(X, W, B)
+    loss = ours(*everything, T, info=("lse",))
+    expected = torch.autograd.grad(loss[0], everything)
+    got = se.linear_cross_entropy_with_grad(X, W, T, bias=B, chunk_size=3, info=("lse",))
+    assert torch.equal(got[0], loss[0]) and torch.equal(got[4]["lse"], loss[1]["lse"])
+    assert all(map(torch.equal, got[1:4], expected))
+    assert torch.equal(se.linear_cross_entropy(X, W, T, bias=B, chunk_size=3), loss[0])
+    buffer = torch.ones(V, D, dtype=f64)
+    assert se.linear_cross_entropy_with_grad(X, W, T, need="w", out_dw=buffer)[2] is buffer
+    torch.testing.assert_close(buffer, 1 + se.linear_cross_entropy_with_grad(X, W, T)[2])
+    buffer = torch.ones(V, D)
+    se.linear_cross_entropy_with_grad(X.bfloat16(), W.bfloat16(), T, need="w", out_dw=buffer)
+    torch.testing.assert_close(buffer - 1, se.linear_cross_entropy_with_grad(X, W, T)[2].float(), rtol=0.05, atol=0.01)
+
+
+def test_ignored_rows_are_not_read():
+    """pytorch 11551: NaN in an ignored row made every gradient NaN."""
+    x = X.clone()
+    x[2] = float("nan")
+    for reduction in ("mean", "none"):
+        got, expected = leaves(x, W, B), leaves(X, W, B)
+        ours(*got, T, reduction=reduction).sum().backward()
+        ours(*expected, T, reduction=reduction).sum().backward()
+        assert all(torch.equal(g.grad, e.grad) for g, e in zip(got, expected)) and not got[0].grad[2].any()
+
+
+def test_mean_over_several_calls():
+    """transformers 34191: with accumulated gradients the mean was normalised in each call, and again."""
+    whole, parts = leaves(X, W, B), leaves(X, W, B)
+    ours(*whole, T).backward()
+    for rows in (slice(0, 3), slice(3, N)):
+        ours(parts[0][rows], *parts[1:], T[rows], denominator=(T != -100).sum()).backward()
+    for a, b in zip(whole, parts):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_sums_of_16_bits():
+    """Loss and dW are added up in float32: in bfloat16 a sum of 4,096 ones stops at 256."""
+    x, w = torch.ones(4096, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    loss = st.linear_cross_entropy(x, w, torch.zeros(4096, dtype=torch.int64), reduction="sum", chunk_size=16)
+    loss.backward()
+    assert abs(loss.double() - 4096 * torch.tensor(2.0).log()) <= 8  # half a unit in the last place
+    assert w.grad.tolist() == [[-2048.0], [2048.0]]
+
+
+# -- second derivatives and transforms ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_derivatives(target, options):
+    if target != "index" and options not in ("all mean", "all none"):
+        pytest.skip("the same code")
+    inputs = leaves(X, W, B)
+    call = lambda *inputs: ours(*inputs, TARGETS[target], **OPTIONS[options])
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, inputs, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+
+
+def test_third_derivatives_raise():
+    (x,) = leaves(X)
+    (first,) = torch.autograd.grad(ours(x, W, B, T), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="linear_cross_entropy: a third derivative, accepted: up to the second"):
+        torch.autograd.grad(second.square().sum(), x)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_transforms(reduction):
+    call = lambda w: ours(X, w, B, T, reduction=reduction)
+    expected = lambda w: composition(X, w, B, T, reduction=reduction)
+    for transform in (
+        func.grad, func.jacfwd, func.hessian, lambda f: func.jacrev(func.jacrev(f)), lambda f: func.jacrev(func.jacfwd(f)),
+        lambda f: func.jacfwd(func.jacfwd(f)),
+    ):  # fmt: skip
+        torch.testing.assert_close(transform(call)(W), transform(expected)(W))
+    batch = normal(2, V, D, seed=8)
+    torch.testing.assert_close(func.vmap(call)(batch), func.vmap(expected)(batch))
+    torch.testing.assert_close(func.vmap(func.grad(call))(batch), func.vmap(func.grad(expected))(batch))
+    rows = lambda x, t: ours(x, W, B, t, reduction="none")
+    torch.testing.assert_close(func.vmap(rows)(normal(2, N, D), torch.stack([T, T.flip(0)])),
+                               torch.stack([rows(x, t) for x, t in zip(normal(2, N, D), (T, T.flip(0)))]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_compiled(target, reduction):
+    def program(x, w, b):
+        return ours(x * 2, w, b, TARGETS[target], reduction=reduction, label_smoothing=0.1)
+
+    torch._dynamo.reset()
+    got, expected = leaves(X, W, B), leaves(X, W, B)
+    compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
+    a, b = compiled(*got), program(*expected)
+    assert torch.equal(a, b)
+    a.sum().backward()
+    b.sum().backward()
+    assert all(torch.equal(g.grad, e.grad) for g, e in zip(got, expected))
+
+
+def test_exported():
+    layer = st.nn.LinearCrossEntropyLoss(D, V, bias=True, dtype=f64, ignore_index=1)
+    program = torch.export.export(layer, (X, T.clamp(min=0)))
+    assert "sumexp.linear_cross_entropy" in str(program.graph)
+    assert torch.equal(program.module()(X, T.clamp(min=0)), layer(X, T.clamp(min=0)))
+
+
+def test_module():
+    torch.manual_seed(0)
+    layer = st.nn.LinearCrossEntropyLoss(D, V, bias=True, dtype=f64, label_smoothing=0.1, z_loss=0.1)
+    peer = torch.nn.LinearCrossEntropyLoss(D, V, bias=True, dtype=f64, label_smoothing=0.1)
+    peer.load_state_dict(layer.state_dict())
+    logits = layer.linear(X)[T >= 0]
+    torch.testing.assert_close(layer(X, T), peer(X, T) + 0.1 * logits.logsumexp(1).square().mean())
+    with pytest.raises(NotImplementedError, match=r"out_features is \(2,\), accepted: \(\)"):
+        st.nn.LinearCrossEntropyLoss(D, V, out_features=(2,), dtype=f64)(X, T)
+
+
+def test_options_of_torch():
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=2)
+    expected = torch.nn.functional.linear_cross_entropy(X, W, T)
+    torch.testing.assert_close(st.linear_cross_entropy(X, W, T, options=options), expected)
+    torch.testing.assert_close(st.linear_cross_entropy(X[0], W, T[0]), torch.nn.functional.linear_cross_entropy(X[0], W, T[0]))
+
+
+def test_autocast():
+    """Products in bfloat16, the loss as wide as the input: as torch's linear and cross_entropy."""
+    x, w, b = (t.float() for t in (X, W, B))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.nn.functional.linear(x, w, b)
+        expected = torch.nn.functional.cross_entropy(logits, T)
+        for call in (ours, torch.compile(ours, backend="aot_eager")):
+            (leaf,) = leaves(x)
+            loss = call(leaf, w, b, T)
+            assert loss.dtype == expected.dtype == torch.float32
+            torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert leaf.grad.dtype == torch.float32
+
+
+# -- memory -------------------------------------------------------------------------------------------------------------
+
+
+MEMORY = """
+import resource, torch, sumexp.torch as st
+n, d, v = 2048, 64, 32000
+x, w = torch.randn(n, d, requires_grad=True), torch.randn(v, d, requires_grad=True)
+t = torch.randint(0, v, (n,))
+def peak(rows):
+    st.linear_cross_entropy(x[:rows], w, t[:rows], chunk_size=8 if rows < 100 else None).backward()
+    x.grad = w.grad = None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak(32)
+print((peak(n) - before) / (4 * n * v))
+"""
+
+
+def test_memory():
+    """Of 2,048 x 32,000 logits, less than 5 % exist at a time, forward and backward together."""
+    share = float(subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout)
+    assert share < 0.05
+
+
+# -- errors -------------------------------------------------------------------------------------------------------------
+
+
+ERRORS = {
+    "weight": ((X, W[0], T), {}, ValueError, r"linear_weight has shape \(3,\), accepted: \(C, D\)"),
+    "many": ((X, W[None], T), {}, NotImplementedError, r"accepted: \(C, D\); K-dimensional losses are not served"),
+    "input": ((X[:, 1:], W, T), {}, ValueError, r"input has shape \(7, 2\), accepted: \(..., 3\), as of linear_weight"),
+    "dtype": ((X, W.float(), T), {}, TypeError, "linear_weight has dtype torch.float32, accepted: torch.float64"),
+    "bias": ((X, W, T), {"linear_bias": B[1:]}, ValueError, r"linear_bias has shape \(4,\), accepted: \(5,\)"),
+    "target": ((X, W, T[1:]), {}, ValueError, r"target has shape \(6,\), accepted: \(7,\)"),
+    "range": ((X, W, T.abs()), {}, ValueError, "target: got 100 for row 2; accepted are indices from 0 below 5, and -100"),
+    "chunk": ((X, W, T), {"chunk_size": 0}, ValueError, "chunk_size is 0, accepted: an int from 1, or None"),
+    "recorded": ((X, W, T), {"weight": B.clone().requires_grad_()}, NotImplementedError, "weight requires a gradient"),
+    "meta": ((X.to("meta"), W.to("meta"), T.to("meta")), {}, TypeError, "on meta, accepted: plain tensors on the CPU"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case):
+    args, options, kind, message = ERRORS[case]
+    with pytest.raises(kind, match="^linear_cross_entropy: .*" + message):
+        st.linear_cross_entropy(*args, **options)

@@ -1,0 +1,182 @@
+"""Sampling of tensors: the bytes of NumPy's, gumbel_softmax under autograd and transforms, and what tensors alone can be."""
+
+import numpy as np
+import pytest
+
+import sumexp as se
+from sumexp._draws import gumbel_noise
+
+torch = pytest.importorskip("torch")
+st = pytest.importorskip("sumexp.torch")
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return (torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_as_numpy(dtype):
+    x = normal(5, 3000, dtype=dtype)
+    same = x.double().numpy() if dtype == torch.float64 else x.float().numpy()
+    for options in ({}, {"num_samples": 9}, {"temperature": 0.5, "top_k": 7}, {"num_samples": 9, "replacement": False}):
+        drawn = st.sample(x, seed=1, **options)
+        assert drawn.dtype == torch.int64
+        if dtype.itemsize > 2 or "temperature" not in options:
+            assert (drawn.numpy() == se.sample(same, seed=1, **options)).all()
+        assert torch.equal(se.sample(x, seed=1, **options), drawn)
+        assert torch.equal(st.sample(x.T, 0, seed=1, **options), drawn)
+    drawn, info = st.sample(x, seed=1, return_info=True)
+    assert info.log_prob.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.allclose(info.log_prob, torch.log_softmax(x.double(), -1).gather(1, drawn[:, None])[:, 0].to(info.log_prob),
+                          rtol=1e-5)
+    assert info.kept.tolist() == [3000] * 5
+    counts = st.sample_counts(x, 10**6, seed=1)
+    assert (counts.numpy() == se.sample_counts(same, 10**6, seed=1)).all()
+    assert torch.equal(se.sample_counts(x, 10**6, seed=1), counts)
+
+
+def test_options_may_be_tensors():
+    x = normal(3, 50)
+    each = torch.tensor([0.5, 1.0, 2.0])
+    drawn = st.sample(x, seed=torch.tensor([4, 5, 6]), stream=torch.tensor([7, 8, 9]), temperature=each,
+                      top_k=torch.tensor([3, 4, 5]), where=torch.ones(50, dtype=torch.bool))
+    assert [st.sample(x[r], seed=4 + r, stream=7 + r, temperature=float(each[r]), top_k=3 + r).item() for r in range(3)] \
+        == drawn.tolist()
+
+
+def test_generator():
+    x = normal(4, 50)
+    a = torch.Generator().manual_seed(3)
+    first, second = (st.sample(x, seed=a, num_samples=20) for _ in range(2))
+    assert not torch.equal(first, second)
+    b = torch.Generator().manual_seed(3)
+    assert torch.equal(st.sample(x, seed=b, num_samples=20), first)
+    assert (se.sample(x.numpy(), seed=torch.Generator().manual_seed(3), num_samples=20) == first.numpy()).all()
+
+
+def test_tensors_that_record_are_read():
+    x = normal(2, 50).requires_grad_()
+    assert torch.equal(st.sample(x, seed=1), st.sample(x.detach(), seed=1))
+    assert torch.equal(st.sample(torch.nn.Parameter(x.detach()), seed=1), st.sample(x, seed=1))
+    assert torch.equal(st.sample(torch._neg_view(-x.detach()), seed=1), st.sample(x, seed=1))
+
+
+def test_refused():
+    with pytest.raises(TypeError, match="sample: logits has dtype torch.complex64"):
+        st.sample(torch.zeros(2, dtype=torch.complex64))
+    with pytest.raises(NotImplementedError, match="sample: logits is on meta"):
+        st.sample(torch.zeros(2, device="meta"))
+    with pytest.raises(TypeError, match="sample: where has dtype torch.float32"):
+        st.sample(torch.zeros(2), where=torch.ones(2))
+    with pytest.raises(ValueError, match="sample: logits: row 1 has a NaN"):
+        st.sample(torch.tensor([[0.0, 1], [0, torch.nan]]))
+    with pytest.raises(TypeError, match="linear_sample: x and w have dtypes"):
+        st.linear_sample(torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="gumbel_softmax: tau is -1"):
+        st.gumbel_softmax(torch.zeros(2), tau=-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_linear_sample(dtype):
+    """Products of small integers are exact, whatever their order."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-2, 3, (2, 3, 8), generator=generator).to(dtype) / 2
+    w = torch.randint(-2, 3, (5000, 8), generator=generator).to(dtype) / 2
+    bias = torch.randint(-2, 3, (5000,), generator=generator).to(dtype)
+    logits = torch.nn.functional.linear(x, w, bias)
+    for options in ({}, {"num_samples": 4}, {"temperature": 0.5}, {"top_p": 0.5}, {"temperature": 0}):
+        drawn = st.linear_sample(x, w, bias=bias, seed=3, **options)
+        assert torch.equal(drawn, st.sample(logits, seed=3, **options)), options
+    assert torch.equal(se.linear_sample(x, w, bias=bias, seed=3), st.sample(logits, seed=3))
+
+
+# -- gumbel_softmax ----------------------------------------------------------------------------------------------------
+
+
+def test_gumbel_softmax_signature():
+    x = normal(4, 6)
+    noise = torch.from_numpy(gumbel_noise((4,), 6, 1, None))
+    assert torch.equal(st.gumbel_softmax(x, 0.5, False, 1e-10, -1, seed=1),
+                       st.softmax((x.double() + noise), -1, temperature=0.5).float())
+    hard = st.gumbel_softmax(x, hard=True, seed=1)
+    assert torch.equal(hard.argmax(-1), (x + noise).argmax(-1)) and set(hard.unique().tolist()) == {0, 1}
+    assert torch.equal(se.gumbel_softmax(x, tau=0.5, seed=1), st.gumbel_softmax(x, 0.5, seed=1))
+    assert torch.equal(st.gumbel_softmax(x.T, 0.5, dim=0, seed=1), st.gumbel_softmax(x, 0.5, seed=1).T)
+    for dtype in DTYPES:
+        assert st.gumbel_softmax(x.to(dtype), seed=1).dtype == dtype
+
+
+def test_gumbel_softmax_derivatives():
+    x = normal(3, 5, dtype=torch.float64).requires_grad_()
+
+    def soft(x):
+        return st.gumbel_softmax(x, 0.7, seed=1)
+
+    assert torch.autograd.gradcheck(soft, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(soft, x)
+    weights = normal(3, 5, dtype=torch.float64, seed=2)
+    (straight_through,) = torch.autograd.grad((st.gumbel_softmax(x, 0.7, hard=True, seed=1) * weights).sum(), x)
+    (of_soft,) = torch.autograd.grad((soft(x) * weights).sum(), x)
+    assert torch.allclose(straight_through, of_soft)
+    jacobian = torch.func.jacrev(soft)(x.detach())
+    assert torch.allclose(jacobian, torch.func.jacfwd(soft)(x.detach()))
+
+
+def test_compiled():
+    x = normal(3, 50)
+    full = {"fullgraph": True, "backend": "aot_eager"}
+    each = torch.tensor([0.5, 1.0, 2.0])
+
+    def draw(x):
+        return st.sample(x * 2, seed=1, temperature=each, top_k=7, num_samples=4) + st.sample(x, seed=2, where=x > -1)[:, None]
+
+    assert torch.equal(torch.compile(draw, **full)(x), draw(x))
+    assert torch.equal(torch.compile(draw, dynamic=True, **full)(x), draw(x))
+    count = torch.compile(lambda x: st.sample_counts(x * 2, 10**6, seed=1) + 1, **full)
+    assert torch.equal(count(x), st.sample_counts(x * 2, 10**6, seed=1) + 1)
+    soft = torch.compile(lambda x: st.gumbel_softmax(x * 2, hard=True, seed=1) + 1, **full)
+    x.requires_grad_()
+    assert torch.equal(soft(x), st.gumbel_softmax(x * 2, hard=True, seed=1) + 1)
+    weights = normal(3, 50, seed=3)
+    grads = [torch.autograd.grad((f(x) * weights).sum(), x)[0] for f in (soft, lambda x: st.gumbel_softmax(x * 2, seed=1))]
+    assert torch.allclose(*grads)
+    fresh = torch.compile(lambda x: st.sample(x, num_samples=50), **full)
+    assert not torch.equal(fresh(x), fresh(x))
+    with_info = torch.compile(lambda x: st.sample(x, seed=1, return_info=True)[1].kept + 1, backend="aot_eager")
+    assert with_info(x).tolist() == [51] * 3  # with a graph break
+    w = normal(60, 50, seed=4)
+    linear = torch.compile(lambda x: st.linear_sample(x * 2, w, seed=1) + 1, backend="aot_eager")
+    assert torch.equal(linear(x), st.linear_sample(x * 2, w, seed=1) + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*batching rule")
+def test_transforms_and_stand_ins():
+    x = normal(3, 50)
+    streams = torch.arange(3)
+    mapped = torch.vmap(lambda x, stream: st.sample(x, seed=1, stream=stream))(x, streams)
+    assert torch.equal(mapped, st.sample(x, seed=1))
+    soft = torch.vmap(lambda x: st.gumbel_softmax(x, seed=1))(x)
+    assert torch.equal(soft, st.gumbel_softmax(x, seed=1, stream=0))
+    drawn, tangent = torch.func.jvp(lambda x: st.sample(x, seed=1), (x,), (x,))
+    assert torch.equal(drawn, st.sample(x, seed=1)) and not tangent.any()
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda x: st.sample(x, seed=1))(x)
+    assert torch.equal(traced(x + 1), st.sample(x + 1, seed=1)) and "ops.sumexp.sample" in traced.code
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = st.sample(mode.from_tensor(x), seed=1, num_samples=4)
+    assert fake.shape == (3, 4) and fake.dtype == torch.int64
+
+
+def test_exported():
+    class Sampler(torch.nn.Module):
+        def forward(self, x):
+            return st.sample(x, seed=1, top_p=0.9)
+
+    x = normal(3, 50)
+    assert torch.equal(torch.export.export(Sampler(), (x,)).module()(x), st.sample(x, seed=1, top_p=0.9))
+
+
+def test_counts_of_a_view():
+    x = np.zeros((2, 3), np.float32)
+    assert st.sample_counts(torch.from_numpy(x).T, 5, 0, seed=1).shape == (3, 2)
