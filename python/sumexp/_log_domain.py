@@ -1,6 +1,6 @@
 """Functions of the log domain on NumPy arrays: elementwise ones, running sums, means, and derivatives of sums with weights.
 
-The kernels are csrc/cpu/log_domain; csrc/numerics/README.md, section 11, derives their errors.
+The kernels are csrc/cpu/log_domain; csrc/numerics/README.md derives their errors.
 """
 
 import numpy as np

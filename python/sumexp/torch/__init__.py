@@ -15,6 +15,7 @@ from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
 from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
 from ._linear import linear_cross_entropy
+from ._log_domain import log1mexp, logaddexp, logcumsumexp, logmeanexp, logsubexp, softplus
 from ._logmatmul import logmatmulexp
 from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
@@ -29,10 +30,15 @@ __all__ = [
     "kl_div",
     "linear_cross_entropy",
     "linear_sample",
+    "log1mexp",
     "log_prob",
     "log_prob_and_entropy",
     "log_softmax",
+    "logaddexp",
+    "logcumsumexp",
     "logmatmulexp",
+    "logmeanexp",
+    "logsubexp",
     "logsumexp",
     "masked_log_softmax",
     "masked_logsumexp",
@@ -44,4 +50,5 @@ __all__ = [
     "segment_logsumexp",
     "segment_softmax",
     "softmax",
+    "softplus",
 ]

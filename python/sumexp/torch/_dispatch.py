@@ -182,7 +182,8 @@ def _weights(x, b):
     default, b = torch.get_default_dtype(), weight("logsumexp", b)
     if isinstance(b, torch.Tensor):
         _beside("logsumexp", "b", b, "x", x)
-        dtype = torch.result_type(x, b)
+        # a graph has no result_type
+        dtype = torch.promote_types(x.dtype, b.dtype) if x.dim() and b.dim() else torch.result_type(x, b)
     else:
         try:
             weights = torch.as_tensor(np.asarray(b), device=x.device)  # in full, whatever torch's default dtype is
@@ -215,10 +216,12 @@ def _weighted(x, axis, b, keepdims, return_sign, where, out):
     x, b, dtype = _weights(x, b)
     mask = _mask("logsumexp", x, where)
     if not _is_direct("logsumexp", (x, b), mask, watched=lambda: dispatch_mode_count() or is_tracing()):
-        raise NotImplementedError(
-            "logsumexp: b with gradients, transforms or a tensor the kernels do not take; for positive weights "
-            "use logsumexp(x + b.log())"
-        )
+        from . import _log_domain  # which imports from here
+
+        x, b = (x, b) if mask is None else (_leave_out(x, mask), b.masked_fill(~mask, 0))
+        lse, sign = (t.to(dtype) for t in _log_domain.WEIGHTED(x, b, _dims(x, axis), bool(keepdims)))
+        lse = _into("logsumexp", out, lse if return_sign else lse.masked_fill(sign < 0, float("nan")))
+        return (lse, sign) if return_sign else lse
     dims = _dims(x, axis)
     shape = _kernels.row_shape(x.shape, dims, keepdims)
     sign = x.new_empty(shape)
