@@ -1,12 +1,13 @@
-"""sumexp for torch: softmax, log_softmax and logsumexp under torch.nn.functional's names and signatures.
+"""sumexp for torch: under torch's names and signatures where torch has the function, else under NumPy's with `dim` for axis.
 
     import sumexp.torch as st
     p = st.softmax(x, dim=-1)              # autograd, forward mode, torch.func, vmap, compile, export
     layer = st.nn.Softmax(dim=-1)
 
-Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU and, where it was
-built, on CUDA devices; on any other device they raise a TypeError. Everything else (tensor subclasses, sparse
-and nested layouts, complex numbers, meta tensors) goes to torch's own functions.
+Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU; those on CUDA devices by softmax,
+log_softmax and logsumexp where that was built, and by the other functions from these and torch's own operations, or not at
+all. Other devices raise a TypeError. Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta
+tensors) goes to torch's own functions.
 """
 
 from . import _compile, nn

@@ -1,4 +1,4 @@
-"""Cross-entropy of logits x W^T + bias that never exist whole: torch's face.
+"""Cross-entropy of logits x W^T + bias that never exist whole, for torch.
 
 As in sumexp._linear: tokens in chunks, products by torch.mm into one buffer, the gradient over the logits. Where a gradient is
 recorded, and the loss is one number, the forward sweep makes it, and backward only multiplies by what comes back. Everything

@@ -6,18 +6,15 @@ from torch.compiler import is_compiling
 from torch.nn.functional import logsigmoid
 
 from .. import _core
-from .._log_domain import OPS
+from .._operations import LOG_DOMAIN as OPS
 from . import _kernels
+from ._checks import floating, into, mask_of
 from ._composed import Composed
 from ._front import is_ours
 from ._kernels import is_wrapper
 from ._library import LIBRARY
 
 _INF = float("inf")
-
-
-def _floating(x):
-    return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
 
 
 def _common_dtype(values):
@@ -51,17 +48,11 @@ def _prepare(function, names, *values):
                 raise TypeError(f"{function}: {n} is on {v.device}, accepted: {first.device}, where {names[0]} is")
             tensors.append(v)
     else:
-        tensors = [_floating(values[0])]
+        tensors = [floating(values[0])]
     for n, t in zip(names, tensors):
         if t.is_complex():
             raise TypeError(f"{function}: {n} has dtype {t.dtype}, accepted: float16, bfloat16, float32, float64 or integers")
     return tensors if len(tensors) == 1 else list(torch.broadcast_tensors(*tensors))
-
-
-def _into(function, out, result):
-    from ._dispatch import _into as into  # which imports this module
-
-    return into(function, out, result)
 
 
 # -- elementwise -----------------------------------------------------------------------------------------------
@@ -144,17 +135,17 @@ def logaddexp(input, other, *, out=None):
     arguments, 0 where both are -inf, and every derivative is finite however far apart they are. In forward mode and
     torch.func's transforms it is composed of torch's operations.
     """
-    return _into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
+    return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
 
 
 def logsubexp(input, other, *, out=None):
     """log(e^input - e^other): sumexp.logsubexp of tensors, as logaddexp."""
-    return _into("logsubexp", out, OPERATIONS["logsubexp"](*_prepare("logsubexp", ("input", "other"), input, other)))
+    return into("logsubexp", out, OPERATIONS["logsubexp"](*_prepare("logsubexp", ("input", "other"), input, other)))
 
 
 def log1mexp(input, *, out=None):
     """log(1 - e^-|input|): sumexp.log1mexp of a tensor, as logaddexp."""
-    return _into("log1mexp", out, OPERATIONS["log1mexp"](*_prepare("log1mexp", ("input",), input)))
+    return into("log1mexp", out, OPERATIONS["log1mexp"](*_prepare("log1mexp", ("input",), input)))
 
 
 def softplus(input, beta=1.0, threshold=20.0):
@@ -292,7 +283,7 @@ def logcumsumexp(input, dim, *, reverse=False, exclusive=False, out=None):
     """torch.logcumsumexp: sumexp.logcumsumexp of a tensor, under autograd and torch's transforms, double backward and forward
     mode by kernels too. The gradient is 0 where x or a sum is -inf."""
     (x,) = _prepare("logcumsumexp", ("input",), input)
-    return _into("logcumsumexp", out, SUMS(x, _dim(dim, x), bool(reverse), bool(exclusive)))
+    return into("logcumsumexp", out, SUMS(x, _dim(dim, x), bool(reverse), bool(exclusive)))
 
 
 # -- rows with weights -------------------------------------------------------------------------------------------
@@ -399,14 +390,12 @@ MEAN = Composed(
 
 
 def _logmeanexp(x, dims, keepdim, b, where, return_sign, out):
-    from ._dispatch import _mask
-
     if b is not None:
         x, b = _prepare("logmeanexp", ("x", "b"), x, b)
     else:
         (x,) = _prepare("logmeanexp", ("x",), x)
     dims = dims(x)
-    mask = _mask("logmeanexp", x, where)
+    mask = mask_of("logmeanexp", x, where)
     shape = _kernels.row_shape(x.shape, dims, keepdim)
     if mask is None:
         count = 1
@@ -419,7 +408,7 @@ def _logmeanexp(x, dims, keepdim, b, where, return_sign, out):
     value, sign = MEAN(x, b, count, dims, bool(keepdim))
     if b is not None and not return_sign:
         value = value.masked_fill(sign < 0, torch.nan)
-    value = _into("logmeanexp", out, value)
+    value = into("logmeanexp", out, value)
     return (value, sign) if return_sign else value
 
 
@@ -433,11 +422,11 @@ def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sig
 
 
 def numpy_logaddexp(a, b, *, out=None):
-    return _into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("a", "b"), a, b)))
+    return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("a", "b"), a, b)))
 
 
 def numpy_logsubexp(a, b, *, out=None):
-    return _into("logsubexp", out, OPERATIONS["logsubexp"](*_prepare("logsubexp", ("a", "b"), a, b)))
+    return into("logsubexp", out, OPERATIONS["logsubexp"](*_prepare("logsubexp", ("a", "b"), a, b)))
 
 
 def numpy_log1mexp(x, *, out=None):
@@ -445,7 +434,7 @@ def numpy_log1mexp(x, *, out=None):
 
 
 def numpy_softplus(x, *, out=None):
-    return _into("softplus", out, softplus(x))
+    return into("softplus", out, softplus(x))
 
 
 def _vjp(name, g, tensors, names):
@@ -473,11 +462,11 @@ def numpy_logsubexp_vjp(g, a, b):
 
 
 def numpy_log1mexp_vjp(g, x, *, out=None):
-    return _into("log1mexp_vjp", out, _vjp("log1mexp", g, (x,), ("x",))[0])
+    return into("log1mexp_vjp", out, _vjp("log1mexp", g, (x,), ("x",))[0])
 
 
 def numpy_softplus_vjp(g, x, *, out=None):
-    return _into("softplus_vjp", out, _vjp("softplus", g, (x,), ("x",))[0])
+    return into("softplus_vjp", out, _vjp("softplus", g, (x,), ("x",))[0])
 
 
 def _jvp(name, ta, tb, a, b, out):
@@ -488,7 +477,7 @@ def _jvp(name, ta, tb, a, b, out):
         _raw(function, full, (result,))
     else:
         result = torch.func.jvp(FORMULAS[name], (full[2], full[3]), (full[0], full[1]))[1]
-    return _into(function, out, result)
+    return into(function, out, result)
 
 
 def numpy_logaddexp_jvp(ta, tb, a, b, *, out=None):
@@ -507,7 +496,7 @@ def _product(function, u, x, axis, reverse, exclusive, out, jvp):
     u, x = _prepare(function, ("t" if jvp else "g", "x"), u, x)
     if not is_ours(function, x) or x.device.type != "cpu":
         raise NotImplementedError(f"{function}: x is a {type(x).__name__} on {x.device}, accepted: a plain tensor on the CPU")
-    return _into(function, out, _Product.apply(u, x, _dim(axis, x), bool(reverse), bool(exclusive), jvp))
+    return into(function, out, _Product.apply(u, x, _dim(axis, x), bool(reverse), bool(exclusive), jvp))
 
 
 def numpy_logcumsumexp_vjp(g, x, axis=-1, *, reverse=False, exclusive=False, out=None):
@@ -563,4 +552,4 @@ def numpy_weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None
         result = result.reshape(shape)
     else:
         result = torch.func.jvp(lambda x, b: _signed_formula(x, b, dims, keepdims)[0], tuple(full), tuple(tangents))[1]
-    return _into(name, out, result)
+    return into(name, out, result)
