@@ -5,6 +5,7 @@
 // torch's own functions, handed over once by sumexp.torch; nothing of torch is needed to build.
 #include "dlpack.hpp"
 #include "functions.hpp"
+#include "strided.hpp"
 
 #include <cmath>
 #include <utility>
@@ -77,9 +78,10 @@ int needs_gradient(PyObject* x) {
 
 // The kernels' code for x's dtype, and what DLPack tells of it; -1, with or without an error set, where they do not take x:
 // not strided CPU memory of their dtypes.
-int read_served(PyObject* x, dlpack::Tensor* tensor) {
-  if (torch.read(x, tensor) != 0 || tensor->device.type != dlpack::kCPU || tensor->ndim > kMaxDims) return -1;
-  if (dlpack::is_low(*tensor)) return -1;
+int read_served(PyObject* x, dlpack::Tensor* tensor, bool ask = true) {
+  if (torch.read(x, tensor) != 0) return -1;
+  if (ask && dlpack::is_low(*tensor) && (has_no_memory(x, *tensor) || torch.read(x, tensor) != 0)) return -1;
+  if (tensor->device.type != dlpack::kCPU || tensor->ndim > kMaxDims) return -1;
   const int code = dlpack::dtype_code(tensor->dtype);
   return code >= dlpack::kMask ? -1 : code;
 }
@@ -210,9 +212,10 @@ struct Prepared {
   }
 
   // Where a tensor's elements are; null, with or without an error set, if it is not contiguous, of this shape and our dtype.
-  char* place_of(PyObject* tensor, const Shape& shape) const {
+  // ask: whether there is memory at a low address, for which Python runs.
+  char* place_of(PyObject* tensor, const Shape& shape, bool ask = true) const {
     dlpack::Tensor now;
-    const bool fits = read_served(tensor, &now) == static_cast<int>(call.dtype) && is_contiguous(now, shape);
+    const bool fits = read_served(tensor, &now, ask) == static_cast<int>(call.dtype) && is_contiguous(now, shape);
     return fits ? dlpack::address(now) : nullptr;
   }
 
@@ -224,8 +227,8 @@ struct Prepared {
     bool ready = call.out.data && (!given || may_write(given, call, in_bytes, out_bytes));
     // Whatever called Python may have run a finalizer, and that may have given a tensor other memory. From here on nothing
     // does.
-    if (given) ready = ready && place_of(given, result) == call.out.data;
-    for (int k = 0; ready && k < count; ++k) ready = place_of(inputs[k], full) == call.in[k].data;
+    ready = ready && place_of(tensor, result, false) == call.out.data;
+    for (int k = 0; ready && k < count; ++k) ready = place_of(inputs[k], full, false) == call.in[k].data;
     if (ready && run_call(call, in_bytes / item_size(static_cast<int>(call.dtype)), "softmax")) return tensor;
     Py_DECREF(tensor);
     return nullptr;

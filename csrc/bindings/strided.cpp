@@ -23,19 +23,6 @@ const dlpack::ExchangeAPI* exchange_table(PyObject* object) {
   return api && api->from_object ? api : nullptr;
 }
 
-// Whether a tensor of torch has elements but its storage none. Asked for low addresses only: the kernels would read there.
-bool has_no_memory(PyObject* object, const dlpack::Tensor& tensor) {
-  for (int d = 0; d < tensor.ndim; ++d)
-    if (tensor.shape[d] == 0) return false;
-  PyObject* storage = PyObject_CallMethod(object, "untyped_storage", nullptr);
-  PyObject* first = storage ? PyObject_CallMethod(storage, "data_ptr", nullptr) : nullptr;
-  const bool memory = first ? PyObject_IsTrue(first) == 1 : !storage;  // torch refuses to say where there cannot be any
-  Py_XDECREF(first);
-  Py_XDECREF(storage);
-  PyErr_Clear();
-  return !memory;
-}
-
 [[noreturn]] void refuse(PyObject* kind, const char* format, const char* function, const char* argument, PyObject* given) {
   PyErr_Format(kind, format, function, argument, given);
   throw py::error_already_set();
@@ -151,6 +138,26 @@ void require_dtype(const Strided& array, DType dtype, const char* function, cons
   throw py::error_already_set();
 }
 
+bool has_no_memory(PyObject* object, const dlpack::Tensor& tensor) {
+  for (int d = 0; d < tensor.ndim; ++d)
+    if (tensor.shape[d] == 0) return false;
+  PyObject* storage = PyObject_CallMethod(object, "untyped_storage", nullptr);
+  PyObject* first = storage ? PyObject_CallMethod(storage, "data_ptr", nullptr) : nullptr;
+  const bool memory = first ? PyObject_IsTrue(first) == 1 : !storage;  // torch refuses to say where there cannot be any
+  Py_XDECREF(first);
+  Py_XDECREF(storage);
+  PyErr_Clear();
+  return !memory;
+}
+
+bool is_still_at(PyObject* object, const Place& place, const void* address) {
+  dlpack::Tensor now;
+  if (place.api->from_object(object, &now) != 0) return false;
+  if (dlpack::address(now) == address) return true;
+  PyErr_SetString(PyExc_RuntimeError, "a tensor was given other memory during the call");
+  return false;
+}
+
 bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Place* place) {
   const dlpack::ExchangeAPI* api = exchange_table(object);
   if (!api) {
@@ -159,6 +166,15 @@ bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Pla
     return false;
   }
   if (api->from_object(object, tensor) != 0) return false;
+  if (dlpack::is_low(*tensor)) {
+    const bool none = has_no_memory(object, *tensor);
+    if (api->from_object(object, tensor) != 0) return false;
+    if (none) {
+      PyErr_Format(PyExc_RuntimeError, "%s has elements, but its storage is empty, accepted: a tensor with memory", name);
+      return false;
+    }
+  }
+  place->api = api;
   const dlpack::Device device = dlpack::plain(tensor->device);
   if (!place->device.type) {
     if (!dlpack::is_served(device)) {
@@ -175,10 +191,6 @@ bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Pla
   }
   if (tensor->ndim > kMaxDims) {
     PyErr_Format(PyExc_ValueError, "%s has %d dimensions, accepted: up to %d", name, static_cast<int>(tensor->ndim), kMaxDims);
-    return false;
-  }
-  if (dlpack::is_low(*tensor) && has_no_memory(object, *tensor)) {
-    PyErr_Format(PyExc_RuntimeError, "%s has elements, but its storage is empty, accepted: a tensor with memory", name);
     return false;
   }
   return true;

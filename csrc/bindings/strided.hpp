@@ -48,9 +48,18 @@ void run_released(const char* function, const Body& body) {
 
 // Where the tensors of a call live: all on the device of the first.
 struct Place {
-  dlpack::Device device{0, 0};  // type 0: no tensor so far
-  void* stream = nullptr;       // the one that is current in the tensors' library
+  dlpack::Device device{0, 0};               // type 0: no tensor so far
+  void* stream = nullptr;                    // the one that is current in the tensors' library
+  const dlpack::ExchangeAPI* api = nullptr;  // of the last one
 };
+
+// Whether a tensor of torch has elements but its storage none. Asked for low addresses only: the kernels would read there. (In
+// a program that is not position-independent, as some distributions' Python is, memory lies there as well.) Runs Python: what
+// is known of any tensor may be out of date then.
+bool has_no_memory(PyObject* object, const dlpack::Tensor& tensor);
+// Whether a tensor that was read is still where it was: asked last, when no more Python runs before the kernel does. A
+// finalizer may have given it other memory. False with an error set.
+bool is_still_at(PyObject* object, const Place& place, const void* address);
 
 // A tensor with DLPack's C exchange table; false with an error set where it is none, or none that is served.
 bool read_tensor(PyObject* object, const char* name, dlpack::Tensor* tensor, Place* place);

@@ -125,6 +125,11 @@ PyObject* run_tensors(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   call.ndim = full.ndim;
   call.shape = full.dims;
   if (place.device.type == dlpack::kCPU) {
+    for (Py_ssize_t k = 0; k < count; ++k)
+      if (!is_still_at(PyTuple_GET_ITEM(inputs, k), place, call.in[k].data)) return nullptr;
+    if (!is_still_at(args[2], place, call.out.data) || (call.where.data && !is_still_at(args[5], place, call.where.data)) ||
+        (call.extra.data && !is_still_at(args[6], place, call.extra.data)))
+      return nullptr;
     if (!run_call(call, full.size(), function)) return nullptr;
     Py_RETURN_NONE;
   }
