@@ -1,5 +1,5 @@
 // Functions of single elements in the log domain: log(e^a + e^b), log(e^a - e^b), log(1 - e^-|x|), log(1 + e^x), and the
-// weights e^a / (e^a + e^b) of their derivatives. README.md, section 11.
+// weights e^a / (e^a + e^b) of their derivatives. README.md, "Elementwise functions and running sums".
 //
 // Everything is computed in double. W, the type of what is between the inputs and the one rounding at the end, is D itself for
 // results of float and the 16-bit formats, and a pair DD<D> for those of double. D: double or a vector of doubles.

@@ -22,9 +22,9 @@ def chunk_rows(function, given, rows, classes):
     return min(size, max(rows, 1))
 
 
-def blocks(rows, columns):
-    """Slices of the rows of a matrix with BLOCK elements each, or one row."""
-    step = max(1, BLOCK // max(columns, 1))
+def blocks(rows, columns, size=BLOCK):
+    """Slices of the rows of a matrix with `size` elements each, or one row."""
+    step = max(1, size // max(columns, 1))
     return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy and its gradient: NumPy's face. Tensors of torch go to sumexp.torch._cross_entropy."""
+"""Cross-entropy and its gradient, for NumPy. Tensors of torch go to sumexp.torch._cross_entropy."""
 
 import numpy as np
 

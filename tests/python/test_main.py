@@ -1,6 +1,7 @@
 """The command line, the configuration, and the promises about the process: imports, pickling, threads, docs."""
 
 import doctest
+import importlib.util
 import inspect
 import os
 import pickle
@@ -19,20 +20,22 @@ from sumexp import _core
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def python(*args, **environment):
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=600,
+def python(*args, cwd=None, **environment):
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=600, cwd=cwd,
                           env={**os.environ, **environment})
 
 
-def test_demo():
+def test_demo(tmp_path):
     pytest.importorskip("sklearn")
-    run = python("-m", "sumexp", "demo")
+    run = python("-m", "sumexp", "demo", cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     accuracy = float(re.search(r"held-out accuracy ([\d.]+)%", run.stdout)[1])
     assert accuracy > 94
     float32 = {line[:34].strip(): int(line[44:54]) for line in run.stdout.splitlines() if re.search(r" \d+ +\d+ +\d+$", line)}
     assert float32["exp(z) / sum(exp(z)) not finite"] > 0
     assert float32["sumexp.softmax not finite"] == 0
+    assert "0 of 450 losses differ in a bit" in run.stdout
+    assert importlib.util.find_spec("matplotlib") is None or (tmp_path / "sumexp-demo.png").stat().st_size > 10_000
     assert float32["sumexp.log_softmax: loss exactly 0"] < float32["SciPy log_softmax: loss exactly 0"]
     assert "epoch" in run.stderr  # the progress bar
 

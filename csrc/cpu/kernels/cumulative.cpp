@@ -6,9 +6,6 @@
 #include "../../ops/running_sum.hpp"
 #include "lanes.hpp"
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -271,6 +268,4 @@ const cpu::CumulativeKernels kKernels = {empty, join_partials, total, prefixes, 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const CumulativeKernels& SUMEXP_JOIN(cumulative_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(CumulativeKernels, cumulative_kernels_, SUMEXP_NS::kKernels)

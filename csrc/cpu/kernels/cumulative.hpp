@@ -3,6 +3,7 @@
 #pragma once
 
 #include "elementwise.hpp"
+#include "tables.hpp"
 
 namespace sumexp::cpu {
 
@@ -33,10 +34,6 @@ struct CumulativeKernels {
   double (*quotient)(const Partial& a, const Partial& b);  // a / b
 };
 
-const CumulativeKernels& cumulative_kernels_scalar();
-const CumulativeKernels& cumulative_kernels_scalar_fma();
-const CumulativeKernels& cumulative_kernels_avx2();
-const CumulativeKernels& cumulative_kernels_avx512();
-const CumulativeKernels& cumulative_kernels_neon();
+SUMEXP_DECLARE_TABLES(CumulativeKernels, cumulative_kernels_)
 
 }  // namespace sumexp::cpu

@@ -6,9 +6,6 @@
 #include "../../numerics/log_domain.hpp"
 #include "lanes.hpp"
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -83,6 +80,12 @@ SUMEXP_FN V not_a_number(M where, V x) {
   return pick(where, V(Limits<double>::nan()), x);
 }
 SUMEXP_FN V infinity() { return V(Limits<double>::infinity); }
+// small - big, 0 of equal numbers, infinite ones too
+template <class W, class M>
+SUMEXP_FN W apart(V small, V big, M equals) {
+  using O = Working<W>;
+  return O::choose(equals, O::from(V(0.0)), O::difference(small, big));
+}
 SUMEXP_FN auto both_absent(V a, V b) { return equal(pick(equal(a, b), a, V(0.0)), V(0.0) - infinity()); }
 
 // Of the few lanes that need it, and a call, so that it stays out of the loops.
@@ -109,14 +112,12 @@ SUMEXP_FN V sum_of(V m, W L, V big, V small, bool minus) {
 struct LogAddExp {
   template <class W>
   static SUMEXP_FN void apply(const V* in, V* out) {
-    using O = Working<W>;
     const V a = in[0], b = in[1];
     const auto a_up = at_or_above(a, b);
     const V big = pick(a_up, a, b), small = pick(a_up, b, a);
-    const W t = O::difference(small, big);
+    const W t = apart<W>(small, big, equal(a, b));
     const V sum = sum_of(big, log1p_or_itself<V>(exponential<V>(t).value()), big, small, false);
-    const V result = not_a_number(unordered(O::head(t)), sum);
-    out[0] = pick(equal(a, b), pick(at_or_above(absolute(a), infinity()), a, result), result);  // inf and inf
+    out[0] = not_a_number(unordered(Working<W>::head(t)), sum);
   }
 };
 
@@ -183,11 +184,10 @@ struct Weights {
 struct LogAddExpVjp {
   template <class W>
   static SUMEXP_FN void apply(const V* in, V* out) {
-    using O = Working<W>;
     const V g = in[0], a = in[1], b = in[2];
     const auto a_up = at_or_above(a, b);
     const V big = pick(a_up, a, b), small = pick(a_up, b, a);
-    const Weights<W> weights(O::difference(small, big), false);
+    const Weights<W> weights(apart<W>(small, big, equal(a, b)), false);
     const V more = weights.big_times(g), less = weights.small_times(g);
     const auto absent = both_absent(a, b);
     out[0] = clear(absent, pick(a_up, more, less)), out[1] = clear(absent, pick(a_up, less, more));
@@ -269,6 +269,4 @@ const cpu::ElementwiseKernels kKernels = {
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const ElementwiseKernels& SUMEXP_JOIN(elementwise_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(ElementwiseKernels, elementwise_kernels_, SUMEXP_NS::kKernels)

@@ -6,6 +6,7 @@
 
 #include "../../include/sumexp/log_domain.hpp"
 #include "../isa.hpp"
+#include "tables.hpp"
 
 namespace sumexp::cpu {
 
@@ -19,10 +20,6 @@ struct ElementwiseKernels {
   void (*map[kLogDomainOps][2])(const double* const* in, double* const* out, int count);
 };
 
-const ElementwiseKernels& elementwise_kernels_scalar();
-const ElementwiseKernels& elementwise_kernels_scalar_fma();
-const ElementwiseKernels& elementwise_kernels_avx2();
-const ElementwiseKernels& elementwise_kernels_avx512();
-const ElementwiseKernels& elementwise_kernels_neon();
+SUMEXP_DECLARE_TABLES(ElementwiseKernels, elementwise_kernels_)
 
 }  // namespace sumexp::cpu

@@ -202,16 +202,9 @@ constexpr cpu::FilterKernel<ElementOf<V>> kernel_of() {
   return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sums_above<V>, split<V>, find<V>};
 }
 
+constexpr cpu::FilterKernels kKernels = {kernel_of<F32>(), kernel_of<F64>()};
+
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
-namespace sumexp::cpu {
-const FilterKernels& SUMEXP_JOIN(filter_kernels_, SUMEXP_NS)() {
-  using namespace SUMEXP_NS;
-  static constexpr FilterKernels kernels = {kernel_of<F32>(), kernel_of<F64>()};
-  return kernels;
-}
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(FilterKernels, filter_kernels_, SUMEXP_NS::kKernels)

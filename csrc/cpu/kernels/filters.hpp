@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../isa.hpp"
+#include "tables.hpp"
 
 namespace sumexp::cpu {
 
@@ -46,10 +47,6 @@ struct FilterKernels {
   FilterKernel<double> f64;
 };
 
-const FilterKernels& filter_kernels_scalar();
-const FilterKernels& filter_kernels_scalar_fma();
-const FilterKernels& filter_kernels_avx2();
-const FilterKernels& filter_kernels_avx512();
-const FilterKernels& filter_kernels_neon();
+SUMEXP_DECLARE_TABLES(FilterKernels, filter_kernels_)
 
 }  // namespace sumexp::cpu

@@ -9,9 +9,6 @@
 #include "transposed.hpp"
 #endif
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -704,6 +701,4 @@ const cpu::InformationKernels kKernels = {
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const InformationKernels& SUMEXP_JOIN(information_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(InformationKernels, information_kernels_, SUMEXP_NS::kKernels)

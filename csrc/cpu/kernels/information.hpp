@@ -3,6 +3,7 @@
 #pragma once
 
 #include "table.hpp"
+#include "tables.hpp"
 
 namespace sumexp::cpu {
 
@@ -43,10 +44,6 @@ struct InformationKernels {
   InformationKernel rows[4];  // by dtype
 };
 
-const InformationKernels& information_kernels_scalar();
-const InformationKernels& information_kernels_scalar_fma();
-const InformationKernels& information_kernels_avx2();
-const InformationKernels& information_kernels_avx512();
-const InformationKernels& information_kernels_neon();
+SUMEXP_DECLARE_TABLES(InformationKernels, information_kernels_)
 
 }  // namespace sumexp::cpu

@@ -4,9 +4,6 @@
 #include "instances.hpp"
 #include "moves.hpp"
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -19,6 +16,4 @@ const cpu::Kernels kKernels = {{&kMoves[0], &kMoves[1], &kMoves[2], &kMoves[3]},
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const Kernels& SUMEXP_JOIN(kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(Kernels, kernels_, SUMEXP_NS::kKernels)

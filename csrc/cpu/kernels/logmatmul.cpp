@@ -720,9 +720,4 @@ const cpu::LogMatmulKernels kTable = {{tile<f16>, tile<bf16>, tile<float>, tile<
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
-namespace sumexp::cpu {
-const LogMatmulKernels& SUMEXP_JOIN(log_matmul_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kTable; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(LogMatmulKernels, log_matmul_kernels_, SUMEXP_NS::kTable)

@@ -2,6 +2,8 @@
 // product.
 #pragma once
 
+#include "tables.hpp"
+
 #include <cstdint>
 
 namespace sumexp::cpu {
@@ -61,10 +63,6 @@ struct LogMatmulKernels {
   std::int64_t (*scratch_bytes)(int rows, int columns);
 };
 
-const LogMatmulKernels& log_matmul_kernels_scalar();
-const LogMatmulKernels& log_matmul_kernels_scalar_fma();
-const LogMatmulKernels& log_matmul_kernels_avx2();
-const LogMatmulKernels& log_matmul_kernels_avx512();
-const LogMatmulKernels& log_matmul_kernels_neon();
+SUMEXP_DECLARE_TABLES(LogMatmulKernels, log_matmul_kernels_)
 
 }  // namespace sumexp::cpu

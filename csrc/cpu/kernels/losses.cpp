@@ -7,9 +7,6 @@
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -461,6 +458,4 @@ const cpu::LossKernels kLossKernels = {
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const LossKernels& SUMEXP_JOIN(loss_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kLossKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(LossKernels, loss_kernels_, SUMEXP_NS::kLossKernels)

@@ -3,6 +3,7 @@
 
 #include "../../include/sumexp/losses.hpp"
 #include "table.hpp"
+#include "tables.hpp"
 
 namespace sumexp::cpu {
 
@@ -51,10 +52,6 @@ struct LossKernels {
   void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };
 
-const LossKernels& loss_kernels_scalar();
-const LossKernels& loss_kernels_scalar_fma();
-const LossKernels& loss_kernels_avx2();
-const LossKernels& loss_kernels_avx512();
-const LossKernels& loss_kernels_neon();
+SUMEXP_DECLARE_TABLES(LossKernels, loss_kernels_)
 
 }  // namespace sumexp::cpu

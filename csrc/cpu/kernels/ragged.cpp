@@ -5,9 +5,6 @@
 #include "kernel.hpp"
 #include "ragged_table.hpp"
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
 namespace sumexp::SUMEXP_NS {
 namespace {
 
@@ -177,6 +174,4 @@ const cpu::RaggedKernels kKernels = {
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-namespace sumexp::cpu {
-const RaggedKernels& SUMEXP_JOIN(ragged_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kKernels; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(RaggedKernels, ragged_kernels_, SUMEXP_NS::kKernels)

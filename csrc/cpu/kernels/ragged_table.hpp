@@ -2,6 +2,8 @@
 // tiles and back, and the options of masked rows on a piece of one. T and `width` as there.
 #pragma once
 
+#include "tables.hpp"
+
 #include <cstdint>
 
 namespace sumexp::cpu {
@@ -39,10 +41,6 @@ struct RaggedKernels {
   RaggedMoves by_dtype[4];
 };
 
-const RaggedKernels& ragged_kernels_scalar();
-const RaggedKernels& ragged_kernels_scalar_fma();
-const RaggedKernels& ragged_kernels_avx2();
-const RaggedKernels& ragged_kernels_avx512();
-const RaggedKernels& ragged_kernels_neon();
+SUMEXP_DECLARE_TABLES(RaggedKernels, ragged_kernels_)
 
 }  // namespace sumexp::cpu

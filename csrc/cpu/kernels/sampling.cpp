@@ -173,9 +173,4 @@ const cpu::SamplingKernels kSampling = {{kernels_of<F32>(), kernels_of<F64>()}, 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS
 
-#define SUMEXP_JOIN_(a, b) a##b
-#define SUMEXP_JOIN(a, b) SUMEXP_JOIN_(a, b)
-
-namespace sumexp::cpu {
-const SamplingKernels& SUMEXP_JOIN(sampling_kernels_, SUMEXP_NS)() { return SUMEXP_NS::kSampling; }
-}  // namespace sumexp::cpu
+SUMEXP_DEFINE_TABLE(SamplingKernels, sampling_kernels_, SUMEXP_NS::kSampling)

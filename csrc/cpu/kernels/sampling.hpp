@@ -2,6 +2,8 @@
 // and noise. The walks themselves are of integers and single divisions, and are compiled once (cpu/sampling).
 #pragma once
 
+#include "tables.hpp"
+
 #include <cstdint>
 
 namespace sumexp::cpu {
@@ -49,10 +51,6 @@ struct SamplingKernels {
   void (*gumbel)(const double* v, const double* w, std::int64_t count, double* noise);
 };
 
-const SamplingKernels& sampling_kernels_scalar();
-const SamplingKernels& sampling_kernels_scalar_fma();
-const SamplingKernels& sampling_kernels_avx2();
-const SamplingKernels& sampling_kernels_avx512();
-const SamplingKernels& sampling_kernels_neon();
+SUMEXP_DECLARE_TABLES(SamplingKernels, sampling_kernels_)
 
 }  // namespace sumexp::cpu

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../plan.hpp"
+#include "tables.hpp"
 
 namespace sumexp::cpu {
 
@@ -130,10 +131,6 @@ struct Kernels {
   const Kernel* ops[kOpCount][4];
 };
 
-const Kernels& kernels_scalar();
-const Kernels& kernels_scalar_fma();  // the same source, compiled for CPUs with an FMA instruction
-const Kernels& kernels_avx2();
-const Kernels& kernels_avx512();
-const Kernels& kernels_neon();
+SUMEXP_DECLARE_TABLES(Kernels, kernels_)
 
 }  // namespace sumexp::cpu

@@ -15,7 +15,7 @@ enum class LogDomain : std::int32_t {
   logsubexp = 1,      // a, b          -> log(e^a - e^b); NaN where a < b, -inf where a = b
   log1mexp = 2,       // x             -> log(1 - e^-|x|)
   softplus = 3,       // x             -> log(1 + e^x)
-  logaddexp_vjp = 4,  // g, a, b       -> da, db: 0 where both are -inf
+  logaddexp_vjp = 4,  // g, a, b       -> da, db: 0 where both are -inf, g / 2 each where they are equal otherwise
   logsubexp_vjp = 5,  // g, a, b       -> da, db: 0 where both are -inf
   log1mexp_vjp = 6,   // g, x          -> dx
   softplus_vjp = 7,   // g, x          -> dx

@@ -114,10 +114,11 @@ SUMEXP_API int get_num_threads() noexcept;
 // Results of this size and more are written around the cache, with non-temporal stores: SUMEXP_STREAM_BYTES, else half of the
 // L3 cache that the machine reports, but from 16 to 48 MB. Read once; the bytes of results do not depend on it.
 SUMEXP_API std::int64_t stream_bytes() noexcept;
-SUMEXP_API const char* isa() noexcept;                 // "scalar", "avx2", "avx512" or "neon", in use
-SUMEXP_API const char* compiled_isas() noexcept;       // comma-separated, in this build
-SUMEXP_API const char* usable_isas() noexcept;         // comma-separated, in this build and on this CPU
-// For tests and benchmarks; also SUMEXP_ISA. "portable": the scalar kernels that any CPU runs ("scalar" may take those with FMA).
+SUMEXP_API const char* isa() noexcept;            // "scalar", "avx2", "avx512" or "neon", in use
+SUMEXP_API const char* compiled_isas() noexcept;  // comma-separated, in this build
+SUMEXP_API const char* usable_isas() noexcept;    // comma-separated, in this build and on this CPU
+// For tests and benchmarks; also SUMEXP_ISA. "portable": the scalar kernels that any CPU runs ("scalar" may take those with
+// FMA).
 SUMEXP_API Status set_isa(const char* name) noexcept;
 SUMEXP_API const char* version() noexcept;
 

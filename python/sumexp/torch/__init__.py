@@ -1,12 +1,13 @@
-"""sumexp for torch: softmax, log_softmax and logsumexp under torch.nn.functional's names and signatures.
+"""sumexp for torch: under torch's names and signatures where torch has the function, else under NumPy's with `dim` for axis.
 
     import sumexp.torch as st
     p = st.softmax(x, dim=-1)              # autograd, forward mode, torch.func, vmap, compile, export
     layer = st.nn.Softmax(dim=-1)
 
-Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU and, where it was
-built, on CUDA devices; on any other device they raise a TypeError. Everything else (tensor subclasses, sparse
-and nested layouts, complex numbers, meta tensors) goes to torch's own functions.
+Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU; those on CUDA devices by softmax,
+log_softmax and logsumexp where that was built, and by the other functions from these and torch's own operations, or not at
+all. Other devices raise a TypeError. Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta
+tensors) goes to torch's own functions.
 """
 
 from . import _compile, nn
@@ -15,6 +16,7 @@ from ._dispatch import dispatch as _dispatch
 from ._front import log_softmax, logsumexp, softmax
 from ._information import entropy, kl_div, log_prob, log_prob_and_entropy
 from ._linear import linear_cross_entropy
+from ._log_domain import log1mexp, logaddexp, logcumsumexp, logmeanexp, logsubexp, softplus
 from ._logmatmul import logmatmulexp
 from ._masked import masked_log_softmax, masked_logsumexp, masked_softmax
 from ._sampling import gumbel_softmax, linear_sample, sample, sample_counts
@@ -29,10 +31,15 @@ __all__ = [
     "kl_div",
     "linear_cross_entropy",
     "linear_sample",
+    "log1mexp",
     "log_prob",
     "log_prob_and_entropy",
     "log_softmax",
+    "logaddexp",
+    "logcumsumexp",
     "logmatmulexp",
+    "logmeanexp",
+    "logsubexp",
     "logsumexp",
     "masked_log_softmax",
     "masked_logsumexp",
@@ -44,4 +51,5 @@ __all__ = [
     "segment_logsumexp",
     "segment_softmax",
     "softmax",
+    "softplus",
 ]

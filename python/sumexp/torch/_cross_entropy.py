@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 
 from .. import _core
-from . import _dispatch, _front
+from . import _front
+from ._checks import check_out
 from ._composed import Composed
 from ._kernels import dims_of
 from ._private import is_zero_tensor
@@ -478,7 +479,7 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
         return called(tensors, options, info)
     rows = rows_shape(logits.shape, dim)
     if out is not None:
-        _dispatch._check_out(function, out, logits, logits.shape)
+        check_out(function, out, logits, logits.shape)
     if g is not None:
         g = torch.as_tensor(g, device=logits.device)
         g = of_rows(function, "g", g, () if options.reduction else rows)

@@ -6,7 +6,8 @@ from torch.fx import Proxy
 
 from .. import _arrays, _core
 from .._scalars import dtype_for_weight, weight
-from . import _formulas, _kernels
+from . import _formulas, _kernels, _log_domain
+from ._checks import a_tensor, beside, check_out, floating, into, mask_of
 from ._front import autocast, check_temperature, is_ours, recorded, soft, summed, way
 from ._kernels import is_traced
 from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
@@ -16,60 +17,9 @@ def _dims(x, axis):
     return tuple(range(x.dim())) if axis is None else _kernels.dims_of(axis, x.dim())
 
 
-def _tensor(function, argument, value):
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{function}: {argument} is a {type(value).__name__}, accepted: a tensor, as the others are")
-    return value
-
-
-def _beside(function, argument, tensor, name, other):
-    """A TypeError unless the tensor is on the device of `other`, which is argument `name`."""
-    if tensor.device != other.device:
-        raise TypeError(f"{function}: {argument} is on {tensor.device}, accepted: {other.device}, where {name} is")
-    return tensor
-
-
-def _floating(x):
-    """x, or integers and bools in torch's default dtype, as torch.logsumexp has it."""
-    return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
-
-
-def _mask(function, x, where):
-    """where as a tensor of x's shape; None stays None."""
-    if where is None:
-        return None
-    if isinstance(where, torch.Tensor):
-        _beside(function, "where", where, "x", x)
-    mask = torch.as_tensor(where, device=x.device)
-    if mask.dtype is not torch.bool:
-        raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")
-    if len(mask.shape) > x.dim() or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape))):
-        accepted = f"{tuple(x.shape)}, or what broadcasts to it"
-        raise ValueError(f"{function}: where has shape {tuple(mask.shape)}, accepted: {accepted}")
-    return mask.expand(x.shape)
-
-
 def _leave_out(x, mask):
     """x with -inf, which adds nothing to a sum, where the mask is False."""
     return x if mask is None else x.masked_fill(~mask, float("-inf"))
-
-
-def _check_out(function, out, like, shape):
-    """An error unless `out` can take a result of this shape, of like's dtype and on its device."""
-    _beside(function, "out", _tensor(function, "out", out), "the result", like)
-    if torch.is_grad_enabled() and (out.requires_grad or like.requires_grad):
-        raise RuntimeError(f"{function}: out= cannot be differentiated; leave it out, or use torch.no_grad()")
-    if out.dtype != like.dtype:
-        raise TypeError(f"{function}: out has dtype {out.dtype}, accepted: {like.dtype}, the dtype of the result")
-    if out.shape != torch.Size(shape):
-        raise ValueError(f"{function}: out has shape {tuple(out.shape)}, accepted: {tuple(shape)}")
-
-
-def _into(function, out, result):
-    if out is None:
-        return result
-    _check_out(function, out, result, result.shape)
-    return out.copy_(result)
 
 
 # -- straight to the kernels ---------------------------------------------------------------------------------
@@ -125,7 +75,7 @@ def _launch(function, op, tensors, dims, T=1.0, *, shape, where=None, out=None, 
     tensors = tuple(t.resolve_neg() for t in tensors)
     target = None
     if out is not None:
-        _check_out(function, out, tensors[0].detach(), shape)
+        check_out(function, out, tensors[0].detach(), shape)
         rows = op in _kernels.ROW_RESULT
         full = () if rows else tensors[:1] if op == "logsumexp_vjp" else tensors
         others = [t for t in (*tensors[len(full) :], where) if t is not None]
@@ -143,15 +93,15 @@ def _launch(function, op, tensors, dims, T=1.0, *, shape, where=None, out=None, 
 
 
 def _softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, _name="softmax"):
-    x = autocast(_floating(_tensor(_name, "x", x)))
-    mask = _mask(_name, x, where)
+    x = autocast(floating(a_tensor(_name, "x", x)))
+    mask = mask_of(_name, x, where)
     T = check_temperature(_name, temperature)
     dims = _dims(x, axis)
     if _is_direct(_name, (x,), mask):
         return _launch(_name, _name, (x,), dims, T, shape=x.shape, where=mask, out=out)
     x = _leave_out(x, mask)
     y = soft(_name, x, dims, T) if is_ours(_name, x) else getattr(_formulas, _name)(x, dims, T)
-    return _into(_name, out, y)
+    return into(_name, out, y)
 
 
 def _log_softmax(x, axis=-1, **options):
@@ -159,11 +109,11 @@ def _log_softmax(x, axis=-1, **options):
 
 
 def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where=None, out=None):
-    x = _tensor("logsumexp", "x", x)
+    x = a_tensor("logsumexp", "x", x)
     if b is not None:
         return _weighted(x, axis, b, keepdims, return_sign, where, out)
-    x = autocast(_floating(x))
-    mask = _mask("logsumexp", x, where)
+    x = autocast(floating(x))
+    mask = mask_of("logsumexp", x, where)
     dims = _dims(x, axis)
     if _is_direct("logsumexp", (x,), mask):
         shape = _kernels.row_shape(x.shape, dims, keepdims)
@@ -171,7 +121,7 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     else:
         x = _leave_out(x, mask)
         lse = summed(x, dims, keepdims) if is_ours("logsumexp", x) else _formulas.logsumexp(x, dims, keepdims)
-        lse = _into("logsumexp", out, lse)
+        lse = into("logsumexp", out, lse)
     if not return_sign:
         return lse
     return lse, torch.where(lse == float("-inf"), 0, torch.ones_like(lse)).masked_fill(lse.isnan(), float("nan"))
@@ -181,8 +131,9 @@ def _weights(x, b):
     """(x, b, dtype): tensors of one dtype, and that of the result. The first is the wider where the weights need it."""
     default, b = torch.get_default_dtype(), weight("logsumexp", b)
     if isinstance(b, torch.Tensor):
-        _beside("logsumexp", "b", b, "x", x)
-        dtype = torch.result_type(x, b)
+        beside("logsumexp", "b", b, "x", x)
+        # a graph has no result_type
+        dtype = torch.promote_types(x.dtype, b.dtype) if x.dim() and b.dim() else torch.result_type(x, b)
     else:
         try:
             weights = torch.as_tensor(np.asarray(b), device=x.device)  # in full, whatever torch's default dtype is
@@ -213,19 +164,20 @@ def _weights(x, b):
 
 def _weighted(x, axis, b, keepdims, return_sign, where, out):
     x, b, dtype = _weights(x, b)
-    mask = _mask("logsumexp", x, where)
+    mask = mask_of("logsumexp", x, where)
     if not _is_direct("logsumexp", (x, b), mask, watched=lambda: dispatch_mode_count() or is_tracing()):
-        raise NotImplementedError(
-            "logsumexp: b with gradients, transforms or a tensor the kernels do not take; for positive weights "
-            "use logsumexp(x + b.log())"
-        )
+
+        x, b = (x, b) if mask is None else (_leave_out(x, mask), b.masked_fill(~mask, 0))
+        lse, sign = (t.to(dtype) for t in _log_domain.WEIGHTED(x, b, _dims(x, axis), bool(keepdims)))
+        lse = into("logsumexp", out, lse if return_sign else lse.masked_fill(sign < 0, float("nan")))
+        return (lse, sign) if return_sign else lse
     dims = _dims(x, axis)
     shape = _kernels.row_shape(x.shape, dims, keepdims)
     sign = x.new_empty(shape)
     target = out if x.dtype == dtype else None
     lse = _launch("logsumexp", "weighted_logsumexp", (x, b), dims, shape=shape, where=mask, out=target, sign=sign)
     if x.dtype != dtype:
-        lse = _into("logsumexp", out, lse.to(dtype))
+        lse = into("logsumexp", out, lse.to(dtype))
     return (lse, sign.to(dtype)) if return_sign else lse.masked_fill_(sign < 0, float("nan"))
 
 
@@ -247,7 +199,7 @@ _DERIVATIVES = {
 def _derivative(function, *args, **kwargs):
     op, names = _DERIVATIVES[function]
     given = dict(zip((*names, "axis"), args), **kwargs)
-    tensors = [_tensor(function, n, given.pop(n)) for n in names]
+    tensors = [a_tensor(function, n, given.pop(n)) for n in names]
     last = tensors[-1]  # has the full shape
     out, keepdims = given.pop("out", None), given.pop("keepdims", False)
     dims = _dims(last, given.pop("axis", None if "logsumexp" in op else -1))
@@ -256,7 +208,7 @@ def _derivative(function, *args, **kwargs):
     if op == "logsumexp_vjp":
         shapes[0] = _kernels.row_shape(last.shape, dims, keepdims)
     for n, t, shape in zip(names, tensors, shapes):
-        _beside(function, n, t, names[-1], last)
+        beside(function, n, t, names[-1], last)
         if t.shape != torch.Size(shape) or t.dtype != last.dtype:
             raise ValueError(
                 f"{function}: {n} has shape {tuple(t.shape)} and dtype {t.dtype}, accepted: {tuple(shape)} and {last.dtype}"
@@ -275,14 +227,14 @@ def _derivative(function, *args, **kwargs):
         result = getattr(torch.ops.sumexp, op)(*tensors, dims, *(() if "logsumexp" in op else (T,)))
     if op == "logsumexp_jvp" and not keepdims:
         result = result.reshape(_kernels.row_shape(last.shape, dims, False))
-    return _into(function, out, result)
+    return into(function, out, result)
 
 
 # -- explicit matrices ---------------------------------------------------------------------------------------
 
 
 def _matrix(function, x):
-    x = _floating(_tensor(function, "x" if function == "logsumexp_hessian" else "y", x))
+    x = floating(a_tensor(function, "x" if function == "logsumexp_hessian" else "y", x))
     if x.dim() == 0:
         raise ValueError(f"{function}: the tensor has shape (), accepted: at least one dimension")
     if x.dtype in (torch.float16, torch.bfloat16):  # rounded once, from float32

@@ -5,8 +5,8 @@ import torch
 
 from .. import _core
 from .._row_shapes import check_index, row_axis, same_shape, without
+from ._checks import check_out
 from ._composed import Composed
-from ._dispatch import _check_out
 from ._front import check_temperature, log_softmax
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
@@ -127,7 +127,7 @@ KL_DIV = Composed(
 # -- arguments -----------------------------------------------------------------------------------------------------
 
 
-def _tensor(name, argument, value, like=None):
+def a_tensor(name, argument, value, like=None):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: {argument} is a {type(value).__name__}, accepted: a tensor")
     if value.device.type == "cuda":
@@ -138,7 +138,7 @@ def _tensor(name, argument, value, like=None):
 
 
 def _logits(name, argument, value, like=None):
-    value = _tensor(name, argument, value, like)
+    value = a_tensor(name, argument, value, like)
     if value.is_complex():
         raise TypeError(f"{name}: {argument} has dtype {value.dtype}, accepted: floating dtypes, integers and bools")
     value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
@@ -151,7 +151,7 @@ def _logits(name, argument, value, like=None):
 
 def _index(name, index, x, dim):
     index = torch.as_tensor(index, device=x.device) if not isinstance(index, torch.Tensor) else index
-    index = _tensor(name, "index", index, x)
+    index = a_tensor(name, "index", index, x)
     if index.dtype not in _INTEGERS:
         raise TypeError(f"{name}: index has dtype {index.dtype}, accepted: integers")
     check_index(name, tuple(index.shape), _rows(x, dim))
@@ -209,10 +209,10 @@ def kl_div(p_logits, q_logits, dim=-1):
 # -- sumexp's functions of tensors -----------------------------------------------------------------------------------
 
 
-def _into(name, out, result):
+def into(name, out, result):
     if out is None:
         return result
-    _check_out(name, out, result, result.shape)
+    check_out(name, out, result, result.shape)
     return out.copy_(result)
 
 
@@ -220,11 +220,11 @@ def forward_out(name, logits, index, axis, temperature, out):
     op, tensors, options = _prepared(name, logits, index, axis, temperature)
     if out is None:
         return op(*tensors, *options)
-    return _into(name, out, op(*tensors, *options))
+    return into(name, out, op(*tensors, *options))
 
 
 def kl_div_out(p_logits, q_logits, axis, out):
-    return _into("kl_div", out, KL_DIV(*_pair(p_logits, q_logits, axis)))
+    return into("kl_div", out, KL_DIV(*_pair(p_logits, q_logits, axis)))
 
 
 def backward_out(name, g, logits, index, axis, temperature, out):
@@ -235,7 +235,7 @@ def backward_out(name, g, logits, index, axis, temperature, out):
     for v, shape in grads:
         same_shape(name, "g", v.shape, shape)
     needs = (True,) + (False,) * (len(tensors) - 1)
-    return _into(name, out, op.backward(tuple(v for v, _ in grads), tensors, (), options, needs)[0])
+    return into(name, out, op.backward(tuple(v for v, _ in grads), tensors, (), options, needs)[0])
 
 
 def kl_div_vjp(g, p_logits, q_logits, axis):
@@ -247,7 +247,7 @@ def kl_div_vjp(g, p_logits, q_logits, axis):
 
 
 def _floating_gradient(name, g, x):
-    g = _tensor(name, "g", g, x)
+    g = a_tensor(name, "g", g, x)
     if g.dtype != x.dtype:
         raise TypeError(f"{name}: g has dtype {g.dtype}, accepted: {x.dtype}, that of the logits")
     return g

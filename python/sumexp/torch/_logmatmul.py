@@ -4,8 +4,8 @@ import torch
 
 from .. import _core
 from . import _front
+from ._checks import into
 from ._composed import Composed
-from ._dispatch import _into
 
 TERMS = 1 << 24  # that the formula forms at a time
 
@@ -18,7 +18,7 @@ def logmatmulexp(a, b):
     products as well. A sum of nothing is -inf, and its gradient 0. Forward mode, torch.func's transforms and tensors on CUDA
     devices form the terms, 2^24 or those of a row at a time; second derivatives all M x K x N.
     """
-    a, b = _tensor("a", a), _tensor("b", b)
+    a, b = a_tensor("a", a), a_tensor("b", b)
     dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
     if dtype.is_complex:
         raise TypeError(f"logmatmulexp: a and b have dtypes {a.dtype} and {b.dtype}, accepted: real numbers")
@@ -46,10 +46,10 @@ def of_arrays(a, b, out):
     """sumexp.logmatmulexp where one of these is a tensor."""
     other = next(x for x in (a, b, out) if isinstance(x, torch.Tensor))
     a, b = (x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device=other.device) for x in (a, b))
-    return _into("logmatmulexp", out, logmatmulexp(a, b))
+    return into("logmatmulexp", out, logmatmulexp(a, b))
 
 
-def _tensor(name, x):
+def a_tensor(name, x):
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"logmatmulexp: {name} is a {type(x).__name__}, accepted: a tensor")
     if x.dim() == 0:

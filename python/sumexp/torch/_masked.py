@@ -4,8 +4,8 @@ import torch
 
 from .. import _core
 from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid
+from ._checks import a_tensor, beside, floating, into, mask_of
 from ._composed import Composed
-from ._dispatch import _beside, _floating, _into, _mask, _tensor
 from ._front import check_temperature, log_softmax, logsumexp, softmax
 
 _TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
@@ -98,13 +98,13 @@ OPERATIONS = {name: _operation(name) for name in OPS}
 
 
 def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
-    x = _floating(_tensor(function, "x", x))
+    x = floating(a_tensor(function, "x", x))
     given = {n: t if t is None else torch.as_tensor(t, device=x.device) for n, t in (("bias", bias), ("sink", sink))}
     dtype = x.dtype
     for n, t in given.items():
         if t is None:
             continue
-        _beside(function, n, t, "x", x)
+        beside(function, n, t, "x", x)
         if t.is_complex():
             raise TypeError(f"{function}: {n} has dtype {t.dtype}, accepted: a real one")
         if t.dim() > 0 and t.is_floating_point():  # as torch.result_type has it, which is no graph's
@@ -116,13 +116,13 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
     sink = laid(function, "sink", given["sink"], shape, dim)
     if where is not None:
         mask = where if isinstance(where, torch.Tensor) else torch.as_tensor(where, device=x.device)
-        _mask(function, x, mask)
+        mask_of(function, x, mask)
         where = laid(function, "where", mask, shape)
     if lengths is not None:
         lengths = torch.as_tensor(lengths, device=x.device)
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
             raise TypeError(f"{function}: lengths has dtype {lengths.dtype}, accepted: integers")
-        lengths = laid(function, "lengths", _beside(function, "lengths", lengths, "x", x).long(), shape, dim)
+        lengths = laid(function, "lengths", beside(function, "lengths", lengths, "x", x).long(), shape, dim)
     tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
     offset, cap = check_causal(function, causal, x.dim()), check_softcap(function, softcap)
     T = check_temperature(function, temperature)
@@ -133,11 +133,11 @@ def call(function, arrays, axis, out, options):
     """masked_* of tensors, from sumexp's function of that name."""
     if not function.endswith("_vjp"):
         tensors, rest = _prepare(function, *arrays, axis, **options)
-        return _into(function, out, OPERATIONS[function](*tensors, *rest))
+        return into(function, out, OPERATIONS[function](*tensors, *rest))
     name = function.removesuffix("_vjp")
     g, x = arrays
     tensors, rest = _prepare(function, x, axis, **options)
-    g = _beside(function, "g", _tensor(function, "g", g), "x", tensors[0]).to(tensors[0].dtype)
+    g = beside(function, "g", a_tensor(function, "g", g), "x", tensors[0]).to(tensors[0].dtype)
     accepted = tuple(_row_shape(name, tensors[0], rest[0]))
     if tuple(g.shape) != accepted:
         raise ValueError(f"{function}: g has shape {tuple(g.shape)}, accepted: {accepted}")

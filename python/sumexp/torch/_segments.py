@@ -5,8 +5,8 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, flat
+from ._checks import a_tensor, beside, floating, into
 from ._composed import Composed
-from ._dispatch import _beside, _floating, _into, _tensor
 from ._private import functorch_active
 
 _GRADIENT = {"segment_softmax": 3, "segment_log_softmax": 4, "segment_logsumexp": 6}
@@ -106,13 +106,13 @@ def _offsets(function, x, offsets, ids, num_segments):
 
 def call(function, names, arrays, offsets, ids, num_segments, out):
     """segment_* of tensors, from sumexp's function of that name."""
-    tensors = [_floating(_tensor(function, n, t)) for n, t in zip(names, arrays)]
+    tensors = [floating(a_tensor(function, n, t)) for n, t in zip(names, arrays)]
     full = tensors[-1]
     check_elements(function, names[-1], full)
     offsets = _offsets(function, full, offsets, ids, num_segments)
     if len(tensors) == 1:
-        return _into(function, out, OPERATIONS[function](full, offsets))
-    first = _beside(function, names[0], tensors[0], names[1], full)
+        return into(function, out, OPERATIONS[function](full, offsets))
+    first = beside(function, names[0], tensors[0], names[1], full)
     op, row = OPS[function]
     accepted = (len(offsets) - 1, *full.shape[1:]) if op == 6 else tuple(full.shape)
     if tuple(first.shape) != accepted or first.dtype != full.dtype:

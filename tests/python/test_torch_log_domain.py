@@ -1,0 +1,113 @@
+"""logaddexp and its like, logcumsumexp, logmeanexp and logsumexp with weights, of tensors: derivatives, transforms, bytes."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import sumexp as se  # noqa: E402
+import sumexp.torch as st  # noqa: E402
+
+INF = float("inf")
+
+
+def pair():
+    torch.manual_seed(0)
+    a, b = torch.randn(3, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    return a.requires_grad_(), b.requires_grad_()
+
+
+def below(a, b):
+    return st.logsubexp(a + 6, b)
+
+
+CASES = {
+    "logaddexp": (st.logaddexp, 2),
+    "logsubexp": (below, 2),
+    "log1mexp": (st.log1mexp, 1),
+    "softplus": (st.softplus, 1),
+    "softplus, beta": (lambda x: st.softplus(x, 2.0), 1),
+    "logcumsumexp": (lambda x: st.logcumsumexp(x, 1), 1),
+    "reverse": (lambda x: st.logcumsumexp(x, 0, reverse=True), 1),
+    "exclusive": (lambda x: st.logcumsumexp(x, 1, exclusive=True)[:, 1:], 1),
+    "exclusive, reverse": (lambda x: st.logcumsumexp(x, 1, exclusive=True, reverse=True)[:, :-1], 1),
+    "weights": (lambda x, b: se.logsumexp(x, 1, b=b, return_sign=True)[0], 2),
+    "weights, all": (lambda x, b: se.logsumexp(x, b=b.abs(), keepdims=True), 2),
+    "logmeanexp": (lambda x: st.logmeanexp(x, 1), 1),
+    "logmeanexp, b": (lambda x, b: st.logmeanexp(x, 0, b=b, return_sign=True)[0], 2),
+    "logmeanexp, where": (lambda x: st.logmeanexp(x, where=torch.arange(4) > 0), 1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_derivatives(name):
+    f, n = CASES[name]
+    args = pair()[:n]
+    first = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+    assert torch.autograd.gradcheck(f, args, **first)
+    assert torch.autograd.gradgradcheck(f, args, check_fwd_over_rev=True, check_rev_over_rev=True, check_batched_grad=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_bytes_of_numpy(dtype):
+    torch.manual_seed(1)
+    a, b = torch.randn(5, 300).to(dtype), torch.randn(300).to(dtype)
+    if dtype == torch.bfloat16:
+        import ml_dtypes
+
+        to_numpy = lambda t: t.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    else:
+        to_numpy = lambda t: t.numpy()
+    for call in (se.logaddexp, se.logsubexp, lambda a, b: se.logcumsumexp(a, 0), lambda a, b: se.logmeanexp(a, 1),
+                 lambda a, b: se.logmeanexp(a, 1, b=b), lambda a, b: se.logaddexp_jvp(a, b, a, b),
+                 lambda a, b: se.logsumexp_vjp(a[:, 0], a, 1, b=b)[0], lambda a, b: se.logcumsumexp_vjp(a, a)):
+        actual = call(a, b)
+        assert to_numpy(actual.contiguous()).tobytes() == call(to_numpy(a), to_numpy(b)).tobytes()
+
+
+def test_absent_elements():  # pytorch 49724, 52213
+    x = torch.tensor([-INF, -INF, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([-INF, 2.0, -INF, 1000.0], dtype=torch.float64, requires_grad=True)
+    for graph in (False, True):
+        dx, dy = torch.autograd.grad(st.logaddexp(x, y).sum(), (x, y), create_graph=graph)
+        assert dx.tolist() == [0, 0, 1, 0] and dy.tolist() == [0, 1, 0, 1]
+    z = torch.tensor([-INF, -INF, 1.0, -INF, 2.0], requires_grad=True)
+    (dz,) = torch.autograd.grad(st.logcumsumexp(z, 0)[2:].sum(), z, create_graph=True)
+    assert dz.isfinite().all() and dz[[0, 1, 3]].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("gap", [709.0, 710.0, 800.0])
+def test_second_derivative_far_apart(gap):  # pytorch 196704: NaN
+    x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    y = torch.full((), gap, dtype=torch.float64, requires_grad=True)
+    (dx,) = torch.autograd.grad(st.logaddexp(x, y), x, create_graph=True)
+    assert torch.autograd.grad(dx, x)[0].isfinite() and torch.autograd.grad(st.logaddexp(x, y), y)[0] == 1
+
+
+def test_transforms_and_operations():
+    a, b = pair()
+    x = a.detach()
+    assert torch.allclose(torch.func.vmap(lambda x: st.logcumsumexp(x, 0))(x), st.logcumsumexp(x, 1))
+    hessian = torch.func.hessian(lambda x: st.logcumsumexp(x, 0).sum())(x[0])
+    assert torch.allclose(hessian, torch.autograd.functional.hessian(lambda x: x.exp().cumsum(0).log().sum(), x[0]))
+
+    def f(x, y):
+        return st.logaddexp(x, y).sum() + st.logcumsumexp(x, -1).sum() + st.logmeanexp(x) + se.logsumexp(x, b=y * y)
+
+    f(a, b).backward()
+    expected, a.grad = a.grad, None
+    torch.compile(f, fullgraph=True, backend="aot_eager")(a, b).backward()
+    assert torch.allclose(a.grad, expected)
+
+
+def test_bad_input():
+    with pytest.raises(TypeError, match="logaddexp: other is a str, accepted: a tensor or a number"):
+        st.logaddexp(torch.ones(2), "1")
+    with pytest.raises(TypeError, match="softplus: input has dtype torch.complex64"):
+        st.softplus(torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(IndexError, match="Dimension out of range"):
+        st.logcumsumexp(torch.ones(2), 1)
+    with pytest.raises(ValueError, match=r"logaddexp_vjp: g has shape \(3,\), accepted: \(2,\)"):
+        se.logaddexp_vjp(torch.ones(3), torch.ones(2), torch.ones(2))
+    out = torch.zeros(2)
+    assert st.logaddexp(torch.zeros(2), 0, out=out) is out and np.allclose(out, np.log(2))
