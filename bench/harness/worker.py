@@ -3,6 +3,7 @@
     {"do": "prepare", "cell": {...}}            -> {"ok": true} or {"skip": why}
     {"do": "tiny", "op": ..., "n": 16}           -> the same, for calls where the call itself is the cost
     {"do": "between", "n": 1024}                 -> the same, for softmax between two matrix products
+    {"do": "formula", "family": ..., "quick": true} -> the same, for a cell of formulas.py
     {"do": "turn", "warm": 1, "calls": 3}        -> {"seconds": [...]}, one figure for each call
     {"do": "memory", "cell": {...}}              -> {"extra": bytes above the inputs and the output}
     {"do": "accuracy", "op": ..., "dtype": ...}  -> {"max": ulp, "mean": ulp, "worst": row} (accuracy.py)
@@ -25,7 +26,7 @@ class Worker:
 
         self.name, self.threads, self.peers = name, threads, peers
         self.call, self.number = None, 1
-        self.peer = peers.make(name, threads)
+        self.peer = None if name.startswith("formula:") else peers.make(name, threads)
 
     def prepare(self, cell):
         from . import cells
@@ -59,6 +60,14 @@ class Worker:
 
         self.call = self.peer.between(cells.numbers("float32", n * 512, 0).reshape(n, 512))
         return self.chosen(5)
+
+    def formula(self, family, quick):
+        from . import formulas
+
+        self.call = None
+        gc.collect()
+        self.call = formulas.build(self.name.partition(":")[2], family, quick)
+        return self.chosen(1)
 
     def chosen(self, warm):
         for _ in range(warm):
