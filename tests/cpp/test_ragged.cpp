@@ -21,7 +21,7 @@ class Edge {
  public:
   explicit Edge(std::size_t bytes) {
     const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    usable_ = (bytes + page - 1) / page * page;
+    usable_ = bytes ? (bytes + page - 1) / page * page : page;  // qemu refuses mprotect of nothing
     void* base =
         mmap(nullptr, usable_ + (std::size_t{64} << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) std::abort();
