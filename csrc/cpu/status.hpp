@@ -3,6 +3,8 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <new>
+#include <type_traits>
 
 #include "../include/sumexp/sumexp.hpp"
 
@@ -16,6 +18,18 @@ __attribute__((format(printf, 2, 3))) inline Status fail(Code code, const char* 
   std::vsnprintf(status.message, sizeof(status.message), format, args);
   va_end(args);
   return status;
+}
+
+// body(), which returns nothing or a Status, where scratch memory may run out.
+template <class Body>
+Status with_scratch(const Body& body) {
+  try {
+    if constexpr (std::is_void_v<decltype(body())>) body();
+    else return body();
+  } catch (const std::bad_alloc&) {
+    return fail(Code::out_of_memory, "no memory for scratch space; results may be partly written");
+  }
+  return Status{};
 }
 
 }  // namespace sumexp::cpu

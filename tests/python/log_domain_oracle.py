@@ -6,17 +6,12 @@ import numpy as np
 mpmath.mp.prec = 400
 mpf = mpmath.mpf
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
-ISAS = ("portable", "scalar", "avx2", "avx512", "neon")
 
 
 def dtype_of(name):
     import ml_dtypes
 
     return np.dtype(getattr(ml_dtypes, name) if name == "bfloat16" else name)
-
-
-def usable_isas(core):
-    return [isa for isa in ISAS if isa in ("portable", *core.build_info()["usable_isas"].split(","))]
 
 
 def exact(x):

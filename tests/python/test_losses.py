@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import sumexp as se
+from isas import ISAS
 from losses_reference import Reference, index_row, ulps
 from oracle.formats import BF16, F16, F32, F64, FORMATS, exact
 from sumexp import _core
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
-ISAS = [*_core.build_info()["usable_isas"].split(","), "portable"]
 EPS = {F16: 2.0**-11, BF16: 2.0**-8, F32: 2.0**-24, F64: 2.0**-53}
 LOSS_BOUND, GRADIENT_BOUND = 8, 16  # in eps of the absolute parts: the docstrings' numbers
 

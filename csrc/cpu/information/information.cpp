@@ -207,20 +207,17 @@ struct Work {
 };
 static_assert(cpu::kLogits == 0 && cpu::kOther == 1, "the rows of logits are the first operands");
 
-Status run_all(Work work, const char* function) {
+Status run_all(Work work) {
   const cpu::Plan& plan = work.plan;
   work.step = kTaskElements / (plan.n ? plan.n : 1);
   if (work.step < 1) work.step = 1;
   if (work.tiled()) work.step = (work.step + work.moves.width - 1) / work.moves.width * work.moves.width;
-  try {
+  return cpu::with_scratch([&] {
     cpu::run_parts(
         (plan.rows + work.step - 1) / work.step, cpu::threads_for(plan.rows * plan.n * work.sides),
         [](void* context, std::int64_t i, cpu::Workspace& workspace) { static_cast<const Work*>(context)->run(i, workspace); },
         &work);
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "%s: no memory for scratch space; results may be partly written", function);
-  }
-  return Status{};
+  });
 }
 
 const cpu::Moves& moves_for(DType dtype) { return *SUMEXP_IN_USE(cpu::kernels_).moves[static_cast<int>(dtype)]; }
@@ -247,7 +244,7 @@ Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const Vi
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
   const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
-  return run_all({plan, moves_for(rows.dtype), kernel.log_prob, rows.picks, 1, wanted, false}, "log_prob_and_entropy");
+  return run_all({plan, moves_for(rows.dtype), kernel.log_prob, rows.picks, 1, wanted, false});
 }
 
 Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy, const View& logits,
@@ -265,7 +262,7 @@ Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, 
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
   const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
-  return run_all({plan, moves_for(rows.dtype), kernel.log_prob_vjp, rows.picks, 1, wanted, true}, "log_prob_and_entropy_vjp");
+  return run_all({plan, moves_for(rows.dtype), kernel.log_prob_vjp, rows.picks, 1, wanted, true});
 }
 
 Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits, const View& out) noexcept {
@@ -277,7 +274,7 @@ Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits
   if (status.ok() && rows.temperature != 1.0)
     status = fail(Code::invalid_argument, "temperature: got %g; kl_div takes none (1)", rows.temperature);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 2, false, false}, "kl_div");
+  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 2, false, false});
 }
 
 Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, const View& q_logits, const View& out_p,
@@ -291,7 +288,7 @@ Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, c
   if (status.ok() && rows.temperature != 1.0)
     status = fail(Code::invalid_argument, "temperature: got %g; kl_div_vjp takes none (1)", rows.temperature);
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 2, false, true}, "kl_div_vjp");
+  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 2, false, true});
 }
 
 }  // namespace sumexp

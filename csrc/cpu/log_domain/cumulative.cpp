@@ -195,12 +195,7 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
 template <class Body>
 Status with_memory(const Body& body) {
   const cpu::DefaultFloatingPoint mode;
-  try {
-    body();
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "no memory for scratch space");
-  }
-  return Status{};
+  return cpu::with_scratch(body);
 }
 
 Status run_derivative(const Running& call, View first, View x, View out, cpu::PartBody body) {

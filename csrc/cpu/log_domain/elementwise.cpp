@@ -99,12 +99,7 @@ Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shap
   const cpu::DefaultFloatingPoint mode;
   const std::int64_t tasks = (job.walk.size + kTask - 1) / kTask;
   const int threads = tasks > 1 ? cpu::threads_for(job.walk.size * 8) : 1;
-  try {
-    cpu::run_parts(tasks, threads, run_task, &job);
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "no memory for scratch space");
-  }
-  return Status{};
+  return cpu::with_scratch([&] { cpu::run_parts(tasks, threads, run_task, &job); });
 }
 
 }  // namespace sumexp

@@ -214,16 +214,6 @@ class Products {
   int code_;
 };
 
-template <class Body>
-Status guarded(const char* name, Body body) {
-  try {
-    body();
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "%s: no memory for scratch space; results may be partly written", name);
-  }
-  return Status{};
-}
-
 Status has_strides(const View& view, const char* name) {
   if (view.data && !view.strides) return fail(Code::invalid_argument, "%s: has no strides", name);
   return Status{};
@@ -236,7 +226,7 @@ Status logmatmulexp(const LogMatmul& call) noexcept {
   std::int64_t products = 0;
   const Status status = check(call, products);
   if (!status.ok() || products == 0 || call.m == 0 || call.n == 0) return status;
-  return guarded("logmatmulexp", [&] { Products(call).forward(products); });
+  return cpu::with_scratch([&] { Products(call).forward(products); });
 }
 
 Status logmatmulexp_vjp(const LogMatmul& call, View da, View db) noexcept {
@@ -251,7 +241,7 @@ Status logmatmulexp_vjp(const LogMatmul& call, View da, View db) noexcept {
       return fail(Code::unsupported, "g: has no elements; gradients of none are 0, which is the caller's to write");
     return status;
   }
-  return guarded("logmatmulexp_vjp", [&] { Products(call).vjp(products, da, db); });
+  return cpu::with_scratch([&] { Products(call).vjp(products, da, db); });
 }
 
 Status logmatmulexp_jvp(const LogMatmul& call, View ta, View tb) noexcept {
@@ -262,7 +252,7 @@ Status logmatmulexp_jvp(const LogMatmul& call, View ta, View tb) noexcept {
   if (status.ok()) status = has_strides(tb, "tb");
   if (!status.ok() || products == 0 || call.m == 0 || call.n == 0) return status;
   if (call.k && (!ta.data || !tb.data)) return fail(Code::invalid_argument, "%s: missing", ta.data ? "tb" : "ta");
-  return guarded("logmatmulexp_jvp", [&] { Products(call).jvp(products, ta, tb); });
+  return cpu::with_scratch([&] { Products(call).jvp(products, ta, tb); });
 }
 
 }  // namespace sumexp

@@ -487,12 +487,7 @@ Status cross_entropy(const CrossEntropyCall& call) noexcept {
   if (!status.ok()) return status;
   if (call.given_denominator) denominator = call.denominator;
   if (plan.rows && plan.n && !plan.data[kLogits]) return fail(Code::invalid_argument, "logits: missing");
-  try {
-    run(call, plan, denominator);
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "no memory for scratch space; results may be partly written");
-  }
-  return status;
+  return with_scratch([&] { run(call, plan, denominator); });
 }
 
 Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator) noexcept {

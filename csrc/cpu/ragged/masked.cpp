@@ -683,7 +683,7 @@ Status masked(const MaskedCall& call) noexcept {
   const DefaultFloatingPoint mode;
   Status status = check_call(call);
   if (!status.ok()) return status;
-  try {
+  return with_scratch([&]() -> Status {
     const bool back = call.g.data != nullptr;
     const RaggedJob forward(back && call.op == Op::logsumexp ? Op::logsumexp_vjp : call.op, call.dtype);
     const RaggedJob backward(call.op == Op::softmax ? Op::softmax_vjp : Op::log_softmax_vjp, call.dtype);
@@ -692,11 +692,8 @@ Status masked(const MaskedCall& call) noexcept {
     status = check_lengths(plan);
     if (!status.ok() || (plan.n == 0 && !plan.row_value && !back)) return status;
     run(plan);
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "masked_%s: no memory for scratch space; out may be partly written",
-                op_info(call.op).name);
-  }
-  return status;
+    return status;
+  });
 }
 
 }  // namespace sumexp

@@ -278,7 +278,7 @@ Status segments(const SegmentsCall& call) noexcept {
     return fail(Code::invalid_argument, "offsets: got %lld to %lld; accepted are offsets from 0 to the %lld elements",
                 static_cast<long long>(call.offsets[0]), static_cast<long long>(call.offsets[call.segments]),
                 static_cast<long long>(call.elements));
-  try {
+  return with_scratch([&]() -> Status {
     std::vector<std::int64_t> long_segments;
     for (std::int64_t s = 0; s < call.segments; ++s) {
       if (call.offsets[s + 1] < call.offsets[s])
@@ -295,10 +295,8 @@ Status segments(const SegmentsCall& call) noexcept {
     if (((call.elements > 0 || info.row_output) && !call.out.data) || !call.out.strides)
       return fail(Code::invalid_argument, "out: missing");
     run_segments(call, long_segments);
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "%s: no memory for scratch space; out may be partly written", info.name);
-  }
-  return Status{};
+    return Status{};
+  });
 }
 
 }  // namespace sumexp

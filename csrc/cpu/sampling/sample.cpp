@@ -76,10 +76,6 @@ Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides
   return Status{};
 }
 
-Status no_memory(const char* function) {
-  return fail(Code::out_of_memory, "%s: no memory for scratch space; results may be partly written", function);
-}
-
 // What is done with each row: all its steps in a task, or, where there are few rows, each step shared out.
 struct Steps {
   const SampleJob& job;
@@ -196,11 +192,8 @@ Status sample(const SampleCall& call) noexcept {
   if (!call.out) return fail(Code::invalid_argument, "out: missing");
   const SampleJob job(call, plan, SampleJob::kDraws);
   Failure failure;
-  try {
-    run_steps({job, failure, call.num_samples, false});
-  } catch (const std::bad_alloc&) {
-    return no_memory("sample");
-  }
+  const Status done = cpu::with_scratch([&] { run_steps({job, failure, call.num_samples, false}); });
+  if (!done.ok()) return done;
   return failure.status(job);
 }
 
@@ -216,11 +209,8 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   if (!call.replacement) return fail(Code::invalid_argument, "replacement: got false; sample_counts draws with replacement");
   const SampleJob job(call, plan, SampleJob::kCounts);
   Failure failure;
-  try {
-    run_steps({job, failure, 0, true});
-  } catch (const std::bad_alloc&) {
-    return no_memory("sample_counts");
-  }
+  const Status done = cpu::with_scratch([&] { run_steps({job, failure, 0, true}); });
+  if (!done.ok()) return done;
   return failure.status(job);
 }
 
@@ -233,13 +223,13 @@ namespace {
 
 // body(row, r, scratch) for every row.
 template <class Body>
-Status each_row(const SampleJob& job, const char* function, Body body) {
+Status each_row(const SampleJob& job, Body body) {
   struct Work {
     const SampleJob& job;
     Body& body;
     std::int64_t step;
   } work = {job, body, std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(1, job.plan.n))};
-  try {
+  return cpu::with_scratch([&] {
     cpu::run_parts((job.plan.rows + work.step - 1) / work.step, cpu::threads_for(job.plan.rows * job.plan.n),
                    [](void* context, std::int64_t i, Workspace& workspace) {
                      Work& work = *static_cast<Work*>(context);
@@ -253,10 +243,7 @@ Status each_row(const SampleJob& job, const char* function, Body body) {
                      }
                    },
                    &work);
-  } catch (const std::bad_alloc&) {
-    return no_memory(function);
-  }
-  return Status{};
+  });
 }
 
 }  // namespace
@@ -269,7 +256,7 @@ Status sample_probabilities(const SampleCall& call, double* probabilities) noexc
   if (!probabilities) return fail(Code::invalid_argument, "probabilities: missing");
   const SampleJob job(call, plan, SampleJob::kDraws);
   Failure failure;
-  const Status status = each_row(job, "sample_probabilities", [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
+  const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     row.prepare(scratch, failure);
     if (failure.any()) return;
     row.reduce(0, job.chunks, scratch);
@@ -290,7 +277,7 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
                 static_cast<long long>(chunk), static_cast<long long>(job.chunks), static_cast<long long>(chunks - job.chunks));
   if (plan.rows == 0) return Status{};
   if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
-  return each_row(job, "sample_piece", [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
+  return each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     const std::int64_t at = r * chunks + chunk;
     row.piece(static_cast<char*>(states) + at * job.kernels.state_bytes, classes + at * call.num_samples, scratch);
   });
@@ -307,7 +294,7 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
   if (plan.rows == 0 || call.num_samples == 0) return Status{};
   if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
   Failure failure;
-  const Status status = each_row(job, "finish_pieces", [&](SampleRow& row, std::int64_t r, SampleScratch&) {
+  const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch&) {
     row.draw_pieces(static_cast<const char*>(states) + r * chunks * job.kernels.state_bytes,
                     classes + r * chunks * call.num_samples, failure);
   });
@@ -328,7 +315,7 @@ Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std
     double* out;
     void (*gumbel)(const double*, const double*, std::int64_t, double*);
   } work = {seed, stream, n, (n + kPart - 1) / kPart, out, SUMEXP_IN_USE(cpu::sampling_kernels_).gumbel};
-  try {
+  return cpu::with_scratch([&] {
     cpu::run_parts(
         rows * work.parts, cpu::threads_for(rows * n * 16),
         [](void* context, std::int64_t i, Workspace&) {
@@ -348,10 +335,7 @@ Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std
           work.gumbel(low, high, count, work.out + row * work.n + first);
         },
         &work);
-  } catch (const std::bad_alloc&) {
-    return no_memory("gumbel_noise");
-  }
-  return Status{};
+  });
 }
 
 }  // namespace sumexp

@@ -462,16 +462,6 @@ void map_all(Op op, const SumState* states, std::int64_t count, const StreamCall
   });
 }
 
-template <class Body>
-Status guarded(const char* name, Body body) {
-  try {
-    body();
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "%s: no memory for scratch space; results may be partly written", name);
-  }
-  return Status{};
-}
-
 }  // namespace
 
 int count_states(DType dtype, std::int64_t first, std::int64_t n) noexcept {
@@ -485,7 +475,7 @@ Status reduce_states(const StreamCall& call, SumState* out) noexcept {
   const Status status = make_rows(call, {}, false, plan);
   if (!status.ok() || plan.n == 0 || plan.rows == 0) return status;
   if (!out) return fail(Code::invalid_argument, "out: missing");
-  return guarded("reduce_states", [&] { reduce_all(call, plan, out); });
+  return cpu::with_scratch([&] { reduce_all(call, plan, out); });
 }
 
 Status join_states(SumState* states, std::int64_t count, std::int64_t rows, std::int64_t* joined) noexcept {
@@ -523,7 +513,7 @@ Status finish_states(const SumState* states, std::int64_t count, std::int64_t ro
   if (sign && !(sums & kSumWeighted))
     return fail(Code::invalid_argument, "sign: the states have no weights; accepted is null, all sums being positive");
   if (!out) return fail(Code::invalid_argument, "out: missing");
-  return guarded("finish_states", [&] {
+  return cpu::with_scratch([&] {
     const Family family(dtype, sums & kSumWeighted ? kSumWeighted : kSumApart);
     const Kernel& kernel = family.apart();
     std::vector<char> row(static_cast<std::size_t>(kernel.row_bytes));
@@ -554,7 +544,7 @@ Status map_states(Op op, const SumState* states, std::int64_t count, const Strea
                 static_cast<int>(dtype));
   if (!(sums & used.sums))
     return fail(Code::invalid_argument, "states: lack the sum for %s", op == Op::softmax ? "softmax" : "log_softmax");
-  return guarded("map_states", [&] { map_all(op, states, count, used, plan); });
+  return cpu::with_scratch([&] { map_all(op, states, count, used, plan); });
 }
 
 }  // namespace sumexp
