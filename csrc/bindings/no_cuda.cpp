@@ -15,6 +15,9 @@ Status refusal() {
 }  // namespace
 
 Status run(const Call&, Target&) noexcept { return refusal(); }
+Status cross_entropy(const CrossEntropyCall&, Target&) noexcept { return refusal(); }
+Status cross_entropy_denominator(const CrossEntropyCall&, double*, Target&) noexcept { return refusal(); }
+Status sum_rows(const void*, DType, std::int64_t, double*, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
 Status device_status() noexcept { return refusal(); }

@@ -12,6 +12,7 @@
 // may capture a call.
 #pragma once
 
+#include "losses.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -25,6 +26,12 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+
+// The functions of losses.hpp. Targets are on the device: one out of range is no error, but makes the loss and the gradient of its
+// row NaN. The denominator of a mean is made on the device too, and the results of the other two are written there.
+SUMEXP_API Status cross_entropy(const CrossEntropyCall& call, Target& target) noexcept;
+SUMEXP_API Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator, Target& target) noexcept;
+SUMEXP_API Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
