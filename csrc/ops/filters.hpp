@@ -84,8 +84,18 @@ SUMEXP_FN Mass ceil_product(double p, Mass q) {
   return result > 0 ? result : 1;
 }
 
-// How many elements of a mass of `each` > 0 reach a target.
-SUMEXP_FN std::int64_t ties_that_reach(Mass target, Mass each) { return static_cast<std::int64_t>((target + each - 1) / each); }
+// How many elements of a mass of `each` reach a target: target / each, below 2^40, rounded up. GPUs divide numbers of 128 bits
+// by a call; the quotient of doubles is off by 2^-10 or less, so that the result is its integer part or one or two more.
+SUMEXP_FN std::int64_t ties_that_reach(Mass target, Mass each) {
+  if (each <= 1) return static_cast<std::int64_t>(target);
+  const auto wide = [](Mass q) {
+    return static_cast<double>(static_cast<std::uint64_t>(q >> 64)) * 0x1p64 +
+           static_cast<double>(static_cast<std::uint64_t>(q));
+  };
+  auto ties = static_cast<std::int64_t>(wide(target) / wide(each)) - 1;
+  for (int i = 0; i < 3; ++i) ties += ties < 1 || static_cast<Mass>(ties) * each < target;
+  return ties;
+}
 
 // -- the sequence -------------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/numerics/mass.hpp"
+#include "../../csrc/ops/filters.hpp"
 #include "check.hpp"
 
 namespace {
@@ -125,9 +125,22 @@ void mass_of_terms() {
     }
 }
 
+void ties() {
+  check::Random random(5);
+  for (int i = 0; i < 20000; ++i) {
+    const Mass each = 1 | (static_cast<Mass>(random.next()) << 25) >> random.below(89);
+    const Mass count = 1 + static_cast<Mass>(random.next() >> (25 + random.below(39)));
+    const auto got = [&](Mass target) { return static_cast<Mass>(SUMEXP_NS::ties_that_reach(target, each)); };
+    CHECK(got(count * each) == count, "%d: so many reach themselves", i);
+    CHECK(got(count * each + 1) == count + 1, "%d: one more is needed", i);
+    CHECK(got((count - 1) * each + 1) == count, "%d: the last is needed", i);
+  }
+}
+
 }  // namespace
 
 int main() {
+  ties();
   mass_of_terms<float>();
   mass_of_terms<double>();
   const std::vector<std::string> names = isas();
