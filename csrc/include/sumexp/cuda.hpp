@@ -12,6 +12,7 @@
 // may capture a call.
 #pragma once
 
+#include "ragged.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -25,6 +26,9 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+// As the CPU's (ragged.hpp), but lengths are device memory, which is not looked at first: one below 0 counts as 0, one beyond
+// the axis as the whole axis.
+SUMEXP_API Status masked(const MaskedCall& call, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
