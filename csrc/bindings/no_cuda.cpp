@@ -25,6 +25,7 @@ Status finish_pieces(const SampleCall&, std::int64_t, const void*, const std::in
 Status gumbel_noise(PerRow<std::uint64_t>, PerRow<std::int64_t>, std::int64_t, std::int64_t, double*, Target&) noexcept {
   return refusal();
 }
+Status masked(const MaskedCall&, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
 Status device_status() noexcept { return refusal(); }

@@ -14,6 +14,7 @@
 
 #include "losses.hpp"
 #include "sampling.hpp"
+#include "ragged.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -27,6 +28,9 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+// As the CPU's (ragged.hpp), but lengths are device memory, which is not looked at first: one below 0 counts as 0, one beyond
+// the axis as the whole axis.
+SUMEXP_API Status masked(const MaskedCall& call, Target& target) noexcept;
 
 // The functions of losses.hpp. Targets are on the device: one out of range is no error, but makes the loss and the gradient of
 // its row NaN. The denominator of a mean is made on the device too, and the results of the other two are written there.
