@@ -12,6 +12,8 @@
 // may capture a call.
 #pragma once
 
+#include "log_domain.hpp"
+#include "ragged.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -25,6 +27,9 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+// As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
+// what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
+SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
