@@ -38,6 +38,32 @@ def test_segments(name, dtype):
     assert got.array.tobytes() == want.tobytes()
 
 
+class Tensor(TableArray):
+    """As much of a tensor of torch as what runs below its autograd asks of one."""
+
+    def reshape(self, *shape):
+        return type(self)(self.array.reshape(shape))
+
+    def new_empty(self, shape, dtype=None):
+        return type(self)(np.full(shape, 77, self.dtype if dtype is None else np.uint8))
+
+    resolve_neg = detach = lambda self: self
+
+
+@pytest.mark.parametrize("name", ["segment_softmax", "segment_log_softmax", "segment_logsumexp"])
+def test_segments_of_tensors(name):
+    segments = pytest.importorskip("sumexp.torch._segments")
+    assert segments.OPERATIONS[name].devices == {"cpu", "cuda"}
+    x, offsets = rows((9000, 2, 2), np.float32), np.array([0, 4, 8000, 9000])
+    want = getattr(se, name)(x, offsets=offsets)
+    y = segments._kernel(name, Tensor(x), Tensor(offsets))
+    assert y.array.tobytes() == want.tobytes()
+    g = rows(want.shape, np.float32, 1)
+    dx, _ = segments._gradient(name, (Tensor(g),), (Tensor(x), Tensor(offsets)), (y,), (), ())
+    given = x if name == "segment_logsumexp" else want
+    assert dx.array.tobytes() == getattr(se, name + "_vjp")(g, given, offsets=offsets).tobytes()
+
+
 def test_segments_of_two_devices():
     x, offsets = TableArray(rows((6, 1), np.float32)), TableArray(np.array([0, 6]))
     with pytest.raises(TypeError, match=r"segment_softmax: offsets is on the CPU, accepted: cuda:0, where the first input is"):
