@@ -15,6 +15,7 @@ Status refusal() {
 }  // namespace
 
 Status run(const Call&, Target&) noexcept { return refusal(); }
+Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
 Status segments(const SegmentsCall&, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }

@@ -6,6 +6,7 @@ from functions import DTYPES, TableArray
 
 import sumexp as se
 from sumexp import _core
+from sumexp._operations import LOG_DOMAIN
 from sumexp._segment_arguments import OPS
 
 
@@ -81,3 +82,31 @@ def test_segments_without_a_workspace():
     assert x.array.tobytes() == before.tobytes()
     with pytest.raises(TypeError, match="workspace is not contiguous uint8"):
         _core._segments("segment_softmax", 0, x, None, offsets, x, TableArray(np.zeros(10**6, np.float32)))
+
+
+# -- the log domain -----------------------------------------------------------------------------------------
+
+ARGUMENTS = {"logaddexp": 2, "logsubexp": 2, "log1mexp": 1, "softplus": 1, "logaddexp_vjp": 3, "logsubexp_vjp": 3,
+             "log1mexp_vjp": 2, "softplus_vjp": 2, "logaddexp_jvp": 4, "logsubexp_jvp": 4}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_elementwise(name, dtype):
+    given = [rows((4, 50), dtype, k) for k in range(ARGUMENTS[name])]
+    given[-1] = given[-1][:, ::-1]
+    want = getattr(se, name)(*given)
+    want = want if isinstance(want, tuple) else (want,)
+    got = tuple(TableArray(np.full((4, 50), 77, dtype)) for _ in want)
+    assert _core._elementwise(name, LOG_DOMAIN[name], tuple(map(TableArray, given)), got) is None
+    for ours, theirs in zip(got, want):
+        assert ours.array.tobytes() == theirs.tobytes()
+    with pytest.raises(TypeError, match=f"{name}: out is on the CPU, accepted: cuda:0, where the first input is"):
+        _core._elementwise(name, LOG_DOMAIN[name], tuple(map(TableArray, given)), tuple(want))
+
+
+@pytest.mark.parametrize("name", ["logcumsumexp", "logcumsumexp_vjp"])
+def test_running_sums_stay_on_the_cpu(name):
+    x = TableArray(rows((3, 4), np.float32))
+    with pytest.raises(NotImplementedError, match=f"{name}: x is on cuda:0, accepted: the CPU"):
+        _core._running(name, None if name == "logcumsumexp" else x, x, x, 1, False, False, False)

@@ -27,6 +27,9 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+// Those of log_domain.hpp, without workspace.
+SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
+                              Target& target) noexcept;
 // As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
 // what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
 SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
