@@ -14,6 +14,7 @@
 
 #include "losses.hpp"
 #include "sampling.hpp"
+#include "log_domain.hpp"
 #include "ragged.hpp"
 #include "sumexp.hpp"
 
@@ -51,6 +52,13 @@ SUMEXP_API Status finish_pieces(const SampleCall& call, std::int64_t chunks, con
                                 Target& target) noexcept;
 SUMEXP_API Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n,
                                double* out, Target& target) noexcept;
+
+// Those of log_domain.hpp, without workspace.
+SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
+                              Target& target) noexcept;
+// As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
+// what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
+SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
