@@ -44,6 +44,11 @@ template <class V>
 SUMEXP_FN auto wins(V y) {
   return at_or_above(y, V(ElementOf<V>(-0.5625)));
 }
+SUMEXP_FN bool any(bool mask) { return mask; }
+template <class Mask>
+SUMEXP_FN bool any(Mask mask) {
+  return count(mask) != 0;
+}
 
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
@@ -51,16 +56,22 @@ struct LogSoftmaxVjp : SumsOp {
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const auto winner = wins(in[1]);
-    acc[0] = acc[0] + pick(winner, in[0], V(ElementOf<V>(0)));  // one number, so that it is exact
-    acc[1] = acc[1] + clear(winner, in[0]);
+    if (!any(winner)) {
+      acc[1] = acc[1] + in[0];
+    } else {
+      acc[0] = acc[0] + pick(winner, in[0], V(ElementOf<V>(0)));  // one number, so that it is exact
+      acc[1] = acc[1] + clear(winner, in[0]);
+    }
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
-    const V zero = V(ElementOf<V>(0)), one = V(ElementOf<V>(1));
+    const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
+    const V most = fma(s.value, zero - row.plus(1, row.h[0]), in[0]);
+    if (!any(winner)) return most;
     const V others = row.plus(1, row.h[0] - pick(winner, in[0], zero));
-    return fma(in[0], pick(winner, s.rest, one), zero - s.value * others);
+    return pick(winner, fma(in[0], s.rest, zero - s.value * others), most);
   }
 };
 
@@ -72,8 +83,12 @@ struct LogSoftmaxJvp : SumsOp {
     const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
-    acc[0] = acc[0] + pick(winner, in[0], zero);
-    acc[1] = fma(pick(winner, s.rest, zero - s.value), in[0], acc[1]);
+    V factor = zero - s.value;
+    if (any(winner)) {
+      acc[0] = acc[0] + pick(winner, in[0], zero);
+      factor = pick(winner, s.rest, factor);
+    }
+    acc[1] = fma(factor, in[0], acc[1]);
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
