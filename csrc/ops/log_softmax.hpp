@@ -40,28 +40,20 @@ struct LogSoftmax : LogitsOp {
 //
 // 1 - s_w is -expm1(y_w), and the sums without w are sums of their own: w's share in a common one would leave its rounding
 // (numerics/README.md, section 8). A y that is no log-probability may have several winners: the formulas hold for them too.
-template <class V>
-SUMEXP_FN auto wins(V y) {
-  return at_or_above(y, V(ElementOf<V>(-0.5625)));
-}
-SUMEXP_FN bool any(bool mask) { return mask; }
-template <class Mask>
-SUMEXP_FN bool any(Mask mask) {
-  return count(mask) != 0;
-}
 
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 2;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
+  static constexpr bool kWinnersApart = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const auto winner = wins(in[1]);
-    if (!any(winner)) {
-      acc[1] = acc[1] + in[0];
-    } else {
-      acc[0] = acc[0] + pick(winner, in[0], V(ElementOf<V>(0)));  // one number, so that it is exact
-      acc[1] = acc[1] + clear(winner, in[0]);
-    }
+    acc[0] = acc[0] + pick(winner, in[0], V(ElementOf<V>(0)));  // one number, so that it is exact
+    acc[1] = acc[1] + clear(winner, in[0]);
+  }
+  template <class V>
+  static SUMEXP_FN V usual(V sum, const V* in) {
+    return sum + in[0];
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
@@ -77,7 +69,7 @@ struct LogSoftmaxVjp : SumsOp {
 
 // in: t, y
 struct LogSoftmaxJvp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 2;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const V zero = V(ElementOf<V>(0));
@@ -98,7 +90,7 @@ struct LogSoftmaxJvp : SumsOp {
 
 // in: g, v, y
 struct LogSoftmaxHvp : SumsOp {
-  static constexpr int kInputs = 3, kPasses = 1, kSums = 3, kTemperature = 2;
+  static constexpr int kInputs = 3, kPasses = 1, kSums = 3, kLog = 2, kTemperature = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>& row) {
     LogSoftmaxJvp::add<pass>(acc, in + 1, row);
