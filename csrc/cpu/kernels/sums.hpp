@@ -46,6 +46,9 @@ struct SumsKernel {
 
   static SUMEXP_FN V map_value(const V* v, const TileRow& row) { return quiet(Op::map(v, row.sums) * row.factor); }
 
+  // The next row is prefetched by map, which has more to compute; the next chunk of this one when it is first read.
+  static SUMEXP_FN bool next_row(const cpu::Chunk& chunk) { return chunk.ahead > Geometry<T>::kChunk; }
+
   template <int pass, class E>
   static void reduce(const cpu::Chunk& chunk, const void* from, void* to) {
     const E* in[kInputs];
@@ -53,7 +56,8 @@ struct SumsKernel {
     TileRow row;
     if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
     V sums[Op::kSums][Geometry<T>::kGroup / W];
-    const bool all = sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, chunk.ahead);
+    const bool all = next_row(chunk) ? sum_lanes<V, Op, pass, false>(in, chunk.count, row.sums, sums)
+                                     : sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, chunk.ahead);
     State& state = as<State>(to);
     for (int k = 0; k < Op::kSums; ++k)
       state.sum[k] = all || k == Op::kSums - 1 ? fold_group<V>(sums[k]) : WideOf<T>::constant(0);
@@ -69,11 +73,14 @@ struct SumsKernel {
   template <class E>
   static void map(const cpu::Chunk& chunk, const void* from) {
     const TileRow row = broadcast<V, TileRow>(as<Row>(from));
+    const bool next = next_row(chunk);
     store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
       V v[kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < kInputs; ++k)
         v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, absent<V, Op>(k));
+      if (next)
+        for (int k = 0; k < kInputs; ++k) __builtin_prefetch(static_cast<const E*>(chunk.in[k]) + i + chunk.ahead, 0, 2);
       return map_value(v, row);
     });
   }
