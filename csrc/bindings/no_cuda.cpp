@@ -26,8 +26,8 @@ Status gumbel_noise(PerRow<std::uint64_t>, PerRow<std::int64_t>, std::int64_t, s
   return refusal();
 }
 Status masked(const MaskedCall&, Target&) noexcept { return refusal(); }
-Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
 Status segments(const SegmentsCall&, Target&) noexcept { return refusal(); }
+Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
 Status device_status() noexcept { return refusal(); }

@@ -12,10 +12,10 @@
 // may capture a call.
 #pragma once
 
-#include "losses.hpp"
-#include "sampling.hpp"
 #include "log_domain.hpp"
+#include "losses.hpp"
 #include "ragged.hpp"
+#include "sampling.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -29,9 +29,13 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+
 // As the CPU's (ragged.hpp), but lengths are device memory, which is not looked at first: one below 0 counts as 0, one beyond
 // the axis as the whole axis.
 SUMEXP_API Status masked(const MaskedCall& call, Target& target) noexcept;
+// As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
+// what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
+SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
 
 // The functions of losses.hpp. Targets are on the device: one out of range is no error, but makes the loss and the gradient of
 // its row NaN. The denominator of a mean is made on the device too, and the results of the other two are written there.
@@ -56,9 +60,6 @@ SUMEXP_API Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> 
 // Those of log_domain.hpp, without workspace.
 SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
                               Target& target) noexcept;
-// As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
-// what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
-SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
