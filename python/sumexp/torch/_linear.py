@@ -91,12 +91,23 @@ def add_product(z, x, to, first):
 # -- sweeps over plain tensors ---------------------------------------------------------------------------------------------
 
 
+def waits(t):
+    """Whether to look at a number of a tensor is to wait for it."""
+    return t.device.type != "cpu"
+
+
 def kept_rows(target, target_weight, o):
-    """Indices of rows, on the CPU. On CUDA devices, where to count those that are left would be to wait, all of them."""
-    if target.is_floating_point() or target.device.type != "cpu":
-        return torch.arange(len(target))
+    """(indices of the rows that are left, on the CPU, None); where to count these would be to wait, (all, which are left)."""
+    if target.is_floating_point():
+        return torch.arange(len(target)), None
     kept = target != o.ignore_index
-    return (kept if target_weight is None else kept.any(1)).nonzero().squeeze(1)
+    kept = kept if target_weight is None else kept.any(1)
+    return (torch.arange(len(target)), kept) if waits(target) else (kept.nonzero().squeeze(1), None)
+
+
+def of_input(x, rows, left):
+    """x[rows], those that are not left being 0, whatever they hold."""
+    return x[rows] if left is None else x[rows].masked_fill(~left[rows].unsqueeze(1), 0)
 
 
 def chunks(kept, size):
@@ -154,7 +165,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
         "g": g,
     }
     of_rows = {n: t for n, t in of_rows.items() if t is not None}
-    kept = kept_rows(target, target_weight, o)
+    kept, left = kept_rows(target, target_weight, o)
     size = chunk_rows(NAME, o.chunk or None, len(kept), len(w))
     losses = x.new_zeros(len(x), dtype=wide)
     extras = {n: t.fill_(-1 if n == "predicted" else 0) for n, t in ce.info_places(info, len(x), x).items()}
@@ -169,7 +180,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
     db = w.new_zeros(len(w), dtype=wide) if need_bias else None
     buffer = x.new_empty(size, len(w), dtype=work)
     for count, rows in enumerate(chunks(kept, size)):
-        part = x[rows].to(work)
+        part = of_input(x, rows, left).to(work)
         z = product(part, w, bias, buffer[: len(part)])
         made = {n: t[rows] for n, t in places.items()}  # views of slices, else tensors of their own
         ce.raw(
@@ -214,7 +225,7 @@ def second(tensors, o, g, t, need, along=None):
     x, w, bias, target, target_weight, weight, token_weight, _ = tensors
     tx, tw, tb = (ce.plain(a) for a in t)
     wide = ce.wide(x.dtype)
-    kept = kept_rows(target, target_weight, o)
+    kept, left = kept_rows(target, target_weight, o)
     size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 8)  # the formula keeps some arrays of this size
     rows_of = lambda a, rows: None if a is None else a[rows]
     zeros = lambda *shape: x.new_zeros(shape, dtype=wide)
@@ -233,7 +244,7 @@ def second(tensors, o, g, t, need, along=None):
         return v if tb is None else v + tb
 
     for rows in chunks(kept, size):
-        part = x[rows].to(wide)
+        part = of_input(x, rows, left).to(wide)
         z = product(part, w, None, x.new_empty(len(part), len(w), dtype=wide))
         z = z if bias is None else z + bias
         v = tangent(part, rows_of(tx, rows), tw, tb)
@@ -330,7 +341,7 @@ class Fused(Function):
         else:
             if made is None:
                 made = sweep(ctx.saved_tensors, o, ctx.need)[1]
-            if u.device.type != "cpu" or u.item() != 1:  # elsewhere to look would be to wait
+            if waits(u) or u.item() != 1:
                 made = tuple(t if t is None else t.mul_(u) for t in made)
         return None, None, *made, *(None for _ in TENSORS[3:])
 
@@ -606,8 +617,8 @@ def linear_cross_entropy(
     Parameters
     ----------
     input : Tensor (..., D)
-        Of float16, bfloat16, float32 or float64, on the CPU or a CUDA device that this build serves. (On CUDA devices ignored rows
-        are multiplied like others, since to count them would be to wait.)
+        Of float16, bfloat16, float32 or float64, on the CPU or a CUDA device that this build serves. (There ignored rows are
+        multiplied as zeros, since to count them would be to wait.)
     linear_weight : Tensor (C, D)
         Of the same dtype. (Not (C, d1, ..., D), torch's K-dimensional losses.)
     target : Tensor or pair of tensors
