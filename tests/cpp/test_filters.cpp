@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <memory>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -143,10 +142,10 @@ void long_rows(const std::vector<std::string>& names) {
         if (kind == 6) v = T(1.25);
         if (kind == 7) v = static_cast<T>(-30.0 * static_cast<double>(j) / static_cast<double>(n));
       }
-      std::vector<char> memory(cpu::filter_scratch<T>(n) + 64);
-      void* scratch = memory.data();
-      std::size_t space = memory.size();
-      std::align(64, memory.size() - 64, scratch, space);
+      const std::size_t bytes = x.size() * sizeof(T), wanted = cpu::filter_scratch<T>(n);
+      Arena rows(bytes), scratches(wanted);
+      const T* const at = static_cast<const T*>(std::memcpy(rows.last(bytes), x.data(), bytes));
+      void* const scratch = scratches.last(wanted);
       const std::int64_t k = n * 3 / 10;
       for (const Filters& filters : {Filters{0, 0.9}, Filters{0, 0.3}, Filters{0, 0.9999}, Filters{0, 1e-9},
                                      Filters{0, 1 - 0x1p-53}, Filters{k}, Filters{n - 7}, Filters{n / 7}, Filters{k, 0.9},
@@ -154,7 +153,7 @@ void long_rows(const std::vector<std::string>& names) {
         const cpu::Cut<T> want = by_sorting(x, filters);
         for (const std::string& name : names) {
           set_isa(name.c_str());
-          const auto cut = cpu::filter_cut(x.data(), n, filters, scratch);
+          const auto cut = cpu::filter_cut(at, n, filters, scratch);
           CHECK(cut.logit == want.logit && cut.index == want.index && cut.kept == want.kept,
                 "%s n=%lld kind %d top_k %lld top_p %.17g: (%.9g, %lld, %lld), by sorting (%.9g, %lld, %lld)", name.c_str(),
                 static_cast<long long>(n), kind, static_cast<long long>(filters.top_k), filters.top_p,

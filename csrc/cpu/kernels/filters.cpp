@@ -121,10 +121,11 @@ struct TermMaker {
   SUMEXP_FN explicit TermMaker(T maximum) : TermMaker(base_of(maximum)) {}
   SUMEXP_FN explicit TermMaker(const Base<T>& base) : anchor(base.anchor), reduce{V(base.reduce.shift), V(base.reduce.floor)} {}
   SUMEXP_FN V operator()(V x) const { return mass_term(x, anchor, reduce); }
+  SUMEXP_FN V small_too(V x) const { return FullTerms::term(FullTerms::parts(x - anchor, reduce)); }
 };
 
-template <class V, bool kStore, class T = ElementOf<V>>
-Mass make_terms(const T* x, std::int64_t n, T maximum, T* terms) {
+template <class V, class T = ElementOf<V>>
+Mass terms_of(const T* x, std::int64_t n, T maximum, T* terms) {
   const TermMaker<V> term(maximum);
   Mass total = 0;
   constexpr int kStep = kMassVectors * V::W;
@@ -132,16 +133,30 @@ Mass make_terms(const T* x, std::int64_t n, T maximum, T* terms) {
     LaneMasses<T> sum;
     each_vector<V>(n - first < kStep ? n - first : kStep, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
       const V t = term(memory.template load<V>(x + first + i, -Limits<T>::infinity));
-      if constexpr (kStore) memory.store(terms + first + i, t);
+      memory.store(terms + first + i, t);
       sum.add(widened(t));
     });
     total += sum.total();
   }
   return total;
 }
+
+// Sums of terms in double, by lanes.
+struct LaneSums {
+  F64 sum[2] = {F64(0.0), F64(0.0)};
+  SUMEXP_FN void add(F64 t) { sum[0] = sum[0] + t; }
+  SUMEXP_FN void add(Twin<F64> t) { sum[0] = sum[0] + t.a, sum[1] = sum[1] + t.b; }
+  SUMEXP_FN double total() const { return lane_sum(sum[0] + sum[1]); }
+};
+
 template <class V, class T = ElementOf<V>>
-Mass terms_of(const T* x, std::int64_t n, T maximum, T* terms) {
-  return terms ? make_terms<V, true>(x, n, maximum, terms) : make_terms<V, false>(x, n, maximum, terms);
+double sum_of(const T* x, std::int64_t n, T maximum) {
+  const TermMaker<V> term(maximum);
+  LaneSums sums;
+  each_vector<V>(n, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+    sums.add(widened(term.small_too(memory.template load<V>(x + i, -Limits<T>::infinity))));
+  });
+  return sums.total();
 }
 
 // Lanes add in T: a relative error of 2^-13 at most, of 2048 numbers one after the other.
@@ -163,32 +178,32 @@ void sums_above(const T* x, const T* terms, std::int64_t n, const T* bounds, dou
   }
 }
 
-// How masses come to split_row: all are 1, of terms that are there, or made of the elements.
-enum class Masses { ones, given, made };
+// What is asked of the elements from `below` up: their number, the mass of their terms, or the sum of terms that are made here.
+enum class Above { count, mass, sum };
 
-template <class V, Masses kMasses, class T = ElementOf<V>>
-FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T maximum, T from, T below, T* x_to, T* terms_to) {
+template <class V, Above kAbove, class T = ElementOf<V>>
+FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T maximum, T from, T below, T* x_to, T* terms_to,
+                      double* above_sum) {
   const V lower = V(from), upper = V(below), none = V(-Limits<T>::infinity);
   const TermMaker<V> make(maximum);
   FilterSplit result = {0, 0, 0};
+  LaneSums sums;
   constexpr int kStep = kMassVectors * V::W;
   for (std::int64_t first = 0; first < n; first += kStep) {
     const std::int64_t end = n - first < kStep ? n : first + kStep;
-    LaneMasses<T> sum;
+    LaneMasses<T> masses;
     const auto take = [&](std::int64_t i, auto memory) SUMEXP_INLINE {
       const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
       const auto high = at_or_above(v, upper);
       const auto inside = at_or_above(pick(high, none, v), lower);
-      const int above = count(high);
-      result.above_count += above;
+      result.above_count += count(high);
       compress(x_to + result.inside, inside, v);
-      if constexpr (kMasses == Masses::given) {
+      if constexpr (kAbove == Above::mass) {
         const V t = memory.template load<V>(terms + i, T(0));
-        sum.add(widened(pick(high, t, V(T(0)))));
+        masses.add(widened(pick(high, t, V(T(0)))));
         compress(terms_to + result.inside, inside, t);
       }
-      if constexpr (kMasses == Masses::made)
-        if (above) sum.add(widened(pick(high, make(v), V(T(0)))));
+      if constexpr (kAbove == Above::sum) sums.add(widened(pick(high, make.small_too(v), V(T(0)))));
       result.inside += count(inside);
     };
     // A branch for some vectors, not for each: what it finds is seldom foreseen.
@@ -203,20 +218,21 @@ FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T maximum, T f
     }
     for (; i + V::W <= end; i += V::W) take(i, Whole{});
     if (i < end) take(i, Part{static_cast<int>(end - i)});
-    if constexpr (kMasses != Masses::ones) result.above += sum.total();
+    if constexpr (kAbove == Above::mass) result.above += masses.total();
   }
-  if constexpr (kMasses == Masses::ones) result.above = static_cast<Mass>(result.above_count);
+  if constexpr (kAbove == Above::count) result.above = static_cast<Mass>(result.above_count);
+  if constexpr (kAbove == Above::sum) *above_sum = sums.total();
   return result;
 }
 template <class V, class T = ElementOf<V>>
 FilterSplit split(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to) {
-  return terms ? split_row<V, Masses::given>(x, terms, n, T(0), from, below, x_to, terms_to)
-               : split_row<V, Masses::ones>(x, terms, n, T(0), from, below, x_to, terms_to);
+  return terms ? split_row<V, Above::mass>(x, terms, n, T(0), from, below, x_to, terms_to, nullptr)
+               : split_row<V, Above::count>(x, terms, n, T(0), from, below, x_to, terms_to, nullptr);
 }
 template <class V, class T = ElementOf<V>>
-FilterSplit split_apart(const T* x, std::int64_t n, T maximum, T from, T below, T* x_to) {
+FilterSplit split_apart(const T* x, std::int64_t n, T maximum, T from, T below, T* x_to, double* above) {
   T* const none = nullptr;
-  return split_row<V, Masses::made>(x, none, n, maximum, from, below, x_to, none);
+  return split_row<V, Above::sum>(x, none, n, maximum, from, below, x_to, none, above);
 }
 
 template <class V, class T = ElementOf<V>>
@@ -239,7 +255,7 @@ std::int64_t find(const T* x, std::int64_t n, T value, std::int64_t which) {
 
 template <class V>
 constexpr cpu::FilterKernel<ElementOf<V>> kernel_of() {
-  return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sums_above<V>, split<V>, split_apart<V>, find<V>};
+  return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sum_of<V>, sums_above<V>, split<V>, split_apart<V>, find<V>};
 }
 
 constexpr cpu::FilterKernels kKernels = {kernel_of<F32>(), kernel_of<F64>()};

@@ -159,28 +159,30 @@ struct Interval {
   T from, below;  // in which the end probably is
 };
 
-// likely(sum above a bound, the bound's term) -> whether the end is surely (1), surely not (-1) from that bound up, but for bad
-// luck.
+// likely(sum of a bound, the bound's term) -> 1 where the end is from that bound up, -1 where it is not, 0: who knows. Counts
+// are of what is above a bound; terms those of -x, so that their sums are of what is below.
 template <class T, class Likely>
 Interval<T> guess(const FilterKernel<T>& kernel, const T* x, const T* terms, std::int64_t n, T least, T largest,
                   Likely likely) {
-  Interval<T> in = {least, SUMEXP_NS::Limits<T>::infinity};
+  const Interval<T> anywhere = {least, SUMEXP_NS::Limits<T>::infinity};
+  Interval<T> in = anywhere;
   for (int round = 0; round < kGuesses; ++round) {
-    T bounds[kFilterBounds], bound_terms[kFilterBounds + kFilterPadding];
+    T bounds[kFilterBounds], of_x[kFilterBounds], bound_terms[kFilterBounds + kFilterPadding];
     double sums[kFilterBounds];
     const T end = in.below <= largest ? in.below : largest;
     for (int k = 0; k < kFilterBounds; ++k) {
       constexpr T step = T(1) / (kFilterBounds + 1);
       bounds[k] = end * (1 - step * T(k + 1)) + in.from * (step * T(k + 1));
+      of_x[k] = terms ? -bounds[k] : bounds[k];
     }
-    kernel.sums_above(x, terms, n, bounds, sums);
+    kernel.sums_above(x, terms, n, of_x, sums);
     if (terms) kernel.terms(bounds, kFilterBounds, largest, bound_terms);
     for (int k = 0; k < kFilterBounds; ++k) {
       const int side = likely(sums[k] * kSampled, terms ? static_cast<double>(bound_terms[k]) : 1.0);
       if (side > 0 && bounds[k] > in.from) in.from = bounds[k];
       if (side < 0 && bounds[k] < in.below) in.below = bounds[k];
     }
-    if (!(in.from < in.below)) return {least, SUMEXP_NS::Limits<T>::infinity};
+    if (!(in.from < in.below)) return anywhere;
   }
   return in;
 }
@@ -251,47 +253,60 @@ struct SweptRow {
 
   End<T> share(double p, const End<T>& end) {
     compact(end);
-    const bool many = count > kMany;
-    const Mass total = kernel.terms(source, count, all.largest, many ? nullptr : scratch.terms);
+    if (count > kMany) {
+      End<T> found;
+      if (share_of_many(p, end, found)) return found;
+      source = x, count = n;
+      compact(end);
+    }
+    const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
     const Mass target = SUMEXP_NS::ceil_product(p, total);
     const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
-    if (many) {
-      End<T> found;
-      if (share_of_many(range.least, total - target, target, found)) return found;
-      source = x, count = n;  // the sample was wrong
-      compact(end);
-      kernel.terms(source, count, all.largest, scratch.terms);
-    }
     return select<T>(kernel, source, scratch.terms, count, range, target, kUnit, scratch);
   }
 
  private:
   static constexpr double kUnit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
 
-  // Elements below a bound with a term t have a mass of `rest` about where the end is. A sample's estimate B of their mass,
-  // made of terms up to t, has a variance of 8 t B or less.
-  bool share_of_many(T least, Mass rest, Mass target, End<T>& found) {
-    T *const sample = scratch.terms, *const terms = scratch.terms + (count / kSampled + kRun + kFilterPadding) / 16 * 16;
-    const std::int64_t sampled = take_sample(source, count, sample);
-    const double below_end = static_cast<double>(rest) * kUnit;
-    const double all_sampled =
-        static_cast<double>(kernel.terms(sample, sampled, all.largest, terms)) * kUnit * static_cast<double>(kSampled);
-    const auto likely = [&](double above, double term) {
-      const double below = all_sampled - above;
-      const double doubt = kDeviations * std::sqrt(kSampled * term * std::max(below, below_end)) + 2 * kDoubt * all_sampled;
-      return below + doubt < below_end ? 1 : below - doubt > below_end ? -1 : 0;
+  // Sums in double are within `doubt` of the masses; where the end is the same a doubt below the target and above it, it is the
+  // end. False: it is not, or what the sample said was wrong.
+  bool share_of_many(double p, const End<T>& end, End<T>& found) {
+    const double total = kernel.sum(source, count, all.largest), below_end = (1 - p) * total;
+    const double doubt = total * static_cast<double>(count) * 0x1p-50;
+    if (!(below_end > 64 * doubt)) return false;
+    // Elements below a bound with a term t have a mass of below_end about where the end is. A sample's estimate B of their
+    // mass, made of terms up to t, has a variance of 8 t B or less.
+    const auto likely = [&](double below, double term) {
+      const double off = kDeviations * std::sqrt(kSampled * term * std::max(below, below_end)) + kDoubt * below;
+      return below + off < below_end ? 1 : below - off > below_end ? -1 : 0;
     };
-    const Interval<T> in = guess<T>(kernel, sample, terms, sampled, least, all.largest, likely);
+    const std::int64_t room = (count / kSampled + kRun + kFilterPadding) / 16 * 16;
+    T *const sample = scratch.terms, *const sample_terms = sample + room;
+    const std::int64_t sampled = take_sample(source, count, sample);
+    kernel.terms(sample, sampled, all.largest, sample_terms);
+    for (std::int64_t i = 0; i < sampled; ++i) sample[i] = -sample[i];
+    const T least = std::max(end.logit, surely_below(all.largest, static_cast<Mass>((below_end - doubt) / kUnit), count));
+    const Interval<T> in = guess<T>(kernel, sample, sample_terms, sampled, least, all.largest, likely);
+
     constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
     const std::int64_t left = kernel.split(source, nullptr, count, in.from, infinity, scratch.x, scratch.terms).inside;
-    const FilterSplit split = kernel.split_apart(scratch.x, left, all.largest, in.from, in.below, scratch.x);
-    if (split.above >= target) return false;
+    double above;
+    const FilterSplit split = kernel.split_apart(scratch.x, left, all.largest, in.from, in.below, scratch.x, &above);
+    const std::int64_t half = (n / 2 + kFilterPadding) / 16 * 16;
+    if (split.inside + kFilterPadding > half) return false;
     const Mass inside = kernel.terms(scratch.x, split.inside, all.largest, scratch.terms);
-    if (split.above + inside < target) return false;
+    const double target = p * total - above;
+    if (!(target > 2 * doubt)) return false;
+    const Mass low = static_cast<Mass>((target - doubt) / kUnit), high = static_cast<Mass>((target + doubt) / kUnit) + 1;
+    if (low == 0 || high > inside) return false;
     const FilterRange<T> range = kernel.range(scratch.x, split.inside, std::numeric_limits<T>::lowest());
-    found = select<T>(kernel, scratch.x, scratch.terms, split.inside, range, target - split.above, kUnit, scratch);
+    T *const x2 = scratch.x + half, *const terms2 = scratch.terms + half;
+    std::copy_n(scratch.x, split.inside, x2);
+    std::copy_n(scratch.terms, split.inside, terms2);
+    found = select<T>(kernel, x2, terms2, split.inside, range, low, kUnit, scratch);
+    const End<T> last = select<T>(kernel, x2, terms2, split.inside, range, high, kUnit, scratch);
     found.kept += split.above_count;
-    return true;
+    return found.logit == last.logit && found.ties == last.ties;
   }
 };
 
