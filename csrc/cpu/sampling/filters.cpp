@@ -219,26 +219,26 @@ struct SweptRow {
   End<T> first(std::int64_t k, const End<T>& end) {
     const auto wanted = static_cast<Mass>(k);
     const FilterRange<T> range = {end.logit, all.largest, end.kept};
-    T least = end.logit;
+    Interval<T> in = {end.logit, all.largest};
     if (n > kFew && k <= groups / 8) {
       // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
       const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
-      if (k <= tops.count) least = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
+      if (k <= tops.count) in.from = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
     } else if (end.kept > kMany) {
       const std::int64_t sampled = take_sample(x, n, scratch.x);
       const auto likely = [&](double above, double) {
         const double doubt = kDeviations * std::sqrt(kSampled * (above + static_cast<double>(k)));
         return above - doubt > static_cast<double>(k) ? 1 : above + doubt < static_cast<double>(k) ? -1 : 0;
       };
-      least = guess<T>(kernel, scratch.x, nullptr, sampled, end.logit, all.largest, likely).from;
+      in = guess<T>(kernel, scratch.x, nullptr, sampled, end.logit, all.largest, likely);
     } else {
       return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
     }
-    const FilterSplit split = kernel.split(x, nullptr, n, least, SUMEXP_NS::Limits<T>::infinity, scratch.x, scratch.terms);
+    const FilterSplit split = kernel.split(x, nullptr, n, in.from, SUMEXP_NS::Limits<T>::infinity, scratch.x, scratch.terms);
     if (split.inside < k) return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);  // the sample was wrong
     count = split.inside;
     source = std::copy_n(scratch.x, count, scratch.terms) - count;
-    return select<T>(kernel, scratch.x, nullptr, count, {least, all.largest, count}, wanted, 1, scratch);
+    return select<T>(kernel, scratch.x, nullptr, count, {in.from, std::min(in.below, all.largest), count}, wanted, 1, scratch);
   }
 
   // What is left, where that is not all, goes to scratch.x.
@@ -253,7 +253,7 @@ struct SweptRow {
 
   End<T> share(double p, const End<T>& end) {
     compact(end);
-    if (count > kMany) {
+    if (count > 2 * kMany) {
       End<T> found;
       if (share_of_many(p, end, found)) return found;
       source = x, count = n;
