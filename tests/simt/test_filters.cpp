@@ -73,7 +73,7 @@ double logit(int kind, std::int64_t i, std::int64_t n, bool wide) {
     case 11: return i % 2 ? -0.0 : 0.0;
     case 12: return i % 1000 == 7 ? 1e-3 * double(i) : -60;    // most have no mass
     case 13: return (uniform() - 0.5) * (wide ? 1e300 : 6e4);  // every power of two
-    case 14: return i == n / 3 ? 0 : -40 - 3 * uniform();      // masses around the least
+    case 14: return i == n / 3 ? 0 : -40 - 5 * uniform();      // masses around the least
     case 15: return i < n / 2 ? 2 : 1;                         // two values
     default: return 1e-3 * normal();
   }
