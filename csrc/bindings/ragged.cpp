@@ -80,11 +80,13 @@ py::object run_masked(const char* function, int op, py::handle x, int axis, py::
       [&](cuda::Target& target) { return cuda::masked(call, target); });
 }
 
-// `in` and `out` of two dimensions.
-void run_segments(const char* function, int op, py::handle a, py::handle b, py::handle offsets, py::handle out) {
+// `in` and `out` of two dimensions. On CUDA devices offsets are there too, and nothing looks at them first.
+py::object run_segments(const char* function, int op, py::handle a, py::handle b, py::handle offsets, py::handle out,
+                        py::handle workspace) {
   SegmentsCall call;
-  const Strided first = strided(a, function, "x"), result = strided_out(out, function, "out"),
-                ends = strided(offsets, function, "offsets");
+  Place place;
+  const Strided first = strided(a, function, "x", &place), result = strided_out(out, function, "out", &place),
+                ends = strided(offsets, function, "offsets", &place);
   if (!first.is_floating()) require_dtype(first, DType::f32, function, "x");
   if (ends.kind != Kind::signed_integer || ends.item != 8 || ends.shape.ndim != 1 || ends.shape.dims[0] < 1 ||
       !ends.is_contiguous())
@@ -98,7 +100,7 @@ void run_segments(const char* function, int op, py::handle a, py::handle b, py::
   rows.dims[0] = call.segments;
   Strided second;
   if (is_given(b)) {
-    second = strided(b, function, "g");
+    second = strided(b, function, "g", &place);
     require_dtype(second, first.dtype, function, "g");
     require_shape(second, call.op == Op::logsumexp_vjp ? rows : first.shape, function, "g");
     call.in[1] = second.view();
@@ -106,7 +108,9 @@ void run_segments(const char* function, int op, py::handle a, py::handle b, py::
   require_dtype(result, first.dtype, function, "out");
   require_shape(result, out_is_row(call.op) ? rows : first.shape, function, "out");
   call.out = result.view();
-  run_released(function, [&] { return segments(call); });
+  return run_at(
+      place, workspace, function, [&] { return segments(call); },
+      [&](cuda::Target& target) { return cuda::segments(call, target); });
 }
 
 void offsets_of(const char* function, py::handle ids, py::handle offsets) {
@@ -130,7 +134,7 @@ void add_ragged(py::module_& m) {
         py::arg("nan") = false, py::arg("out") = py::none(), py::arg("g") = py::none(), py::arg("dbias") = py::none(),
         py::arg("dsink") = py::none(), py::arg("workspace") = py::none());
   m.def("_segments", &run_segments, py::arg("function"), py::arg("op"), py::arg("x"), py::arg("g"), py::arg("offsets"),
-        py::arg("out"));
+        py::arg("out"), py::arg("workspace") = py::none());
   m.def("_segment_offsets", &offsets_of, py::arg("function"), py::arg("ids"), py::arg("offsets"));
 }
 
