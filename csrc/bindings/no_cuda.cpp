@@ -16,6 +16,9 @@ Status refusal() {
 
 Status run(const Call&, Target&) noexcept { return refusal(); }
 Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
+Status logmeanexp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
+Status weighted_logsumexp_vjp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
+Status weighted_logsumexp_jvp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
 Status segments(const SegmentsCall&, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }

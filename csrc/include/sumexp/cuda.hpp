@@ -30,6 +30,9 @@ SUMEXP_API Status run(const Call& call, Target& target) noexcept;
 // Those of log_domain.hpp, without workspace.
 SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
                               Target& target) noexcept;
+SUMEXP_API Status logmeanexp(const WeightedRows& rows, View count, View value, View sign, Target& target) noexcept;
+SUMEXP_API Status weighted_logsumexp_vjp(const WeightedRows& rows, View g, View dx, View db, Target& target) noexcept;
+SUMEXP_API Status weighted_logsumexp_jvp(const WeightedRows& rows, View t, View tb, View out, Target& target) noexcept;
 // As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
 // what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
 SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;

@@ -93,7 +93,7 @@ def _raw(name, inputs, outputs):
 
 
 def _new(t):
-    return torch.empty(t.shape, dtype=t.dtype)
+    return torch.empty(t.shape, dtype=t.dtype, device=t.device)
 
 
 def _elementwise_kernel(name):
@@ -123,6 +123,7 @@ OPERATIONS = {
         gradient=_elementwise_gradient(name),
         formula=FORMULAS[name],
         fake=lambda a, *rest: a.new_empty(a.shape),
+        devices=("cpu", "cuda"),
     )
     for name in FORMULAS
 }
@@ -133,7 +134,7 @@ def logaddexp(input, other, *, out=None):
 
     Accuracy, special values and derivatives are those of sumexp.logaddexp and its VJP: the gradient is right at equal
     arguments, 0 where both are -inf, and every derivative is finite however far apart they are. In forward mode and
-    torch.func's transforms it is composed of torch's operations.
+    torch.func's transforms it is composed of torch's operations. On CUDA devices it has the bytes of the CPU.
     """
     return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
 
