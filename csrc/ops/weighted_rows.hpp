@@ -75,20 +75,23 @@ SUMEXP_FN double quotient(const RunningSum& up, const RunningSum& low) {
   return lifted((up.s / low.s).hi, signed_gap(up, low));
 }
 
-// g b e^x / S and g e^x / S, scale = g / S.s.hi: four roundings, of e^x 2^-n, 1 / s, the product and the factor.
+// g b e^x / S, where it is wanted, and g e^x / S, scale = g / S.s.hi: four roundings, of e^x 2^-n, 1 / s, the product and the
+// factor.
 struct Gradients {
   double x, b;
 };
-SUMEXP_FN Gradients gradients(double x, double b, const RunningSum& S, double scale) {
+SUMEXP_FN Gradients gradients(double x, double b, const RunningSum& S, double scale, bool wants_x) {
   const RunningSum one = element_sum(x);
   const double w = is_nan(one.s) || is_nan(S.s) ? Limits<double>::nan()
                    : one.s.hi == 0.0            ? 0.0 * scale
                                                 : lifted(one.s.hi * scale, signed_gap(one, S));
+  const double db = w == w ? w : Limits<double>::nan();
+  if (!wants_x) return {0.0, db};
   double moved = x, f = b;
   if (is_finite(f) && f != 0.0) move_exponent(moved, f);
   const RunningSum other = moved == x ? one : element_sum(moved);
   const double product = f == 0.0 ? 0.0 : moved == x ? w * f : lifted(other.s.hi * scale * f, signed_gap(other, S));
-  return {product == product ? product : Limits<double>::nan(), w == w ? w : Limits<double>::nan()};
+  return {product == product ? product : Limits<double>::nan(), db};
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -216,7 +216,7 @@ void weights(double* x, const double* b, int count, const Partial& of, double fa
   const RunningSum S = sum_of(of);
   const double scale = factor / S.s.hi;
   for (int i = 0; i < count; ++i) {
-    const Gradients d = gradients(x[i], b ? b[i] : 1.0, S, scale);
+    const Gradients d = gradients(x[i], b ? b[i] : 1.0, S, scale, dx);
     if (dx) dx[i] = d.x;
     if (db) db[i] = d.b;
   }

@@ -5,6 +5,9 @@
 // mean and both derivatives: the sum is most of it.
 #pragma once
 
+#if defined(__CUDACC__)
+#pragma nv_diag_suppress 1675  // pragmas of GCC, for the CPU
+#endif
 #include "../../ops/weighted_rows.hpp"
 #include "../fold.cuh"
 #include "row.cuh"
@@ -158,7 +161,7 @@ __global__ void __launch_bounds__(kRowWarps* arch::lane_count)
       const double g = number(at[kFirst], kFirst, 0), scale = g / sum.s.hi;
       for (std::int64_t i = threadIdx.x; i < views.n; i += blockDim.x) {
         const double b = at[kB] ? number(at[kB], kB, i) : 1.0;
-        const Gradients d = gradients(number(at[kX], kX, i), b, sum, scale);
+        const Gradients d = gradients(number(at[kX], kX, i), b, sum, scale, at[kSecond] != nullptr);
         if (at[kSecond]) put(at[kSecond], kSecond, i, d.x);
         if (at[kThird]) put(at[kThird], kThird, i, d.b);
       }
