@@ -526,8 +526,7 @@ class LossRow {
 
 // kRows: lane rows of a chunk. 1: rows of no more, a warp each.
 template <class S, int kRows, bool kMore>
-__global__ void __launch_bounds__(arch::lane_count*(kRows == 1 ? 1 : kRowWarps), 1)
-    loss_rows(SUMEXP_PARAMETER LossJob job) {
+__global__ void __launch_bounds__(arch::lane_count*(kRows == 1 ? 1 : kRowWarps), 1) loss_rows(SUMEXP_PARAMETER LossJob job) {
   using Row = LossRow<S, kRows, kMore>;
   struct Shared {
     RowBoard<typename Row::State> board;
