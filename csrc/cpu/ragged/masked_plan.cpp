@@ -20,6 +20,7 @@ MaskedPlan::MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const R
   row_value = call.op == Op::logsumexp;
   options = call.where.data || call.bias.data || call.temperature != 1.0 || call.softcap != 0.0;
   absent = call.op == Op::log_softmax ? -kInfinity : 0.0;
+  scale = SUMEXP_NS::masked_scale(call.dtype, call.temperature, call.softcap);
 }
 
 Status check_lengths(const MaskedPlan& plan) {

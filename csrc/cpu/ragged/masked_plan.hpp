@@ -33,6 +33,7 @@ struct MaskedPlan {
   bool options = false;    // elements are not their logits
   bool row_value = false;  // the result, and g, is one value a row
   double absent = 0.0;     // what is written where something is left out
+  MaskedScale scale;       // what the options make of an element
 
   MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const RaggedJob* backward);
 

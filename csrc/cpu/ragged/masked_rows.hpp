@@ -105,16 +105,38 @@ class MaskedRows {
     if (count > 0) job_.ragged.fill(at_.of[kResult] + first * plan_.stride[kResult], plan_.stride[kResult], count, value);
   }
   LogitOptions options_at(std::int64_t first) const {
-    return {at_.of[kMask] ? at_.of[kMask] + first * plan_.stride[kMask] : nullptr,
-            plan_.stride[kMask],
-            at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr,
-            plan_.stride[kBias],
-            plan_.call.temperature,
-            plan_.call.softcap};
+    return {at_.of[kMask] ? at_.of[kMask] + first * plan_.stride[kMask] : nullptr, plan_.stride[kMask],
+            at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr, plan_.stride[kBias], plan_.scale};
   }
   void pack_logits(std::int64_t first, int count, void* to) {
     moves_.pack(at_.of[kX], plan_.stride[kX], first, count, to);
-    if (plan_.options) job_.ragged.logits(options_at(first), count, to);
+    if (!plan_.options) return;
+    if (apart_) job_.ragged.logits_apart(options_at(first), count, top_, to);
+    else suspect_ |= !job_.ragged.logits(options_at(first), count, to);
+  }
+  // Whether a logit of the row overflows, of elements that count. Then all are taken less the largest of them.
+  void set_apart() {
+    top_ = {-kInfinity, 0.0, 0.0};
+    suspect_ = false;
+    each_chunk([&](std::int64_t first, int count) {
+      moves_.pack(at_.of[kX], plan_.stride[kX], first, count, packed_);
+      apart_ |= job_.ragged.overflows(options_at(first), count, packed_, &top_);
+    });
+    if (at_.of[kSink]) {
+      load_sink();
+      top_ = job_.wide == 8 ? SUMEXP_NS::larger_with_sink(plan_.scale, top_, number(&sink_))
+                            : SUMEXP_NS::larger_with_sink(plan_.scale, top_, static_cast<float>(number(&sink_)));
+    }
+    if (one_value()) top_ = {0.0, 0.0, 0.0};
+  }
+  void load_sink() { moves_.pack(at_.of[kSink], 0, 0, 1, &sink_); }
+  void shift_sink() {
+    if (job_.wide == 8) {
+      sink_ = SUMEXP_NS::sink_apart(plan_.scale, top_, number(&sink_));
+    } else {
+      const float sink = SUMEXP_NS::sink_apart(plan_.scale, top_, static_cast<float>(number(&sink_)));
+      std::memcpy(&sink_, &sink, sizeof(sink));
+    }
   }
   void leave_out(std::int64_t first, int count, double value, void* x) const {
     if (own_mask()) job_.ragged.leave_out(at_.of[kMask] + first * plan_.stride[kMask], plan_.stride[kMask], count, value, x);
@@ -124,6 +146,7 @@ class MaskedRows {
 
   void begin(std::int64_t n, bool packed) {
     n_ = n;
+    apart_ = suspect_ = false;
     elements_ = !packed && direct() ? kStored : kScratch;
     const bool back = plan_.call.g.data;
     const std::int64_t bytes = n * job_.wide, chunk = std::int64_t{job_.order.chunk} * job_.wide, chunks = job_.chunks_of(n);
@@ -200,6 +223,12 @@ class MaskedRows {
     });
   }
   void reduce() {
+    reduce_chunks();
+    if (!suspect_) return;
+    set_apart();
+    reduce_chunks();
+  }
+  void reduce_chunks() {
     reduce_tree(kernel_, state_, [&](std::int64_t first, int count) {
       if (elements_ == kScratch) pack_logits(first, count, packed_ + (resident_ ? first * job_.wide : 0));
       kernel_.reduce[0][elements_](chunk_at(first, count), nullptr, state_);
@@ -214,7 +243,8 @@ class MaskedRows {
   MaskedKind merge_sink() {
     if (at_.of[kSink]) {
       char* const state = tree_.stack;  // what the tree had there has been merged
-      moves_.pack(at_.of[kSink], 0, 0, 1, &sink_);
+      load_sink();
+      if (apart_) shift_sink();
       kernel_.reduce[0][kScratch](sink_chunk(&sink_, nullptr), nullptr, state);
       kernel_.merge(state_, state, state_);
     }
@@ -267,6 +297,7 @@ class MaskedRows {
     workspace_.reset();
     char* const buffer = take<char>(workspace_, count * pitch * job_.wide);
     char* const results = take<char>(workspace_, count * std::int64_t{job_.wide});
+    apart_ = suspect_ = false;
     for (int b = 0; b < count; ++b) {
       at_ = plan_.addresses(rows[b]);
       const int n = static_cast<int>(plan_.count(rows[b], at_));
@@ -285,7 +316,7 @@ class MaskedRows {
       panel.rows = std::min(width, count - first);
       panel.ahead = 0, panel.stream = false;
     }
-    const bool done = kernel_.panels[kScratch](panels, tiles, 1.0);
+    const bool done = !suspect_ && kernel_.panels[kScratch](panels, tiles, 1.0);
     if (!done) {
       for (int b = 0; b < count; ++b) {
         at_ = plan_.addresses(rows[b]);
@@ -362,6 +393,9 @@ class MaskedRows {
   Elements elements_ = kScratch;
   bool resident_ = false, mapped_ = false;
   double sink_ = 0.0;  // a T
+  // A logit may overflow; one does, and they are less top_.
+  bool suspect_ = false, apart_ = false;
+  LargestLogit top_ = {0.0, 0.0, 0.0};
   char *packed_, *gradients_, *elements_again_, *terms_, *maxima_, *state_, *finished_, *state_back_, *finished_back_;
   StateTree tree_;
 };
