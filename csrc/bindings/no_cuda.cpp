@@ -15,6 +15,17 @@ Status refusal() {
 }  // namespace
 
 Status run(const Call&, Target&) noexcept { return refusal(); }
+Status log_prob_and_entropy(const LogitsRows&, const View&, const View&, const View&, const View&, Target&) noexcept {
+  return refusal();
+}
+Status log_prob_and_entropy_vjp(const LogitsRows&, const View&, const View&, const View&, const View&, const View&,
+                                Target&) noexcept {
+  return refusal();
+}
+Status kl_div(const LogitsRows&, const View&, const View&, const View&, Target&) noexcept { return refusal(); }
+Status kl_div_vjp(const LogitsRows&, const View&, const View&, const View&, const View&, const View&, Target&) noexcept {
+  return refusal();
+}
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
 Status device_status() noexcept { return refusal(); }

@@ -12,6 +12,7 @@
 // may capture a call.
 #pragma once
 
+#include "information.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -25,6 +26,17 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+
+// The functions of information.hpp. A row with an index that is of no class is NaN, in all of its results, and nothing beyond
+// the row is read.
+SUMEXP_API Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const View& index, const View& log_prob,
+                                       const View& entropy, Target& target) noexcept;
+SUMEXP_API Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy,
+                                           const View& logits, const View& index, const View& out, Target& target) noexcept;
+SUMEXP_API Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits, const View& out,
+                         Target& target) noexcept;
+SUMEXP_API Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, const View& q_logits,
+                             const View& out_p, const View& out_q, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;
