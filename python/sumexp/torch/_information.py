@@ -185,7 +185,7 @@ def log_prob(logits, index, dim=-1, *, temperature=1.0):
     """Log-probabilities of chosen classes, log_softmax(logits / temperature, dim) at index: see sumexp.log_prob.
 
     index has the shape of logits without dim, or one dimension more, the last, for several classes a row. Differentiable in the
-    logits any number of times.
+    logits any number of times. On a CUDA device an index that is of no class makes its row NaN, result and gradient.
     """
     op, tensors, options = _prepared("log_prob", logits, index, dim, temperature)
     return op(*tensors, *options)
