@@ -1,9 +1,10 @@
 # simt_planted(NAME FILE OP FILTER EXPECT FROM TO [FROM TO ...]): builds test_kernels over a copy of csrc/cuda in
 # which every FROM has become TO in FILE, for one operation in f32, runs it on the cases that FILTER names, and
 # passes if they fail saying EXPECT. A FROM that is no longer there is an error: the plant must follow the kernels.
+# With a family of operations.cmake in place of OP, as <file>.<Kernels>, it is test_<file> that runs.
 function(simt_planted name file op filter expect)
   set(copy ${CMAKE_CURRENT_BINARY_DIR}/planted/${name}/csrc)
-  file(GLOB sources RELATIVE ${cuda} ${cuda}/*.cuh ${cuda}/*.hpp ${cuda}/*.cu ${cuda}/arch/*.hpp)
+  file(GLOB sources RELATIVE ${cuda} ${cuda}/*.cuh ${cuda}/*.hpp ${cuda}/*.cu ${cuda}/arch/*.hpp ${cuda}/rows/*)
   foreach(source IN LISTS sources)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${cuda}/${source})
     file(READ ${cuda}/${source} text)
@@ -18,19 +19,32 @@ function(simt_planted name file op filter expect)
         string(REPLACE "${ARGV${i}}" "${ARGV${next}}" text "${text}")
       endforeach()
     endif()
-    string(REPLACE "\"../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
+    if(source MATCHES "^rows/")
+      string(REPLACE "\"../../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
+    else()
+      string(REPLACE "\"../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
+    endif()
     file(CONFIGURE OUTPUT ${copy}/cuda/${source} CONTENT "${text}" @ONLY)
   endforeach()
-  sumexp_cuda_unit(${copy}/planted.cpp ${copy}/cuda float ${op})
+  set(test test_kernels.cpp)
+  set(arguments 1 ${filter})
+  if(op MATCHES "^([a-z_]+)[.]([A-Za-z]+)$")
+    set(test test_${CMAKE_MATCH_1}.cpp)
+    set(arguments ${filter})
+    file(CONFIGURE OUTPUT ${copy}/planted.cpp CONTENT "#include \"${copy}/cuda/rows/${CMAKE_MATCH_1}.cuh\"\n
+namespace sumexp::SUMEXP_NS {\ntemplate struct ${CMAKE_MATCH_2}<float>;\n}\n" @ONLY)
+  else()
+    sumexp_cuda_unit(${copy}/planted.cpp ${copy}/cuda float ${op})
+  endif()
   # The planted instance is linked before the library and so takes its place.
-  add_executable(planted_${name} test_kernels.cpp ${copy}/planted.cpp)
-  target_include_directories(planted_${name} BEFORE PRIVATE ${copy}/cuda)
+  add_executable(planted_${name} ${test} ${copy}/planted.cpp)
+  target_include_directories(planted_${name} BEFORE PRIVATE ${copy}/cuda ${PROJECT_SOURCE_DIR}/tests/cpp)
   target_link_libraries(planted_${name} PRIVATE simt_kernels)
   if(SUMEXP_SANITIZE MATCHES "undefined")
     # A planted fault computes with what was never written: that the result is wrong is what has to be seen.
     target_compile_options(planted_${name} PRIVATE -fno-sanitize=undefined)
   endif()
-  add_test(NAME simt_planted_${name} COMMAND planted_${name} 1 ${filter})
+  add_test(NAME simt_planted_${name} COMMAND planted_${name} ${arguments})
   set_tests_properties(simt_planted_${name} PROPERTIES PASS_REGULAR_EXPRESSION "${expect}")
 endfunction()
 
@@ -60,3 +74,8 @@ simt_planted(stage_not_read tile_io.cuh SoftmaxVjp "softmax_vjp f32 warp side" "
              "if (used_) stage_sync()" "if (!used_) stage_sync()")
 simt_planted(stage_no_results tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"
              "rows) {\n    stage_sync();\n    each_staged(cuda::kOut" "rows) {\n    each_staged(cuda::kOut")
+# A chunk far below the maximum of its row; an index that is of no class.
+simt_planted(far_chunk rows/information.cuh information.Information f32 "the gradient of p has other bytes"
+             "if (scale.far) term" "if (false) term")
+simt_planted(bad_index rows/information.cuh information.Information f32 "an index of no class: CUDA error"
+             "i < 0 || i >= call.views.n" "i < 0")

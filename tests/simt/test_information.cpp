@@ -1,5 +1,6 @@
 // log_prob, entropy, kl_div and their gradients on the machine, against the CPU's functions, == on bytes: dtypes, rows of one
 // element to many chunks, contiguous, side by side and misaligned, in place, with temperatures, indices and special values.
+//   test_information [DTYPE]
 #include <sumexp/cuda.hpp>
 
 #include <cstdio>
@@ -228,7 +229,7 @@ void nothing() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   refusals();
   nothing();
   int number = 0;
@@ -238,6 +239,7 @@ int main() {
                 number % 7 < 3, number % 3 > 0 && number % 11 == 0});
   };
   for (const DTypeCase& type : kDTypes) {
+    if (argc > 1 && std::strcmp(argv[1], type.name) != 0) continue;
     for (const std::int64_t n : {1, 2, 9, 64, 65, 255, 256, 257, 513, 2047, 2048, 2049, 5001})
       for (const Layout& layout : kLayouts) options(type, n, kNormal, layout);
     for (int kind = 0; kind < kKinds; ++kind)
