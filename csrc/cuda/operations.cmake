@@ -17,7 +17,14 @@ list(REMOVE_DUPLICATES SUMEXP_CUDA_FAMILIES)
 
 set(SUMEXP_CUDA_SOURCES device launch merge)
 # <file>.<Kernels>: rows/<file>.cuh with its struct template Kernels<S>, and rows/<file>.cu
-set(SUMEXP_CUDA_ROW_FAMILIES information.Information)
+set(SUMEXP_CUDA_ROW_FAMILIES
+    elementwise.ElementwiseMap
+    filters.FindCuts
+    information.Information
+    losses.LossRows
+    masked.MaskedRows
+    sampling.SamplingOf
+    segments.SegmentRows)
 foreach(family IN LISTS SUMEXP_CUDA_ROW_FAMILIES)
   string(REGEX REPLACE "[.].*" "" name ${family})
   list(APPEND SUMEXP_CUDA_SOURCES rows/${name})

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/ops/filters.hpp"
 #include "check.hpp"
 
 namespace {
@@ -103,9 +104,45 @@ void all_lengths(const std::vector<std::string>& names) {
     for (int kind = 0; kind < 3; ++kind) on_guarded_memory<T>(rows, scratches, names, n, kind);
 }
 
+// The mass of a term by integers is what adding it as two doubles makes of it.
+template <class T>
+void mass_of_terms() {
+  using namespace SUMEXP_NS;
+  using F = MassFormat<T>;
+  check::Random random(sizeof(T));
+  const auto agrees = [](T t) {
+    MassSum<T, double> sum;
+    sum.add(t);
+    CHECK(mass_of_term(t) == mass_of<T>(sum.high_part(), sum.low), "a term of %a", static_cast<double>(t));
+  };
+  agrees(T(0));
+  for (int e = 0; e <= 64; ++e)
+    for (int i = 0; i < 400; ++i) {
+      const double digits = i == 0 ? 1.0 : i == 1 ? 2.0 - 0x1p-52 : 1.0 + random.uniform();
+      const double few = static_cast<double>(static_cast<std::int64_t>(digits * (1 << (20 + i % 9))));  // halves of a unit
+      for (const double m : {digits, few / (1 << (20 + i % 9))})
+        if (const T t = static_cast<T>(m * check::power_of_two(e) * F::least); t <= T(1.42 * 0x1p64) * F::least) agrees(t);
+    }
+}
+
+void ties() {
+  check::Random random(5);
+  for (int i = 0; i < 20000; ++i) {
+    const Mass each = 1 | (static_cast<Mass>(random.next()) << 25) >> random.below(89);
+    const Mass count = 1 + static_cast<Mass>(random.next() >> (25 + random.below(39)));
+    const auto got = [&](Mass target) { return static_cast<Mass>(SUMEXP_NS::ties_that_reach(target, each)); };
+    CHECK(got(count * each) == count, "%d: so many reach themselves", i);
+    CHECK(got(count * each + 1) == count + 1, "%d: one more is needed", i);
+    CHECK(got((count - 1) * each + 1) == count, "%d: the last is needed", i);
+  }
+}
+
 }  // namespace
 
 int main() {
+  ties();
+  mass_of_terms<float>();
+  mass_of_terms<double>();
   const std::vector<std::string> names = isas();
   all_lengths<float>(names);
   all_lengths<double>(names);

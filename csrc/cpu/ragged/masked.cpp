@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "../../include/sumexp/ragged.hpp"
-#include "../../numerics/state.hpp"
+#include "../../ops/masked.hpp"
 #include "../isa.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
+#include "masked_call.hpp"
 #include "row.hpp"
 
 namespace sumexp {
@@ -20,11 +21,12 @@ namespace sumexp {
 namespace {
 
 using namespace cpu;
+using SUMEXP_NS::LongSum;
+using SUMEXP_NS::MaskedKind;
 
 constexpr std::int64_t kTaskElements = 1 << 15;
 constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row that is copied whole
 constexpr std::int64_t kDirectPanel = 256;          // longer rows that need no copy are taken where they lie
-constexpr int kSummedBlocks = 8;                    // of the rows that a bias's gradient is summed over
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 enum { kX = 0, kG, kMask, kLengths, kBias, kSink, kResult, kDBias, kDSink, kViews };
@@ -64,29 +66,17 @@ struct MaskedPlan {
   }
   // Elements of row r that are there.
   std::int64_t count(std::int64_t r, const RowAddresses& at) const {
-    std::int64_t count = n;
-    if (at.of[kLengths]) {
-      std::int64_t length;
-      std::memcpy(&length, at.of[kLengths], sizeof(length));
-      count = std::min(count, length);
-    }
-    if (call.causal) {
-      const std::int64_t i = r % causal_rows;  // no i + offset + 1 may overflow
-      count = call.causal_offset < -i ? 0 : call.causal_offset >= n - i ? count : std::min(count, i + call.causal_offset + 1);
-    }
-    return count;
+    std::int64_t length = n;
+    if (at.of[kLengths]) std::memcpy(&length, at.of[kLengths], sizeof(length));
+    return SUMEXP_NS::MaskedLimits{n, causal_rows, call.causal_offset, call.causal}.count(r, length);
   }
 };
 
-// What a row's state says of its sum.
-enum class Row { number, nothing, nan };
-
 template <class T>
-Row look(const void* from) {
+MaskedKind kind_of(const void* from) {
   SUMEXP_NS::ExpState<T> state;
   std::memcpy(&state, from, sizeof(state));
-  if (SUMEXP_NS::is_nan(state.R) || state.m == std::numeric_limits<T>::infinity()) return Row::nan;
-  return state.m == -std::numeric_limits<T>::infinity() ? Row::nothing : Row::number;
+  return SUMEXP_NS::masked_kind(state);
 }
 
 class MaskedRows {
@@ -120,9 +110,9 @@ class MaskedRows {
     const std::int64_t n = plan_.count(r, at_);
     begin(n, true);
     reduce();
-    const Row kind = merge_sink();
+    const MaskedKind kind = merge_sink();
     double sink_gradient = 0.0;
-    if (kind == Row::nothing) {
+    if (kind == MaskedKind::nothing) {
       fill(0, n, 0.0);
     } else {
       finish(at_.of[kG]);
@@ -278,14 +268,14 @@ class MaskedRows {
     return chunk;
   }
   // The sink joins the row's state.
-  Row merge_sink() {
+  MaskedKind merge_sink() {
     if (at_.of[kSink]) {
       char* const state = tree_.stack;  // what the tree had there has been merged
       moves_.pack(at_.of[kSink], 0, 0, 1, &sink_);
       kernel_.reduce[0][kScratch](sink_chunk(&sink_, nullptr), nullptr, state);
       kernel_.merge(state_, state, state_);
     }
-    return job_.wide == 8 ? look<double>(state_) : look<float>(state_);
+    return job_.wide == 8 ? kind_of<double>(state_) : kind_of<float>(state_);
   }
   void finish(const char* input) {
     const double at_index = 0.0;
@@ -301,12 +291,12 @@ class MaskedRows {
   void row(std::int64_t n) {
     begin(n, false);
     reduce();
-    const Row kind = merge_sink();
+    const MaskedKind kind = merge_sink();
     if (one_value()) {
       finish(nullptr);
       return kernel_.emit(finished_, at_.of[kResult], nullptr);
     }
-    if (kind == Row::nothing) return fill(0, plan_.n, plan_.call.empty == Empty::nan ? kNaN() : plan_.absent);
+    if (kind == MaskedKind::nothing) return fill(0, plan_.n, plan_.call.empty == Empty::nan ? kNaN() : plan_.absent);
     finish(nullptr);
     each_chunk([&](std::int64_t first, int count) {
       if (elements_ == kScratch && !resident_) pack_logits(first, count, packed_);
@@ -435,62 +425,28 @@ class MaskedRows {
 
 // -- sums over rows ---------------------------------------------------------------------------------------------
 
-// A sum of doubles that rounds once, at its end: hi + lo.
-struct Accumulator {
-  double hi = 0.0, lo = 0.0;
-
-  void add(double x) {
-    const SUMEXP_NS::DD<double> sum = SUMEXP_NS::two_sum(hi, x);
-    hi = sum.hi, lo += sum.lo;
+// The rows that are summed for each number of view k: its stride is 0 along their dimensions.
+SUMEXP_NS::RowGroups<kMaxDims> groups_of(const MaskedPlan& plan, int k) {
+  SUMEXP_NS::RowGroups<kMaxDims> groups;
+  std::int64_t step = 1;
+  for (int d = plan.batch_dims - 1; d >= 0; --d) {
+    groups.add(plan.batch[d].size, step, plan.batch[d].stride[k] == 0);
+    step *= plan.batch[d].size;
   }
-  double value() const { return lo == lo && std::isfinite(hi) ? hi + lo : hi; }
-};
-
-// The rows of a call as those that are summed for one row of view k (its stride is 0 along their dimensions): in C order of
-// both.
-class Grouping {
- public:
-  Grouping(const MaskedPlan& plan, int k) {
-    std::int64_t step = 1;
-    for (int d = plan.batch_dims - 1; d >= 0; --d) {
-      const std::int64_t size = plan.batch[d].size;
-      if (size > 1) {
-        std::vector<Dim>& dims = plan.batch[d].stride[k] == 0 ? summed_ : kept_;
-        dims.push_back({size, step});
-        (plan.batch[d].stride[k] == 0 ? members : groups) *= size;
-      } else if (size == 0) {
-        groups = 0;
-      }
-      step *= size;
-    }
-  }
-  std::int64_t row(std::int64_t group, std::int64_t member) const { return at(kept_, group) + at(summed_, member); }
-
-  std::int64_t groups = 1, members = 1;
-
- private:
-  struct Dim {
-    std::int64_t size, step;
-  };
-  static std::int64_t at(const std::vector<Dim>& dims, std::int64_t i) {  // innermost first
-    std::int64_t row = 0;
-    for (const Dim& dim : dims) row += i % dim.size * dim.step, i /= dim.size;
-    return row;
-  }
-  std::vector<Dim> kept_, summed_;
-};
+  return groups;
+}
 
 template <class T>
-void put(const MaskedPlan& plan, char* to, std::int64_t stride, std::int64_t first, int count, const Accumulator* sums) {
+void put(const MaskedPlan& plan, char* to, std::int64_t stride, std::int64_t first, int count, const LongSum* sums) {
   T values[64];
   RowMoves moves(plan.forward);
   for (int i = 0; i < count; i += 64) {
     const int part = std::min(64, count - i);
-    for (int j = 0; j < part; ++j) values[j] = static_cast<T>(sums[i + j].value());
+    for (int j = 0; j < part; ++j) values[j] = sums[i + j].rounded_to<T>();
     moves.unpack(to, stride, first + i, part, values);
   }
 }
-void put(const MaskedPlan& plan, char* to, std::int64_t stride, int count, const Accumulator* sums) {
+void put(const MaskedPlan& plan, char* to, std::int64_t stride, int count, const LongSum* sums) {
   if (plan.forward.wide == 8) put<double>(plan, to, stride, 0, count, sums);
   else put<float>(plan, to, stride, 0, count, sums);
 }
@@ -509,14 +465,14 @@ class MaskedBackward {
   }
 
  private:
-  void one_row(std::int64_t r, MaskedRows& rows, std::vector<Accumulator>* sums) {
-    const bool along = sums && sums->size() > 1;
+  void one_row(std::int64_t r, MaskedRows& rows, std::vector<LongSum>* sums) {
+    const bool along = plan_.stride[kDBias] != 0;
     const double sink = rows.backward(r, [&](std::int64_t first, int count, const char* dz) {
       if (!sums) return;
       for (int i = 0; i < count; ++i) {
         const double value = plan_.forward.wide == 8 ? reinterpret_cast<const double*>(dz)[i]
                                                      : static_cast<double>(reinterpret_cast<const float*>(dz)[i]);
-        (*sums)[static_cast<std::size_t>(along ? first + i : 0)].add(value);
+        (*sums)[static_cast<std::size_t>(along ? first + i : (first + i) % SUMEXP_NS::kSumStreams)].add(value);
       }
     });
     if (!sinks_.empty()) sinks_[static_cast<std::size_t>(r)] = sink;
@@ -535,28 +491,36 @@ class MaskedBackward {
       for (std::int64_t r = i * step; r < std::min((i + 1) * step, plan_.rows); ++r) one_row(r, rows, nullptr);
     });
   }
-  // The rows of a group in kSummedBlocks blocks, each summed in order, and then the blocks' sums.
+  static LongSum total_of(const std::vector<LongSum>& streams) {
+    LongSum total;
+    for (const LongSum& stream : streams) total.add(stream.value());
+    return total;
+  }
   void with_bias(int threads) {
-    const Grouping grouping(plan_, kDBias);
-    const std::size_t length = static_cast<std::size_t>(plan_.stride[kDBias] ? plan_.n : 1);
-    const std::int64_t size = (grouping.members + kSummedBlocks - 1) / kSummedBlocks;
-    const auto block = [&](std::int64_t group, std::int64_t b, std::vector<Accumulator>& sums, Workspace& workspace) {
+    constexpr int kBlocks = SUMEXP_NS::kSumBlocks;
+    const auto groups = groups_of(plan_, kDBias);
+    const bool along = plan_.stride[kDBias] != 0;
+    const std::size_t length = static_cast<std::size_t>(along ? plan_.n : SUMEXP_NS::kSumStreams);
+    const std::int64_t size = groups.block_size();
+    const auto block = [&](std::int64_t group, std::int64_t b, std::vector<LongSum>& sums, Workspace& workspace) {
       MaskedRows rows(plan_, workspace);
-      for (std::int64_t m = b * size; m < std::min((b + 1) * size, grouping.members); ++m)
-        one_row(grouping.row(group, m), rows, &sums);
+      for (std::int64_t m = b * size; m < std::min((b + 1) * size, groups.members); ++m)
+        one_row(groups.row(group, m), rows, &sums);
     };
-    const auto finish = [&](std::int64_t group, const std::vector<Accumulator>& sums) {
-      const RowAddresses at = plan_.addresses(grouping.row(group, 0));
-      put(plan_, at.of[kDBias], plan_.stride[kDBias], static_cast<int>(length), sums.data());
+    const auto finish = [&](std::int64_t group, const std::vector<LongSum>& sums) {
+      char* const to = plan_.addresses(groups.row(group, 0)).of[kDBias];
+      if (along) return put(plan_, to, plan_.stride[kDBias], static_cast<int>(length), sums.data());
+      const LongSum total = total_of(sums);
+      put(plan_, to, 0, 1, &total);
     };
-    const auto join = [&](std::vector<Accumulator>& total, const std::vector<Accumulator>& sums) {
+    const auto join = [&](std::vector<LongSum>& total, const std::vector<LongSum>& sums) {
       for (std::size_t i = 0; i < length; ++i) total[i].add(sums[i].value());
     };
-    if (grouping.groups >= threads * 4 || threads < 2) {
-      over(grouping.groups, threads, [&](std::int64_t group, Workspace& workspace) {
-        std::vector<Accumulator> total(length), sums;
-        for (std::int64_t b = 0; b < kSummedBlocks; ++b) {
-          sums.assign(length, Accumulator{});
+    if (groups.groups >= threads * 4 || threads < 2) {
+      over(groups.groups, threads, [&](std::int64_t group, Workspace& workspace) {
+        std::vector<LongSum> total(length), sums;
+        for (std::int64_t b = 0; b < kBlocks; ++b) {
+          sums.assign(length, LongSum{});
           block(group, b, sums, workspace);
           join(total, sums);
         }
@@ -564,66 +528,29 @@ class MaskedBackward {
       });
       return;
     }
-    for (std::int64_t group = 0; group < grouping.groups; ++group) {
-      std::vector<std::vector<Accumulator>> sums(kSummedBlocks, std::vector<Accumulator>(length));
-      over(kSummedBlocks, threads,
+    for (std::int64_t group = 0; group < groups.groups; ++group) {
+      std::vector<std::vector<LongSum>> sums(kBlocks, std::vector<LongSum>(length));
+      over(kBlocks, threads,
            [&](std::int64_t b, Workspace& workspace) { block(group, b, sums[static_cast<std::size_t>(b)], workspace); });
-      std::vector<Accumulator> total(length);
+      std::vector<LongSum> total(length);
       for (const auto& part : sums) join(total, part);
       finish(group, total);
     }
   }
   void sinks() {
-    const Grouping grouping(plan_, kDSink);
-    for (std::int64_t group = 0; group < grouping.groups; ++group) {
-      Accumulator sum;
-      for (std::int64_t m = 0; m < grouping.members; ++m) sum.add(sinks_[static_cast<std::size_t>(grouping.row(group, m))]);
-      put(plan_, plan_.addresses(grouping.row(group, 0)).of[kDSink], 0, 1, &sum);
+    const auto groups = groups_of(plan_, kDSink);
+    for (std::int64_t group = 0; group < groups.groups; ++group) {
+      std::vector<LongSum> sums(SUMEXP_NS::kSumStreams);
+      for (std::int64_t m = 0; m < groups.members; ++m)
+        sums[static_cast<std::size_t>(m % SUMEXP_NS::kSumStreams)].add(sinks_[static_cast<std::size_t>(groups.row(group, m))]);
+      const LongSum total = total_of(sums);
+      put(plan_, plan_.addresses(groups.row(group, 0)).of[kDSink], 0, 1, &total);
     }
   }
 
   const MaskedPlan& plan_;
   std::vector<double> sinks_;  // of each row
 };
-
-Status check_call(const MaskedCall& call) {
-  const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
-  if (call.op != Op::softmax && call.op != Op::log_softmax && call.op != Op::logsumexp)
-    return fail(Code::unsupported, "op: got code %d; accepted are softmax, log_softmax and logsumexp", op);
-  if (dtype < 0 || dtype > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
-  if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis,
-                call.ndim, kMaxDims);
-  if (!call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
-  std::int64_t elements = 8;
-  bool empty = false;
-  for (int d = 0; d < call.ndim; ++d) {
-    if (call.shape[d] < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
-                  static_cast<long long>(call.shape[d]));
-    empty |= call.shape[d] == 0;
-    if (call.shape[d] && __builtin_mul_overflow(elements, call.shape[d], &elements))
-      return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
-  }
-  if (!(call.temperature > 0.0) || !std::isfinite(call.temperature) ||
-      (call.dtype != DType::f64 &&
-       (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature)))))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
-  const double cap = call.dtype == DType::f64 ? call.softcap : static_cast<float>(call.softcap);
-  if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))
-    return fail(Code::invalid_argument, "softcap: got %g; accepted are finite numbers above 0, or 0 for none", call.softcap);
-  if (call.causal && call.ndim < 2)
-    return fail(Code::invalid_argument, "causal: x has 1 dimension; accepted are arrays of two and more");
-  const View* const given[] = {&call.x,    &call.out, &call.where, &call.lengths, &call.bias,
-                               &call.sink, &call.g,   &call.dbias, &call.dsink};
-  constexpr const char* kNames[] = {"x", "out", "where", "lengths", "bias", "sink", "g", "dbias", "dsink"};
-  for (int k = 0; k < 9; ++k) {
-    if (k < 2 && !given[k]->data && !empty) return fail(Code::invalid_argument, "%s: missing", kNames[k]);
-    if (given[k]->data && !given[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
-  }
-  return Status{};
-}
 
 MaskedPlan::MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const RaggedJob* backward)
     : call(call), forward(forward), backward(backward) {
@@ -681,7 +608,7 @@ void run(const MaskedPlan& plan) {
 
 Status masked(const MaskedCall& call) noexcept {
   const DefaultFloatingPoint mode;
-  Status status = check_call(call);
+  Status status = check_masked(call);
   if (!status.ok()) return status;
   return with_scratch([&]() -> Status {
     const bool back = call.g.data != nullptr;

@@ -94,7 +94,7 @@ LOG_PROB = Composed(
     gradient=lambda u, tensors, _, options, needs: (_gradient("log_prob_vjp", u[0], None, *tensors, *options), None),
     formula=_log_prob_formula,
     fake=lambda x, index, dim, T: x.new_empty(index.shape),
-    cuda=True,
+    devices=("cpu", "cuda"),
 )
 ENTROPY = Composed(
     "entropy",
@@ -104,7 +104,7 @@ ENTROPY = Composed(
     gradient=lambda u, tensors, _, options, needs: (_gradient("entropy_vjp", None, u[0], *tensors, None, *options),),
     formula=_entropy_formula,
     fake=lambda x, dim, T: x.new_empty(_rows(x, dim)),
-    cuda=True,
+    devices=("cpu", "cuda"),
 )
 BOTH = Composed(
     "log_prob_and_entropy",
@@ -115,7 +115,7 @@ BOTH = Composed(
     formula=_both_formula,
     fake=lambda x, index, dim, T: (x.new_empty(index.shape), x.new_empty(_rows(x, dim))),
     results=2,
-    cuda=True,
+    devices=("cpu", "cuda"),
 )
 KL_DIV = Composed(
     "kl_div",
@@ -125,7 +125,7 @@ KL_DIV = Composed(
     gradient=_kl_gradient,
     formula=_kl_formula,
     fake=lambda p, q, dim: p.new_empty(_rows(p, dim)),
-    cuda=True,
+    devices=("cpu", "cuda"),
 )
 
 
