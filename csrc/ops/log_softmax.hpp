@@ -44,7 +44,7 @@ struct LogSoftmax : LogitsOp {
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
   static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
-  static constexpr bool kWinnersApart = true;
+  static constexpr bool kWinnersApart = true, kPrepares = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const auto winner = wins(in[1]);
@@ -56,11 +56,20 @@ struct LogSoftmaxVjp : SumsOp {
     return sum + in[0];
   }
   template <class V>
-  static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
+  static SUMEXP_FN void prepare(RowScalars<V>& row) {
+    row.h[2] = V(ElementOf<V>(0)) - row.plus(1, row.h[0]);
+  }
+  template <class V>
+  static SUMEXP_FN V map(const V* in, RowScalars<V> row) {
+    prepare(row);
+    return map_prepared(in, row);
+  }
+  template <class V>
+  static SUMEXP_FN V map_prepared(const V* in, const RowScalars<V>& row) {
     const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
-    const V most = fma(s.value, zero - row.plus(1, row.h[0]), in[0]);
+    const V most = fma(s.value, row.h[2], in[0]);
     if (!any(winner)) return most;
     const V others = row.plus(1, row.h[0] - pick(winner, in[0], zero));
     return pick(winner, fma(in[0], s.rest, zero - s.value * others), most);

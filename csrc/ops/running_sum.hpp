@@ -44,9 +44,13 @@ SUMEXP_FN DD<double> rebased(DD<double> w, double from_m, std::int64_t from_N, d
   return gap == 0 ? w : shifted<double>(w, gap);
 }
 
+// a or b, member by member: a GPU keeps sums in registers, which have no address to choose.
+SUMEXP_FN RunningSum pick(bool mask, const RunningSum& a, const RunningSum& b) {
+  return {mask ? a.m : b.m, mask ? a.N : b.N, pick_pair(mask, a.s, b.s)};
+}
 SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) {
   const bool a_up = a.m >= b.m;
-  const RunningSum &up = a_up ? a : b, &low = a_up ? b : a;
+  const RunningSum up = pick(a_up, a, b), low = pick(a_up, b, a);
   return {up.m, up.N, up.s + rebased(low.s, low.m, low.N, up.m, up.N)};
 }
 

@@ -7,6 +7,8 @@
 //   kLog                      the input of log-probabilities y, or -1: y of no element is -inf
 //   kWinnersApart             all sums but the last are of winners (wins(y)) alone. A row has one at most, and many have none:
 //   usual(sum, in)            what add makes of the last sum for any other element
+//   kPrepares                 what map makes of the row's sums alone is made once, at free places among them, by prepare(row);
+//   map_prepared(in, row)     is then map
 //
 // Sums are carried out in the order of numerics/geometry.hpp and reach `row` as (h, l) pairs: those of
 // pass 0 at 0 .. kSums-1, those of pass 1 after them.
@@ -21,7 +23,7 @@ struct SumsOp {
   static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false;
   static constexpr bool kApart = false, kIndex = false, kExtra = false;
   static constexpr int kLog = -1;
-  static constexpr bool kWinnersApart = false;
+  static constexpr bool kWinnersApart = false, kPrepares = false;
 };
 
 // An element with a probability e^y of 0.57 or more, next to which 1 - e^y and sums of the others keep their digits

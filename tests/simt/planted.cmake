@@ -1,10 +1,9 @@
 # simt_planted(NAME FILE OP FILTER EXPECT FROM TO [FROM TO ...]): builds test_kernels over a copy of csrc/cuda in
 # which every FROM has become TO in FILE, for one operation in f32, runs it on the cases that FILTER names, and
 # passes if they fail saying EXPECT. A FROM that is no longer there is an error: the plant must follow the kernels.
-# With a family of operations.cmake in place of OP, as <file>.<Kernels>, it is test_<file> that runs.
 function(simt_planted name file op filter expect)
   set(copy ${CMAKE_CURRENT_BINARY_DIR}/planted/${name}/csrc)
-  file(GLOB sources RELATIVE ${cuda} ${cuda}/*.cuh ${cuda}/*.hpp ${cuda}/*.cu ${cuda}/arch/*.hpp ${cuda}/rows/*)
+  file(GLOB sources RELATIVE ${cuda} ${cuda}/*.cuh ${cuda}/*.hpp ${cuda}/*.cu ${cuda}/arch/*.hpp)
   foreach(source IN LISTS sources)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${cuda}/${source})
     file(READ ${cuda}/${source} text)
@@ -19,32 +18,19 @@ function(simt_planted name file op filter expect)
         string(REPLACE "${ARGV${i}}" "${ARGV${next}}" text "${text}")
       endforeach()
     endif()
-    if(source MATCHES "^rows/")
-      string(REPLACE "\"../../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
-    else()
-      string(REPLACE "\"../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
-    endif()
+    string(REPLACE "\"../" "\"${PROJECT_SOURCE_DIR}/csrc/" text "${text}")
     file(CONFIGURE OUTPUT ${copy}/cuda/${source} CONTENT "${text}" @ONLY)
   endforeach()
-  set(test test_kernels.cpp)
-  set(arguments 1 ${filter})
-  if(op MATCHES "^([a-z_]+)[.]([A-Za-z]+)$")
-    set(test test_${CMAKE_MATCH_1}.cpp)
-    set(arguments ${filter})
-    file(CONFIGURE OUTPUT ${copy}/planted.cpp CONTENT "#include \"${copy}/cuda/rows/${CMAKE_MATCH_1}.cuh\"\n
-namespace sumexp::SUMEXP_NS {\ntemplate struct ${CMAKE_MATCH_2}<float>;\n}\n" @ONLY)
-  else()
-    sumexp_cuda_unit(${copy}/planted.cpp ${copy}/cuda float ${op})
-  endif()
+  sumexp_cuda_unit(${copy}/planted.cpp ${copy}/cuda float ${op})
   # The planted instance is linked before the library and so takes its place.
-  add_executable(planted_${name} ${test} ${copy}/planted.cpp)
-  target_include_directories(planted_${name} BEFORE PRIVATE ${copy}/cuda ${PROJECT_SOURCE_DIR}/tests/cpp)
+  add_executable(planted_${name} test_kernels.cpp ${copy}/planted.cpp)
+  target_include_directories(planted_${name} BEFORE PRIVATE ${copy}/cuda)
   target_link_libraries(planted_${name} PRIVATE simt_kernels)
   if(SUMEXP_SANITIZE MATCHES "undefined")
     # A planted fault computes with what was never written: that the result is wrong is what has to be seen.
     target_compile_options(planted_${name} PRIVATE -fno-sanitize=undefined)
   endif()
-  add_test(NAME simt_planted_${name} COMMAND planted_${name} ${arguments})
+  add_test(NAME simt_planted_${name} COMMAND planted_${name} 1 ${filter})
   set_tests_properties(simt_planted_${name} PROPERTIES PASS_REGULAR_EXPRESSION "${expect}")
 endfunction()
 
@@ -74,8 +60,42 @@ simt_planted(stage_not_read tile_io.cuh SoftmaxVjp "softmax_vjp f32 warp side" "
              "if (used_) stage_sync()" "if (!used_) stage_sync()")
 simt_planted(stage_no_results tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"
              "rows) {\n    stage_sync();\n    each_staged(cuda::kOut" "rows) {\n    each_staged(cuda::kOut")
+
+# simt_planted_rows(NAME FAMILY KERNELS FILTER EXPECT FROM TO): the same for rows/FAMILY.cuh, whose struct is KERNELS, by
+# test_FAMILY.cpp.
+function(simt_planted_rows name family kernels filter expect from to)
+  set(source ${cuda}/rows/${family}.cuh)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+  file(READ ${source} text)
+  string(FIND "${text}" "${from}" at)
+  if(at EQUAL -1)
+    message(FATAL_ERROR "planted ${name}: '${from}' is not in rows/${family}.cuh")
+  endif()
+  string(REPLACE "${from}" "${to}" text "${text}")
+  string(REGEX REPLACE "#include \"([^\"]*)\"" "#include \"${cuda}/rows/\\1\"" text "${text}")
+  set(planted ${CMAKE_CURRENT_BINARY_DIR}/planted/${name})
+  file(CONFIGURE OUTPUT ${planted}/${family}.cuh CONTENT "${text}" @ONLY)
+  file(CONFIGURE OUTPUT ${planted}/planted.cpp CONTENT
+       "#include \"${planted}/${family}.cuh\"\n\nnamespace sumexp::SUMEXP_NS {\ntemplate struct ${kernels}<float>;\n}\n" @ONLY)
+  add_executable(planted_${name} test_${family}.cpp ${planted}/planted.cpp)
+  target_include_directories(planted_${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/cpp)
+  target_link_libraries(planted_${name} PRIVATE simt_kernels)
+  if(SUMEXP_SANITIZE MATCHES "undefined")
+    target_compile_options(planted_${name} PRIVATE -fno-sanitize=undefined)
+  endif()
+  add_test(NAME simt_planted_${name} COMMAND planted_${name} ${filter})
+  set_tests_properties(simt_planted_${name} PROPERTIES PASS_REGULAR_EXPRESSION "${expect}")
+endfunction()
+
+# A row of more chunks than warps takes the chunk that happens to be in registers for each of its own; blocks of a bias's
+# members join before all are there.
+simt_planted_rows(masked_again masked MaskedRows "f32 n 16385" "other bytes"
+                  "again = in.chunks > warps()" "again = false")
+simt_planted_rows(masked_blocks masked MaskedRows "f32 n 40" "other bytes of the bias's gradient|on the machine"
+                  "*mine = sum.value();\n    arch::block_sync();" "*mine = sum.value();")
+
 # A chunk far below the maximum of its row; an index that is of no class.
-simt_planted(far_chunk rows/information.cuh information.Information f32 "the gradient of p has other bytes"
-             "if (scale.far) term" "if (false) term")
-simt_planted(bad_index rows/information.cuh information.Information f32 "an index of no class: CUDA error"
-             "i < 0 || i >= call.views.n" "i < 0")
+simt_planted_rows(information_far information Information f32 "the gradient of p has other bytes"
+                  "if (scale.far) term" "if (false) term")
+simt_planted_rows(information_index information Information f32 "an index of no class: CUDA error"
+                  "i < 0 || i >= call.views.n" "i < 0")

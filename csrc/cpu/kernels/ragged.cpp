@@ -104,24 +104,71 @@ void leave_out(const char* mask, std::int64_t stride, int count, double value, v
     if (!mask[i * stride]) x[i] = static_cast<T>(value);
 }
 
+// Whether all of `to` are finite that are made of finite a and b.
+template <class V>
+SUMEXP_FN bool stays_finite(V to, V a, V b) {
+  const V zero = V(ElementOf<V>(0));
+  const int infinite = ::sumexp::SUMEXP_NS::count(unordered(to * zero));
+  return !infinite || infinite == ::sumexp::SUMEXP_NS::count(unordered(a * zero + b * zero));
+}
+
 template <class V, class S>
-void logits(const LogitOptions& options, int count, void* at) {
+bool logits(const LogitOptions& options, int count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
-  const auto of = MaskedOptions<V>::of(options.temperature, options.softcap);
+  bool finite = true;
+  const auto of = MaskedOptions<V>::of(options.scale);
+  const bool grows = options.scale.temperature < 1.0;
   if (!of.none())
-    each_vector<V>(count, [&](std::int64_t i, auto memory)
-                              SUMEXP_INLINE { memory.store(x + i, of.logit(memory.template load<V>(x + i, T(0)))); });
+    each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + i, T(0)), quotient = of.divided(v);
+      if (grows) finite &= stays_finite(quotient, v, v);
+      memory.store(x + i, of.capped_of(quotient));
+    });
   if (options.bias) {
     if (options.bias_stride == sizeof(S)) {
       const S* const bias = reinterpret_cast<const S*>(options.bias);
       each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        memory.store(x + i, memory.template load<V>(x + i, T(0)) + memory.template load<V>(bias + i, T(0)));
+        const V a = memory.template load<V>(x + i, T(0)), b = memory.template load<V>(bias + i, T(0)), z = a + b;
+        finite &= stays_finite(z, a, b);
+        memory.store(x + i, z);
       });
     } else {
-      for (int i = 0; i < count; ++i) x[i] = x[i] + widen(read<S>(options.bias + i * options.bias_stride));
+      for (int i = 0; i < count; ++i) {
+        const T b = widen(read<S>(options.bias + i * options.bias_stride)), z = x[i] + b;
+        finite &= is_finite(z) || !is_finite(x[i]) || !is_finite(b);
+        x[i] = z;
+      }
     }
   }
+  if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+  return finite;
+}
+
+template <class S>
+auto bias_at(const LogitOptions& options, int i) {
+  using T = decltype(widen(S()));
+  return options.bias ? widen(read<S>(options.bias + i * options.bias_stride)) : T(0);
+}
+template <class V, class S>
+bool overflows(const LogitOptions& options, int count, const void* at, LargestLogit* largest) {
+  using T = ElementOf<V>;
+  const T* const x = static_cast<const T*>(at);
+  bool any = false;
+  for (int i = 0; i < count; ++i) {
+    if (options.mask && !options.mask[i * options.mask_stride]) continue;
+    const T bias = bias_at<S>(options, i);
+    const double scaled = scaled_logit<T>(options.scale, x[i], bias);
+    if (scaled > largest->scaled) *largest = {scaled, static_cast<double>(x[i]), static_cast<double>(bias)};
+    any |= logit_overflows<T>(options.scale, x[i], bias, scaled);
+  }
+  return any;
+}
+template <class V, class S>
+void logits_apart(const LogitOptions& options, int count, const LargestLogit& top, void* at) {
+  using T = ElementOf<V>;
+  T* const x = static_cast<T*>(at);
+  for (int i = 0; i < count; ++i) x[i] = logit_apart<T>(options.scale, top, x[i], bias_at<S>(options, i));
   if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
 }
 
@@ -131,7 +178,7 @@ void to_elements(const LogitOptions& options, int count, const void* elements, c
   const T* const x = static_cast<const T*>(elements);
   const T* const from = static_cast<const T*>(gradient);
   T* const out = static_cast<T*>(to);
-  const auto of = MaskedOptions<V>::of(options.temperature, options.softcap);
+  const auto of = MaskedOptions<V>::of(options.scale);
   each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
     const V at = of.caps ? memory.template load<V>(x + i, T(0)) : V(T(0));
     memory.store(out + i, of.back(memory.template load<V>(from + i, T(0)), at));
@@ -151,7 +198,8 @@ void fill(char* out, std::int64_t stride, std::int64_t count, double value) {
 
 template <class V, class S>
 constexpr cpu::RaggedMoves moves_of() {
-  cpu::RaggedMoves moves = {nullptr, nullptr, logits<V, S>, leave_out<V>, to_elements<V>, fill<V, S>};
+  cpu::RaggedMoves moves = {nullptr,      nullptr,        logits<V, S>, overflows<V, S>, logits_apart<V, S>,
+                            leave_out<V>, to_elements<V>, fill<V, S>};
 #if SUMEXP_REGISTERS
   moves.load_tile = load_tile<V, S>, moves.store_tile = store_tile<V, S>;
 #endif

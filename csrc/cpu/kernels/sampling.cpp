@@ -76,16 +76,22 @@ template <class V>
 bool find_largest(const void* from, int count, double* value, int* place) {
   using T = ElementOf<V>;
   const T* const x = static_cast<const T*>(from);
-  int found = 0;
-  each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-    found += ::sumexp::SUMEXP_NS::count(unordered(memory.template load<V>(x + i, T(0))));
-  });
+  V best[2] = {V(-Limits<T>::infinity), V(-Limits<T>::infinity)};
+  int found = 0, i = 0;
+  const auto look = [&](int u, V v) SUMEXP_INLINE {
+    found += ::sumexp::SUMEXP_NS::count(unordered(v));
+    best[u] = larger(v, best[u]);
+  };
+  for (; i + 2 * V::W <= count; i += 2 * V::W) look(0, V::load(x + i)), look(1, V::load(x + i + V::W));
+  for (; i + V::W <= count; i += V::W) look(0, V::load(x + i));
+  if (i < count) look(1, Part{count - i}.template load<V>(x + i, -Limits<T>::infinity));
   if (found) return false;
-  const T m = largest(lane_max<V>(x, count));
-  *place = -1;
+  const T m = largest(larger(best[0], best[1]));
+  if (place) *place = -1;
   if (!(static_cast<double>(m) > *value)) return true;
   *value = static_cast<double>(m);
-  int i = 0;
+  if (!place) return true;
+  i = 0;
   while (!(V::W <= count - i && ::sumexp::SUMEXP_NS::count(equal(V::load(x + i), V(m)))) && i + V::W <= count) i += V::W;
   T at;
   for (;; ++i) {

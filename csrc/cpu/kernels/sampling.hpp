@@ -17,7 +17,7 @@ struct SamplingKernels {
     // The same where chunk c alone has changed.
     RowRoot (*regrow)(void* states, std::int64_t chunks, SumNode* nodes, std::int64_t c);
     void (*terms)(const void* x, int count, double* tree);
-    // The largest element and its first place; false where one is NaN.
+    // The largest element and, unless null, its first place; false where one is NaN.
     bool (*largest)(const void* x, int count, double* value, int* place);
     // A copy in which whatever is below the cut, (x, place) in order of x and then of place down, is -inf. How many remain.
     int (*keep)(const void* x, int count, double cut, int last_tied, void* to);

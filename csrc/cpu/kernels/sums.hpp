@@ -44,7 +44,13 @@ struct SumsKernel {
   using TileRow = SumsRow<V>;
   static constexpr int W = V::W, kInputs = Op::kInputs;
 
-  static SUMEXP_FN V map_value(const V* v, const TileRow& row) { return quiet(Op::map(v, row.sums) * row.factor); }
+  static SUMEXP_FN void prepare(TileRow& row) {
+    if constexpr (Op::kPrepares) Op::prepare(row.sums);
+  }
+  static SUMEXP_FN V map_value(const V* v, const TileRow& row) {
+    if constexpr (Op::kPrepares) return quiet(Op::map_prepared(v, row.sums) * row.factor);
+    else return quiet(Op::map(v, row.sums) * row.factor);
+  }
 
   // The next row is prefetched by map, which has more to compute; the next chunk of this one when it is first read.
   static SUMEXP_FN bool next_row(const cpu::Chunk& chunk) { return chunk.ahead > Geometry<T>::kChunk; }
@@ -72,7 +78,8 @@ struct SumsKernel {
   }
   template <class E>
   static void map(const cpu::Chunk& chunk, const void* from) {
-    const TileRow row = broadcast<V, TileRow>(as<Row>(from));
+    TileRow row = broadcast<V, TileRow>(as<Row>(from));
+    prepare(row);
     const bool next = next_row(chunk);
     store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
       V v[kInputs];
@@ -94,6 +101,7 @@ struct SumsKernel {
     }
     if constexpr (Op::kPasses > 1)
       for (int t = 0; t < count; ++t) rows[t].template sums<Op, 1>(row[t].sums);
+    for (int t = 0; t < count; ++t) prepare(row[t]);
   }
   template <class E, class Count>
   __attribute__((noinline)) static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
@@ -194,7 +202,7 @@ struct SumsKernel {
   template <class S>
   static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
     TileRow known[kMostTiles<V, S>];
-    for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W);
+    for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W), prepare(known[t]);
     const std::int64_t stride = at.stride[cpu::kOut];
     char* const out = at.data[cpu::kOut] + first * stride;
     const bool stream = at.stream;

@@ -364,6 +364,11 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
 }  // namespace
 
 Status cross_entropy(const CrossEntropyCall& call) noexcept {
+  if (call.given_denominator && call.denominator_at) {
+    CrossEntropyCall made = call;
+    made.denominator = *call.denominator_at, made.denominator_at = nullptr;
+    return cross_entropy(made);
+  }
   const DefaultFloatingPoint mode;
   Plan plan;
   double denominator = 1.0;

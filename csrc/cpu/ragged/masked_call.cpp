@@ -26,10 +26,7 @@ Status check_masked(const MaskedCall& call) {
     if (call.shape[d] && __builtin_mul_overflow(elements, call.shape[d], &elements))
       return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   }
-  if (!(call.temperature > 0.0) || !std::isfinite(call.temperature) ||
-      (call.dtype != DType::f64 &&
-       (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature)))))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
+  if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   const double cap = call.dtype == DType::f64 ? call.softcap : static_cast<float>(call.softcap);
   if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))
     return fail(Code::invalid_argument, "softcap: got %g; accepted are finite numbers above 0, or 0 for none", call.softcap);

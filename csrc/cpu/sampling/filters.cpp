@@ -4,6 +4,7 @@
 #include "filters.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <new>
 
@@ -139,6 +140,53 @@ End<T> select(const FilterKernel<T>& kernel, const T* x, const T* terms, std::in
   return select_by_radix(x, terms, n, target, before, scratch);
 }
 
+// -- a sample of the row tells where about it ends -------------------------------------------------------------------------
+
+constexpr std::int64_t kMany = 1 << 14;          // elements that are worth a sample
+constexpr std::int64_t kRun = 64, kSampled = 8;  // of so many runs of so many elements one is taken
+constexpr int kGuesses = 3;                      // divisions of the interval
+constexpr double kDeviations = 4;
+
+template <class T>
+std::int64_t take_sample(const T* x, std::int64_t n, T* to) {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i + kRun <= n; i += kRun * kSampled, count += kRun) std::copy_n(x + i, kRun, to + count);
+  return count;
+}
+
+template <class T>
+struct Interval {
+  T from, below;  // in which the end probably is
+};
+
+// likely(sum of a bound, the bound's term) -> 1 where the end is from that bound up, -1 where it is not, 0: who knows. Counts
+// are of what is above a bound; terms those of -x, so that their sums are of what is below.
+template <class T, class Likely>
+Interval<T> guess(const FilterKernel<T>& kernel, const T* x, const T* terms, std::int64_t n, T least, T largest,
+                  Likely likely) {
+  const Interval<T> anywhere = {least, SUMEXP_NS::Limits<T>::infinity};
+  Interval<T> in = anywhere;
+  for (int round = 0; round < kGuesses; ++round) {
+    T bounds[kFilterBounds], of_x[kFilterBounds], bound_terms[kFilterBounds + kFilterPadding];
+    double sums[kFilterBounds];
+    const T end = in.below <= largest ? in.below : largest;
+    for (int k = 0; k < kFilterBounds; ++k) {
+      constexpr T step = T(1) / (kFilterBounds + 1);
+      bounds[k] = end * (1 - step * T(k + 1)) + in.from * (step * T(k + 1));
+      of_x[k] = terms ? -bounds[k] : bounds[k];
+    }
+    kernel.sums_above(x, terms, n, of_x, sums);
+    if (terms) kernel.terms(bounds, kFilterBounds, largest, bound_terms);
+    for (int k = 0; k < kFilterBounds; ++k) {
+      const int side = likely(sums[k] * kSampled, terms ? static_cast<double>(bound_terms[k]) : 1.0);
+      if (side > 0 && bounds[k] > in.from) in.from = bounds[k];
+      if (side < 0 && bounds[k] < in.below) in.below = bounds[k];
+    }
+    if (!(in.from < in.below)) return anywhere;
+  }
+  return in;
+}
+
 const FilterKernel<float>& kernel_for(float) { return SUMEXP_IN_USE(filter_kernels_).f32; }
 const FilterKernel<double>& kernel_for(double) { return SUMEXP_IN_USE(filter_kernels_).f64; }
 
@@ -170,29 +218,95 @@ struct SweptRow {
 
   End<T> first(std::int64_t k, const End<T>& end) {
     const auto wanted = static_cast<Mass>(k);
-    FilterRange<T> range = {end.logit, all.largest, end.kept};
-    if (k > groups / 8 || n <= kFew) return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
-    // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
-    const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
-    if (k <= tops.count) range.least = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
-    count = kernel.split(x, nullptr, n, range.least, SUMEXP_NS::Limits<T>::infinity, scratch.x, scratch.terms).inside;
+    const FilterRange<T> range = {end.logit, all.largest, end.kept};
+    Interval<T> in = {end.logit, all.largest};
+    if (n > kFew && k <= groups / 8) {
+      // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
+      const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
+      if (k <= tops.count) in.from = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
+    } else if (end.kept > kMany) {
+      const std::int64_t sampled = take_sample(x, n, scratch.x);
+      const auto likely = [&](double above, double) {
+        const double doubt = kDeviations * std::sqrt(kSampled * (above + static_cast<double>(k)));
+        return above - doubt > static_cast<double>(k) ? 1 : above + doubt < static_cast<double>(k) ? -1 : 0;
+      };
+      in = guess<T>(kernel, scratch.x, nullptr, sampled, end.logit, all.largest, likely);
+    } else {
+      return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
+    }
+    const FilterSplit split = kernel.split(x, nullptr, n, in.from, SUMEXP_NS::Limits<T>::infinity, scratch.x, scratch.terms);
+    if (split.inside < k) return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);  // the sample was wrong
+    count = split.inside;
     source = std::copy_n(scratch.x, count, scratch.terms) - count;
-    return select<T>(kernel, scratch.x, nullptr, count, range, wanted, 1, scratch);
+    return select<T>(kernel, scratch.x, nullptr, count, {in.from, std::min(in.below, all.largest), count}, wanted, 1, scratch);
+  }
+
+  // What is left, where that is not all, goes to scratch.x.
+  void compact(const End<T>& end) {
+    if (end.kept == all.count) return;
+    const T from = end.ties == kEveryTie ? end.logit : next_above(end.logit);
+    constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
+    count = from <= all.largest ? kernel.split(source, nullptr, count, from, infinity, scratch.x, scratch.terms).inside : 0;
+    for (; count < end.kept; ++count) scratch.x[count] = end.logit;
+    source = scratch.x;
   }
 
   End<T> share(double p, const End<T>& end) {
-    if (end.kept < all.count) {
-      const T from = end.ties == kEveryTie ? end.logit : next_above(end.logit);
-      constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
-      count = from <= all.largest ? kernel.split(source, nullptr, count, from, infinity, scratch.x, scratch.terms).inside : 0;
-      for (; count < end.kept; ++count) scratch.x[count] = end.logit;
-      source = scratch.x;
+    compact(end);
+    if (count > 2 * kMany) {
+      End<T> found;
+      if (share_of_many(p, end, found)) return found;
+      source = x, count = n;
+      compact(end);
     }
     const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
-    const double unit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
     const Mass target = SUMEXP_NS::ceil_product(p, total);
     const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
-    return select<T>(kernel, source, scratch.terms, count, range, target, unit, scratch);
+    return select<T>(kernel, source, scratch.terms, count, range, target, kUnit, scratch);
+  }
+
+ private:
+  static constexpr double kUnit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
+
+  // Sums in double are within `doubt` of the masses; where the end is the same a doubt below the target and above it, it is the
+  // end. False: it is not, or what the sample said was wrong.
+  bool share_of_many(double p, const End<T>& end, End<T>& found) {
+    const double total = kernel.sum(source, count, all.largest), below_end = (1 - p) * total;
+    const double doubt = total * static_cast<double>(count) * 0x1p-50;
+    if (!(below_end > 64 * doubt)) return false;
+    // Elements below a bound with a term t have a mass of below_end about where the end is. A sample's estimate B of their
+    // mass, made of terms up to t, has a variance of 8 t B or less.
+    const auto likely = [&](double below, double term) {
+      const double off = kDeviations * std::sqrt(kSampled * term * std::max(below, below_end)) + kDoubt * below;
+      return below + off < below_end ? 1 : below - off > below_end ? -1 : 0;
+    };
+    const std::int64_t room = (count / kSampled + kRun + kFilterPadding) / 16 * 16;
+    T *const sample = scratch.terms, *const sample_terms = sample + room;
+    const std::int64_t sampled = take_sample(source, count, sample);
+    kernel.terms(sample, sampled, all.largest, sample_terms);
+    for (std::int64_t i = 0; i < sampled; ++i) sample[i] = -sample[i];
+    const T least = std::max(end.logit, surely_below(all.largest, static_cast<Mass>((below_end - doubt) / kUnit), count));
+    const Interval<T> in = guess<T>(kernel, sample, sample_terms, sampled, least, all.largest, likely);
+
+    constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
+    const std::int64_t left = kernel.split(source, nullptr, count, in.from, infinity, scratch.x, scratch.terms).inside;
+    double above;
+    const FilterSplit split = kernel.split_apart(scratch.x, left, all.largest, in.from, in.below, scratch.x, &above);
+    const std::int64_t half = (n / 2 + kFilterPadding) / 16 * 16;
+    if (split.inside + kFilterPadding > half) return false;
+    const Mass inside = kernel.terms(scratch.x, split.inside, all.largest, scratch.terms);
+    const double target = p * total - above;
+    if (!(target > 2 * doubt)) return false;
+    const Mass low = static_cast<Mass>((target - doubt) / kUnit), high = static_cast<Mass>((target + doubt) / kUnit) + 1;
+    if (low == 0 || high > inside) return false;
+    const FilterRange<T> range = kernel.range(scratch.x, split.inside, std::numeric_limits<T>::lowest());
+    T *const x2 = scratch.x + half, *const terms2 = scratch.terms + half;
+    std::copy_n(scratch.x, split.inside, x2);
+    std::copy_n(scratch.terms, split.inside, terms2);
+    found = select<T>(kernel, x2, terms2, split.inside, range, low, kUnit, scratch);
+    const End<T> last = select<T>(kernel, x2, terms2, split.inside, range, high, kUnit, scratch);
+    found.kept += split.above_count;
+    return found.logit == last.logit && found.ties == last.ties;
   }
 };
 

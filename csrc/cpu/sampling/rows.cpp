@@ -205,9 +205,8 @@ void SampleRow::divide(int count, void* x) const {
 bool SampleRow::divide_apart(char* scratch) {
   if (apart_ || !overflows_) return false;
   double m = -kInfinity;
-  int place;
   for (std::int64_t c = 0; c < job_.chunks; ++c)
-    if (!job_.kernels.largest(raw_chunk(c, scratch), job_.count_of(c), &m, &place)) return false;
+    if (!job_.kernels.largest(raw_chunk(c, scratch), job_.count_of(c), &m, nullptr)) return false;
   if (!(m < kInfinity)) return false;
   largest_logit_ = m;
   return apart_ = true;
@@ -243,9 +242,8 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
         continue;
       }
     }
-    int place;
     double& largest = nodes_[c].m = -kInfinity;  // until the tree grows
-    if (!job_.kernels.largest(x, count, &largest, &place)) return failure.add(row_, Failure::kNaN);
+    if (!job_.kernels.largest(x, count, &largest, nullptr)) return failure.add(row_, Failure::kNaN);
     m = std::max(m, largest);
   }
   if (!(m < kInfinity)) return failure.add(row_, Failure::kInfinite);

@@ -183,10 +183,13 @@ class LossRow {
   SUMEXP_DEVICE bool is_bad(Index t) const { return t.huge || t.value < 0 || t.value >= n_; }
   SUMEXP_DEVICE Targets look() const {
     if (probabilities()) return {0, false};
-    if (!kMore || job_.kind == TargetKind::index) {
-      const Index t = index_at(0);
-      return {is_kept(t), is_kept(t) && is_bad(t)};
+    if constexpr (kMore) {
+      if (job_.kind == TargetKind::pairs) return look_at_pairs();
     }
+    const Index t = index_at(0);
+    return {is_kept(t), is_kept(t) && is_bad(t)};
+  }
+  SUMEXP_DEVICE Targets look_at_pairs() const {
     Targets found = {0, false};
     for (std::int64_t first = 0; first < job_.pairs; first += arch::lane_count) {
       const std::int64_t k = first + arch::lane();
@@ -212,11 +215,14 @@ class LossRow {
   template <class Wanted, class Body>
   SUMEXP_DEVICE void each_part(const Wanted& wanted, const Body& body) const {
     if (probabilities()) return;
-    if (!kMore || job_.kind == TargetKind::index) {
-      const LossPart<T> mine = part(0);
-      if (wanted(mine)) body(mine);
-      return;
+    if constexpr (kMore) {
+      if (job_.kind == TargetKind::pairs) return each_pair(wanted, body);
     }
+    const LossPart<T> mine = part(0);
+    if (wanted(mine)) body(mine);
+  }
+  template <class Wanted, class Body>
+  SUMEXP_DEVICE void each_pair(const Wanted& wanted, const Body& body) const {
 #pragma unroll 1
     for (std::int64_t first = 0; first < job_.pairs; first += arch::lane_count) {
       LossPart<T> mine = {-1, 0.0, 0.0, T(0)};

@@ -93,7 +93,7 @@ def _raw(name, inputs, outputs):
 
 
 def _new(t):
-    return torch.empty(t.shape, dtype=t.dtype)
+    return t.new_empty(t.shape)
 
 
 def _elementwise_kernel(name):
@@ -123,6 +123,7 @@ OPERATIONS = {
         gradient=_elementwise_gradient(name),
         formula=FORMULAS[name],
         fake=lambda a, *rest: a.new_empty(a.shape),
+        devices=("cpu", "cuda"),
     )
     for name in FORMULAS
 }
@@ -133,7 +134,7 @@ def logaddexp(input, other, *, out=None):
 
     Accuracy, special values and derivatives are those of sumexp.logaddexp and its VJP: the gradient is right at equal
     arguments, 0 where both are -inf, and every derivative is finite however far apart they are. In forward mode and
-    torch.func's transforms it is composed of torch's operations.
+    torch.func's transforms it is composed of torch's operations. On CUDA devices it has the bytes of the CPU.
     """
     return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
 
@@ -359,13 +360,14 @@ WEIGHTED = Composed(
     formula=lambda x, b, dims, keepdim: _signed_formula(x, b, tuple(dims), keepdim),
     fake=_fake_rows,
     results=2,
+    devices=("cpu", "cuda"),
 )
 
 
 def _mean_kernel(x, b, count, dims, keepdim):
     dims = tuple(dims)
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
-    value = _new(rows[..., 0]) if rows.shape[-1] else torch.empty(rows.shape[:-1], dtype=x.dtype)
+    value = _new(rows[..., 0]) if rows.shape[-1] else x.new_empty(rows.shape[:-1])
     sign = torch.empty_like(value)
     _core._weighted_rows("logmeanexp", 0, rows, weights, (count.detach().reshape(value.shape), value, sign))
     shape = _kernels.row_shape(x.shape, dims, keepdim)
@@ -386,6 +388,7 @@ MEAN = Composed(
     formula=_mean_formula,
     fake=lambda x, b, count, *rest: _fake_rows(x, b, *rest),
     results=2,
+    devices=("cpu", "cuda"),
 )
 
 
@@ -547,7 +550,7 @@ def numpy_weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None
         tangents.append(tangent.expand(full[0].shape))
     if all(WEIGHTED._way(v) == "kernel" for v in (*tangents, *full)):
         rows = [_rows(v, dims) for v in (*full, *tangents)]
-        result = torch.empty(rows[0].shape[:-1], dtype=full[0].dtype)
+        result = full[0].new_empty(rows[0].shape[:-1])
         _core._weighted_rows(name, 2, rows[0], rows[1], (rows[2], rows[3], result))
         result = result.reshape(shape)
     else:
