@@ -66,13 +66,19 @@ struct LogSoftmaxVjp : SumsOp {
   }
   template <class V>
   static SUMEXP_FN V map_prepared(const V* in, const RowScalars<V>& row) {
+    return any(wins(in[1])) ? map_any(in, row) : map_usual(in, row);
+  }
+  template <class V>
+  static SUMEXP_FN V map_usual(const V* in, const RowScalars<V>& row) {
+    return fma(probability_of_log(in[1]).value, row.h[2], in[0]);
+  }
+  template <class V>
+  static SUMEXP_FN V map_any(const V* in, const RowScalars<V>& row) {
     const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
-    const V most = fma(s.value, row.h[2], in[0]);
-    if (!any(winner)) return most;
     const V others = row.plus(1, row.h[0] - pick(winner, in[0], zero));
-    return pick(winner, fma(in[0], s.rest, zero - s.value * others), most);
+    return pick(winner, fma(in[0], s.rest, zero - s.value * others), fma(s.value, row.h[2], in[0]));
   }
 };
 
@@ -84,12 +90,8 @@ struct LogSoftmaxJvp : SumsOp {
     const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
-    V factor = zero - s.value;
-    if (any(winner)) {
-      acc[0] = acc[0] + pick(winner, in[0], zero);
-      factor = pick(winner, s.rest, factor);
-    }
-    acc[1] = fma(factor, in[0], acc[1]);
+    acc[0] = acc[0] + pick(winner, in[0], zero);
+    acc[1] = fma(pick(winner, s.rest, zero - s.value), in[0], acc[1]);
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {

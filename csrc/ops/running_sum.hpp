@@ -44,14 +44,12 @@ SUMEXP_FN DD<double> rebased(DD<double> w, double from_m, std::int64_t from_N, d
   return gap == 0 ? w : shifted<double>(w, gap);
 }
 
-// a or b, member by member: a GPU keeps sums in registers, which have no address to choose.
-SUMEXP_FN RunningSum pick(bool mask, const RunningSum& a, const RunningSum& b) {
-  return {mask ? a.m : b.m, mask ? a.N : b.N, pick_pair(mask, a.s, b.s)};
-}
-SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) {
-  const bool a_up = a.m >= b.m;
-  const RunningSum up = pick(a_up, a, b), low = pick(a_up, b, a);
+SUMEXP_FN RunningSum join_below(const RunningSum& up, const RunningSum& low) {
   return {up.m, up.N, up.s + rebased(low.s, low.m, low.N, up.m, up.N)};
+}
+// By calls, not by references that are chosen: a GPU keeps sums in registers, which have no address to choose.
+SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) {
+  return a.m >= b.m ? join_below(a, b) : join_below(b, a);
 }
 
 // log(|sum| / count)

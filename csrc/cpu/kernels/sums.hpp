@@ -108,10 +108,59 @@ struct SumsKernel {
     PanelRows<V, E, kInputs, Count> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
+    if constexpr (Op::kWinnersApart)
+      if (n < kManyBranches) return short_panels<E>(rows, count, factor, row);
     reduce_tiles(rows, count, factor, row);
     for (int t = 0; t < count; ++t)
       map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
                                                 [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
+  }
+  // Of short rows any may have a winner or not: what is taken is decided once a panel, or branches would be guessed wrong.
+  static constexpr int kManyBranches = 512;
+  struct Last : SumsOp {
+    static constexpr int kInputs = Op::kInputs, kPasses = 1, kSums = 1, kLog = Op::kLog;
+    template <int pass, class X>
+    static SUMEXP_FN void add(X* acc, const X* in, const RowScalars<X>&) {
+      acc[0] = Op::usual(acc[0], in);
+    }
+  };
+  struct All : Op {
+    static constexpr bool kWinnersApart = false;
+  };
+  template <class E, class Rows>
+  static SUMEXP_FN void short_panels(const Rows* rows, int count, double factor, TileRow* row) {
+    static_assert(Op::kSums == 2 && Op::kPrepares);
+    bool winners[kTiles];
+    for (int t = 0; t < count; ++t) {
+      V top = V(-Limits<T>::infinity);
+      rows[t].each_row([&](int, const auto& at) SUMEXP_INLINE {
+        each_vector<V>(rows[t].count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+          top = larger(memory.template load<V>(at.in(Op::kLog) + i, -Limits<T>::infinity), top);
+        });
+      });
+      winners[t] = any(wins(top));
+      row[t].factor = V(static_cast<T>(factor));
+      RowScalars<V>& sums = row[t].sums;
+      if (winners[t]) {
+        rows[t].template sums<All, 0>(sums);
+      } else {
+        rows[t].template sums<Last, 0>(sums);
+        sums.h[1] = sums.h[0], sums.l[1] = sums.l[0];
+        sums.h[0] = sums.l[0] = V(T(0));
+      }
+      prepare(row[t]);
+    }
+    for (int t = 0; t < count; ++t) {
+      if (winners[t]) {
+        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
+                                                  [](const V* v, const TileRow& row)
+                                                      SUMEXP_INLINE { return quiet(Op::map_any(v, row.sums) * row.factor); });
+      } else {
+        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
+                                                  [](const V* v, const TileRow& row)
+                                                      SUMEXP_INLINE { return quiet(Op::map_usual(v, row.sums) * row.factor); });
+      }
+    }
   }
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double factor) {
@@ -129,6 +178,20 @@ struct SumsKernel {
     return true;
   }
   static SUMEXP_FN void map_rows(const Transposed<V, kInputs>& rows, const TileRow& row) {
+    if constexpr (Op::kWinnersApart) {
+      V top = V(-Limits<T>::infinity);
+      for (int j = 0; j < rows.n; ++j) top = larger(rows.in[Op::kLog][j], top);
+      const auto map = [&](auto value) SUMEXP_INLINE {
+        for (int j = 0; j < rows.n; ++j) {
+          V v[kInputs];
+          for (int k = 0; k < kInputs; ++k) v[k] = rows.in[k][j];
+          rows.in[0][j] = quiet(value(v) * row.factor);
+        }
+      };
+      if (any(wins(top))) map([&](const V* v) SUMEXP_INLINE { return Op::map_any(v, row.sums); });
+      else map([&](const V* v) SUMEXP_INLINE { return Op::map_usual(v, row.sums); });
+      return;
+    }
     for (int j = 0; j < rows.n; ++j) {
       V v[kInputs];
       for (int k = 0; k < kInputs; ++k) v[k] = rows.in[k][j];

@@ -27,7 +27,8 @@ struct PieceValues {
 };
 SUMEXP_DEVICE int element_of_piece(int run) { return run * kRun + arch::lane(); }
 
-// The sum of a piece of `count` elements, for the warp's first thread; those not finite in `special`.
+// The sum of a piece of `count` elements, for the warp's first thread; those not finite in `special`. The block meets before
+// the warp's next one, for which `terms` are written over.
 SUMEXP_DEVICE RunningSum piece_sum(PieceValues& v, int count, double (&terms)[2][kPieceElements], double& special) {
   constexpr double inf = Limits<double>::infinity;
   bool nan = false, above = false, below = false, bad = false;  // an x is NaN; a weighted element is inf, -inf, NaN
@@ -54,7 +55,6 @@ SUMEXP_DEVICE RunningSum piece_sum(PieceValues& v, int count, double (&terms)[2]
   if (!nan && top == -inf) return RunningSum::empty();
   const bool direct = !nan && share_a_power(top, -bottom);
   const std::int64_t N = direct ? base_of(top).N : 0;
-  arch::warp_sync();  // all have read what was there
 #pragma unroll
   for (int r = 0; r < kRuns; ++r) {
     DD<double> e = {v.x[r], v.f[r]};

@@ -282,7 +282,7 @@ def _dim(dim, x):
 
 def logcumsumexp(input, dim, *, reverse=False, exclusive=False, out=None):
     """torch.logcumsumexp: sumexp.logcumsumexp of a tensor, under autograd and torch's transforms, double backward and forward
-    mode by kernels too. The gradient is 0 where x or a sum is -inf."""
+    mode by kernels too. The gradient is 0 where x or a sum is -inf. On CUDA devices it is composed of torch's operations."""
     (x,) = _prepare("logcumsumexp", ("input",), input)
     return into("logcumsumexp", out, SUMS(x, _dim(dim, x), bool(reverse), bool(exclusive)))
 
@@ -416,7 +416,10 @@ def _logmeanexp(x, dims, keepdim, b, where, return_sign, out):
 
 
 def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sign=False):
-    """sumexp.logmeanexp of a tensor, over a dimension, some or (None) all, under autograd and torch's transforms."""
+    """sumexp.logmeanexp of a tensor, over a dimension, some or (None) all, under autograd and torch's transforms.
+
+    On CUDA devices result and gradient have the bytes of the CPU.
+    """
     dims = lambda x: tuple(range(x.dim())) if dim is None else _kernels.dims_of(dim, x.dim())
     return _logmeanexp(input, dims, keepdim, b, where, return_sign, None)
 
