@@ -31,6 +31,17 @@ Status weighted_logsumexp_vjp(const WeightedRows&, View, View, View, Target&) no
 Status weighted_logsumexp_jvp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
 Status segments(const SegmentsCall&, Target&) noexcept { return refusal(); }
 Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
+Status log_prob_and_entropy(const LogitsRows&, const View&, const View&, const View&, const View&, Target&) noexcept {
+  return refusal();
+}
+Status log_prob_and_entropy_vjp(const LogitsRows&, const View&, const View&, const View&, const View&, const View&,
+                                Target&) noexcept {
+  return refusal();
+}
+Status kl_div(const LogitsRows&, const View&, const View&, const View&, Target&) noexcept { return refusal(); }
+Status kl_div_vjp(const LogitsRows&, const View&, const View&, const View&, const View&, const View&, Target&) noexcept {
+  return refusal();
+}
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
 Status device_status() noexcept { return refusal(); }

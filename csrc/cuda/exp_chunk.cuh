@@ -31,13 +31,14 @@ SUMEXP_DEVICE Compute<S> chunk_max_below(const Compute<S> (&x)[kRows][Tile<S>::k
 template <class T>
 inline constexpr T kOfMaximum = T(-1);
 
+// Terms: as results of type S are made of (TermsOf), or FullTerms for any.
+
 // The sum of the chunk's terms relative to `base`. kExclude: elements from `limit` up count in `excluded`
 // instead. kStore: x becomes the terms, relative to 2^(N - carry) (to e^m 2^-carry if anchored), or kOfMaximum.
-template <class S, bool kExclude, bool kStore, int kRows>
+template <class S, bool kExclude, bool kStore, class Terms = TermsOf<S>, int kRows>
 SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues], const Base<Compute<S>>& base,
                                          Compute<S> limit, int& excluded) {
   using T = Compute<S>;
-  using Terms = TermsOf<S>;
   constexpr int kValues = Tile<S>::kValues;
   T sums[kValues][Terms::kSums];
 #pragma unroll
@@ -67,7 +68,7 @@ SUMEXP_DEVICE Wide<Compute<S>> sum_terms(Compute<S> (&x)[kRows][Tile<S>::kValues
 }
 
 // kExclude: elements equal to the maximum go to c instead of R. kStore: as sum_terms.
-template <class S, bool kExclude, bool kStore, int kRows>
+template <class S, bool kExclude, bool kStore, class Terms = TermsOf<S>, int kRows>
 SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kValues]) {
   using T = Compute<S>;
   ExpState<T> state = ExpState<T>::empty();
@@ -84,13 +85,13 @@ SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kVa
     if (arch::any(nan)) state.R = WideOf<T>::constant(Limits<double>::nan());
     return state;
   }
-  if constexpr (kExclude && !kStore && !TermsOf<S>::kShort) {
+  if constexpr (kExclude && !kStore && !Terms::kShort) {
     T top = state.m;  // of the terms that are summed: the maximum, or the largest element below it
 #pragma unroll 1
     for (bool again = false;; again = true) {
       const Base<T> base = base_of(top);
       int left_out = 0;
-      const Wide<T> R = sum_terms<S, true, false>(x, base, state.m, left_out);
+      const Wide<T> R = sum_terms<S, true, false, Terms>(x, base, state.m, left_out);
       if (again) {
         state.R = shifted<T>(R, exponent_gap(top, base.N, state.m, state.N));
         break;
@@ -105,7 +106,7 @@ SUMEXP_DEVICE ExpState<Compute<S>> exp_chunk(Compute<S> (&x)[kRows][Tile<S>::kVa
     const Base<T> base = base_of(state.m);
     int of_max = 0;
     state.N = base.N;
-    state.R = sum_terms<S, kExclude, kStore>(x, base, state.m, of_max);
+    state.R = sum_terms<S, kExclude, kStore, Terms>(x, base, state.m, of_max);
     state.c = WideOf<T>::constant(of_max);
   }
   return state;

@@ -20,6 +20,7 @@ set(SUMEXP_CUDA_SOURCES device launch merge)
 set(SUMEXP_CUDA_ROW_FAMILIES
     elementwise.ElementwiseMap
     filters.FindCuts
+    information.Information
     losses.LossRows
     masked.MaskedRows
     sampling.SamplingOf

@@ -12,8 +12,8 @@
 //
 // Errors, relative, with e = 2^-24 for float rows and 2^-53 for double ones (numerics/README.md); eps = 2 e:
 //
-//   A         a term 1.15 e; d_j, rounded once, e; S 0.12 e. Products are added unrounded, to a grid (distance_sum in
-//             kernels/information.cpp): 0.3 e. Nothing is negative: 2.6 e of A, and, as L has 0.12 e, of H.
+//   A         a term 1.15 e; d_j, rounded once, e; S 0.12 e. Products are added unrounded, to a grid (grid_start in
+//             ops/information.hpp): 0.3 e. Nothing is negative: 2.6 e of A, and, as L has 0.12 e, of H.
 //   entropy   H is rounded once: 3.1 ulp; 4 promised, 1.3 measured
 //   gradient  p has 2.3 e with its rounding, d_j e, A 2.6 e, the two sums and products e each: 5 eps of |g| p_j (d_j + A),
 //             which is next to nothing where one element has nearly all probability, or all logits are nearly the same
@@ -127,7 +127,7 @@ SUMEXP_FN void exact_distance(V m, V x, V& hi, V& lo) {
   const V most = V(sizeof(ElementOf<V>) == 4 ? ElementOf<V>(0x1.fffffep127) : ElementOf<V>(0x1.fffffffffffffp1023));
   const V s = m - x, b = s - m;
   const V rest = (m - (s - b)) - (x + b);
-  lo = clear(unordered(rest), rest);
+  lo = pick(equal(rest, rest), rest, V(ElementOf<V>(0)));
   hi = pick(at_or_above(s, most), most, s);
 }
 

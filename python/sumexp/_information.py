@@ -17,7 +17,8 @@ def log_prob(logits, index, axis=-1, *, temperature=1.0, out=None):
         Any strides, and what softmax takes beside these.
     index : array of integers of any dtype
         Of the shape of logits without `axis`, one class for each row; or with one dimension more, the last: K classes for each
-        row. From 0 below the length of a row; a class may be given twice.
+        row. From 0 below the length of a row; a class may be given twice. Of torch's tensors on a CUDA device an index that is
+        of no class makes its row NaN, in place of an error for which the call would have to wait.
     axis : int
         Of the classes.
     temperature : float

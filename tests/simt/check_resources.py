@@ -27,6 +27,7 @@ KINDS += "|masked_rows|masked_rows_vjp|masked_bias|masked_sink"
 KINDS += "|short_segments|chunk_segments|merge_segments|map_segments|map_elements|weighted_rows"
 KINDS += "|loss_rows|loss_sum|loss_weights"
 KINDS += "|draw_rows|count_rows|draw_in_pieces|finish_pieces|gumbel_rows"
+KINDS += "|log_prob_rows|kl_div_rows"
 TYPES = {"NS0_3f16E": "f16", "NS0_4bf16E": "bf16", "f": "f32", "d": "f64"}
 REGISTERS, MOST_WARPS = 65536, 64  # of an SM
 STATIC_SHARED = 4096  # static_shared_limit of csrc/cuda/arch/arch.hpp; merge_rows has no dynamic shared memory

@@ -78,6 +78,7 @@ function(simt_planted_rows name family kernels filter expect from to)
   file(CONFIGURE OUTPUT ${planted}/planted.cpp CONTENT
        "#include \"${planted}/${family}.cuh\"\n\nnamespace sumexp::SUMEXP_NS {\ntemplate struct ${kernels}<float>;\n}\n" @ONLY)
   add_executable(planted_${name} test_${family}.cpp ${planted}/planted.cpp)
+  target_include_directories(planted_${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/cpp)
   target_link_libraries(planted_${name} PRIVATE simt_kernels)
   if(SUMEXP_SANITIZE MATCHES "undefined")
     target_compile_options(planted_${name} PRIVATE -fno-sanitize=undefined)
@@ -105,3 +106,8 @@ simt_planted_rows(pieces_terms weighted_rows WeightedRowsOf "" "other bytes"
                   "arch::warp_sync();\n  RunningSum sum" "RunningSum sum")
 simt_planted_rows(pieces_round weighted_rows WeightedRowsOf "" "other bytes"
                   "join(sum, board.totals[round % 2][i])" "join(sum, board.totals[0][i])")
+# A chunk far below the maximum of its row; an index that is of no class.
+simt_planted_rows(information_far information Information f32 "the gradient of p has other bytes"
+                  "if (scale.far) term" "if (false) term")
+simt_planted_rows(information_index information Information f32 "an index of no class: CUDA error"
+                  "i < 0 || i >= call.views.n" "i < 0")

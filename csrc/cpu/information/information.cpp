@@ -1,7 +1,6 @@
 // log_prob, entropy and kl_div: checks, rows, threads. Every row is on one thread.
 #include "../../include/sumexp/information.hpp"
 
-#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -10,6 +9,7 @@
 #include "../kernels/information.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
+#include "check.hpp"
 
 namespace sumexp {
 
@@ -21,56 +21,21 @@ constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch: half of a 1 MB L2
 constexpr std::int64_t kTileRow = 256;              // longer rows, one after the other, go one by one
 
-enum Kind { kAbsent, kFull, kOneARow, kPicked };
-
-struct Argument {
-  const char* name;
-  const View* view;
-  Kind kind;
-};
-using Arguments = Argument[cpu::kOperands];  // by operand
+using cpu::kAbsent, cpu::kFull, cpu::kOneARow, cpu::kPicked;
+using Arguments = cpu::Argument[cpu::kOperands];  // by operand
 
 // A plan of rows along one axis. Merges neighbouring batch dimensions that all operands walk as one.
 Status plan_rows(const LogitsRows& rows, const Arguments& arguments, cpu::Plan& plan) {
-  const int dtype = static_cast<int>(rows.dtype);
-  if (dtype < 0 || dtype > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
-  if (rows.ndim < 1 || rows.ndim > kMaxDims)
-    return fail(Code::invalid_argument, "ndim: got %d; accepted are 1 to %d", rows.ndim, kMaxDims);
-  if (!rows.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", rows.ndim);
-  const int axis = rows.axis < 0 ? rows.axis + rows.ndim : rows.axis;
-  if (axis < 0 || axis >= rows.ndim)
-    return fail(Code::invalid_argument, "axis: got %d; accepted are %d to %d", rows.axis, -rows.ndim, rows.ndim - 1);
-  const bool fits = rows.dtype == DType::f64 ||
-                    (static_cast<float>(rows.temperature) > 0.0f && std::isfinite(static_cast<float>(rows.temperature)));
-  if (!(rows.temperature > 0.0) || !std::isfinite(rows.temperature) || !fits)
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers that are finite and above 0 in the dtype",
-                rows.temperature);
-  if (rows.picks < 0)
-    return fail(Code::invalid_argument, "picks: got %lld; accepted are numbers from 0", static_cast<long long>(rows.picks));
-
+  cpu::RowShape shape;
+  const Status status = cpu::check_rows(rows, arguments, cpu::kOperands, shape);
+  if (!status.ok()) return status;
+  const int axis = shape.axis;
   plan = cpu::Plan{};
-  plan.dtype = rows.dtype;
-  plan.temperature = rows.temperature;
-  plan.rows = 1;
-  plan.n = rows.shape[axis];
-  std::int64_t bytes = cpu::item_size(rows.dtype);
-  bool countable = true;
-  for (int d = 0; d < rows.ndim; ++d) {
-    const std::int64_t size = rows.shape[d];
-    if (size < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
-                  static_cast<long long>(size));
-    if (d != axis) countable &= !__builtin_mul_overflow(plan.rows, size, &plan.rows);
-    countable &= !(size && __builtin_mul_overflow(bytes, size, &bytes));
-  }
-  if (!countable) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
+  plan.dtype = rows.dtype, plan.temperature = rows.temperature;
+  plan.rows = shape.rows, plan.n = shape.n;
   for (int k = 0; k < cpu::kOperands; ++k) {
-    const Argument& argument = arguments[k];
+    const cpu::Argument& argument = arguments[k];
     if (argument.kind == kAbsent) continue;
-    const bool nothing = plan.rows == 0 || (argument.kind == kFull && plan.n == 0) || (argument.kind == kPicked && !rows.picks);
-    if (!argument.view->data && !nothing) return fail(Code::invalid_argument, "%s: missing", argument.name);
-    if (!argument.view->strides) return fail(Code::invalid_argument, "%s: has no strides", argument.name);
     plan.data[k] = argument.view->data;
     plan.row[0].stride[k] = argument.kind == kOneARow ? 0 : argument.view->strides[axis];
   }
@@ -271,8 +236,7 @@ Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits
   Arguments arguments = {{"p_logits", &p_logits, kFull}, {"q_logits", &q_logits, kFull}, {"", &kNothing, kAbsent},
                          {"", &kNothing, kAbsent},       {"out", &out, kOneARow},        {"", &kNothing, kAbsent}};
   Status status = plan_rows(rows, arguments, plan);
-  if (status.ok() && rows.temperature != 1.0)
-    status = fail(Code::invalid_argument, "temperature: got %g; kl_div takes none (1)", rows.temperature);
+  if (status.ok()) status = cpu::check_no_temperature(rows, "kl_div");
   if (!status.ok() || plan.rows == 0) return status;
   return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 2, false, false});
 }
@@ -285,8 +249,7 @@ Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, c
                          {"", &kNothing, kAbsent},       {"g", &g, kOneARow},
                          {"out_p", &out_p, kFull},       {"out_q", &out_q, kFull}};
   Status status = plan_rows(rows, arguments, plan);
-  if (status.ok() && rows.temperature != 1.0)
-    status = fail(Code::invalid_argument, "temperature: got %g; kl_div_vjp takes none (1)", rows.temperature);
+  if (status.ok()) status = cpu::check_no_temperature(rows, "kl_div_vjp");
   if (!status.ok() || plan.rows == 0) return status;
   return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 2, false, true});
 }

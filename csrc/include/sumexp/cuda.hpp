@@ -12,6 +12,7 @@
 // may capture a call.
 #pragma once
 
+#include "information.hpp"
 #include "log_domain.hpp"
 #include "losses.hpp"
 #include "ragged.hpp"
@@ -63,6 +64,17 @@ SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::in
 SUMEXP_API Status logmeanexp(const WeightedRows& rows, View count, View value, View sign, Target& target) noexcept;
 SUMEXP_API Status weighted_logsumexp_vjp(const WeightedRows& rows, View g, View dx, View db, Target& target) noexcept;
 SUMEXP_API Status weighted_logsumexp_jvp(const WeightedRows& rows, View t, View tb, View out, Target& target) noexcept;
+
+// The functions of information.hpp. A row with an index that is of no class is NaN, in all of its results, and nothing beyond
+// the row is read.
+SUMEXP_API Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const View& index, const View& log_prob,
+                                       const View& entropy, Target& target) noexcept;
+SUMEXP_API Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy,
+                                           const View& logits, const View& index, const View& out, Target& target) noexcept;
+SUMEXP_API Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits, const View& out,
+                         Target& target) noexcept;
+SUMEXP_API Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, const View& q_logits,
+                             const View& out_p, const View& out_q, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;

@@ -8,6 +8,7 @@ from .._row_shapes import check_index, row_axis, same_shape, without
 from ._checks import check_out
 from ._composed import Composed
 from ._front import check_temperature, log_softmax
+from ._kernels import DEVICES
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
@@ -93,6 +94,7 @@ LOG_PROB = Composed(
     gradient=lambda u, tensors, _, options, needs: (_gradient("log_prob_vjp", u[0], None, *tensors, *options), None),
     formula=_log_prob_formula,
     fake=lambda x, index, dim, T: x.new_empty(index.shape),
+    devices=("cpu", "cuda"),
 )
 ENTROPY = Composed(
     "entropy",
@@ -102,6 +104,7 @@ ENTROPY = Composed(
     gradient=lambda u, tensors, _, options, needs: (_gradient("entropy_vjp", None, u[0], *tensors, None, *options),),
     formula=_entropy_formula,
     fake=lambda x, dim, T: x.new_empty(_rows(x, dim)),
+    devices=("cpu", "cuda"),
 )
 BOTH = Composed(
     "log_prob_and_entropy",
@@ -112,6 +115,7 @@ BOTH = Composed(
     formula=_both_formula,
     fake=lambda x, index, dim, T: (x.new_empty(index.shape), x.new_empty(_rows(x, dim))),
     results=2,
+    devices=("cpu", "cuda"),
 )
 KL_DIV = Composed(
     "kl_div",
@@ -121,6 +125,7 @@ KL_DIV = Composed(
     gradient=_kl_gradient,
     formula=_kl_formula,
     fake=lambda p, q, dim: p.new_empty(_rows(p, dim)),
+    devices=("cpu", "cuda"),
 )
 
 
@@ -130,8 +135,8 @@ KL_DIV = Composed(
 def a_tensor(name, argument, value, like=None):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name}: {argument} is a {type(value).__name__}, accepted: a tensor")
-    if value.device.type == "cuda":
-        raise NotImplementedError(f"{name}: {argument} is on {value.device}, accepted: tensors on the CPU")
+    if value.device.type == "cuda" and "cuda" not in DEVICES:
+        raise NotImplementedError(f"{name}: {argument} is on {value.device}, accepted: {_core.served_devices()}")
     if like is not None and value.device != like.device:
         raise TypeError(f"{name}: {argument} is on {value.device}, accepted: {like.device}, where the logits are")
     return value
@@ -180,7 +185,7 @@ def log_prob(logits, index, dim=-1, *, temperature=1.0):
     """Log-probabilities of chosen classes, log_softmax(logits / temperature, dim) at index: see sumexp.log_prob.
 
     index has the shape of logits without dim, or one dimension more, the last, for several classes a row. Differentiable in the
-    logits any number of times.
+    logits any number of times. On a CUDA device an index that is of no class makes its row NaN, result and gradient.
     """
     op, tensors, options = _prepared("log_prob", logits, index, dim, temperature)
     return op(*tensors, *options)
