@@ -5,9 +5,8 @@
     layer = st.nn.Softmax(dim=-1)
 
 Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU and, where that was built, on CUDA
-devices, there but for logcumsumexp and logmatmulexp, which are composed of torch's operations. Other
-devices raise a TypeError. Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta tensors) goes to
-torch's own functions.
+devices, there but for logcumsumexp and logmatmulexp, which are composed of torch's operations. Other devices raise a TypeError.
+Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta tensors) goes to torch's own functions.
 """
 
 from . import _compile, nn
