@@ -20,6 +20,17 @@ __attribute__((format(printf, 2, 3))) inline Status fail(Code code, const char* 
   return status;
 }
 
+// Temperatures are infinite, or numbers that the type has which rows of a dtype are computed in.
+inline Status check_temperature(DType dtype, double temperature) {
+  const double most = dtype == DType::f64 ? 1.7976931348623157e308 : 3.4028234663852886e38;
+  if (!(temperature > 0.0))
+    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers above 0", temperature);
+  const bool kept = dtype == DType::f64 || static_cast<float>(temperature) > 0.0f;
+  if (kept && (temperature <= most || temperature > 1.7976931348623157e308)) return Status{};
+  return fail(Code::invalid_argument, "temperature: got %g; accepted are infinity and numbers that float32 has, above 0",
+              temperature);
+}
+
 // body(), which returns nothing or a Status, where scratch memory may run out.
 template <class Body>
 Status with_scratch(const Body& body) {

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from . import _core
+from ._scalars import temperature as checked_temperature
 
 ORDERS = {"vllm": 0, "hf": 1, "llama.cpp": 2}
 FILTERS = ("top_k", "top_p", "min_p")
@@ -229,10 +230,4 @@ def gumbel_noise(batch, n, seed, stream):
 
 
 def check_tau(tau):
-    try:
-        value = float(tau)
-    except (TypeError, ValueError):
-        raise TypeError(f"gumbel_softmax: tau is {tau!r}, accepted: a number above 0") from None
-    if not (0 < value < float("inf")):
-        raise ValueError(f"gumbel_softmax: tau is {value}, accepted: finite numbers above 0")
-    return value
+    return checked_temperature("gumbel_softmax", tau, "tau")

@@ -25,7 +25,7 @@ _OPTIONS = """
         What broadcasts to x's shape without `axis`: one more logit of a row, which takes its share of the sum and is not
         returned. 0 is the softmax that is off by one, in which a row may attend to nothing.
     temperature : float
-        T > 0, finite; x / T is not to overflow.
+        T > 0; infinity makes every finite x 0. In a row where a logit z would overflow, all are taken less the largest.
     empty : "zero" or "nan"
         What a row is that has no element left, or none above -inf, and no sink: zeros (log_softmax: -inf), or NaN."""
 

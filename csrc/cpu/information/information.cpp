@@ -41,11 +41,7 @@ Status plan_rows(const LogitsRows& rows, const Arguments& arguments, cpu::Plan& 
   const int axis = rows.axis < 0 ? rows.axis + rows.ndim : rows.axis;
   if (axis < 0 || axis >= rows.ndim)
     return fail(Code::invalid_argument, "axis: got %d; accepted are %d to %d", rows.axis, -rows.ndim, rows.ndim - 1);
-  const bool fits = rows.dtype == DType::f64 ||
-                    (static_cast<float>(rows.temperature) > 0.0f && std::isfinite(static_cast<float>(rows.temperature)));
-  if (!(rows.temperature > 0.0) || !std::isfinite(rows.temperature) || !fits)
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers that are finite and above 0 in the dtype",
-                rows.temperature);
+  if (const Status status = cpu::check_temperature(rows.dtype, rows.temperature); !status.ok()) return status;
   if (rows.picks < 0)
     return fail(Code::invalid_argument, "picks: got %lld; accepted are numbers from 0", static_cast<long long>(rows.picks));
 
@@ -190,7 +186,7 @@ struct Work {
       void* const to = tiles[s].in[0];
       if (columns) moves.load_columns(at, k, 0, n, to, n, nullptr);
       else moves.load_tile({row.at[k], step[k]}, at.stride[k], rows, n, to);
-      if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, to);
+      if (plan.temperature != 1.0 && !moves.divide(plan.temperature, elements, to)) return false;
       tiles[s].count = n, tiles[s].rows = rows;
     }
     if (!kernel.tile(row, tiles, step)) return false;

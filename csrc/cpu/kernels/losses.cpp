@@ -26,9 +26,10 @@ struct LossState {
   ExpState<T> sum;
   DenseSum<T> dense, plain;  // of the weights that the loss has, and of the target's own
   Wide<T> spread;            // sum_j e^(z_j) (m - z_j), relative to what sum is
+  bool apart;                // of a row that is (LossKernel): distances are from the row's maximum, not from the chunk's
 
-  static LossState empty() {
-    return {ExpState<T>::empty(), DenseSum<T>::empty(), DenseSum<T>::empty(), WideOf<T>::constant(0)};
+  static LossState empty(bool apart = false) {
+    return {ExpState<T>::empty(), DenseSum<T>::empty(), DenseSum<T>::empty(), WideOf<T>::constant(0), apart};
   }
 };
 
@@ -45,8 +46,9 @@ LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
   const bool rise = is_finite(lower.sum.m) && is_finite(upper.sum.m);
   const Wide<T> up = rise ? O::from(upper.sum.m, T(0) - lower.sum.m) : O::constant(0);
   const std::int64_t gap = exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N);
-  LossState<T> to = {merge(a.sum, b.sum), merge(upper.dense, lower.dense, up), merge(upper.plain, lower.plain, up),
-                     upper.spread};
+  const Wide<T> of_dense = a.apart ? O::constant(0) : up;
+  LossState<T> to = {merge(a.sum, b.sum), merge(upper.dense, lower.dense, of_dense), merge(upper.plain, lower.plain, of_dense),
+                     upper.spread, a.apart};
   if (rise && gap > kFarBelow) to.spread = to.spread + shifted<T>(lower.spread + total(lower.sum) * up, gap);
   return to;
 }
@@ -143,8 +145,20 @@ struct LossKernel {
 
   // -- what a row is made of, chunk by chunk ---------------------------------------------------------------
 
+  // In a row where a quotient by the temperature T overflows all are less its maximum: z_j = 2 ((x_j/2 - top/2) / T). What is
+  // lost of large distances then, weighted sums of them have from x itself (`distance_of`).
+  mutable bool overflows = false;
+  bool apart = false;
+  T top = -Limits<T>::infinity;
+  static constexpr double kScale = sizeof(T) == 8 ? 0x1p-32 : 1.0;  // differences of doubles, and their sums, overflow without
+
   // z in place of x; slopes, if any: dz/dx without the temperature
   void scale_logits(T* x, int count, T* slopes) const {
+    cap_logits(x, count, slopes);
+    if (apart) job.moves->divide_apart(job.temperature, &top, count, x);
+    else if (job.temperature != 1.0 && !job.moves->divide(job.temperature, count, x)) overflows = true;
+  }
+  void cap_logits(T* x, int count, T* slopes) const {
     if (job.softcap != 0.0) {
       const V cap = V(static_cast<T>(job.softcap));
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
@@ -153,7 +167,34 @@ struct LossKernel {
         if (slopes) memory.store(slopes + i, t.slope);
       });
     }
-    if (job.temperature != 1.0) job.moves->divide(job.temperature, count, x);
+  }
+  // x times kScale, of a row apart.
+  void undivided(std::int64_t first, int count, T* to) const {
+    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count, to);
+    cap_logits(to, count, nullptr);
+    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+      memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(kScale)));
+    });
+  }
+  void set_apart() {
+    T* const x = static_cast<T*>(scratch.z);
+    for (std::int64_t first = 0; first < n; first += kChunk) {
+      job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count_of(first), x);
+      cap_logits(x, count_of(first), nullptr);
+      job.moves->largest(x, count_of(first), &top);
+    }
+    apart = true, z_place = y_place = -1;
+  }
+  // A sum of top - x, times kScale, as one of quotients by the temperature.
+  Wide<T> over_temperature(double distances) const {
+    return O::constant(distances == 0.0 ? 0.0 : distances / job.temperature / kScale);
+  }
+  // a (lse - z_j), L = lse - m
+  Wide<T> distance_of(std::int64_t j, T z, T m, Wide<T> L, double a) const {
+    if (!apart) return (O::from(m, T(0) - z) + L) * O::constant(a);
+    T x;
+    undivided(j, 1, &x);
+    return over_temperature((static_cast<double>(top) * kScale - static_cast<double>(x)) * a) + L * O::constant(a);
   }
   const T* logits(std::int64_t first, int count, T* slopes = nullptr) const {
     if (job.in_place) return reinterpret_cast<const T*>(row.logits) + first;
@@ -214,7 +255,7 @@ struct LossKernel {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
-    State state = State::empty();
+    State state = State::empty(apart);
     if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
     state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
                       : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
@@ -223,10 +264,12 @@ struct LossKernel {
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
-      if (mixed && row.log_prob) state.plain = dense_sum<V, false>(z, y, count, m);
+      const T *x = z, from = apart ? static_cast<T>(static_cast<double>(top) * kScale) : m;
+      if (apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
+      if (mixed && row.log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
       if (probabilities && row.correct) find_largest(y, count, first, best_y, y_place);
       const T* const b = dense(first, count, y);
-      state.dense = b ? dense_sum<V, false>(z, b, count, m) : dense_sum<V, true>(z, b, count, m);
+      state.dense = b ? dense_sum<V, false>(x, b, count, from) : dense_sum<V, true>(x, b, count, from);
     }
     if (job.finds_class && (z_place < 0 || m > best_z)) {
       int i = 0;
@@ -270,56 +313,71 @@ struct LossKernel {
     *row.correct = !nan && z_place == right;
   }
   // sum of b (log S - z) of a dense sum, m and L = log S - m being the row's
-  static Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L) { return dense.distance + dense.weight * L; }
+  Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L, double scale) const {
+    const Wide<T> weight = dense.weight * L;
+    if (apart) return over_temperature(number(dense.distance) * scale) + weight * O::constant(scale);
+    return (dense.distance + weight) * O::constant(scale);
+  }
+  // Whether gradients are divided by the temperature at last, since factors would overflow.
+  bool late = false;
 
-  Gradient finish(const State& state) const {
+  Gradient finish(const State& state) {
     if (is_nan(state.sum.R) || !is_finite(state.sum.m)) return nan_row(state);
     const RowSum<T> sum = row_sum(state.sum);
     const T infinity = Limits<T>::infinity;
-    const Wide<T> L = log_over_max(sum), lse = O::from(sum.m) + L, zero = O::constant(0);
-    const double lse_1 = number(lse);
-    const bool too_large = !is_finite(lse_1 * lse_1 * job.z_loss);
+    const double shift = apart ? static_cast<double>(top) / job.temperature : 0.0;
+    const Wide<T> L = log_over_max(sum), zero = O::constant(0);
+    const Wide<T> lse = (apart && is_finite(shift) ? O::constant(shift) : O::from(sum.m)) + L;
+    const double lse_1 = is_finite(shift) ? number(lse) : shift;
+    const bool too_large = job.z_loss != 0.0 && !is_finite(lse_1 * lse_1 * job.z_loss);
     const Wide<T> z_loss = job.z_loss == 0.0 || too_large ? zero : lse * lse * O::constant(job.z_loss);
     const bool single = row.part_count == 1, plain = single && !has_dense && job.z_loss == 0.0;
-    const double f = row.gradient_factor / job.temperature;
+    double f = row.gradient_factor / job.temperature;
 
     Wide<T> loss = zero, own = zero, weights = zero;  // own: -log_prob
     bool lost = job.z_loss != 0.0 && too_large, own_lost = false;
     for (std::int64_t k = 0; k < row.part_count; ++k) {
       const double a = part_weight(k), weight = row.parts[k].weight;
       weights = weights + O::constant(a);
-      const T z = logit(row.parts[k].index);
-      if (z == -infinity) {
+      const std::int64_t j = row.parts[k].index;
+      const T z = logit(j);
+      if (z == -infinity && !apart) {
         lost |= a != 0.0, own_lost |= weight != 0.0;
         continue;
       }
-      const Wide<T> distance = O::from(sum.m, T(0) - z) + L;
-      loss = loss + distance * O::constant(a), own = own + distance * O::constant(weight);
+      const Wide<T> part = distance_of(j, z, sum.m, L, a), own_part = distance_of(j, z, sum.m, L, weight);
+      if (!apart || is_finite(number(part))) loss = loss + part;
+      else lost |= a != 0.0;
+      if (!apart || is_finite(number(own_part))) own = own + own_part;
+      else own_lost |= weight != 0.0;
     }
     if (has_dense) {
-      loss = loss + distance_to(state.dense, L) * O::constant(dense_scale);
+      const Wide<T> distance = distance_to(state.dense, L, dense_scale);
+      loss = loss + distance;
       weights = weights + state.dense.weight * O::constant(dense_scale);
-      lost |= state.dense.lost && dense_scale != 0.0;
+      lost |= (state.dense.lost && dense_scale != 0.0) || (apart && !is_finite(number(distance)));
       if (probabilities) {
         const DenseSum<T>& target = mixed ? state.plain : state.dense;
-        own = distance_to(target, L), own_lost = target.lost;
+        own = distance_to(target, L, 1.0), own_lost = target.lost || (apart && !is_finite(number(own)));
       }
     }
     loss = loss + z_loss;
 
     const T x_t = single ? logit(row.parts[0].index) : T(0);
-    if (plain) put(row.loss, weighted_loss(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
+    if (plain && !apart) put(row.loss, weighted_loss(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
     else if (lost) put(row.loss, weighted_loss(infinity, row.loss_factor));
     else put(row.loss, O::narrow(loss * O::constant(row.loss_factor)));
-    put(row.lse, O::narrow(lse));
+    put(row.lse, is_finite(shift) ? O::narrow(lse) : static_cast<T>(shift));
     put(row.log_prob, own_lost ? -infinity : T(0) - O::narrow(own));
     put(row.z_loss, lost && job.z_loss != 0.0 && too_large ? infinity : O::narrow(z_loss));
     put_class(false);
     if (row.entropy) put(row.entropy, O::narrow(L + state.spread / total(sum)));
     if (!row.gradient) return {};
-    if (!is_finite(f)) return {T(0), T(0), T(0), true};  // of a mean over nothing
+    if (!is_finite(row.gradient_factor)) return {T(0), T(0), T(0), true};  // of a mean over nothing
 
-    const Wide<T> of_lse = lse * O::constant(2.0 * job.z_loss), all = weights + of_lse;
+    const Wide<T> of_lse = job.z_loss == 0.0 ? zero : lse * O::constant(2.0 * job.z_loss), all = weights + of_lse;
+    late = !is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(number(all) * f));
+    if (late) f = row.gradient_factor;
     Gradient to = {static_cast<T>(number(all) * f), static_cast<T>(dense_scale * f), T(0), false};
     if (plain) {
       to.at_target = CrossEntropyWithGrad::finish(sum, x_t).at_target * to.scale;
@@ -371,7 +429,7 @@ struct LossKernel {
       return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
     };
     if constexpr (kStores)
-      if (job.stores && !has_dense && !slopes && row.part_count == 1) {
+      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !late) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
         store_chunk<V>(to, count, job.stream, probability_at);
         if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
@@ -389,7 +447,7 @@ struct LossKernel {
     } else {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, probability_at(i, memory)); });
     }
-    const double f = row.gradient_factor / job.temperature;
+    const double f = late ? row.gradient_factor : row.gradient_factor / job.temperature;
     for (std::int64_t k = 0; k < row.part_count; ++k)
       if (const std::int64_t i = row.parts[k].index - first; i >= 0 && i < count)
         out[i] = row.part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part_weight(k) * f);
@@ -397,17 +455,25 @@ struct LossKernel {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         memory.store(out + i, memory.template load<V>(out + i, T(0)) * memory.template load<V>(slopes + i, T(0)));
       });
+    if (late) job.moves->divide(job.temperature, count, out);
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 
   void run() {
     const std::int64_t chunks = chunk_count<T>(n);
     T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms) : nullptr;
-    MergeTree<State> tree;
-    tree.clear();
     const auto reduce_at = [&](std::int64_t c) { return reduce(c, kept ? kept + c * kChunk : nullptr); };
-    for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
-    const State state = tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
+    const auto reduce_all = [&] {
+      MergeTree<State> tree;
+      tree.clear();
+      for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
+      return tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
+    };
+    State state = reduce_all();
+    if (overflows) {
+      set_apart();
+      state = reduce_all();
+    }
     const Gradient gradient = finish(state);
     if (!row.gradient) return;
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);

@@ -105,14 +105,10 @@ void leave_out(const char* mask, std::int64_t stride, int count, double value, v
 }
 
 template <class V, class S>
-void logits(const LogitOptions& options, int count, void* at) {
+bool logits(const LogitOptions& options, int count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
-  if (options.temperature != 1.0) {
-    const V divisor = V(static_cast<T>(options.temperature));
-    each_vector<V>(count, [&](std::int64_t i, auto memory)
-                              SUMEXP_INLINE { memory.store(x + i, memory.template load<V>(x + i, T(0)) / divisor); });
-  }
+  bool finite = true;
   if (options.softcap != 0.0) {
     const V cap = V(static_cast<T>(options.softcap));
     each_vector<V>(count, [&](std::int64_t i, auto memory)
@@ -122,11 +118,74 @@ void logits(const LogitOptions& options, int count, void* at) {
     if (options.bias_stride == sizeof(S)) {
       const S* const bias = reinterpret_cast<const S*>(options.bias);
       each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        memory.store(x + i, memory.template load<V>(x + i, T(0)) + memory.template load<V>(bias + i, T(0)));
+        const V zero = V(T(0)), a = memory.template load<V>(x + i, T(0)), b = memory.template load<V>(bias + i, T(0)),
+                z = a + b;
+        if (const int infinite = ::sumexp::SUMEXP_NS::count(unordered(z * zero)))
+          finite &= infinite == ::sumexp::SUMEXP_NS::count(unordered(a * zero + b * zero));
+        memory.store(x + i, z);
       });
     } else {
-      for (int i = 0; i < count; ++i) x[i] = x[i] + widen(read<S>(options.bias + i * options.bias_stride));
+      for (int i = 0; i < count; ++i) {
+        const T b = widen(read<S>(options.bias + i * options.bias_stride)), z = x[i] + b;
+        finite &= is_finite(z) || !is_finite(x[i]) || !is_finite(b);
+        x[i] = z;
+      }
     }
+  }
+  if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+  return finite;
+}
+
+// -- rows in which a logit overflows -----------------------------------------------------------------------------------
+
+template <class S>
+auto bias_at(const LogitOptions& options, int i) {
+  using T = decltype(widen(S()));
+  return options.bias ? widen(read<S>(options.bias + i * options.bias_stride)) : T(0);
+}
+// softcap(x / temperature), given a softcap
+template <class T>
+double capped_logit(const LogitOptions& options, T x) {
+  const T most = static_cast<T>(sizeof(T) == 8 ? 0x1.fffffffffffffp1023 : 0x1.fffffep127);
+  T v = x / static_cast<T>(options.temperature);
+  if (is_finite(x) && !is_finite(v)) v = x > T(0) ? most : T(0) - most;
+  return static_cast<double>(capped(v, static_cast<T>(options.softcap)).value);
+}
+template <class T>
+double scaled_logit(const LogitOptions& options, T x, T bias) {
+  const double b = static_cast<double>(bias) * options.scale * options.scale;
+  if (options.softcap != 0.0) return capped_logit(options, x) * options.scale * options.scale + b;
+  return static_cast<double>(x) * options.pre / options.divisor + b;
+}
+
+template <class V, class S>
+bool overflows(const LogitOptions& options, int count, const void* at, cpu::LargestLogit* largest) {
+  using T = ElementOf<V>;
+  const T* const x = static_cast<const T*>(at);
+  bool any = false;
+  for (int i = 0; i < count; ++i) {
+    if (options.mask && !options.mask[i * options.mask_stride]) continue;
+    const T bias = bias_at<S>(options, i), quotient = x[i] / static_cast<T>(options.temperature);
+    const double z = scaled_logit<T>(options, x[i], bias);
+    if (z > largest->scaled) *largest = {z, static_cast<double>(x[i]), static_cast<double>(bias)};
+    if (!is_finite(x[i]) || !is_finite(bias)) continue;
+    any |= !is_finite(quotient) || !is_finite(static_cast<T>(z / options.scale / options.scale));
+  }
+  return any;
+}
+// Differences of quotients and of biases, each rounded by itself; where one of these overflows, that of their sums.
+template <class V, class S>
+void logits_apart(const LogitOptions& options, int count, const cpu::LargestLogit& top, void* at) {
+  using T = ElementOf<V>;
+  T* const x = static_cast<T*>(at);
+  for (int i = 0; i < count; ++i) {
+    const T bias = bias_at<S>(options, i);
+    double z;
+    if (options.softcap != 0.0) z = capped_logit(options, x[i]) - capped_logit(options, static_cast<T>(top.x));
+    else z = (static_cast<double>(x[i]) * options.pre - top.x * options.pre) / options.divisor / options.scale / options.scale;
+    z += static_cast<double>(bias) - top.bias;
+    if (!is_finite(z)) z = (scaled_logit<T>(options, x[i], bias) - top.scaled) / options.scale / options.scale;
+    x[i] = static_cast<T>(z);
   }
   if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
 }
@@ -137,16 +196,18 @@ void to_elements(const LogitOptions& options, int count, const void* elements, c
   const T* const x = static_cast<const T*>(elements);
   const T* const from = static_cast<const T*>(gradient);
   T* const out = static_cast<T*>(to);
-  const V factor = V(static_cast<T>(1.0 / options.temperature));
+  const V factor = V(static_cast<T>(1.0 / options.temperature)), by = V(static_cast<T>(options.temperature));
+  const bool late = !is_finite(static_cast<T>(1.0 / options.temperature));
+  const auto scaled = [&](V g) SUMEXP_INLINE { return late ? g / by : g * factor; };
   if (options.softcap != 0.0) {
     const V cap = V(static_cast<T>(options.softcap)), divisor = V(static_cast<T>(options.temperature));
     return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
       const V slope = capped(memory.template load<V>(x + i, T(0)) / divisor, cap).slope;
-      memory.store(out + i, memory.template load<V>(from + i, T(0)) * slope * factor);
+      memory.store(out + i, scaled(memory.template load<V>(from + i, T(0)) * slope));
     });
   }
   each_vector<V>(count, [&](std::int64_t i, auto memory)
-                            SUMEXP_INLINE { memory.store(out + i, memory.template load<V>(from + i, T(0)) * factor); });
+                            SUMEXP_INLINE { memory.store(out + i, scaled(memory.template load<V>(from + i, T(0)))); });
 }
 
 template <class V, class S>
@@ -162,7 +223,8 @@ void fill(char* out, std::int64_t stride, std::int64_t count, double value) {
 
 template <class V, class S>
 constexpr cpu::RaggedMoves moves_of() {
-  cpu::RaggedMoves moves = {nullptr, nullptr, logits<V, S>, leave_out<V>, to_elements<V>, fill<V, S>};
+  cpu::RaggedMoves moves = {nullptr,      nullptr,        logits<V, S>, overflows<V, S>, logits_apart<V, S>,
+                            leave_out<V>, to_elements<V>, fill<V, S>};
 #if SUMEXP_REGISTERS
   moves.load_tile = load_tile<V, S>, moves.store_tile = store_tile<V, S>;
 #endif

@@ -21,6 +21,12 @@ struct LogitOptions {
   const char* bias;  // of the stored type
   std::int64_t bias_stride;
   double temperature, softcap;
+  // Of a row in which a logit overflows: z scale^2 = x pre / divisor + bias scale^2 does not (without a softcap).
+  double pre, divisor, scale;
+};
+// The largest logit of such a row, z scale^2, and what it is made of.
+struct LargestLogit {
+  double scaled, x, bias;
 };
 
 struct RaggedMoves {
@@ -28,8 +34,12 @@ struct RaggedMoves {
   // Null without registers.
   void (*load_tile)(const RaggedRow* rows, int count, int n, double fill, void* to);
   void (*store_tile)(const RaggedRow* rows, int count, int n, const void* from);
-  // From elements to logits, in place: a T each.
-  void (*logits)(const LogitOptions&, int count, void* x);
+  // From elements, divided by the temperature, to logits, in place: a T each. False where one may overflow.
+  bool (*logits)(const LogitOptions&, int count, void* x);
+  // Of elements, not divided: whether the logit of one that counts overflows, and the largest.
+  bool (*overflows)(const LogitOptions&, int count, const void* x, LargestLogit* largest);
+  // From elements, not divided, to their logits less the largest.
+  void (*logits_apart)(const LogitOptions&, int count, const LargestLogit& largest, void* x);
   // `value` where the mask leaves out.
   void (*leave_out)(const char* mask, std::int64_t stride, int count, double value, void* x);
   // to = from times the derivative of softcap(x / temperature) in x, at the elements x as they were packed.

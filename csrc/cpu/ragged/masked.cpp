@@ -45,9 +45,10 @@ struct MaskedPlan {
   std::int64_t rows = 1, n = 0, stride[kViews];  // along the axis
   std::int64_t causal_rows = 1;
   char* data[kViews];
-  bool options = false;    // elements are not their logits
-  bool row_value = false;  // the result, and g, is one value a row
-  double absent = 0.0;     // what is written where something is left out
+  bool options = false;                    // elements are not their logits
+  bool row_value = false;                  // the result, and g, is one value a row
+  double absent = 0.0;                     // what is written where something is left out
+  double pre = 1.0, divisor, scale = 1.0;  // LogitOptions
 
   MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const RaggedJob* backward);
 
@@ -177,11 +178,40 @@ class MaskedRows {
             at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr,
             plan_.stride[kBias],
             plan_.call.temperature,
-            plan_.call.softcap};
+            plan_.call.softcap,
+            plan_.pre,
+            plan_.divisor,
+            plan_.scale};
   }
   void pack_logits(std::int64_t first, int count, void* to) {
     moves_.pack(at_.of[kX], plan_.stride[kX], first, count, to);
-    if (plan_.options) job_.ragged.logits(options_at(first), count, to);
+    if (!plan_.options) return;
+    if (apart_) return job_.ragged.logits_apart(options_at(first), count, top_, to);
+    if (plan_.call.temperature != 1.0) suspect_ |= !job_.moves.divide(plan_.call.temperature, count, to);
+    suspect_ |= !job_.ragged.logits(options_at(first), count, to);
+  }
+  // Whether a logit of the row overflows, of elements that count. Then all are taken less the largest of them. logsumexp, whose
+  // result may overflow, takes them as they are.
+  void set_apart() {
+    top_ = {-kInfinity, 0.0, 0.0};
+    suspect_ = false;
+    each_chunk([&](std::int64_t first, int count) {
+      moves_.pack(at_.of[kX], plan_.stride[kX], first, count, packed_);
+      apart_ |= job_.ragged.overflows(options_at(first), count, packed_, &top_);
+    });
+    if (at_.of[kSink]) {
+      moves_.pack(at_.of[kSink], 0, 0, 1, &sink_);
+      const double sink = number(&sink_), scaled = sink * plan_.scale * plan_.scale;
+      if (scaled > top_.scaled) top_ = {scaled, 0.0, sink};
+    }
+    if (one_value()) top_ = {0.0, 0.0, 0.0};
+  }
+  void shift_sink() {
+    const double scaled = number(&sink_) * plan_.scale * plan_.scale;
+    double sink = (0.0 - top_.x * plan_.pre) / plan_.divisor / plan_.scale / plan_.scale + (number(&sink_) - top_.bias);
+    if (!std::isfinite(sink) || plan_.call.softcap != 0.0) sink = (scaled - top_.scaled) / plan_.scale / plan_.scale;
+    const float narrow = static_cast<float>(sink);
+    std::memcpy(&sink_, job_.wide == 8 ? static_cast<const void*>(&sink) : &narrow, static_cast<std::size_t>(job_.wide));
   }
   void leave_out(std::int64_t first, int count, double value, void* x) const {
     if (own_mask()) job_.ragged.leave_out(at_.of[kMask] + first * plan_.stride[kMask], plan_.stride[kMask], count, value, x);
@@ -191,6 +221,7 @@ class MaskedRows {
 
   void begin(std::int64_t n, bool packed) {
     n_ = n;
+    apart_ = suspect_ = false;
     elements_ = !packed && direct() ? kStored : kScratch;
     const bool back = plan_.call.g.data;
     const std::int64_t bytes = n * job_.wide, chunk = std::int64_t{job_.order.chunk} * job_.wide, chunks = job_.chunks_of(n);
@@ -267,6 +298,12 @@ class MaskedRows {
     });
   }
   void reduce() {
+    reduce_chunks();
+    if (!suspect_) return;
+    set_apart();
+    reduce_chunks();
+  }
+  void reduce_chunks() {
     reduce_tree(kernel_, state_, [&](std::int64_t first, int count) {
       if (elements_ == kScratch) pack_logits(first, count, packed_ + (resident_ ? first * job_.wide : 0));
       kernel_.reduce[0][elements_](chunk_at(first, count), nullptr, state_);
@@ -282,6 +319,7 @@ class MaskedRows {
     if (at_.of[kSink]) {
       char* const state = tree_.stack;  // what the tree had there has been merged
       moves_.pack(at_.of[kSink], 0, 0, 1, &sink_);
+      if (apart_) shift_sink();
       kernel_.reduce[0][kScratch](sink_chunk(&sink_, nullptr), nullptr, state);
       kernel_.merge(state_, state, state_);
     }
@@ -334,6 +372,7 @@ class MaskedRows {
     workspace_.reset();
     char* const buffer = take<char>(workspace_, count * pitch * job_.wide);
     char* const results = take<char>(workspace_, count * std::int64_t{job_.wide});
+    apart_ = suspect_ = false;
     for (int b = 0; b < count; ++b) {
       at_ = plan_.addresses(rows[b]);
       const int n = static_cast<int>(plan_.count(rows[b], at_));
@@ -352,7 +391,7 @@ class MaskedRows {
       panel.rows = std::min(width, count - first);
       panel.ahead = 0, panel.stream = false;
     }
-    const bool done = kernel_.panels[kScratch](panels, tiles, 1.0);
+    const bool done = !suspect_ && kernel_.panels[kScratch](panels, tiles, 1.0);
     if (!done) {
       for (int b = 0; b < count; ++b) {
         at_ = plan_.addresses(rows[b]);
@@ -429,6 +468,9 @@ class MaskedRows {
   Elements elements_ = kScratch;
   bool resident_ = false, mapped_ = false;
   double sink_ = 0.0;  // a T
+  // A logit may overflow; one does, and they are less top_.
+  bool suspect_ = false, apart_ = false;
+  LargestLogit top_ = {0.0, 0.0, 0.0};
   char *packed_, *gradients_, *elements_again_, *terms_, *maxima_, *state_, *finished_, *state_back_, *finished_back_;
   StateTree tree_;
 };
@@ -606,10 +648,7 @@ Status check_call(const MaskedCall& call) {
     if (call.shape[d] && __builtin_mul_overflow(elements, call.shape[d], &elements))
       return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   }
-  if (!(call.temperature > 0.0) || !std::isfinite(call.temperature) ||
-      (call.dtype != DType::f64 &&
-       (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature)))))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are finite numbers above 0", call.temperature);
+  if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   const double cap = call.dtype == DType::f64 ? call.softcap : static_cast<float>(call.softcap);
   if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))
     return fail(Code::invalid_argument, "softcap: got %g; accepted are finite numbers above 0, or 0 for none", call.softcap);
@@ -641,6 +680,15 @@ MaskedPlan::MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const R
   row_value = call.op == Op::logsumexp;
   options = call.where.data || call.bias.data || call.temperature != 1.0 || call.softcap != 0.0;
   absent = call.op == Op::log_softmax ? -kInfinity : 0.0;
+  divisor = call.temperature;
+  if (call.dtype == DType::f64 && std::isfinite(divisor)) {  // a float's logits are well within a double
+    int exponent;
+    divisor = std::frexp(divisor, &exponent);
+    pre = 0x1p-4;
+    if (exponent > 0) divisor = call.temperature, exponent = 0;
+    if (exponent % 2) exponent -= 1, divisor *= 2.0;
+    scale = std::ldexp(1.0, exponent / 2 - 2);
+  }
 }
 
 Status check_lengths(const MaskedPlan& plan) {

@@ -35,7 +35,7 @@ struct MaskedCall {
   std::int64_t causal_offset = 0;
   View bias, sink;
   double softcap = 0.0;      // c; 0: none
-  double temperature = 1.0;  // > 0, finite
+  double temperature = 1.0;  // > 0; infinity: every finite x is 0
   Empty empty = Empty::zero;
   View out;  // the result; of a VJP, that is where g is given, the gradient of x. May be exactly x or, of full shape, g
   View g;    // what comes back for the result

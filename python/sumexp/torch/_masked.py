@@ -6,6 +6,7 @@ from .. import _core
 from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid
 from ._checks import a_tensor, beside, floating, into, mask_of
 from ._composed import Composed
+from ._formulas import quotient
 from ._front import check_temperature, log_softmax, logsumexp, softmax
 
 _TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
@@ -35,7 +36,7 @@ def _formula(name, x, bias, sink, where, lengths, dim, causal, softcap, temperat
     kept = _kept(x, where, lengths, dim, causal)
     left_out = None if kept is None else ~kept.expand(x.shape)
     z = x if left_out is None else x.masked_fill(left_out, 0)  # what is there meets no derivative
-    z = z / temperature if temperature != 1 else z
+    z = quotient(z, temperature)
     z = softcap * torch.tanh(z / softcap) if softcap else z
     z = z if bias is None else z + bias
     z = z if left_out is None else z.masked_fill(left_out, -torch.inf)
