@@ -70,6 +70,8 @@ Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shap
   if (static_cast<unsigned>(op) >= kLogDomainOps)
     return fail(Code::invalid_argument, "op: got %d; accepted are 0 to %d", static_cast<int>(op), kLogDomainOps - 1);
   if (Status status = cpu::check_shape(dtype, ndim, shape); !status.ok()) return status;
+  for (int d = 0; d < ndim; ++d)
+    if (shape[d] == 0) return Status{};  // of nothing, which may lie nowhere
   const LogDomainArity n = arity(op);
   Job job;
   job.op = static_cast<int>(op), job.dtype = static_cast<int>(dtype), job.inputs = n.inputs, job.outputs = n.outputs;

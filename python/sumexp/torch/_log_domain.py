@@ -294,7 +294,7 @@ def _rows(x, dims):
     count = 1
     for d in dims:
         count *= x.shape[d]
-    return x.detach().permute(*rest, *sorted(dims)).reshape(*(x.shape[d] for d in rest), count)
+    return x.detach().permute([*rest, *sorted(dims)]).reshape([*(x.shape[d] for d in rest), count])
 
 
 def _from_rows(rows, dims, shape):
