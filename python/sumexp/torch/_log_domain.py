@@ -279,9 +279,12 @@ def _dim(dim, x):
     return dims[0] if dims else 0
 
 
-def logcumsumexp(input, dim, *, reverse=False, exclusive=False, out=None):
+def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, out=None):
     """torch.logcumsumexp: sumexp.logcumsumexp of a tensor, under autograd and torch's transforms, double backward and forward
-    mode by kernels too. The gradient is 0 where x or a sum is -inf."""
+    mode by kernels too. The gradient is 0 where x or a sum is -inf. axis is another name of dim, as in torch."""
+    if (dim is None) == (axis is None):
+        raise TypeError(f"logcumsumexp: dim is {dim!r} and axis {axis!r}, accepted: an int for one of the two")
+    dim = axis if dim is None else dim
     (x,) = _prepare("logcumsumexp", ("input",), input)
     return into("logcumsumexp", out, SUMS(x, _dim(dim, x), bool(reverse), bool(exclusive)))
 
