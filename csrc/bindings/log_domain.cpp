@@ -1,4 +1,5 @@
 // Raw entries of the log domain: sumexp._log_domain and sumexp.torch._log_domain have the public functions.
+#include <sumexp/cuda.hpp>
 #include <sumexp/log_domain.hpp>
 
 #include "functions.hpp"
@@ -11,9 +12,9 @@ constexpr const char* kInputs[kLogDomainInputs] = {"argument 1", "argument 2", "
 
 // A view of `given`, of this shape and dtype, or nothing of None.
 View view_of(py::handle given, const Shape& shape, DType dtype, const char* function, const char* argument, Strided& storage,
-             bool out) {
+             bool out, Place* place = nullptr) {
   if (given.is_none()) return View{};
-  storage = out ? strided_out(given, function, argument) : strided(given, function, argument);
+  storage = out ? strided_out(given, function, argument, place) : strided(given, function, argument, place);
   require_dtype(storage, dtype, function, argument);
   require_shape(storage, shape, function, argument);
   return storage.view();
@@ -24,22 +25,27 @@ DType floating(const Strided& array, const char* function, const char* argument)
   return array.dtype;
 }
 
-void map_elements(const char* function, int op, const py::tuple& in, const py::tuple& out) {
+py::object map_elements(const char* function, int op, const py::tuple& in, const py::tuple& out) {
   const LogDomainArity n = arity(static_cast<LogDomain>(op));
   if (static_cast<int>(in.size()) != n.inputs || static_cast<int>(out.size()) != n.outputs)
     throw py::type_error(std::string(function) + ": got another number of arrays than the function has");
   Strided arrays[kLogDomainInputs + kLogDomainOutputs];
   View views[kLogDomainInputs + kLogDomainOutputs];
-  const Strided first = strided(in[0], function, kInputs[0]);
+  Place place;
+  const Strided first = strided(in[0], function, kInputs[0], &place);
   const DType dtype = floating(first, function, kInputs[0]);
-  for (int k = 0; k < n.inputs; ++k) views[k] = view_of(in[k], first.shape, dtype, function, kInputs[k], arrays[k], false);
+  for (int k = 0; k < n.inputs; ++k)
+    views[k] = view_of(in[k], first.shape, dtype, function, kInputs[k], arrays[k], false, &place);
   for (int k = 0; k < n.outputs; ++k) {
     View& view = views[kLogDomainInputs + k];
-    view = view_of(out[k], first.shape, dtype, function, "out", arrays[kLogDomainInputs + k], true);
+    view = view_of(out[k], first.shape, dtype, function, "out", arrays[kLogDomainInputs + k], true, &place);
   }
-  run_released(function, [&] {
-    return elementwise(static_cast<LogDomain>(op), dtype, first.shape.ndim, first.shape.dims, views, views + kLogDomainInputs);
-  });
+  const auto function_of = static_cast<LogDomain>(op);
+  const Shape& shape = first.shape;
+  const View* const to = views + kLogDomainInputs;
+  return run_at(
+      place, py::none(), function, [&] { return elementwise(function_of, dtype, shape.ndim, shape.dims, views, to); },
+      [&](cuda::Target& target) { return cuda::elementwise(function_of, dtype, shape.ndim, shape.dims, views, to, target); });
 }
 
 // given: None, or g or t of a derivative

@@ -15,6 +15,19 @@ Status refusal() {
 }  // namespace
 
 Status run(const Call&, Target&) noexcept { return refusal(); }
+Status cross_entropy(const CrossEntropyCall&, Target&) noexcept { return refusal(); }
+Status cross_entropy_denominator(const CrossEntropyCall&, double*, Target&) noexcept { return refusal(); }
+Status sum_rows(const void*, DType, std::int64_t, double*, Target&) noexcept { return refusal(); }
+Status sample(const SampleCall&, Target&) noexcept { return refusal(); }
+Status sample_counts(const SampleCall&, std::int64_t*, const std::int64_t*, Target&) noexcept { return refusal(); }
+Status sample_piece(const SampleCall&, std::int64_t, std::int64_t, void*, std::int16_t*, Target&) noexcept { return refusal(); }
+Status finish_pieces(const SampleCall&, std::int64_t, const void*, const std::int16_t*, Target&) noexcept { return refusal(); }
+Status gumbel_noise(PerRow<std::uint64_t>, PerRow<std::int64_t>, std::int64_t, std::int64_t, double*, Target&) noexcept {
+  return refusal();
+}
+Status masked(const MaskedCall&, Target&) noexcept { return refusal(); }
+Status segments(const SegmentsCall&, Target&) noexcept { return refusal(); }
+Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }
 int device_count() noexcept { return 0; }
 Status device_status() noexcept { return refusal(); }

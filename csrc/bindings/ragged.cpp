@@ -1,4 +1,5 @@
 // _masked, _segments and _segment_offsets: the raw entries under sumexp._masked and sumexp._segments.
+#include <sumexp/cuda.hpp>
 #include <sumexp/ragged.hpp>
 
 #include <vector>
@@ -26,11 +27,13 @@ struct Laid {
   View view() const { return {array.data, strides}; }
 };
 
-void run_masked(const char* function, int op, py::handle x, int axis, py::handle where, py::handle lengths, py::handle causal,
-                py::handle bias, double softcap, py::handle sink, double temperature, bool nan, py::handle out, py::handle g,
-                py::handle dbias, py::handle dsink) {
+// On CUDA devices lengths are there too, and are not looked at first.
+py::object run_masked(const char* function, int op, py::handle x, int axis, py::handle where, py::handle lengths,
+                      py::handle causal, py::handle bias, double softcap, py::handle sink, double temperature, bool nan,
+                      py::handle out, py::handle g, py::handle dbias, py::handle dsink, py::handle workspace) {
   MaskedCall call;
-  const Strided in = strided(x, function, "x");
+  Place where_it_is;
+  const Strided in = strided(x, function, "x", &where_it_is);
   if (!in.is_floating()) require_dtype(in, DType::f32, function, "x");
   call.op = static_cast<Op>(op), call.dtype = in.dtype;
   call.ndim = in.shape.ndim, call.shape = in.shape.dims, call.axis = axis;
@@ -42,7 +45,7 @@ void run_masked(const char* function, int op, py::handle x, int axis, py::handle
   laid.reserve(8);
   const auto place = [&](View& view, py::handle given, const char* argument, bool written, bool floating) {
     if (!is_given(given)) return;
-    const Strided array = written ? strided_out(given, function, argument) : strided(given, function, argument);
+    const Strided array = (written ? strided_out : strided)(given, function, argument, &where_it_is);
     if (floating) require_dtype(array, in.dtype, function, argument);
     laid.emplace_back(array, in.shape, function, argument);
     view = laid.back().view();
@@ -68,18 +71,22 @@ void run_masked(const char* function, int op, py::handle x, int axis, py::handle
   };
   full(call.g);
   if (is_given(g)) {
-    require_shape(strided(out, function, "out"), in.shape, function, "out");
+    require_shape(laid.front().array, in.shape, function, "out");
   } else {
     full(call.out);
   }
-  run_released(function, [&] { return masked(call); });
+  return run_at(
+      where_it_is, workspace, function, [&] { return masked(call); },
+      [&](cuda::Target& target) { return cuda::masked(call, target); });
 }
 
-// `in` and `out` of two dimensions.
-void run_segments(const char* function, int op, py::handle a, py::handle b, py::handle offsets, py::handle out) {
+// `in` and `out` of two dimensions. On CUDA devices offsets are there too, and nothing looks at them first.
+py::object run_segments(const char* function, int op, py::handle a, py::handle b, py::handle offsets, py::handle out,
+                        py::handle workspace) {
   SegmentsCall call;
-  const Strided first = strided(a, function, "x"), result = strided_out(out, function, "out"),
-                ends = strided(offsets, function, "offsets");
+  Place place;
+  const Strided first = strided(a, function, "x", &place), result = strided_out(out, function, "out", &place),
+                ends = strided(offsets, function, "offsets", &place);
   if (!first.is_floating()) require_dtype(first, DType::f32, function, "x");
   if (ends.kind != Kind::signed_integer || ends.item != 8 || ends.shape.ndim != 1 || ends.shape.dims[0] < 1 ||
       !ends.is_contiguous())
@@ -93,7 +100,7 @@ void run_segments(const char* function, int op, py::handle a, py::handle b, py::
   rows.dims[0] = call.segments;
   Strided second;
   if (is_given(b)) {
-    second = strided(b, function, "g");
+    second = strided(b, function, "g", &place);
     require_dtype(second, first.dtype, function, "g");
     require_shape(second, call.op == Op::logsumexp_vjp ? rows : first.shape, function, "g");
     call.in[1] = second.view();
@@ -101,7 +108,9 @@ void run_segments(const char* function, int op, py::handle a, py::handle b, py::
   require_dtype(result, first.dtype, function, "out");
   require_shape(result, out_is_row(call.op) ? rows : first.shape, function, "out");
   call.out = result.view();
-  run_released(function, [&] { return segments(call); });
+  return run_at(
+      place, workspace, function, [&] { return segments(call); },
+      [&](cuda::Target& target) { return cuda::segments(call, target); });
 }
 
 void offsets_of(const char* function, py::handle ids, py::handle offsets) {
@@ -123,9 +132,9 @@ void add_ragged(py::module_& m) {
         py::arg("where") = py::none(), py::arg("lengths") = py::none(), py::arg("causal") = py::none(),
         py::arg("bias") = py::none(), py::arg("softcap") = 0.0, py::arg("sink") = py::none(), py::arg("temperature") = 1.0,
         py::arg("nan") = false, py::arg("out") = py::none(), py::arg("g") = py::none(), py::arg("dbias") = py::none(),
-        py::arg("dsink") = py::none());
+        py::arg("dsink") = py::none(), py::arg("workspace") = py::none());
   m.def("_segments", &run_segments, py::arg("function"), py::arg("op"), py::arg("x"), py::arg("g"), py::arg("offsets"),
-        py::arg("out"));
+        py::arg("out"), py::arg("workspace") = py::none());
   m.def("_segment_offsets", &offsets_of, py::arg("function"), py::arg("ids"), py::arg("offsets"));
 }
 

@@ -54,14 +54,15 @@ Strided of_ndarray(PyObject* given, const char* function, const char* argument) 
   return view;
 }
 
-Strided of_tensor(PyObject* given, const char* function, const char* argument) {
-  Place place;
+Strided of_tensor(PyObject* given, const char* function, const char* argument, Place* place) {
+  Place own;
+  if (!place) place = &own;
   dlpack::Tensor tensor;
   const std::string name = std::string(function) + ": " + argument;
-  if (!read_tensor(given, name.c_str(), &tensor, &place)) throw py::error_already_set();
+  if (!read_tensor(given, name.c_str(), &tensor, place)) throw py::error_already_set();
   Strided view;
-  if (place.device.type != dlpack::kCPU) {
-    PyErr_Format(PyExc_NotImplementedError, "%s is on %s, accepted: the CPU", name.c_str(), dlpack::Text(place.device).text);
+  if (place == &own && own.is_cuda()) {
+    PyErr_Format(PyExc_NotImplementedError, "%s is on %s, accepted: the CPU", name.c_str(), dlpack::Text(own.device).text);
     throw py::error_already_set();
   }
   view.data = dlpack::address(tensor);
@@ -103,12 +104,19 @@ bool Strided::is_contiguous() const {
   return true;
 }
 
-Strided strided(py::handle given, const char* function, const char* argument) {
-  return is_ndarray(given.ptr()) ? of_ndarray(given.ptr(), function, argument) : of_tensor(given.ptr(), function, argument);
+Strided strided(py::handle given, const char* function, const char* argument, Place* place) {
+  if (!is_ndarray(given.ptr())) return of_tensor(given.ptr(), function, argument, place);
+  if (place && place->is_cuda()) {
+    PyErr_Format(PyExc_TypeError, "%s: %s is on the CPU, accepted: %s, where the first input is", function, argument,
+                 dlpack::Text(place->device).text);
+    throw py::error_already_set();
+  }
+  if (place) place->device = {dlpack::kCPU, 0};
+  return of_ndarray(given.ptr(), function, argument);
 }
 
-Strided strided_out(py::handle given, const char* function, const char* argument) {
-  const Strided view = strided(given, function, argument);
+Strided strided_out(py::handle given, const char* function, const char* argument, Place* place) {
+  const Strided view = strided(given, function, argument, place);
   if (!view.writeable)
     refuse(PyExc_ValueError, "%s: %s is read-only, accepted: a writeable array%.0S", function, argument, given.ptr());
   Operand operand;
@@ -136,6 +144,26 @@ void require_dtype(const Strided& array, DType dtype, const char* function, cons
                array.is_floating() ? kNames[static_cast<int>(array.dtype)] : "integers or bools",
                kNames[static_cast<int>(dtype)]);
   throw py::error_already_set();
+}
+
+cuda::Target target_at(const Place& place, py::handle workspace, const char* function) {
+  cuda::Target target;
+  target.device = place.device.id;
+  target.stream = place.stream;
+  if (!workspace || workspace.is_none()) return target;
+  Place its = place;
+  const Strided bytes = strided(workspace, function, "workspace", &its);
+  if (bytes.kind != Kind::unsigned_integer || bytes.item != 1 || !bytes.is_contiguous())
+    refuse(PyExc_TypeError, "%s: %s is not contiguous uint8%.0S", function, "workspace", workspace.ptr());
+  target.workspace = bytes.data;
+  target.workspace_bytes = static_cast<std::size_t>(bytes.shape.size());
+  return target;
+}
+
+py::object wanted_or_none(const Status& status, const cuda::Target& target, const char* function) {
+  if (status.code == Code::needs_workspace) return py::int_(target.workspace_bytes);
+  if (!check(status, function)) throw py::error_already_set();
+  return py::none();
 }
 
 bool has_no_memory(PyObject* object, const dlpack::Tensor& tensor) {

@@ -27,11 +27,19 @@ struct Strided {
   bool is_contiguous() const;
 };
 
-// `given`, an aligned ndarray in native byte order or a tensor on the CPU; else a TypeError or ValueError that names function
-// and argument.
-Strided strided(py::handle given, const char* function, const char* argument);
+// Where the arrays of a call live: all on the device of the first.
+struct Place {
+  dlpack::Device device{0, 0};               // type 0: no array so far
+  void* stream = nullptr;                    // the one that is current in the tensors' library
+  const dlpack::ExchangeAPI* api = nullptr;  // of the last tensor
+  bool is_cuda() const { return device.type == dlpack::kCUDA; }
+};
+
+// `given`, an aligned ndarray in native byte order or a tensor; else a TypeError or ValueError that names function and
+// argument. On the CPU, or, of functions that give a place, where that is: on CUDA devices too.
+Strided strided(py::handle given, const char* function, const char* argument, Place* place = nullptr);
 // The same of an array that is written to.
-Strided strided_out(py::handle given, const char* function, const char* argument);
+Strided strided_out(py::handle given, const char* function, const char* argument, Place* place = nullptr);
 // Raises unless its shape is this one, or, of floating arrays, its dtype.
 void require_shape(const Strided& array, const Shape& shape, const char* function, const char* argument);
 void require_dtype(const Strided& array, DType dtype, const char* function, const char* argument);
@@ -44,14 +52,23 @@ void run_released(const char* function, const Body& body) {
   if (!check(status, function)) throw py::error_already_set();
 }
 
-// -- tensors -----------------------------------------------------------------------------------------------
+// The same where the arrays are: body(), or on_cuda(cuda::Target&) -> Status with a workspace, contiguous uint8 or None.
+// Returns None, or the bytes of workspace that the device wants, with nothing done yet.
+cuda::Target target_at(const Place& place, py::handle workspace, const char* function);
+py::object wanted_or_none(const Status& status, const cuda::Target& target, const char* function);
+template <class Body, class OnCuda>
+py::object run_at(const Place& place, py::handle workspace, const char* function, const Body& body, const OnCuda& on_cuda) {
+  Status status;
+  if (!place.is_cuda()) {
+    without_gil([&] { status = body(); });
+    return wanted_or_none(status, {}, function);
+  }
+  cuda::Target target = target_at(place, workspace, function);
+  without_gil([&] { status = on_cuda(target); });
+  return wanted_or_none(status, target, function);
+}
 
-// Where the tensors of a call live: all on the device of the first.
-struct Place {
-  dlpack::Device device{0, 0};               // type 0: no tensor so far
-  void* stream = nullptr;                    // the one that is current in the tensors' library
-  const dlpack::ExchangeAPI* api = nullptr;  // of the last one
-};
+// -- tensors -----------------------------------------------------------------------------------------------
 
 // Whether a tensor of torch has elements but its storage none. Asked for low addresses only: the kernels would read there. (In
 // a program that is not position-independent, as some distributions' Python is, memory lies there as well.) Runs Python: what

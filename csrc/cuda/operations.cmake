@@ -1,5 +1,6 @@
 # What is compiled of csrc/cuda, by nvcc and for tests/simt: the ops of ops/table.hpp for each storage type. One translation
-# unit for each family and type, since ops of a family share kernels (operations.cuh), and one for merge.cuh.
+# unit for each family and type, since ops of a family share kernels (operations.cuh), and one for merge.cuh. Families with
+# kernels of their own: rows/<family>.cuh has them, a unit for each storage type, rows/<family>.cu calls them.
 set(SUMEXP_CUDA_TABLE ${CMAKE_CURRENT_LIST_DIR}/../ops/table.hpp)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${SUMEXP_CUDA_TABLE})
 set(SUMEXP_CUDA_TYPES f16 bf16 float double)
@@ -13,6 +14,20 @@ foreach(row IN LISTS rows)
   list(APPEND SUMEXP_CUDA_FAMILIES ${CMAKE_MATCH_2})
 endforeach()
 list(REMOVE_DUPLICATES SUMEXP_CUDA_FAMILIES)
+
+set(SUMEXP_CUDA_SOURCES device launch merge)
+# <file>.<Kernels>: rows/<file>.cuh with its struct template Kernels<S>, and rows/<file>.cu
+set(SUMEXP_CUDA_ROW_FAMILIES
+    elementwise.ElementwiseMap
+    filters.FindCuts
+    losses.LossRows
+    masked.MaskedRows
+    sampling.SamplingOf
+    segments.SegmentRows)
+foreach(family IN LISTS SUMEXP_CUDA_ROW_FAMILIES)
+  string(REGEX REPLACE "[.].*" "" name ${family})
+  list(APPEND SUMEXP_CUDA_SOURCES rows/${name})
+endforeach()
 
 # sumexp_cuda_unit(FILE FOLDER TYPE OPS...): writes a translation unit with these, of the sources in FOLDER
 function(sumexp_cuda_unit file folder type)
@@ -30,6 +45,15 @@ function(sumexp_cuda_units target folder extension)
       string(TOLOWER ${family}_${type}.${extension} name)
       set(file ${CMAKE_CURRENT_BINARY_DIR}/${name})
       sumexp_cuda_unit(${file} ${folder} ${type} ${SUMEXP_CUDA_OPS_${family}})
+      target_sources(${target} PRIVATE ${file})
+    endforeach()
+  endforeach()
+  foreach(family IN LISTS SUMEXP_CUDA_ROW_FAMILIES)
+    string(REGEX MATCH "^([a-z_]+)[.]([A-Za-z]+)$" _ ${family})
+    foreach(type IN LISTS SUMEXP_CUDA_TYPES)
+      set(file ${CMAKE_CURRENT_BINARY_DIR}/${CMAKE_MATCH_1}_${type}.${extension})
+      file(CONFIGURE OUTPUT ${file} CONTENT "#include \"${folder}/rows/${CMAKE_MATCH_1}.cuh\"\n
+namespace sumexp::SUMEXP_NS {\ntemplate struct ${CMAKE_MATCH_2}<${type}>;\n}\n" @ONLY)
       target_sources(${target} PRIVATE ${file})
     endforeach()
   endforeach()

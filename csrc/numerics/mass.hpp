@@ -28,11 +28,13 @@ template <class T>
 struct MassFormat;
 template <>
 struct MassFormat<float> {
+  using Bits = std::uint32_t;
   static constexpr float least = 0x1p8f;  // 2^(carry - 64)
   static constexpr double start = 0x1p81, high_unit = 0x1p-29, low_unit = 0x1p16;
 };
 template <>
 struct MassFormat<double> {
+  using Bits = std::uint64_t;
   static constexpr double least = 0x1p236;
   static constexpr double start = 0x1p309, high_unit = 0x1p-257, low_unit = 0x1p-212;
   static constexpr double low_magic = 0x1.8p264;  // adding it rounds to a multiple of 2^(carry - 88)
@@ -67,11 +69,20 @@ SUMEXP_FN Mass mass_of(double high_part, double low) {
   return (static_cast<Mass>(static_cast<std::int64_t>(high_part * F::high_unit)) << 45) +
          static_cast<Mass>(static_cast<std::int64_t>(low * F::low_unit));
 }
+// The same of one term, by integers: t = m 2^k with m of 24 or 53 bits. A float's is exact.
 template <class T>
 SUMEXP_FN Mass mass_of_term(T t) {
-  MassSum<T, double> sum;
-  sum.add(t);
-  return mass_of<T>(sum.high_part(), sum.low);
+  constexpr bool single = sizeof(T) == 4;
+  constexpr int digits = single ? 23 : 52;
+  constexpr int least = single ? 150 - 16 : 1075 + 212;  // the exponent's field where m is in units of 2^(carry - 88)
+  using Bits = typename MassFormat<T>::Bits;
+  const auto bits = bit_cast<Bits>(t);
+  if (bits == 0) return 0;
+  const int up = static_cast<int>(bits >> digits) - least;
+  const Bits m = (bits & ((Bits{1} << digits) - 1)) | Bits{1} << digits;
+  if (single || up >= 0) return static_cast<Mass>(m) << up;
+  const int down = -up;
+  return (m + ((Bits{1} << (down - 1)) - 1) + (m >> down & 1)) >> down;
 }
 
 // log z rounded to double, z > 0 and finite; within 0.51 ulp. log 1 is 0.

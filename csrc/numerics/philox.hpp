@@ -24,7 +24,11 @@ struct Bits128 {
 
 SUMEXP_FN Bits128 philox4x32(Bits128 counter, std::uint32_t key0, std::uint32_t key1) {
   Bits128 c = counter;
+#if defined(__CUDACC__)
+#pragma unroll
+#else
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t p0 = std::uint64_t{0xd2511f53u} * c.word[0], p1 = std::uint64_t{0xcd9e8d57u} * c.word[2];
     c = {{static_cast<std::uint32_t>(p1 >> 32) ^ c.word[1] ^ key0, static_cast<std::uint32_t>(p1),

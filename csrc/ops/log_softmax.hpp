@@ -40,14 +40,11 @@ struct LogSoftmax : LogitsOp {
 //
 // 1 - s_w is -expm1(y_w), and the sums without w are sums of their own: w's share in a common one would leave its rounding
 // (numerics/README.md, section 8). A y that is no log-probability may have several winners: the formulas hold for them too.
-template <class V>
-SUMEXP_FN auto wins(V y) {
-  return at_or_above(y, V(ElementOf<V>(-0.5625)));
-}
 
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 2;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
+  static constexpr bool kWinnersApart = true, kPrepares = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const auto winner = wins(in[1]);
@@ -55,25 +52,44 @@ struct LogSoftmaxVjp : SumsOp {
     acc[1] = acc[1] + clear(winner, in[0]);
   }
   template <class V>
-  static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
-    const V zero = V(ElementOf<V>(0)), one = V(ElementOf<V>(1));
+  static SUMEXP_FN V usual(V sum, const V* in) {
+    return sum + in[0];
+  }
+  template <class V>
+  static SUMEXP_FN void prepare(RowScalars<V>& row) {
+    row.h[2] = V(ElementOf<V>(0)) - row.plus(1, row.h[0]);
+  }
+  template <class V>
+  static SUMEXP_FN V map(const V* in, RowScalars<V> row) {
+    prepare(row);
+    return map_prepared(in, row);
+  }
+  template <class V>
+  static SUMEXP_FN V map_prepared(const V* in, const RowScalars<V>& row) {
+    const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
+    const V most = fma(s.value, row.h[2], in[0]);
+    if (!any(winner)) return most;
     const V others = row.plus(1, row.h[0] - pick(winner, in[0], zero));
-    return fma(in[0], pick(winner, s.rest, one), zero - s.value * others);
+    return pick(winner, fma(in[0], s.rest, zero - s.value * others), most);
   }
 };
 
 // in: t, y
 struct LogSoftmaxJvp : SumsOp {
-  static constexpr int kInputs = 2, kPasses = 1, kSums = 2;
+  static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
     const Probability<V> s = probability_of_log(in[1]);
-    acc[0] = acc[0] + pick(winner, in[0], zero);
-    acc[1] = fma(pick(winner, s.rest, zero - s.value), in[0], acc[1]);
+    V factor = zero - s.value;
+    if (any(winner)) {
+      acc[0] = acc[0] + pick(winner, in[0], zero);
+      factor = pick(winner, s.rest, factor);
+    }
+    acc[1] = fma(factor, in[0], acc[1]);
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
@@ -83,7 +99,7 @@ struct LogSoftmaxJvp : SumsOp {
 
 // in: g, v, y
 struct LogSoftmaxHvp : SumsOp {
-  static constexpr int kInputs = 3, kPasses = 1, kSums = 3, kTemperature = 2;
+  static constexpr int kInputs = 3, kPasses = 1, kSums = 3, kLog = 2, kTemperature = 2;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>& row) {
     LogSoftmaxJvp::add<pass>(acc, in + 1, row);

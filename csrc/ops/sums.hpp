@@ -4,6 +4,11 @@
 //
 //   add<pass>(acc, in, row)   adds one element's contributions to acc[0 .. kSums)
 //   map(in, row)              one element of the result, before the temperature factor
+//   kLog                      the input of log-probabilities y, or -1: y of no element is -inf
+//   kWinnersApart             all sums but the last are of winners (wins(y)) alone. A row has one at most, and many have none:
+//   usual(sum, in)            what add makes of the last sum for any other element
+//   kPrepares                 what map makes of the row's sums alone is made once, at free places among them, by prepare(row);
+//   map_prepared(in, row)     is then map
 //
 // Sums are carried out in the order of numerics/geometry.hpp and reach `row` as (h, l) pairs: those of
 // pass 0 at 0 .. kSums-1, those of pass 1 after them.
@@ -17,7 +22,21 @@ struct SumsOp {
   static constexpr int kRowInput = -1, kTemperature = 1;
   static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false;
   static constexpr bool kApart = false, kIndex = false, kExtra = false;
+  static constexpr int kLog = -1;
+  static constexpr bool kWinnersApart = false, kPrepares = false;
 };
+
+// An element with a probability e^y of 0.57 or more, next to which 1 - e^y and sums of the others keep their digits
+// (log_softmax.hpp)
+template <class V>
+SUMEXP_FN auto wins(V y) {
+  return at_or_above(y, V(ElementOf<V>(-0.5625)));
+}
+SUMEXP_FN bool any(bool mask) { return mask; }
+template <class Mask>
+SUMEXP_FN bool any(Mask mask) {
+  return count(mask) != 0;
+}
 
 template <class V>
 struct RowScalars {

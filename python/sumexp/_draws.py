@@ -164,19 +164,56 @@ def count_options(batch, num_samples, temperature, seed, stream):
     return options
 
 
-def draw(x, axis, where, options, batch, num_samples, return_info):
-    """(indices, {name of SampleInfo: array}): ndarrays; x is an ndarray or a tensor."""
+RANGES = {
+    "temperature": ("numbers from 0", lambda v: v >= 0),
+    "top_k": ("integers from 1", lambda v: v >= 1),
+    "top_p": ("numbers above 0, up to 1", lambda v: (v > 0) & (v <= 1)),
+    "min_p": ("numbers from 0 to 1", lambda v: (v >= 0) & (v <= 1)),
+}
+
+
+def check_ranges(function, options):
+    """What the CPU's entries ask of options; a device's look at none."""
+    for name, (accepted, good) in RANGES.items():
+        values = options.get(name)
+        bad = np.flatnonzero(~good(values)) if isinstance(values, np.ndarray) else ()
+        if len(bad):
+            value = values[bad[0]]
+            value = value if values.dtype.kind == "i" else f"{value:g}"
+            raise ValueError(f"{function}: {name}: got {value} for row {bad[0]}; accepted are {accepted}")
+
+
+class Host:
+    """Where options, results and scratch of a call are: the CPU. sumexp.torch._sampling has the one of CUDA devices."""
+
+    device = "cpu"
+    empty = staticmethod(np.empty)
+    concatenate = staticmethod(np.concatenate)
+
+    @staticmethod
+    def options(function, options):
+        """As the entries of sumexp._core take them."""
+        return options
+
+    @staticmethod
+    def run(entry, *args):
+        entry(*args)
+
+
+def draw(x, axis, where, options, batch, num_samples, return_info, place=Host):
+    """(indices, {name of SampleInfo: array}): ndarrays, or of the place; x is an ndarray or a tensor."""
     shape = batch if num_samples is None else (*batch, options["num_samples"])
-    out = np.empty(shape, np.int64)
+    out = place.empty(shape, np.int64)
     info = {}
     if return_info:
-        info = {name: np.empty(shape) for name in ("log_prob", "filtered_log_prob")}
-        info |= {"kept": np.empty(batch, np.int64), "cut_logit": np.empty(batch), "cut_index": np.empty(batch, np.int64)}
-    _core._sample(x, axis, where, options, out, info)
+        info = {name: place.empty(shape, np.float64) for name in ("log_prob", "filtered_log_prob")}
+        types = {"kept": np.int64, "cut_logit": np.float64, "cut_index": np.int64}
+        info |= {name: place.empty(batch, dtype) for name, dtype in types.items()}
+    place.run(_core._sample, x, axis, where, place.options("sample", options), out, info)
     return out, info
 
 
-def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_samples, return_info):
+def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_samples, return_info, place=Host):
     """As draw, of logits(rows, a, b): a slice of rows, classes a to b. xp: numpy or torch, with that dtype."""
     draws = options["num_samples"]
     wide = dtype.itemsize == 8
@@ -187,48 +224,54 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
         or where is not None
         or not options["replacement"]
         or any(name in options for name in FILTERS)
-        or (temperature is not None and not (temperature >= 1e-6).all())  # below, quotients may overflow, or T be 0
+        # below, quotients may overflow, or T be 0; a device's is not looked at
+        or (temperature is not None and not (isinstance(temperature, np.ndarray) and (temperature >= 1e-6).all()))
     )
     if in_pieces:
         chunks = -(-classes // chunk)
-        states = np.empty((rows, chunks, _core._piece_state_bytes(wide)), np.uint8)
-        places = np.empty((rows, chunks, draws), np.int16)
+        states = place.empty((rows, chunks, _core._piece_state_bytes(wide)), np.uint8)
+        places = place.empty((rows, chunks, draws), np.int16)
+        options = place.options("linear_sample", options)
         step = max(1, PIECE_BYTES // (item * chunk * max(rows, 1))) * chunk
         for a in range(0, classes, step):
             made = logits(slice(None), a, min(a + step, classes))
-            _core._sample_piece(made, options, a // chunk, states, places)
-        out = np.empty((rows, draws), np.int64)
-        shape = xp.empty((1,), dtype=dtype)
-        shape = np.broadcast_to(shape, (rows, classes)) if xp is np else shape.expand(rows, classes)
-        _core._finish_pieces(shape, options, states, places, out)
+            place.run(_core._sample_piece, made, options, a // chunk, states, places)
+        out = place.empty((rows, draws), np.int64)
+        if xp is np:
+            shape = np.broadcast_to(np.empty((1,), dtype), (rows, classes))
+        else:
+            shape = xp.empty((1,), dtype=dtype, device=place.device).expand(rows, classes)
+        place.run(_core._finish_pieces, shape, options, states, places, out)
         return out.reshape(batch if num_samples is None else (*batch, draws)), {}
     step = max(1, 16 * PIECE_BYTES // (item * max(classes, 1)))
     found = []
     options.setdefault("stream", np.arange(rows, dtype=np.int64))
     for r in range(0, rows, step):
         part = slice(r, min(r + step, rows))
-        some = {n: v[part] if isinstance(v, np.ndarray) and v.size > 1 else v for n, v in options.items()}
+        some = {n: v[part] if hasattr(v, "shape") and len(v) > 1 else v for n, v in options.items()}
         mask = where[part] if where is not None else None
         try:
-            found.append(draw(logits(part, 0, classes), 1, mask, some, (part.stop - r,), draws, return_info))
+            found.append(draw(logits(part, 0, classes), 1, mask, some, (part.stop - r,), draws, return_info, place))
         except ValueError as error:
             raise ValueError(str(error).replace("sample:", f"linear_sample: rows from {r} on:", 1)) from None
     if not found:
-        found = [draw(xp.empty((0, classes), dtype=dtype), 1, None, options, (0,), draws, return_info)]
+        found = [draw(logits(slice(0, 0), 0, classes), 1, None, options, (0,), draws, return_info, place)]
     full = batch if num_samples is None else (*batch, draws)
-    out = np.concatenate([indices for indices, _ in found]).reshape(full)
-    names = found[0][1]
-    return out, {
-        name: np.concatenate([info[name] for _, info in found]).reshape(full if "log_prob" in name else batch) for name in names
-    }
+    out = place.concatenate([indices for indices, _ in found]).reshape(full)
+    joined = {name: place.concatenate([info[name] for _, info in found]) for name in found[0][1]}
+    return out, {name: array.reshape(full if "log_prob" in name else batch) for name, array in joined.items()}
 
 
 def gumbel_noise(batch, n, seed, stream):
     """float64, of shape (*batch, n)."""
+    return made_noise(batch, n, row_options("gumbel_softmax", batch, 1.0, seed, stream))
+
+
+def made_noise(batch, n, options, place=Host):
+    options = place.options("gumbel_softmax", options)
+    noise = place.empty((*batch, n), np.float64)
     rows = int(np.prod(batch, dtype=np.int64))
-    options = row_options("gumbel_softmax", batch, 1.0, seed, stream)
-    noise = np.empty((*batch, n))
-    _core._gumbel_noise(options["seed"], options.get("stream"), rows, n, noise)
+    place.run(_core._gumbel_noise, options["seed"], options.get("stream"), rows, n, noise)
     return noise
 
 

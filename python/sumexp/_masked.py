@@ -60,7 +60,7 @@ def _document(function, plain, shape, absent, bound):
     Raises
     ------
     TypeError and ValueError that name the argument, before anything is written; NotImplementedError for arrays on CUDA
-    devices.
+    devices that are not torch's tensors.
     """
     return function
 

@@ -99,6 +99,9 @@ def sample(
     ------
     ValueError
         Where a row has NaN or +inf, or no class to draw; where an option is out of range. It names row and argument.
+        (Tensors on CUDA devices, for which nothing waits: such a row is no error and gives -1, log-probabilities of NaN, 0 kept
+        and the cut (NaN, -1); without replacement, draws for which no class is left are -1. Options that are on the device
+        themselves are not looked at: a row whose temperature is out of range gives -1.)
 
     Notes
     -----
@@ -144,7 +147,8 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
     from 0 to 2^53. The splits are exact but for rounding (a relative 1e-9), so that the counts of a class of probability p have
     mean num_samples p (1 + 1e-6) down to p = 1e-30. The draws are others than those of `sample`.
 
-    logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits.
+    logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits. (On CUDA
+    devices a row that would be an error has -1 for every class.)
     """
     tensors = _tensors(logits)
     if tensors is not None:

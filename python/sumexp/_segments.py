@@ -19,7 +19,7 @@ _RAISES = """
     Raises
     ------
     ValueError for offsets or ids that fall, or lie outside, which names the first place; TypeError and ValueError as the
-    functions on plain rows; NotImplementedError for arrays on CUDA devices.
+    functions on plain rows; NotImplementedError for arrays on CUDA devices that are not torch's tensors.
     """
 
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/ops/filters.hpp"
 #include "check.hpp"
 
 namespace {
@@ -92,6 +93,77 @@ void on_guarded_memory(Arena& rows, Arena& scratches, const std::vector<std::str
   }
 }
 
+// The cut by a sort, and masses added one after the other.
+template <class T>
+cpu::Cut<T> by_sorting(const std::vector<T>& x, const Filters& filters) {
+  using namespace SUMEXP_NS;
+  std::vector<std::int64_t> order;
+  for (std::size_t j = 0; j < x.size(); ++j)
+    if (x[j] > -Limits<T>::infinity) order.push_back(static_cast<std::int64_t>(j));
+  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
+    return x[static_cast<std::size_t>(a)] > x[static_cast<std::size_t>(b)];
+  });
+  const auto at = [&](std::size_t place) { return x[static_cast<std::size_t>(order[place])]; };
+  std::size_t kept = order.size();
+  const Base<T> base = base_of(at(0));
+  const auto by_min_p = [&] {
+    if (!(filters.min_p > 0)) return;
+    const T bound = lowest_kept(at(0), filters.min_p);
+    while (kept > 1 && at(kept - 1) < bound) --kept;
+  };
+  if (filters.order == FilterOrder::vllm) by_min_p();
+  if (filters.top_k >= 1) kept = std::min(kept, static_cast<std::size_t>(filters.top_k));
+  if (filters.top_p < 1) {
+    std::vector<Mass> masses;
+    Mass total = 0, sum = 0;
+    for (std::size_t i = 0; i < kept; ++i) {
+      masses.push_back(mass_of_term(mass_term(at(i), base.anchor, base.reduce)));
+      total += masses.back();
+    }
+    const Mass target = ceil_product(filters.top_p, total);
+    for (kept = 0; sum < target; ++kept) sum += masses[kept];
+  }
+  if (filters.order != FilterOrder::vllm) by_min_p();
+  return {at(kept - 1) + T(0), order[kept - 1], static_cast<std::int64_t>(kept)};
+}
+
+// Long rows, where a sample says where to look: also rows that a sample is wrong about.
+template <class T>
+void long_rows(const std::vector<std::string>& names) {
+  for (const std::int64_t n : {16'384, 16'385, 40'000, 128'256})
+    for (int kind = 0; kind < 8; ++kind) {
+      check::Random random(static_cast<std::uint64_t>(n + kind));
+      std::vector<T> x = row<T>(random, kind, n);
+      for (std::int64_t j = 0; j < n; ++j) {
+        T& v = x[static_cast<std::size_t>(j)];
+        if (kind == 3 && j % 512 >= 64) v += 9;               // the sample sees none of these
+        if (kind == 4 && j % 512 < 64) v += 9;                // the sample sees these alone
+        if (kind == 5 && random.below(10'000) == 0) v += 25;  // a few have all of the mass
+        if (kind == 6) v = T(1.25);
+        if (kind == 7) v = static_cast<T>(-30.0 * static_cast<double>(j) / static_cast<double>(n));
+      }
+      const std::size_t bytes = x.size() * sizeof(T), wanted = cpu::filter_scratch<T>(n);
+      Arena rows(bytes), scratches(wanted);
+      const T* const at = static_cast<const T*>(std::memcpy(rows.last(bytes), x.data(), bytes));
+      void* const scratch = scratches.last(wanted);
+      const std::int64_t k = n * 3 / 10;
+      for (const Filters& filters : {Filters{0, 0.9}, Filters{0, 0.3}, Filters{0, 0.9999}, Filters{0, 1e-9},
+                                     Filters{0, 1 - 0x1p-53}, Filters{k}, Filters{n - 7}, Filters{n / 7}, Filters{k, 0.9},
+                                     Filters{n - 2, 0.7}, Filters{k, 0.99, 1e-3}, Filters{2000, 0.5, 1e-3, FilterOrder::hf}}) {
+        const cpu::Cut<T> want = by_sorting(x, filters);
+        for (const std::string& name : names) {
+          set_isa(name.c_str());
+          const auto cut = cpu::filter_cut(at, n, filters, scratch);
+          CHECK(cut.logit == want.logit && cut.index == want.index && cut.kept == want.kept,
+                "%s n=%lld kind %d top_k %lld top_p %.17g: (%.9g, %lld, %lld), by sorting (%.9g, %lld, %lld)", name.c_str(),
+                static_cast<long long>(n), kind, static_cast<long long>(filters.top_k), filters.top_p,
+                static_cast<double>(cut.logit), static_cast<long long>(cut.index), static_cast<long long>(cut.kept),
+                static_cast<double>(want.logit), static_cast<long long>(want.index), static_cast<long long>(want.kept));
+        }
+      }
+    }
+}
+
 template <class T>
 void all_lengths(const std::vector<std::string>& names) {
   std::vector<std::int64_t> lengths(71);
@@ -103,11 +175,49 @@ void all_lengths(const std::vector<std::string>& names) {
     for (int kind = 0; kind < 3; ++kind) on_guarded_memory<T>(rows, scratches, names, n, kind);
 }
 
+// The mass of a term by integers is what adding it as two doubles makes of it.
+template <class T>
+void mass_of_terms() {
+  using namespace SUMEXP_NS;
+  using F = MassFormat<T>;
+  check::Random random(sizeof(T));
+  const auto agrees = [](T t) {
+    MassSum<T, double> sum;
+    sum.add(t);
+    CHECK(mass_of_term(t) == mass_of<T>(sum.high_part(), sum.low), "a term of %a", static_cast<double>(t));
+  };
+  agrees(T(0));
+  for (int e = 0; e <= 64; ++e)
+    for (int i = 0; i < 400; ++i) {
+      const double digits = i == 0 ? 1.0 : i == 1 ? 2.0 - 0x1p-52 : 1.0 + random.uniform();
+      const double few = static_cast<double>(static_cast<std::int64_t>(digits * (1 << (20 + i % 9))));  // halves of a unit
+      for (const double m : {digits, few / (1 << (20 + i % 9))})
+        if (const T t = static_cast<T>(m * check::power_of_two(e) * F::least); t <= T(1.42 * 0x1p64) * F::least) agrees(t);
+    }
+}
+
+void ties() {
+  check::Random random(5);
+  for (int i = 0; i < 20000; ++i) {
+    const Mass each = 1 | (static_cast<Mass>(random.next()) << 25) >> random.below(89);
+    const Mass count = 1 + static_cast<Mass>(random.next() >> (25 + random.below(39)));
+    const auto got = [&](Mass target) { return static_cast<Mass>(SUMEXP_NS::ties_that_reach(target, each)); };
+    CHECK(got(count * each) == count, "%d: so many reach themselves", i);
+    CHECK(got(count * each + 1) == count + 1, "%d: one more is needed", i);
+    CHECK(got((count - 1) * each + 1) == count, "%d: the last is needed", i);
+  }
+}
+
 }  // namespace
 
 int main() {
+  ties();
+  mass_of_terms<float>();
+  mass_of_terms<double>();
   const std::vector<std::string> names = isas();
   all_lengths<float>(names);
   all_lengths<double>(names);
+  long_rows<float>(names);
+  long_rows<double>(names);
   return check::finish();
 }

@@ -9,7 +9,7 @@
 
 #include <sumexp/sampling.hpp>
 
-#include "../../csrc/cpu/sampling/binomial.hpp"
+#include "../../csrc/ops/binomial.hpp"
 #include "check.hpp"
 
 using namespace sumexp;
@@ -68,7 +68,7 @@ void binomial_mass() {
   for (double n : {20.0, 25.0, 1e3, 1e6, 1e13, 0x1p53})
     for (double p : {0.5, 0.45, 0.3, 1e-3, 1e-9, 1e-12}) {
       if (n * p < 10) continue;
-      const cpu::BinomialMass f(n, p);
+      const SUMEXP_NS::BinomialMass f(n, p);
       const long double odds = static_cast<long double>(p) / (1 - static_cast<long double>(p));
       for (int side : {-1, 1}) {
         long double exact = 0;

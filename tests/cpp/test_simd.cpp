@@ -213,7 +213,6 @@ void test_memory() {
   }
 }
 
-#if SUMEXP_REGISTERS
 template <class V>
 void test_transpose() {
   using T = ElementOf<V>;
@@ -254,7 +253,6 @@ void test_fold_rows() {
   const V sum = fold_rows(row, [](V low, V high) { return low + high; });
   expect("fold_rows", sum, [](int b) { return T(V::W * (100 * b) + V::W * (V::W - 1) / 2); });
 }
-#endif
 
 // -- 16-bit formats ---------------------------------------------------------------------------------------
 
@@ -320,7 +318,6 @@ void test_doubles() {
       const double want = exponent_split(a.at[i], want_k);
       CHECK(bits(m.at[i]) == bits(want) && bits(power.at[i]) == bits(want_k), "exponent_split(%a), lane %d", a.at[i], i);
     }
-#if SUMEXP_REGISTERS
     const auto slid = [&](int h, const F64& got) {
       const Lane<F64> lanes(got);
       for (int i = 0; i < h; ++i) CHECK(same(lanes.at[i], a.at[i + h]), "slide_down<%d>, lane %d", h, i);
@@ -328,7 +325,6 @@ void test_doubles() {
     slid(1, slide_down<1>(x));
     if constexpr (W > 2) slid(2, slide_down<(W > 2 ? 2 : 1)>(x));
     if constexpr (W > 4) slid(4, slide_down<(W > 4 ? 4 : 1)>(x));
-#endif
   }
 }
 
@@ -336,19 +332,12 @@ void expect_pair(const char* word, const DD<F64>& got, const DD<double> (&want)[
   expect(word, got.hi, [&](int i) { return want[i].hi; });
   expect(word, got.lo, [&](int i) { return want[i].lo; });
 }
-// What a vector of floats widens to: two vectors of doubles, or, where a vector is one number, one.
-#if SUMEXP_REGISTERS
+// What a vector of floats widens to: two vectors of doubles.
 void expect_wide(const char* word, const Twin<F64>& got, const double (&want)[F32::W]) {
   expect(word, got.a, [&](int i) { return want[i]; });
   expect(word, got.b, [&](int i) { return want[F64::W + i]; });
 }
 Twin<F64> load_wide(const double* from) { return {F64::load(from), F64::load(from + F64::W)}; }
-#else
-void expect_wide(const char* word, const F64& got, const double (&want)[F32::W]) {
-  expect(word, got, [&](int i) { return want[i]; });
-}
-F64 load_wide(const double* from) { return F64::load(from); }
-#endif
 
 void test_wide_f64() {
   using O = WideOf<F64>;
@@ -395,7 +384,7 @@ void test_wide_f32() {
   using O = WideOf<F32>;
   using S = WideOf<float>;
   constexpr int W = F32::W;
-  static_assert(F32::W == 2 * F64::W || F32::W == 1, "a vector of floats widens to two of doubles");
+  static_assert(F32::W == 2 * F64::W, "a vector of floats widens to two of doubles");
   Random random(6);
   double want[W];
   const auto lanes = [&](const char* word, const O::W& got, auto expected) {
@@ -418,11 +407,9 @@ void test_wide_f32() {
     lanes("twin +", w + u, [&](int i) { return wide[i] + positive[i]; });
     lanes("twin *", w * u, [&](int i) { return wide[i] * positive[i]; });
     lanes("twin /", w / u, [&](int i) { return wide[i] / positive[i]; });
-#if SUMEXP_REGISTERS  // else only numbers are finished
     lanes("log1p", log1p_wide(u), [&](int i) { return log1p_wide(positive[i]); });
     lanes("exp", exp_wide(O::scaled(u, 0.25)), [&](int i) { return exp_wide(positive[i] * 0.25); });
     lanes("remainder", remainder_wide(u, O::constant(5.0)), [&](int i) { return remainder_wide(positive[i], 5.0); });
-#endif
     F32 h, l;
     O::split(w, h, l);
     float want_h[W], want_l[W];
@@ -466,14 +453,12 @@ int run() {
   test_arithmetic<F64>();
   test_memory<F32>();
   test_memory<F64>();
-#if SUMEXP_REGISTERS
   test_transpose<F32>();
   test_transpose<F64>();
   test_halves<F32>();
   test_halves<F64>();
   test_fold_rows<F32>();
   test_fold_rows<F64>();
-#endif
   test_format<f16>("f16", to_f16);
   test_format<bf16>("bf16", to_bf16);
   // any NaN becomes the one that bf16 stores

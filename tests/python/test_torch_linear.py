@@ -144,6 +144,24 @@ def test_ignored_rows_are_not_read():
         ours(*expected, T, reduction=reduction).sum().backward()
         assert all(torch.equal(g.grad, e.grad) for g, e in zip(got, expected)) and not got[0].grad[2].any()
 
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_where_rows_cannot_be_counted(kind, options, monkeypatch):
+    """As on CUDA devices, where to look would be to wait: ignored rows go through the products, as zeros."""
+    found = []
+    for waits in (False, True):
+        monkeypatch.setattr(_linear, "waits", lambda t, waits=waits: waits)
+        x, w, b = leaves(X, W, B)
+        with torch.no_grad():
+            x[2] = float("nan") if kind == "index" else 1.0
+        loss = ours(x, w, b, TARGETS[kind], **OPTIONS[options])
+        first = torch.autograd.grad(loss.sum(), (x, w, b), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, w, b))
+        found.append([loss, *first, *second])
+    for a, c in zip(*found):
+        assert torch.isfinite(a).all()
+        torch.testing.assert_close(c, a, rtol=1e-12, atol=1e-14)
+
 
 def test_mean_over_several_calls():
     """transformers 34191: with accumulated gradients the mean was normalised in each call, and again."""

@@ -46,6 +46,37 @@ def test_options_may_be_tensors():
         == drawn.tolist()
 
 
+def test_options_on_a_device(monkeypatch):
+    """What is made ready for CUDA devices, here of tensors on the CPU: the entries take it, and draw the same."""
+    x, w = normal(3, 4000), normal(5000, 8)
+    each = np.array([0.5, 1.0, 2.0])
+    mask = torch.rand(4000, generator=torch.Generator().manual_seed(0)) < 0.5
+    calls = [
+        lambda: st.sample(x, seed=1),
+        lambda: st.sample(x, seed=[1, 2, 2**64 - 1], stream=[7, 8, 9], temperature=each, top_k=[3, 4, 5], top_p=0.9,
+                          min_p=1e-3, where=mask, num_samples=4, return_info=True),
+        lambda: st.sample(x, 0, seed=1, num_samples=2, replacement=False),
+        lambda: st.sample_counts(x, 10**6, seed=1, temperature=each),
+        lambda: st.linear_sample(normal(3, 8), w, seed=1, num_samples=2),
+        lambda: st.linear_sample(normal(3, 8), w, seed=1, top_k=5, where=w[:, 0] > 0, return_info=True),
+        lambda: st.linear_sample(torch.zeros(0, 8), w, seed=1, top_k=5),
+        lambda: st.gumbel_softmax(x, seed=1, hard=True),
+    ]
+    want = [call() for call in calls]
+    monkeypatch.setattr(st._sampling, "_place", lambda x: st._sampling.Device(x.device))
+    for call, expected in zip(calls, want):
+        got = call()
+        for a, b in zip(*(torch.utils._pytree.tree_leaves(r) for r in (got, expected)), strict=True):
+            assert torch.equal(a, b) and a.dtype == b.dtype and a.shape == b.shape
+    refused = {"temperature": (-1, "got -1 for row 0; accepted are numbers from 0"), "top_k": (0, "got 0 for row 0"),
+               "top_p": ([0.5, 1.5, 1], "got 1.5 for row 1"), "min_p": (np.nan, "got nan for row 0")}
+    for name, (value, message) in refused.items():
+        with pytest.raises(ValueError, match=f"sample: {name}: {message}"):
+            st.sample(x, seed=1, **{name: value})
+    with pytest.raises(ValueError, match=r"where has shape \(7,\), accepted: one that broadcasts to \(3, 4000\)"):
+        st.sample(x, seed=1, where=torch.ones(7, dtype=torch.bool))
+
+
 def test_generator():
     x = normal(4, 50)
     a = torch.Generator().manual_seed(3)

@@ -114,7 +114,7 @@ STREAM = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int32, ctypes.c_int32, ctypes.
 @FROM_OBJECT
 def from_object(value, out):
     array = value.array
-    code, bits = {"b": (6, 8), "u": (1, 8), "V": (4, 16), "i": (0, 64)}.get(array.dtype.kind, (2, 8 * array.dtype.itemsize))
+    code, bits = {"b": 6, "u": 1, "V": 4, "i": 0}.get(array.dtype.kind, 2), 8 * array.dtype.itemsize
     sizes = ctypes.c_int64 * array.ndim
     value.kept = [sizes(*array.shape), sizes(*(s // array.itemsize for s in array.strides))]
     out[0] = DLTensor(array.ctypes.data, (2, value.device), array.ndim, code, bits, 1, *value.kept, 0)

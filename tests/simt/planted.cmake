@@ -65,3 +65,35 @@ simt_planted(stage_not_read tile_io.cuh SoftmaxVjp "softmax_vjp f32 warp side" "
              "if (used_) stage_sync()" "if (!used_) stage_sync()")
 simt_planted(stage_no_results tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"
              "rows) {\n    stage_sync();\n    each_staged(cuda::kOut" "rows) {\n    each_staged(cuda::kOut")
+
+# simt_planted_rows(NAME FAMILY KERNELS FILTER EXPECT FROM TO): the same for rows/FAMILY.cuh, whose struct is KERNELS, by
+# test_FAMILY.cpp.
+function(simt_planted_rows name family kernels filter expect from to)
+  set(source ${cuda}/rows/${family}.cuh)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+  file(READ ${source} text)
+  string(FIND "${text}" "${from}" at)
+  if(at EQUAL -1)
+    message(FATAL_ERROR "planted ${name}: '${from}' is not in rows/${family}.cuh")
+  endif()
+  string(REPLACE "${from}" "${to}" text "${text}")
+  string(REGEX REPLACE "#include \"([^\"]*)\"" "#include \"${cuda}/rows/\\1\"" text "${text}")
+  set(planted ${CMAKE_CURRENT_BINARY_DIR}/planted/${name})
+  file(CONFIGURE OUTPUT ${planted}/${family}.cuh CONTENT "${text}" @ONLY)
+  file(CONFIGURE OUTPUT ${planted}/planted.cpp CONTENT
+       "#include \"${planted}/${family}.cuh\"\n\nnamespace sumexp::SUMEXP_NS {\ntemplate struct ${kernels}<float>;\n}\n" @ONLY)
+  add_executable(planted_${name} test_${family}.cpp ${planted}/planted.cpp)
+  target_link_libraries(planted_${name} PRIVATE simt_kernels)
+  if(SUMEXP_SANITIZE MATCHES "undefined")
+    target_compile_options(planted_${name} PRIVATE -fno-sanitize=undefined)
+  endif()
+  add_test(NAME simt_planted_${name} COMMAND planted_${name} ${filter})
+  set_tests_properties(simt_planted_${name} PROPERTIES PASS_REGULAR_EXPRESSION "${expect}")
+endfunction()
+
+# A row of more chunks than warps takes the chunk that happens to be in registers for each of its own; blocks of a bias's
+# members join before all are there.
+simt_planted_rows(masked_again masked MaskedRows "f32 n 16385" "other bytes"
+                  "again = in.chunks > warps()" "again = false")
+simt_planted_rows(masked_blocks masked MaskedRows "f32 n 40" "other bytes of the bias's gradient|on the machine"
+                  "*mine = sum.value();\n    arch::block_sync();" "*mine = sum.value();")

@@ -132,6 +132,7 @@ int main() {
   bites<Fault::no_last_cluster_sync>("no_last_cluster_sync", "no longer there", 10, 3, 1024, 64, 4);
   bites<Fault::shared_overrun>("shared_overrun", "past the end of its shared partial");
   bites<Fault::torn_counter>("torn_counter", "", 4, 40, 64, 32);
+  bites<Fault::torn_shared_counter>("torn_shared_counter", "", 20);
   const simt::Counters& c = simt::counters();
   std::printf("%llu launches, %llu threads, %llu switches: %s\n", (unsigned long long)c.launches, (unsigned long long)c.threads,
               (unsigned long long)c.switches, failures ? "FAILED" : "ok");

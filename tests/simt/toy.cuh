@@ -29,6 +29,7 @@ enum class Fault {
   no_last_cluster_sync,   // a block leaves while others read its shared memory
   shared_overrun,         // writes behind a shared array
   torn_counter,           // no atomic: the last block is not recognised
+  torn_shared_counter,    // the same in shared memory: threads of a block are lost
 };
 
 template <Fault fault>
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(256)
   SUMEXP_SHARED(float, partial, 8);
   SUMEXP_SHARED(float, of_block, 1);
   SUMEXP_SHARED(unsigned, is_last, 1);
+  SUMEXP_SHARED(unsigned, counted, 1);
   const int ranks = arch::cluster_size(), rank = arch::cluster_rank();
   const int row = int(blockIdx.x) / ranks, rows = int(gridDim.x) / ranks;
   const int threads = int(blockDim.x), t = int(threadIdx.x);
@@ -71,15 +73,23 @@ __global__ void __launch_bounds__(256)
   v = fold_warp<fault>(v);
   if (fault == Fault::undefined_lane && arch::lane() < 16) v = arch::shfl_down(v, 1, 0xffffu);
 
+  if (t == 0) counted[0] = 0;
   for (int pass = 0; pass < 2; ++pass) {  // the second pass writes what the first has read
     if (arch::lane() == 0) partial[arch::warp() + (fault == Fault::shared_overrun ? 8 : 0)] = v * float(1 + pass);
     if (fault == Fault::diverged_barrier && arch::warp() == 0) arch::block_sync();
     else if (fault != Fault::no_barrier) arch::block_sync();
     float s = 0;
     for (int w = 0; w < threads / 32; ++w) s += partial[w];
+    if (pass == 0 && fault == Fault::torn_shared_counter) {
+      const unsigned before = counted[0];
+      arch::fence();
+      counted[0] = before + 1;
+    } else if (pass == 0) {
+      arch::atomic_add(counted, 1u);
+    }
     if (fault != Fault::no_second_barrier) arch::block_sync();
     if (pass == 0) v = fault == Fault::no_barrier || fault == Fault::no_second_barrier ? arch::shfl(s, 0) : v;
-    if (pass == 1 && t == 0) of_block[0] = s * 0.5f;
+    if (pass == 1 && t == 0) of_block[0] = counted[0] == unsigned(threads) ? s * 0.5f : -1;
   }
 
   if (fault != Fault::no_first_cluster_sync) arch::cluster_sync();

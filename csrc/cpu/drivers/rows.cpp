@@ -1,6 +1,7 @@
 #include "rows.hpp"
 
 #include <limits>
+#include <new>
 
 namespace sumexp::cpu {
 
@@ -110,7 +111,9 @@ void RowDriver::block(std::int64_t r, int rows) {
 
 void RowDriver::begin_block(std::int64_t r, int rows) {
   rows_ = rows;
-  offsets_ = plan_.row_offsets(r);  // the rows of a block differ in the innermost batch dimension alone
+  // The rows of a block differ in the innermost batch dimension alone. In place: an assignment would load in vectors what has
+  // just been stored number by number, and wait for all results that are on their way to memory.
+  new (&offsets_) Offsets(plan_.row_offsets(r));
   packed_through_ = -1;
   overflows_ = false;
   for (int b = 0; job_.divide && b < rows_; ++b) apart_[b] = overflow_[b] = false;

@@ -90,31 +90,73 @@ SUMEXP_FN F64 widened(F64 t) { return t; }
 SUMEXP_FN double lane_sum(F64 x) { return fold_halves<F64::W / 2>(x); }
 SUMEXP_FN double lane_sum(Twin<F64> x) { return lane_sum(x.a + x.b); }
 
-// Sums of masses by lanes: two where a vector widens to two.
+// Sums of masses by lanes, two where a vector widens to two: of kMassVectors vectors, each lane's exact.
+constexpr int kMassVectors = kMassBlock;
 template <class T>
 struct LaneMasses {
   MassSum<T, F64> a, b;
   SUMEXP_FN void add(F64 t) { a.add(t); }
   SUMEXP_FN void add(Twin<F64> t) { a.add(t.a), b.add(t.b); }
-  SUMEXP_FN Mass total() const { return mass_of<T>(lane_sum(a.high_part() + b.high_part()), lane_sum(a.low + b.low)); }
+  // Lanes become integers before they are added.
+  SUMEXP_FN Mass total() const { return of_lanes(a) + of_lanes(b); }
+
+ private:
+  SUMEXP_FN static Mass of_lanes(const MassSum<T, F64>& sum) {
+    double high[F64::W], low[F64::W];
+    F64::store(high, sum.high_part());
+    F64::store(low, sum.low);
+    Mass total = 0;
+    for (int i = 0; i < F64::W; ++i) total += mass_of<T>(high[i], low[i]);
+    return total;
+  }
+};
+
+// Terms as they are made of elements.
+template <class V>
+struct TermMaker {
+  using T = ElementOf<V>;
+  V anchor;
+  Reduction<V> reduce;
+
+  SUMEXP_FN explicit TermMaker(T maximum) : TermMaker(base_of(maximum)) {}
+  SUMEXP_FN explicit TermMaker(const Base<T>& base) : anchor(base.anchor), reduce{V(base.reduce.shift), V(base.reduce.floor)} {}
+  SUMEXP_FN V operator()(V x) const { return mass_term(x, anchor, reduce); }
+  SUMEXP_FN V small_too(V x) const { return FullTerms::term(FullTerms::parts(x - anchor, reduce)); }
 };
 
 template <class V, class T = ElementOf<V>>
 Mass terms_of(const T* x, std::int64_t n, T maximum, T* terms) {
-  const Base<T> base = base_of(maximum);
-  const Reduction<V> reduce = {V(base.reduce.shift), V(base.reduce.floor)};
-  const V anchor = V(base.anchor);
+  const TermMaker<V> term(maximum);
   Mass total = 0;
-  for (std::int64_t first = 0; first < n; first += kMassBlock) {
+  constexpr int kStep = kMassVectors * V::W;
+  for (std::int64_t first = 0; first < n; first += kStep) {
     LaneMasses<T> sum;
-    each_vector<V>(n - first < kMassBlock ? n - first : kMassBlock, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-      const V t = mass_term(memory.template load<V>(x + first + i, -Limits<T>::infinity), anchor, reduce);
+    each_vector<V>(n - first < kStep ? n - first : kStep, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V t = term(memory.template load<V>(x + first + i, -Limits<T>::infinity));
       memory.store(terms + first + i, t);
       sum.add(widened(t));
     });
     total += sum.total();
   }
   return total;
+}
+
+// Sums of terms in double, by lanes.
+struct LaneSums {
+  F64 sum[2] = {F64(0.0), F64(0.0)};
+  SUMEXP_FN void add(F64 t) { sum[0] = sum[0] + t; }
+  SUMEXP_FN void add(Twin<F64> t) { sum[0] = sum[0] + t.a, sum[1] = sum[1] + t.b; }
+  SUMEXP_FN double total() const { return lane_sum(sum[0] + sum[1]); }
+};
+
+template <class V, class T = ElementOf<V>>
+double sum_of(const T* x, std::int64_t n, T maximum) {
+  const TermMaker<V> term(maximum);
+  LaneSums sums;
+  each_vector<V>(n, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+    sums.add(widened(term.small_too(memory.template load<V>(x + i, -Limits<T>::infinity))));
+  });
+  return sums.total();
 }
 
 // Lanes add in T: a relative error of 2^-13 at most, of 2048 numbers one after the other.
@@ -130,30 +172,38 @@ void sums_above(const T* x, const T* terms, std::int64_t n, const T* bounds, dou
       const V v = memory.template load<V>(x + first + i, -Limits<T>::infinity);
       const V t = terms ? memory.template load<V>(terms + first + i, T(0)) : V(T(1));
 #pragma GCC unroll 8
-      for (int k = 0; k < kFilterBounds; ++k) acc[k] = acc[k] + pick(at_or_above(v, V(bounds[k])), t, V(T(0)));
+      for (int k = 0; k < kFilterBounds; ++k) acc[k] = pick(at_or_above(v, V(bounds[k])), acc[k] + t, acc[k]);
     });
     for (int k = 0; k < kFilterBounds; ++k) sums[k] += lane_sum(widened(acc[k]));
   }
 }
 
-template <class V, bool kTerms, class T = ElementOf<V>>
-FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to) {
+// What is asked of the elements from `below` up: their number, the mass of their terms, or the sum of terms that are made here.
+enum class Above { count, mass, sum };
+
+template <class V, Above kAbove, class T = ElementOf<V>>
+FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T maximum, T from, T below, T* x_to, T* terms_to,
+                      double* above_sum) {
   const V lower = V(from), upper = V(below), none = V(-Limits<T>::infinity);
+  const TermMaker<V> make(maximum);
   FilterSplit result = {0, 0, 0};
-  for (std::int64_t first = 0; first < n; first += kMassBlock) {
-    const std::int64_t end = n - first < kMassBlock ? n : first + kMassBlock;
-    LaneMasses<T> sum;
+  LaneSums sums;
+  constexpr int kStep = kMassVectors * V::W;
+  for (std::int64_t first = 0; first < n; first += kStep) {
+    const std::int64_t end = n - first < kStep ? n : first + kStep;
+    LaneMasses<T> masses;
     const auto take = [&](std::int64_t i, auto memory) SUMEXP_INLINE {
       const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
       const auto high = at_or_above(v, upper);
       const auto inside = at_or_above(pick(high, none, v), lower);
       result.above_count += count(high);
       compress(x_to + result.inside, inside, v);
-      if constexpr (kTerms) {
+      if constexpr (kAbove == Above::mass) {
         const V t = memory.template load<V>(terms + i, T(0));
-        sum.add(widened(pick(high, t, V(T(0)))));
+        masses.add(widened(pick(high, t, V(T(0)))));
         compress(terms_to + result.inside, inside, t);
       }
+      if constexpr (kAbove == Above::sum) sums.add(widened(pick(high, make.small_too(v), V(T(0)))));
       result.inside += count(inside);
     };
     // A branch for some vectors, not for each: what it finds is seldom foreseen.
@@ -168,15 +218,21 @@ FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T from, T belo
     }
     for (; i + V::W <= end; i += V::W) take(i, Whole{});
     if (i < end) take(i, Part{static_cast<int>(end - i)});
-    if constexpr (kTerms) result.above += sum.total();
+    if constexpr (kAbove == Above::mass) result.above += masses.total();
   }
-  if constexpr (!kTerms) result.above = static_cast<Mass>(result.above_count);
+  if constexpr (kAbove == Above::count) result.above = static_cast<Mass>(result.above_count);
+  if constexpr (kAbove == Above::sum) *above_sum = sums.total();
   return result;
 }
 template <class V, class T = ElementOf<V>>
 FilterSplit split(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to) {
-  return terms ? split_row<V, true>(x, terms, n, from, below, x_to, terms_to)
-               : split_row<V, false>(x, terms, n, from, below, x_to, terms_to);
+  return terms ? split_row<V, Above::mass>(x, terms, n, T(0), from, below, x_to, terms_to, nullptr)
+               : split_row<V, Above::count>(x, terms, n, T(0), from, below, x_to, terms_to, nullptr);
+}
+template <class V, class T = ElementOf<V>>
+FilterSplit split_apart(const T* x, std::int64_t n, T maximum, T from, T below, T* x_to, double* above) {
+  T* const none = nullptr;
+  return split_row<V, Above::sum>(x, none, n, maximum, from, below, x_to, none, above);
 }
 
 template <class V, class T = ElementOf<V>>
@@ -199,7 +255,7 @@ std::int64_t find(const T* x, std::int64_t n, T value, std::int64_t which) {
 
 template <class V>
 constexpr cpu::FilterKernel<ElementOf<V>> kernel_of() {
-  return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sums_above<V>, split<V>, find<V>};
+  return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sum_of<V>, sums_above<V>, split<V>, split_apart<V>, find<V>};
 }
 
 constexpr cpu::FilterKernels kKernels = {kernel_of<F32>(), kernel_of<F64>()};

@@ -34,10 +34,14 @@ struct FilterKernel {
   FilterRange<T> (*range)(const T* x, std::int64_t n, T from);
   // Terms relative to `maximum`, and the sum of their masses.
   FilterMass (*terms)(const T* x, std::int64_t n, T maximum, T* terms);
+  // The sum of the terms times 2^carry, in double: what has no mass is in it. Relative error n 2^-53.
+  double (*sum)(const T* x, std::int64_t n, T maximum);
   // Sums of the terms whose elements are at or above each bound, times 2^carry, within 2^-12.
   void (*sums_above)(const T* x, const T* terms, std::int64_t n, const T* bounds, double* sums);
   // Compacts elements in [from, below), `from` finite, and their terms, where there are any; in place if wanted.
   FilterSplit (*split)(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to);
+  // The same without terms: x alone is compacted, and of those from `below` up the sum is told, as above.
+  FilterSplit (*split_apart)(const T* x, std::int64_t n, T maximum, T from, T below, T* x_to, double* above);
   // The place of the which-th element that equals `value`, from 1, or of the last.
   std::int64_t (*find)(const T* x, std::int64_t n, T value, std::int64_t which);
 };

@@ -195,7 +195,9 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
     V slots[kSlots][kSums];
     for (int slot = 0; slot < (columns ? columns : 1) * kVectors; ++slot)
       for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
-    for (int i = 0; i < count; ++i) body(slots[i % kSlots], i, Whole{});
+    int i = 0;
+    for (; i + V::W <= count; i += V::W) body(slots[i / V::W % kSlots], i, Whole{});
+    if (i < count) body(slots[i / V::W % kSlots], i, Part{count - i});
     return fold_slots(columns, slots, group);
   }
   if (count < G::kLanes) {
@@ -271,7 +273,7 @@ SUMEXP_FN void put_members(Twin<D> w, D* to) {
   to[0] = w.a, to[1] = w.b;
 }
 template <class D>
-SUMEXP_FN void put_members(D w, D* to) {  // a pair of doubles, or what the portable vector widens to
+SUMEXP_FN void put_members(D w, D* to) {  // a pair of doubles
   to[0] = w;
 }
 

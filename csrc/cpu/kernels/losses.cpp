@@ -3,55 +3,12 @@
 #include "losses.hpp"
 
 #include "../../numerics/tanh.hpp"
-#include "../../ops/cross_entropy.hpp"
+#include "../../ops/losses.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 
 namespace sumexp::SUMEXP_NS {
 namespace {
-
-// sum_j b_j (m - z_j) and sum_j b_j of dense weights b, without the elements that are -inf, of which `lost` says whether one
-// has a weight. All parts have the sign of their weight, so that nothing cancels among weights of one sign.
-template <class T>
-struct DenseSum {
-  Wide<T> distance, weight;
-  bool lost;
-
-  static DenseSum empty() { return {WideOf<T>::constant(0), WideOf<T>::constant(0), false}; }
-};
-
-// A chunk or more of a row: what exponentials sum to, and beside it what losses ask for.
-template <class T>
-struct LossState {
-  ExpState<T> sum;
-  DenseSum<T> dense, plain;  // of the weights that the loss has, and of the target's own
-  Wide<T> spread;            // sum_j e^(z_j) (m - z_j), relative to what sum is
-  bool apart;                // of a row that is (LossKernel): distances are from the row's maximum, not from the chunk's
-
-  static LossState empty(bool apart = false) {
-    return {ExpState<T>::empty(), DenseSum<T>::empty(), DenseSum<T>::empty(), WideOf<T>::constant(0), apart};
-  }
-};
-
-// up: from the lower maximum to the upper one, finite
-template <class T>
-DenseSum<T> merge(const DenseSum<T>& upper, const DenseSum<T>& lower, Wide<T> up) {
-  return {upper.distance + (lower.distance + lower.weight * up), upper.weight + lower.weight, upper.lost || lower.lost};
-}
-template <class T>
-LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
-  using O = WideOf<T>;
-  const bool a_upper = a.sum.m >= b.sum.m;
-  const LossState<T>&upper = a_upper ? a : b, &lower = a_upper ? b : a;
-  const bool rise = is_finite(lower.sum.m) && is_finite(upper.sum.m);
-  const Wide<T> up = rise ? O::from(upper.sum.m, T(0) - lower.sum.m) : O::constant(0);
-  const std::int64_t gap = exponent_gap(lower.sum.m, lower.sum.N, upper.sum.m, upper.sum.N);
-  const Wide<T> of_dense = a.apart ? O::constant(0) : up;
-  LossState<T> to = {merge(a.sum, b.sum), merge(upper.dense, lower.dense, of_dense), merge(upper.plain, lower.plain, of_dense),
-                     upper.spread, a.apart};
-  if (rise && gap > kFarBelow) to.spread = to.spread + shifted<T>(lower.spread + total(lower.sum) * up, gap);
-  return to;
-}
 
 template <class V, int kVectors>
 Wide<ElementOf<V>> fold_wide(const Wide<V> (&lanes)[kVectors]) {
@@ -87,7 +44,7 @@ DenseSum<ElementOf<V>> dense_sum(const ElementOf<V>* z, const ElementOf<V>* b, i
   each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
     const V x = memory.template load<V>(z + i, is_finite(maximum) ? maximum : T(0));
     const auto gone = equal(x, V(-Limits<T>::infinity));
-    const Wide<V> d = O::from(m, zero - pick(gone, m, x));
+    const Wide<V> d = distance_below(m, x);
     if constexpr (kOnes) {
       lost = pick(gone, V(T(1)), lost);
       distance[u] = distance[u] + d;
@@ -112,21 +69,17 @@ Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, i
   for (int u = 0; u < kVectors; ++u) sums[u] = O::from(zero);
   each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
     const V t = memory.template load<V>(terms + i, T(0));
-    const V d = pick(equal(t, zero), zero, V(maximum) - memory.template load<V>(z + i, T(0)));
-    sums[u] = sums[u] + O::from(t) * O::from(d);
+    sums[u] = sums[u] + spread_part(t, V(maximum), memory.template load<V>(z + i, T(0)));
   });
   return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
 }
 
-double number(double w) { return w; }
-double number(DD<double> w) { return w.hi + w.lo; }
-
 template <class V, class S>
 struct LossKernel {
   using T = ElementOf<V>;
-  using O = WideOf<T>;
   using Terms = TermsOf<S>;
   using State = LossState<T>;
+  using Gradient = LossGradient<T>;
   static constexpr int kChunk = Geometry<T>::kChunk;
   static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister;
 
@@ -134,10 +87,9 @@ struct LossKernel {
   const cpu::LossScratch& scratch;
   const cpu::LossRow& row;
   const std::int64_t n = job.plan->n;
-  const bool probabilities = job.target_moves != nullptr;
-  const bool mixed = probabilities && (job.weight || job.smoothing != 0.0);  // weights of the loss are not the target's
-  const bool has_dense = probabilities || job.smoothing != 0.0;
-  const double dense_scale = probabilities ? 1.0 : job.smoothing / static_cast<double>(n);
+  const LossOptions options = {
+      n, job.smoothing, job.z_loss, job.temperature, job.target_moves != nullptr, job.weight != nullptr};
+  const bool probabilities = options.probabilities, mixed = options.mixed(), has_dense = options.has_dense();
   const bool changes_logits = job.softcap != 0.0 || job.temperature != 1.0;
 
   int count_of(std::int64_t first) const { return static_cast<int>(n - first < kChunk ? n - first : kChunk); }
@@ -145,17 +97,13 @@ struct LossKernel {
 
   // -- what a row is made of, chunk by chunk ---------------------------------------------------------------
 
-  // In a row where a quotient by the temperature T overflows all are less its maximum: z_j = 2 ((x_j/2 - top/2) / T). What is
-  // lost of large distances then, weighted sums of them have from x itself (`distance_of`).
-  mutable bool overflows = false;
-  bool apart = false;
-  T top = -Limits<T>::infinity;
-  static constexpr double kScale = sizeof(T) == 8 ? 0x1p-32 : 1.0;  // differences of doubles, and their sums, overflow without
+  mutable bool overflows = false;  // a quotient by the temperature
+  LossTop<T> top = {false, -Limits<T>::infinity, job.temperature};
 
   // z in place of x; slopes, if any: dz/dx without the temperature
   void scale_logits(T* x, int count, T* slopes) const {
     cap_logits(x, count, slopes);
-    if (apart) job.moves->divide_apart(job.temperature, &top, count, x);
+    if (top.apart) job.moves->divide_apart(job.temperature, &top.top, count, x);
     else if (job.temperature != 1.0 && !job.moves->divide(job.temperature, count, x)) overflows = true;
   }
   void cap_logits(T* x, int count, T* slopes) const {
@@ -173,7 +121,7 @@ struct LossKernel {
     job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count, to);
     cap_logits(to, count, nullptr);
     each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-      memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(kScale)));
+      memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(LossTop<T>::kScale)));
     });
   }
   void set_apart() {
@@ -181,20 +129,9 @@ struct LossKernel {
     for (std::int64_t first = 0; first < n; first += kChunk) {
       job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count_of(first), x);
       cap_logits(x, count_of(first), nullptr);
-      job.moves->largest(x, count_of(first), &top);
+      job.moves->largest(x, count_of(first), &top.top);
     }
-    apart = true, z_place = y_place = -1;
-  }
-  // A sum of top - x, times kScale, as one of quotients by the temperature.
-  Wide<T> over_temperature(double distances) const {
-    return O::constant(distances == 0.0 ? 0.0 : distances / job.temperature / kScale);
-  }
-  // a (lse - z_j), L = lse - m
-  Wide<T> distance_of(std::int64_t j, T z, T m, Wide<T> L, double a) const {
-    if (!apart) return (O::from(m, T(0) - z) + L) * O::constant(a);
-    T x;
-    undivided(j, 1, &x);
-    return over_temperature((static_cast<double>(top) * kScale - static_cast<double>(x)) * a) + L * O::constant(a);
+    top.apart = true, z_place = y_place = -1;
   }
   const T* logits(std::int64_t first, int count, T* slopes = nullptr) const {
     if (job.in_place) return reinterpret_cast<const T*>(row.logits) + first;
@@ -229,9 +166,8 @@ struct LossKernel {
     const T* const w = job.weight ? static_cast<const T*>(job.weight) + first : nullptr;
     if (!probabilities || !mixed) return probabilities ? y : w;
     T* const a = static_cast<T*>(scratch.dense);  // y's own place
-    const V keep = V(static_cast<T>(1.0 - job.smoothing)), even = V(static_cast<T>(job.smoothing / static_cast<double>(n)));
     each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-      const V smooth = fma(memory.template load<V>(y + i, T(0)), keep, even);
+      const V smooth = options.smoothed(memory.template load<V>(y + i, T(0)));
       memory.store(a + i, w ? smooth * memory.template load<V>(w + i, T(0)) : smooth);
     });
     return a;
@@ -243,8 +179,8 @@ struct LossKernel {
   std::int64_t z_place = -1, y_place = -1;
 
   static void find_largest(const T* x, int count, std::int64_t first, T& best, std::int64_t& place) {
-    T top = x[0];
-    for (int i = 1; i < count; ++i) top = x[i] > top ? x[i] : top;
+    T top = -Limits<T>::infinity;
+    for (int i = 0; i < count; ++i) top = x[i] > top ? x[i] : top;
     if (place >= 0 && !(top > best)) return;
     int i = 0;
     while (i < count - 1 && x[i] != top) ++i;
@@ -255,7 +191,7 @@ struct LossKernel {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
-    State state = State::empty(apart);
+    State state = State::empty(top.apart);
     if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
     state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
                       : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
@@ -264,8 +200,8 @@ struct LossKernel {
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
-      const T *x = z, from = apart ? static_cast<T>(static_cast<double>(top) * kScale) : m;
-      if (apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
+      const T *x = z, from = top.apart ? static_cast<T>(top.scaled()) : m;
+      if (top.apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
       if (mixed && row.log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
       if (probabilities && row.correct) find_largest(y, count, first, best_y, y_place);
       const T* const b = dense(first, count, y);
@@ -281,27 +217,12 @@ struct LossKernel {
 
   // -- the finished row --------------------------------------------------------------------------------------
 
-  // What the second sweep takes: gradient_j = (scale p_j - dense b_j) slope_j, but at_target at the one target.
-  struct Gradient {
-    T scale, dense, at_target;
-    bool nan;
-  };
-
   static void put(void* to, T value) {
     if (to) *static_cast<T*>(to) = value;
   }
-  double part_weight(std::int64_t k) const {
+  LossPart<T> part(std::int64_t k) const {
     const cpu::TargetPart& part = row.parts[k];
-    return (1.0 - job.smoothing) * static_cast<double>(weight_of(part.index)) * part.weight;
-  }
-
-  Gradient nan_row(const State& state) const {
-    const T nan = Limits<T>::nan(), m = state.sum.m;
-    const bool is_nan_row = is_nan(state.sum.R);
-    put(row.loss, nan), put(row.log_prob, nan), put(row.entropy, nan), put(row.z_loss, nan);
-    put(row.lse, is_nan_row ? nan : m);
-    put_class(is_nan_row);
-    return {nan, nan, nan, true};
+    return {part.index, part.weight, static_cast<double>(weight_of(part.index)), T(0)};
   }
   void put_class(bool nan) const {
     if (row.predicted) *row.predicted = nan ? -1 : z_place;
@@ -312,86 +233,25 @@ struct LossKernel {
       if (k == 0 || row.parts[k].weight > best) best = row.parts[k].weight, right = row.parts[k].index;
     *row.correct = !nan && z_place == right;
   }
-  // sum of b (log S - z) of a dense sum, m and L = log S - m being the row's
-  Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L, double scale) const {
-    const Wide<T> weight = dense.weight * L;
-    if (apart) return over_temperature(number(dense.distance) * scale) + weight * O::constant(scale);
-    return (dense.distance + weight) * O::constant(scale);
-  }
-  // Whether gradients are divided by the temperature at last, since factors would overflow.
-  bool late = false;
-
-  Gradient finish(const State& state) {
-    if (is_nan(state.sum.R) || !is_finite(state.sum.m)) return nan_row(state);
-    const RowSum<T> sum = row_sum(state.sum);
-    const T infinity = Limits<T>::infinity;
-    const double shift = apart ? static_cast<double>(top) / job.temperature : 0.0;
-    const Wide<T> L = log_over_max(sum), zero = O::constant(0);
-    const Wide<T> lse = (apart && is_finite(shift) ? O::constant(shift) : O::from(sum.m)) + L;
-    const double lse_1 = is_finite(shift) ? number(lse) : shift;
-    const bool too_large = job.z_loss != 0.0 && !is_finite(lse_1 * lse_1 * job.z_loss);
-    const Wide<T> z_loss = job.z_loss == 0.0 || too_large ? zero : lse * lse * O::constant(job.z_loss);
-    const bool single = row.part_count == 1, plain = single && !has_dense && job.z_loss == 0.0;
-    double f = row.gradient_factor / job.temperature;
-
-    Wide<T> loss = zero, own = zero, weights = zero;  // own: -log_prob
-    bool lost = job.z_loss != 0.0 && too_large, own_lost = false;
-    for (std::int64_t k = 0; k < row.part_count; ++k) {
-      const double a = part_weight(k), weight = row.parts[k].weight;
-      weights = weights + O::constant(a);
-      const std::int64_t j = row.parts[k].index;
-      const T z = logit(j);
-      if (z == -infinity && !apart) {
-        lost |= a != 0.0, own_lost |= weight != 0.0;
-        continue;
+  Gradient finish(const State& state) const {
+    const auto each_part = [&](auto body) SUMEXP_INLINE {
+      for (std::int64_t k = 0; k < row.part_count; ++k) {
+        LossPart<T> of_row = part(k);
+        of_row.z = logit(of_row.index);
+        if (top.apart) {
+          T x;
+          undivided(of_row.index, 1, &x);
+          of_row.below = top.below(x);
+        }
+        body(of_row);
       }
-      const Wide<T> part = distance_of(j, z, sum.m, L, a), own_part = distance_of(j, z, sum.m, L, weight);
-      if (!apart || is_finite(number(part))) loss = loss + part;
-      else lost |= a != 0.0;
-      if (!apart || is_finite(number(own_part))) own = own + own_part;
-      else own_lost |= weight != 0.0;
-    }
-    if (has_dense) {
-      const Wide<T> distance = distance_to(state.dense, L, dense_scale);
-      loss = loss + distance;
-      weights = weights + state.dense.weight * O::constant(dense_scale);
-      lost |= (state.dense.lost && dense_scale != 0.0) || (apart && !is_finite(number(distance)));
-      if (probabilities) {
-        const DenseSum<T>& target = mixed ? state.plain : state.dense;
-        own = distance_to(target, L, 1.0), own_lost = target.lost || (apart && !is_finite(number(own)));
-      }
-    }
-    loss = loss + z_loss;
-
-    const T x_t = single ? logit(row.parts[0].index) : T(0);
-    if (plain && !apart) put(row.loss, weighted_loss(cross_entropy(sum, x_t), part_weight(0) * row.loss_factor));
-    else if (lost) put(row.loss, weighted_loss(infinity, row.loss_factor));
-    else put(row.loss, O::narrow(loss * O::constant(row.loss_factor)));
-    put(row.lse, is_finite(shift) ? O::narrow(lse) : static_cast<T>(shift));
-    put(row.log_prob, own_lost ? -infinity : T(0) - O::narrow(own));
-    put(row.z_loss, lost && job.z_loss != 0.0 && too_large ? infinity : O::narrow(z_loss));
-    put_class(false);
-    if (row.entropy) put(row.entropy, O::narrow(L + state.spread / total(sum)));
-    if (!row.gradient) return {};
-    if (!is_finite(row.gradient_factor)) return {T(0), T(0), T(0), true};  // of a mean over nothing
-
-    const Wide<T> of_lse = job.z_loss == 0.0 ? zero : lse * O::constant(2.0 * job.z_loss), all = weights + of_lse;
-    late = !is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(number(all) * f));
-    if (late) f = row.gradient_factor;
-    Gradient to = {static_cast<T>(number(all) * f), static_cast<T>(dense_scale * f), T(0), false};
-    if (plain) {
-      to.at_target = CrossEntropyWithGrad::finish(sum, x_t).at_target * to.scale;
-    } else if (single) {
-      // (all - a) p_t - a (1 - p_t), a the whole weight of t
-      const double own_dense = has_dense ? dense_scale * static_cast<double>(weight_of(row.parts[0].index)) : 0.0;
-      const Wide<T> others = others_over_max(sum), whole = sum.c + others, e_t = O::from(probability_of_log(x_t - sum.m).value);
-      const Wide<T> minus_rest = ((e_t + O::scaled(sum.c, -1.0)) + O::scaled(others, -1.0)) / whole;
-      const Wide<T> own_part = O::constant(part_weight(0)),
-                    rest_of_all = has_dense ? state.dense.weight * O::constant(dense_scale) + O::constant(-own_dense) : zero;
-      const Wide<T> g = (rest_of_all + of_lse) * (e_t / whole) + (own_part + O::constant(own_dense)) * minus_rest;
-      to.at_target = O::narrow(g * O::constant(f));
-    }
-    return to;
+    };
+    const LossResult<T> result = finish_loss(options, state, row.part_count, each_part, row.loss_factor, row.gradient_factor,
+                                             row.entropy != nullptr, row.gradient != nullptr, top);
+    put(row.loss, result.loss), put(row.lse, result.lse), put(row.log_prob, result.log_prob);
+    put(row.entropy, result.entropy), put(row.z_loss, result.z_loss);
+    put_class(is_nan(state.sum.R));
+    return result.gradient;
   }
 
   // -- second sweep --------------------------------------------------------------------------------------------
@@ -429,7 +289,7 @@ struct LossKernel {
       return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
     };
     if constexpr (kStores)
-      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !late) {
+      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !gradient.late) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
         store_chunk<V>(to, count, job.stream, probability_at);
         if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
@@ -442,20 +302,20 @@ struct LossKernel {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         const V p = probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
         const V weight = b ? memory.template load<V>(b + i, T(0)) : one;
-        memory.store(out + i, fma(p, all, weight * minus));
+        memory.store(out + i, dense_gradient(p, all, weight, minus));
       });
     } else {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, probability_at(i, memory)); });
     }
-    const double f = late ? row.gradient_factor : row.gradient_factor / job.temperature;
+    const double f = gradient.late ? row.gradient_factor : row.gradient_factor / job.temperature;
     for (std::int64_t k = 0; k < row.part_count; ++k)
       if (const std::int64_t i = row.parts[k].index - first; i >= 0 && i < count)
-        out[i] = row.part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part_weight(k) * f);
+        out[i] = row.part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part(k).a(options) * f);
     if (slopes)
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         memory.store(out + i, memory.template load<V>(out + i, T(0)) * memory.template load<V>(slopes + i, T(0)));
       });
-    if (late) job.moves->divide(job.temperature, count, out);
+    if (gradient.late) job.moves->divide(job.temperature, count, out);
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 

@@ -108,19 +108,33 @@ struct PanelRows {
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
     Groups groups[Op::kSums];
+    bool all = !Op::kWinnersApart;
     each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
       const E* x[kInputs];
 #pragma GCC unroll 3
       for (int k = 0; k < kInputs; ++k) x[k] = cursor.in(k);
       V sums[Op::kSums][kVectors];
+      bool own;
       if constexpr (pass == 0) {
-        sum_lanes<V, Op, 0>(x, count, row, sums);  // looks at no scalar yet
+        own = sum_lanes<V, Op, 0>(x, count, row, sums);  // looks at no scalar yet
       } else {
-        sum_lanes<V, Op, pass>(x, count, scalars_of(row, b), sums);
+        own = sum_lanes<V, Op, pass>(x, count, scalars_of(row, b), sums);
       }
-      for (int a = 0; a < Op::kSums; ++a) groups[a][b] = group_members(sums[a]);
+      groups[Op::kSums - 1][b] = group_members(sums[Op::kSums - 1]);
+      if (!own) return;
+      for (int a = 0; a < Op::kSums - 1; ++a) {
+        for (int c = 0; !all && c < W; ++c) groups[a][c] = WideMembers<V>{};
+        groups[a][b] = group_members(sums[a]);
+      }
+      all = true;
     });
-    for (int a = 0; a < Op::kSums; ++a) repeat_first(groups[a]), place_sum<Op, pass>(a, groups[a].fold(), row);
+    for (int a = 0; a < Op::kSums; ++a) {
+      if (all || a == Op::kSums - 1) {
+        repeat_first(groups[a]), place_sum<Op, pass>(a, groups[a].fold(), row);
+      } else {
+        place_sum<Op, pass>(a, WideOf<V>::constant(0), row);
+      }
+    }
   }
 
  private:
@@ -133,7 +147,7 @@ struct PanelRows {
 
 // The results of every row of a panel; map(v, row) of an element from its inputs, or, kTerms, its term. Of a row whose lane in
 // `nan` is NaN all results are. Row: nothing but vectors, a row's numbers in its lanes.
-template <class V, class E, int kInputs, bool kTerms, class Count, class Row, class Map>
+template <class V, class E, int kInputs, bool kTerms, int kLog = -1, class Count, class Row, class Map>
 __attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, const Row& row, V nan, Map map) {
   using T = ElementOf<V>;
   using Rows = PanelRows<V, E, kInputs, Count>;
@@ -160,7 +174,7 @@ __attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, 
         if constexpr (kTerms) {
           v[k] = memory.template load<V>(terms + i, T(0));
         } else {
-          v[k] = memory.template load<V>(in[k] + i, T(0));
+          v[k] = memory.template load<V>(in[k] + i, k == kLog ? -Limits<T>::infinity : T(0));
           if (kInputs > 1) __builtin_prefetch(in[k] + i + ahead, 0, 2);
         }
       }

@@ -1,7 +1,7 @@
 // The table of one instruction set: cpu::ragged_kernels_<isa>().
 #include SUMEXP_SIMD
 //
-#include "../../numerics/tanh.hpp"
+#include "../../ops/masked.hpp"
 #include "kernel.hpp"
 #include "ragged_table.hpp"
 
@@ -108,12 +108,11 @@ template <class V, class S>
 bool logits(const LogitOptions& options, int count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
+  const auto of = MaskedOptions<V>::of(options.temperature, options.softcap);
   bool finite = true;
-  if (options.softcap != 0.0) {
-    const V cap = V(static_cast<T>(options.softcap));
+  if (of.caps)
     each_vector<V>(count, [&](std::int64_t i, auto memory)
-                              SUMEXP_INLINE { memory.store(x + i, capped(memory.template load<V>(x + i, T(0)), cap).value); });
-  }
+                              SUMEXP_INLINE { memory.store(x + i, of.of_quotient(memory.template load<V>(x + i, T(0)))); });
   if (options.bias) {
     if (options.bias_stride == sizeof(S)) {
       const S* const bias = reinterpret_cast<const S*>(options.bias);
@@ -196,18 +195,11 @@ void to_elements(const LogitOptions& options, int count, const void* elements, c
   const T* const x = static_cast<const T*>(elements);
   const T* const from = static_cast<const T*>(gradient);
   T* const out = static_cast<T*>(to);
-  const V factor = V(static_cast<T>(1.0 / options.temperature)), by = V(static_cast<T>(options.temperature));
-  const bool late = !is_finite(static_cast<T>(1.0 / options.temperature));
-  const auto scaled = [&](V g) SUMEXP_INLINE { return late ? g / by : g * factor; };
-  if (options.softcap != 0.0) {
-    const V cap = V(static_cast<T>(options.softcap)), divisor = V(static_cast<T>(options.temperature));
-    return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-      const V slope = capped(memory.template load<V>(x + i, T(0)) / divisor, cap).slope;
-      memory.store(out + i, scaled(memory.template load<V>(from + i, T(0)) * slope));
-    });
-  }
-  each_vector<V>(count, [&](std::int64_t i, auto memory)
-                            SUMEXP_INLINE { memory.store(out + i, scaled(memory.template load<V>(from + i, T(0)))); });
+  const auto of = MaskedOptions<V>::of(options.temperature, options.softcap);
+  each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+    const V at = of.caps ? memory.template load<V>(x + i, T(0)) : V(T(0));
+    memory.store(out + i, of.back(memory.template load<V>(from + i, T(0)), at));
+  });
 }
 
 template <class V, class S>

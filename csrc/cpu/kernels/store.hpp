@@ -28,9 +28,13 @@ SUMEXP_FN V load_rows(const char* p, std::int64_t step, int rows) {
 }
 template <class V, class S>
 SUMEXP_FN void store_rows(char* p, std::int64_t step, int rows, V values) {
-  ElementOf<V> lanes[V::W];
+  S lanes[V::W];
   V::store(lanes, values);
-  for (int b = 0; b < rows; ++b) write<S>(p + b * step, lanes[b]);
+  if (step == sizeof(S)) {
+    memcpy(p, lanes, static_cast<std::size_t>(rows) * sizeof(S));
+  } else {
+    for (int b = 0; b < rows; ++b) memcpy(p + b * step, lanes + b, sizeof(S));
+  }
 }
 
 // Where a chunk of results goes: past the cache (stream) when the plan says so. Loads are unaligned,

@@ -44,7 +44,16 @@ struct SumsKernel {
   using TileRow = SumsRow<V>;
   static constexpr int W = V::W, kInputs = Op::kInputs;
 
-  static SUMEXP_FN V map_value(const V* v, const TileRow& row) { return quiet(Op::map(v, row.sums) * row.factor); }
+  static SUMEXP_FN void prepare(TileRow& row) {
+    if constexpr (Op::kPrepares) Op::prepare(row.sums);
+  }
+  static SUMEXP_FN V map_value(const V* v, const TileRow& row) {
+    if constexpr (Op::kPrepares) return quiet(Op::map_prepared(v, row.sums) * row.factor);
+    else return quiet(Op::map(v, row.sums) * row.factor);
+  }
+
+  // The next row is prefetched by map, which has more to compute; the next chunk of this one when it is first read.
+  static SUMEXP_FN bool next_row(const cpu::Chunk& chunk) { return chunk.ahead > Geometry<T>::kChunk; }
 
   template <int pass, class E>
   static void reduce(const cpu::Chunk& chunk, const void* from, void* to) {
@@ -53,9 +62,11 @@ struct SumsKernel {
     TileRow row;
     if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
     V sums[Op::kSums][Geometry<T>::kGroup / W];
-    sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, chunk.ahead);
+    const bool all = next_row(chunk) ? sum_lanes<V, Op, pass, false>(in, chunk.count, row.sums, sums)
+                                     : sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, chunk.ahead);
     State& state = as<State>(to);
-    for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
+    for (int k = 0; k < Op::kSums; ++k)
+      state.sum[k] = all || k == Op::kSums - 1 ? fold_group<V>(sums[k]) : WideOf<T>::constant(0);
   }
   template <int pass>
   static void finish(const void* from, const cpu::RowContext& context, void* to) {
@@ -67,11 +78,16 @@ struct SumsKernel {
   }
   template <class E>
   static void map(const cpu::Chunk& chunk, const void* from) {
-    const TileRow row = broadcast<V, TileRow>(as<Row>(from));
+    TileRow row = broadcast<V, TileRow>(as<Row>(from));
+    prepare(row);
+    const bool next = next_row(chunk);
     store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
       V v[kInputs];
 #pragma GCC unroll 3
-      for (int k = 0; k < kInputs; ++k) v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, T(0));
+      for (int k = 0; k < kInputs; ++k)
+        v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, absent<V, Op>(k));
+      if (next)
+        for (int k = 0; k < kInputs; ++k) __builtin_prefetch(static_cast<const E*>(chunk.in[k]) + i + chunk.ahead, 0, 2);
       return map_value(v, row);
     });
   }
@@ -85,6 +101,7 @@ struct SumsKernel {
     }
     if constexpr (Op::kPasses > 1)
       for (int t = 0; t < count; ++t) rows[t].template sums<Op, 1>(row[t].sums);
+    for (int t = 0; t < count; ++t) prepare(row[t]);
   }
   template <class E, class Count>
   __attribute__((noinline)) static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
@@ -93,8 +110,8 @@ struct SumsKernel {
     for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
     reduce_tiles(rows, count, factor, row);
     for (int t = 0; t < count; ++t)
-      map_panel<V, E, kInputs, false>(rows[t], row[t], row[t].factor,
-                                      [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
+      map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
+                                                [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
   }
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double factor) {
@@ -127,22 +144,55 @@ struct SumsKernel {
     TileRow known[kMostTiles<V, S>];
     for (int t = 0; pass > 0 && t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(from) + t * W);
     const int lanes = count < G::kLanes ? count : G::kLanes, tiles = at.tiles;
-    V(*const lane)[kSums] = static_cast<V(*)[kSums]>(scratch);
+    // the last sum, and, where they are apart, the others
+    constexpr int kFirst = Op::kWinnersApart ? kSums - 1 : 0, kKept = kSums - kFirst;
+    V(*const lane)[kKept] = static_cast<V(*)[kKept]>(scratch);
     for (int l = 0; l < lanes * tiles; ++l)
-      for (int a = 0; a < kSums; ++a) lane[l][a] = V(T(0));
-    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
-      Op::template add<pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
-    });
+      for (int a = 0; a < kKept; ++a) lane[l][a] = V(T(0));
+    if constexpr (!Op::kWinnersApart) {
+      each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
+        Op::template add<pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
+      });
+      return fold_columns_of<0>(lane, lanes, tiles, nullptr, to);
+    } else {
+      V(*const apart)[kFirst] = reinterpret_cast<V(*)[kFirst]>(lane + lanes * tiles);
+      bool winners[kMostTiles<V, S>] = {};
+      each_element<V, S, kInputs>(at, 0, first, count, [=, &known, &winners](int j, int t, const V* v) SUMEXP_INLINE {
+        const int at = j % G::kLanes * tiles + t;
+        if (!any(wins(v[Op::kLog]))) {
+          lane[at][0] = Op::usual(lane[at][0], v);
+          return;
+        }
+        for (int l = 0; !winners[t] && l < lanes; ++l)
+          for (int a = 0; a < kFirst; ++a) apart[l * tiles + t][a] = V(T(0));
+        winners[t] = true;
+        V acc[kSums];
+        for (int a = 0; a < kSums; ++a) acc[a] = a < kFirst ? apart[at][a] : lane[at][0];
+        Op::template add<pass>(acc, v, known[t].sums);
+        for (int a = 0; a < kSums; ++a) (a < kFirst ? apart[at][a] : lane[at][0]) = acc[a];
+      });
+      fold_columns_of<kFirst>(lane, lanes, tiles, nullptr, to);
+      fold_columns_of<0>(apart, lanes, tiles, winners, to);
+    }
+  }
+  // The lanes of the sums from `first` on to the states of V::W rows a tile; where not `there`, sums are 0.
+  template <int first, int kKept>
+  static SUMEXP_FN void fold_columns_of(const V (*lane)[kKept], int lanes, int tiles, const bool* there, void* to) {
     State* const states = static_cast<State*>(to);
     for (int t = 0; t < tiles; ++t) {
-      Wide<V> member[kSums][G::kGroup];
+      if (there && !there[t]) {
+        for (int b = 0; b < W; ++b)
+          for (int a = 0; a < kKept; ++a) states[t * W + b].sum[first + a] = WideOf<T>::constant(0);
+        continue;
+      }
+      Wide<V> member[kKept][Geometry<T>::kGroup];
       fold_kept_lanes(lanes, lane + t, tiles, [&](int i, const V* acc) SUMEXP_INLINE {
-        for (int a = 0; a < kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
+        for (int a = 0; a < kKept; ++a) member[a][i] = WideOf<V>::from(acc[a]);
       });
-      for (int a = 0; a < kSums; ++a) {
+      for (int a = 0; a < kKept; ++a) {
         Wide<T> sum[W];
         put_lanes(tile_fold_members(lanes, member[a]) + WideOf<V>::constant(0), sum);  // no sum is -0
-        for (int b = 0; b < W; ++b) states[t * W + b].sum[a] = sum[b];
+        for (int b = 0; b < W; ++b) states[t * W + b].sum[first + a] = sum[b];
       }
     }
   }
@@ -152,7 +202,7 @@ struct SumsKernel {
   template <class S>
   static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
     TileRow known[kMostTiles<V, S>];
-    for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W);
+    for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W), prepare(known[t]);
     const std::int64_t stride = at.stride[cpu::kOut];
     char* const out = at.data[cpu::kOut] + first * stride;
     const bool stream = at.stream;

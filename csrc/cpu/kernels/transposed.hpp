@@ -161,18 +161,33 @@ struct Transposed {
   }
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
-    Wide<V> member[Op::kSums][G::kGroup];
-    tile_reduce<V, Op::kSums>(
+    if constexpr (Op::kWinnersApart) {
+      V top = V(-Limits<T>::infinity);
+      for (int j = 0; j < n; ++j) top = larger(in[Op::kLog][j], top);
+      if (!any(wins(top))) {
+        for (int a = 0; a < Op::kSums - 1; ++a) place_sum<Op, pass>(a, WideOf<V>::constant(0), row);
+        return sums_from<Op, pass, Op::kSums - 1>(row,
+                                                  [&](V* acc, const V* v) SUMEXP_INLINE { acc[0] = Op::usual(acc[0], v); });
+      }
+    }
+    sums_from<Op, pass, 0>(row, [&](V* acc, const V* v) SUMEXP_INLINE { Op::template add<pass>(acc, v, row); });
+  }
+  // The sums from `first` on.
+  template <class Op, int pass, int first, class Add>
+  SUMEXP_FN void sums_from(RowScalars<V>& row, Add add) const {
+    constexpr int kSums = Op::kSums - first;
+    Wide<V> member[kSums][G::kGroup];
+    tile_reduce<V, kSums>(
         n, T(0),
         [&](V* acc, int j) SUMEXP_INLINE {
           V v[kInputs];
           for (int k = 0; k < kInputs; ++k) v[k] = in[k][j];
-          Op::template add<pass>(acc, v, row);
+          add(acc, v);
         },
         [&](int i, const V* acc) SUMEXP_INLINE {
-          for (int a = 0; a < Op::kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
+          for (int a = 0; a < kSums; ++a) member[a][i] = WideOf<V>::from(acc[a]);
         });
-    for (int a = 0; a < Op::kSums; ++a) place_sum<Op, pass>(a, tile_fold_members(n, member[a]), row);
+    for (int a = 0; a < kSums; ++a) place_sum<Op, pass>(first + a, tile_fold_members(n, member[a]), row);
   }
 };
 

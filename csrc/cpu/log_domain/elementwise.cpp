@@ -1,12 +1,12 @@
 // Elementwise functions of the log domain: arrays are walked piece by piece, in double, whatever their strides.
-#include "../kernels/elementwise.hpp"
+#include "elementwise.hpp"
 
 #include <algorithm>
 #include <new>
 
+#include "../kernels/elementwise.hpp"
 #include "../threads/floating_point.hpp"
 #include "../threads/workspace.hpp"
-#include "walk.hpp"
 
 namespace sumexp {
 
@@ -16,11 +16,9 @@ constexpr LogDomainArity kArity[kLogDomainOps] = {{2, 1}, {2, 1}, {1, 1}, {1, 1}
                                                   {3, 2}, {2, 1}, {2, 1}, {4, 1}, {4, 1}};
 constexpr std::int64_t kTask = 1 << 14;  // elements
 
-struct Job {
+struct Job : cpu::ElementwiseArrays {
   const cpu::ElementwiseKernels* kernels;
-  cpu::Walk walk;
-  char* data[cpu::Walk::kMost];
-  int op, inputs, outputs, dtype;
+  int op, dtype;
 };
 
 // Calls use(done, offset, run) for the runs along the innermost dimension of places [first, first + count).
@@ -65,19 +63,19 @@ LogDomainArity arity(LogDomain op) noexcept {
   return static_cast<unsigned>(op) < kLogDomainOps ? kArity[static_cast<int>(op)] : LogDomainArity{0, 0};
 }
 
-Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out) noexcept {
-  using cpu::fail;
+Status cpu::lay_out(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
+                    ElementwiseArrays& to) {
+  to.walk.size = 0;
   if (static_cast<unsigned>(op) >= kLogDomainOps)
     return fail(Code::invalid_argument, "op: got %d; accepted are 0 to %d", static_cast<int>(op), kLogDomainOps - 1);
   if (Status status = cpu::check_shape(dtype, ndim, shape); !status.ok()) return status;
   for (int d = 0; d < ndim; ++d)
     if (shape[d] == 0) return Status{};  // of nothing, which may lie nowhere
   const LogDomainArity n = arity(op);
-  Job job;
-  job.op = static_cast<int>(op), job.dtype = static_cast<int>(dtype), job.inputs = n.inputs, job.outputs = n.outputs;
-  job.walk.operands = n.inputs + n.outputs;
-  const std::int64_t* strides[cpu::Walk::kMost];
-  for (int k = 0; k < job.walk.operands; ++k) {
+  to.inputs = n.inputs, to.outputs = n.outputs;
+  to.walk.operands = n.inputs + n.outputs;
+  const std::int64_t* strides[Walk::kMost];
+  for (int k = 0; k < to.walk.operands; ++k) {
     const bool result = k >= n.inputs;
     const View& view = result ? out[k - n.inputs] : in[k];
     const char* const name = result ? "out" : "in";
@@ -86,17 +84,24 @@ Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shap
       return fail(Code::invalid_argument, "%s[%d]: got no data; accepted is an array", name, result ? k - n.inputs : k);
     if (ndim > 0 && !view.strides && view.data)
       return fail(Code::invalid_argument, "%s[%d]: got no strides; accepted are %d", name, result ? k - n.inputs : k, ndim);
-    job.data[k] = static_cast<char*>(view.data);
+    to.data[k] = static_cast<char*>(view.data);
     strides[k] = view.data || !optional ? view.strides : out[1 - (k - n.inputs)].strides;
   }
   if (n.outputs > 1 && !out[0].data && !out[1].data) return Status{};
+  to.walk.size = 1;
   for (int d = 0; d < ndim; ++d) {
-    std::int64_t step[cpu::Walk::kMost];
-    for (int k = 0; k < job.walk.operands; ++k) step[k] = strides[k][d];
-    job.walk.add(shape[d], step);
+    std::int64_t step[Walk::kMost];
+    for (int k = 0; k < to.walk.operands; ++k) step[k] = strides[k][d];
+    to.walk.add(shape[d], step);
   }
-  if (job.walk.size == 0) return Status{};
-  job.walk.arrange();
+  if (to.walk.size > 0) to.walk.arrange();
+  return Status{};
+}
+
+Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out) noexcept {
+  Job job;
+  if (Status status = cpu::lay_out(op, dtype, ndim, shape, in, out, job); !status.ok() || job.walk.size == 0) return status;
+  job.op = static_cast<int>(op), job.dtype = static_cast<int>(dtype);
   job.kernels = &SUMEXP_IN_USE(cpu::elementwise_kernels_);
   const cpu::DefaultFloatingPoint mode;
   const std::int64_t tasks = (job.walk.size + kTask - 1) / kTask;

@@ -3,24 +3,17 @@
 // may sum them, and their sums are added by the same tree over the blocks.
 #pragma once
 
-#include "../../numerics/wide.hpp"
+#include "../../ops/losses.hpp"
 #include "../plan.hpp"
 
 namespace sumexp::cpu {
-
-inline double add_rows(double a, double b) { return a + b; }
-inline SUMEXP_NS::DD<double> add_rows(SUMEXP_NS::DD<double> a, SUMEXP_NS::DD<double> b) {
-  const double head = a.hi + b.hi;
-  if (!(head - head == 0.0)) return {head, 0.0};  // where pairs would make a NaN of an infinity
-  return a + b;
-}
 
 template <class W>
 class RowTree {
  public:
   void push(W value) {
     int level = 0;
-    for (; count_ >> level & 1; ++level) value = add_rows(stack_[level], value);
+    for (; count_ >> level & 1; ++level) value = SUMEXP_NS::add_rows(stack_[level], value);
     stack_[level] = value;
     ++count_;
   }
@@ -29,7 +22,7 @@ class RowTree {
     W total = {};
     bool any = false;
     for (int level = 0; level < 64; ++level)
-      if (count_ >> level & 1) total = any ? add_rows(stack_[level], total) : stack_[level], any = true;
+      if (count_ >> level & 1) total = any ? SUMEXP_NS::add_rows(stack_[level], total) : stack_[level], any = true;
     return total;
   }
 

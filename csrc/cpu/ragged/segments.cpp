@@ -12,6 +12,7 @@
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
 #include "row.hpp"
+#include "segments.hpp"
 
 namespace sumexp {
 
@@ -258,8 +259,7 @@ Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int6
   return Status{};
 }
 
-Status segments(const SegmentsCall& call) noexcept {
-  const DefaultFloatingPoint mode;
+Status cpu::check_segments(const SegmentsCall& call) {
   const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
   constexpr Op kServed[] = {Op::softmax,         Op::log_softmax,   Op::logsumexp,       Op::softmax_vjp,
                             Op::log_softmax_vjp, Op::logsumexp_vjp, Op::log_softmax_jvp, Op::logsumexp_jvp};
@@ -274,6 +274,19 @@ Status segments(const SegmentsCall& call) noexcept {
                 : call.features < 0 ? "features"
                                     : "segments");
   if (!call.offsets) return fail(Code::invalid_argument, "offsets: missing");
+  if (call.segments == 0 || call.features == 0) return Status{};
+  const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
+  for (int k = 0; k < inputs; ++k)
+    if ((call.elements > 0 && !call.in[k].data) || !call.in[k].strides)
+      return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
+  if (((call.elements > 0 || info.row_output) && !call.out.data) || !call.out.strides)
+    return fail(Code::invalid_argument, "out: missing");
+  return Status{};
+}
+
+Status segments(const SegmentsCall& call) noexcept {
+  const DefaultFloatingPoint mode;
+  if (const Status status = check_segments(call); !status.ok()) return status;
   if (call.offsets[0] != 0 || call.offsets[call.segments] != call.elements)
     return fail(Code::invalid_argument, "offsets: got %lld to %lld; accepted are offsets from 0 to the %lld elements",
                 static_cast<long long>(call.offsets[0]), static_cast<long long>(call.offsets[call.segments]),
@@ -287,14 +300,7 @@ Status segments(const SegmentsCall& call) noexcept {
                     static_cast<long long>(call.offsets[s]));
       if (call.offsets[s + 1] - call.offsets[s] >= kLongSegment) long_segments.push_back(s);
     }
-    if (call.segments == 0 || call.features == 0) return Status{};
-    const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
-    for (int k = 0; k < inputs; ++k)
-      if ((call.elements > 0 && !call.in[k].data) || !call.in[k].strides)
-        return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
-    if (((call.elements > 0 || info.row_output) && !call.out.data) || !call.out.strides)
-      return fail(Code::invalid_argument, "out: missing");
-    run_segments(call, long_segments);
+    if (call.segments > 0 && call.features > 0) run_segments(call, long_segments);
     return Status{};
   });
 }

@@ -4,10 +4,11 @@
 #include "filters.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <new>
 
-#include "../../numerics/mass.hpp"
+#include "../../ops/filters.hpp"
 #include "../kernels/filters.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
@@ -17,73 +18,14 @@ namespace sumexp::cpu {
 
 namespace {
 
-using SUMEXP_NS::bit_cast;
-
-// -- ordered bits: integers in the order of the numbers; -0 has those of +0 -----------------------------------------------
-
+using SUMEXP_NS::Bits;
+using SUMEXP_NS::bit_length;
+using SUMEXP_NS::bits_of;
+using SUMEXP_NS::from_bits;
+using SUMEXP_NS::kEveryTie;
+using SUMEXP_NS::next_above;
 template <class T>
-struct OrderedBits;
-template <>
-struct OrderedBits<float> {
-  using Bits = std::uint32_t;
-};
-template <>
-struct OrderedBits<double> {
-  using Bits = std::uint64_t;
-};
-template <class T>
-using Bits = typename OrderedBits<T>::Bits;
-template <class T>
-constexpr Bits<T> kSign = Bits<T>{1} << (8 * sizeof(T) - 1);
-
-template <class T>
-Bits<T> bits_of(T x) {
-  const auto i = bit_cast<Bits<T>>(x + T(0));
-  return i & kSign<T> ? ~i : i | kSign<T>;
-}
-template <class T>
-T from_bits(Bits<T> i) {
-  return bit_cast<T>(i & kSign<T> ? i & ~kSign<T> : ~i);
-}
-template <class T>
-T next_above(T x) {
-  return from_bits<T>(bits_of(x) + 1);
-}
-
-// -- thresholds -------------------------------------------------------------------------------------------------------------
-
-// The smallest T that is at least m + log(min_p), but no larger than m.
-template <class T>
-T lowest_kept(T m, double min_p) {
-  const auto sum = SUMEXP_NS::two_sum(static_cast<double>(m), SUMEXP_NS::log_of(min_p));
-  T bound = static_cast<T>(sum.hi);
-  if (bound < sum.hi || (bound == sum.hi && sum.lo > 0)) bound = next_above(bound);
-  return bound < m ? bound : m;
-}
-
-// The smallest integer that is at least p times q, and at least 1; p in (0, 1), q below 2^120.
-Mass ceil_product(double p, Mass q) {
-  if (!(p > 0)) return 1;
-  const auto bits = bit_cast<std::uint64_t>(p);
-  const int field = static_cast<int>(bits >> 52);
-  const std::uint64_t fraction = bits & ((std::uint64_t{1} << 52) - 1);
-  const Mass a = field ? fraction | std::uint64_t{1} << 52 : fraction;  // p = a 2^-down
-  const int down = 1075 - (field ? field : 1);                          // 53 or more
-  const Mass low = a * static_cast<std::uint64_t>(q), high = a * (q >> 64) + (low >> 64);
-  const auto last = static_cast<std::uint64_t>(low);  // a q = high 2^64 + last
-  if (down >= 192) return 1;
-  Mass result;
-  bool rest;
-  if (down >= 64) {
-    result = high >> (down - 64);
-    rest = last != 0 || (result << (down - 64)) != high;
-  } else {
-    result = (high << (64 - down)) | (last >> down);
-    rest = (last & ((std::uint64_t{1} << down) - 1)) != 0;
-  }
-  result += rest;
-  return result > 0 ? result : 1;
-}
+using End = SUMEXP_NS::FilterEnd<T>;
 
 // All elements below this together have a mass of `rest` or less: count 1.5 2^88 e^(x - m) bounds it.
 template <class T>
@@ -121,15 +63,7 @@ Scratch<T> scratch_of(void* scratch, std::int64_t n) {
           reinterpret_cast<std::int64_t*>(buckets + kBuckets * sizeof(Mass))};
 }
 
-// The first element, in the order, with which the sum of masses reaches a target: of those equal to `logit`, number `ties`.
-template <class T>
-struct End {
-  T logit;
-  std::int64_t ties, kept;
-};
-
-int bit_length(std::uint64_t x) { return x ? 64 - __builtin_clzll(x) : 0; }
-
+// The first element, in the order, with which the sum of masses reaches a target.
 // terms: null where each mass is 1. 0 < target <= the sum of all masses; `before` elements come before these.
 template <class T>
 End<T> select_by_radix(const T* x, const T* terms, std::int64_t n, Mass target, std::int64_t before,
@@ -144,7 +78,7 @@ End<T> select_by_radix(const T* x, const T* terms, std::int64_t n, Mass target, 
     }
     if (least == most) {
       const Mass each = mass_at(0);
-      const std::int64_t ties = each ? static_cast<std::int64_t>((target + each - 1) / each) : n;
+      const std::int64_t ties = SUMEXP_NS::ties_that_reach(target, each);
       return {from_bits<T>(least), ties, before + ties};
     }
     const int few = bit_length(static_cast<std::uint64_t>(n)), width = few < kRadixBits ? few : kRadixBits;
@@ -206,6 +140,53 @@ End<T> select(const FilterKernel<T>& kernel, const T* x, const T* terms, std::in
   return select_by_radix(x, terms, n, target, before, scratch);
 }
 
+// -- a sample of the row tells where about it ends -------------------------------------------------------------------------
+
+constexpr std::int64_t kMany = 1 << 14;          // elements that are worth a sample
+constexpr std::int64_t kRun = 64, kSampled = 8;  // of so many runs of so many elements one is taken
+constexpr int kGuesses = 3;                      // divisions of the interval
+constexpr double kDeviations = 4;
+
+template <class T>
+std::int64_t take_sample(const T* x, std::int64_t n, T* to) {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i + kRun <= n; i += kRun * kSampled, count += kRun) std::copy_n(x + i, kRun, to + count);
+  return count;
+}
+
+template <class T>
+struct Interval {
+  T from, below;  // in which the end probably is
+};
+
+// likely(sum of a bound, the bound's term) -> 1 where the end is from that bound up, -1 where it is not, 0: who knows. Counts
+// are of what is above a bound; terms those of -x, so that their sums are of what is below.
+template <class T, class Likely>
+Interval<T> guess(const FilterKernel<T>& kernel, const T* x, const T* terms, std::int64_t n, T least, T largest,
+                  Likely likely) {
+  const Interval<T> anywhere = {least, SUMEXP_NS::Limits<T>::infinity};
+  Interval<T> in = anywhere;
+  for (int round = 0; round < kGuesses; ++round) {
+    T bounds[kFilterBounds], of_x[kFilterBounds], bound_terms[kFilterBounds + kFilterPadding];
+    double sums[kFilterBounds];
+    const T end = in.below <= largest ? in.below : largest;
+    for (int k = 0; k < kFilterBounds; ++k) {
+      constexpr T step = T(1) / (kFilterBounds + 1);
+      bounds[k] = end * (1 - step * T(k + 1)) + in.from * (step * T(k + 1));
+      of_x[k] = terms ? -bounds[k] : bounds[k];
+    }
+    kernel.sums_above(x, terms, n, of_x, sums);
+    if (terms) kernel.terms(bounds, kFilterBounds, largest, bound_terms);
+    for (int k = 0; k < kFilterBounds; ++k) {
+      const int side = likely(sums[k] * kSampled, terms ? static_cast<double>(bound_terms[k]) : 1.0);
+      if (side > 0 && bounds[k] > in.from) in.from = bounds[k];
+      if (side < 0 && bounds[k] < in.below) in.below = bounds[k];
+    }
+    if (!(in.from < in.below)) return anywhere;
+  }
+  return in;
+}
+
 const FilterKernel<float>& kernel_for(float) { return SUMEXP_IN_USE(filter_kernels_).f32; }
 const FilterKernel<double>& kernel_for(double) { return SUMEXP_IN_USE(filter_kernels_).f64; }
 
@@ -216,55 +197,130 @@ std::size_t filter_scratch(std::int64_t n) {
   return 2 * row_bytes<T>(n) + kBuckets * (sizeof(Mass) + sizeof(std::int64_t));
 }
 
+namespace {
+
+// A row that is swept: what end_of_filters asks.
+template <class T>
+struct SweptRow {
+  const FilterKernel<T>& kernel;
+  const Scratch<T> scratch;
+  const T* const x;
+  const std::int64_t n;
+  FilterRange<T> all;   // above -inf
+  std::int64_t groups;  // whose largest elements wait in scratch.terms
+  const T* source;      // has all that is kept, and perhaps more
+  std::int64_t count;   // of the source
+
+  End<T> from(T bound) const {
+    const FilterRange<T> kept = kernel.range(x, n, bound);
+    return {kept.least, kEveryTie, kept.count};
+  }
+
+  End<T> first(std::int64_t k, const End<T>& end) {
+    const auto wanted = static_cast<Mass>(k);
+    const FilterRange<T> range = {end.logit, all.largest, end.kept};
+    Interval<T> in = {end.logit, all.largest};
+    if (n > kFew && k <= groups / 8) {
+      // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
+      const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
+      if (k <= tops.count) in.from = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
+    } else if (end.kept > kMany) {
+      const std::int64_t sampled = take_sample(x, n, scratch.x);
+      const auto likely = [&](double above, double) {
+        const double doubt = kDeviations * std::sqrt(kSampled * (above + static_cast<double>(k)));
+        return above - doubt > static_cast<double>(k) ? 1 : above + doubt < static_cast<double>(k) ? -1 : 0;
+      };
+      in = guess<T>(kernel, scratch.x, nullptr, sampled, end.logit, all.largest, likely);
+    } else {
+      return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
+    }
+    const FilterSplit split = kernel.split(x, nullptr, n, in.from, SUMEXP_NS::Limits<T>::infinity, scratch.x, scratch.terms);
+    if (split.inside < k) return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);  // the sample was wrong
+    count = split.inside;
+    source = std::copy_n(scratch.x, count, scratch.terms) - count;
+    return select<T>(kernel, scratch.x, nullptr, count, {in.from, std::min(in.below, all.largest), count}, wanted, 1, scratch);
+  }
+
+  // What is left, where that is not all, goes to scratch.x.
+  void compact(const End<T>& end) {
+    if (end.kept == all.count) return;
+    const T from = end.ties == kEveryTie ? end.logit : next_above(end.logit);
+    constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
+    count = from <= all.largest ? kernel.split(source, nullptr, count, from, infinity, scratch.x, scratch.terms).inside : 0;
+    for (; count < end.kept; ++count) scratch.x[count] = end.logit;
+    source = scratch.x;
+  }
+
+  End<T> share(double p, const End<T>& end) {
+    compact(end);
+    if (count > 2 * kMany) {
+      End<T> found;
+      if (share_of_many(p, end, found)) return found;
+      source = x, count = n;
+      compact(end);
+    }
+    const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
+    const Mass target = SUMEXP_NS::ceil_product(p, total);
+    const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
+    return select<T>(kernel, source, scratch.terms, count, range, target, kUnit, scratch);
+  }
+
+ private:
+  static constexpr double kUnit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
+
+  // Sums in double are within `doubt` of the masses; where the end is the same a doubt below the target and above it, it is the
+  // end. False: it is not, or what the sample said was wrong.
+  bool share_of_many(double p, const End<T>& end, End<T>& found) {
+    const double total = kernel.sum(source, count, all.largest), below_end = (1 - p) * total;
+    const double doubt = total * static_cast<double>(count) * 0x1p-50;
+    if (!(below_end > 64 * doubt)) return false;
+    // Elements below a bound with a term t have a mass of below_end about where the end is. A sample's estimate B of their
+    // mass, made of terms up to t, has a variance of 8 t B or less.
+    const auto likely = [&](double below, double term) {
+      const double off = kDeviations * std::sqrt(kSampled * term * std::max(below, below_end)) + kDoubt * below;
+      return below + off < below_end ? 1 : below - off > below_end ? -1 : 0;
+    };
+    const std::int64_t room = (count / kSampled + kRun + kFilterPadding) / 16 * 16;
+    T *const sample = scratch.terms, *const sample_terms = sample + room;
+    const std::int64_t sampled = take_sample(source, count, sample);
+    kernel.terms(sample, sampled, all.largest, sample_terms);
+    for (std::int64_t i = 0; i < sampled; ++i) sample[i] = -sample[i];
+    const T least = std::max(end.logit, surely_below(all.largest, static_cast<Mass>((below_end - doubt) / kUnit), count));
+    const Interval<T> in = guess<T>(kernel, sample, sample_terms, sampled, least, all.largest, likely);
+
+    constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
+    const std::int64_t left = kernel.split(source, nullptr, count, in.from, infinity, scratch.x, scratch.terms).inside;
+    double above;
+    const FilterSplit split = kernel.split_apart(scratch.x, left, all.largest, in.from, in.below, scratch.x, &above);
+    const std::int64_t half = (n / 2 + kFilterPadding) / 16 * 16;
+    if (split.inside + kFilterPadding > half) return false;
+    const Mass inside = kernel.terms(scratch.x, split.inside, all.largest, scratch.terms);
+    const double target = p * total - above;
+    if (!(target > 2 * doubt)) return false;
+    const Mass low = static_cast<Mass>((target - doubt) / kUnit), high = static_cast<Mass>((target + doubt) / kUnit) + 1;
+    if (low == 0 || high > inside) return false;
+    const FilterRange<T> range = kernel.range(scratch.x, split.inside, std::numeric_limits<T>::lowest());
+    T *const x2 = scratch.x + half, *const terms2 = scratch.terms + half;
+    std::copy_n(scratch.x, split.inside, x2);
+    std::copy_n(scratch.terms, split.inside, terms2);
+    found = select<T>(kernel, x2, terms2, split.inside, range, low, kUnit, scratch);
+    const End<T> last = select<T>(kernel, x2, terms2, split.inside, range, high, kUnit, scratch);
+    found.kept += split.above_count;
+    return found.logit == last.logit && found.ties == last.ties;
+  }
+};
+
+}  // namespace
+
 template <class T>
 Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* memory) {
   constexpr T infinity = std::numeric_limits<T>::infinity();
   const FilterKernel<T>& kernel = kernel_for(T{});
-  const Scratch<T> scratch = scratch_of<T>(memory, n);
-  std::int64_t groups = 0;
-  const FilterRange<T> all = kernel.overview(x, n, scratch.terms, &groups);
-  if (all.count == 0 || !(all.largest < infinity)) return {-infinity, -1, 0};
-  const std::int64_t every = std::numeric_limits<std::int64_t>::max();
-  End<T> end = {all.least, every, all.count};  // ties: `every` for all there are
-  const auto apply_min_p = [&] {
-    if (!(filters.min_p > 0)) return;
-    const T bound = lowest_kept(all.largest, filters.min_p);
-    if (bound <= end.logit) return;
-    const FilterRange<T> kept = kernel.range(x, n, bound);
-    end = {kept.least, every, kept.count};
-  };
-  if (filters.order == FilterOrder::vllm) apply_min_p();
-  const T* source = x;  // has all that is kept, and perhaps more
-  std::int64_t count = n;
-  if (filters.top_k >= 1 && filters.top_k < end.kept) {
-    const auto wanted = static_cast<Mass>(filters.top_k);
-    FilterRange<T> range = {end.logit, all.largest, end.kept};
-    // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
-    if (filters.top_k <= groups / 8 && n > kFew) {
-      const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
-      if (filters.top_k <= tops.count)
-        range.least = select<T>(kernel, scratch.terms, nullptr, groups, tops, wanted, 1, scratch).logit;
-      count = kernel.split(x, nullptr, n, range.least, infinity, scratch.x, scratch.terms).inside;
-      source = std::copy_n(scratch.x, count, scratch.terms) - count;
-      end = select<T>(kernel, scratch.x, nullptr, count, range, wanted, 1, scratch);
-    } else {
-      end = select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
-    }
-  }
-  if (filters.top_p < 1 && end.kept > 1) {
-    if (end.kept < all.count) {
-      const T from = end.ties == every ? end.logit : next_above(end.logit);
-      count = from <= all.largest ? kernel.split(source, nullptr, count, from, infinity, scratch.x, scratch.terms).inside : 0;
-      for (; count < end.kept; ++count) scratch.x[count] = end.logit;
-      source = scratch.x;
-    }
-    const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
-    const double unit = sizeof(T) == 4 ? 0x1p-16 : 0x1p212;  // 2^(carry - 88)
-    const Mass target = ceil_product(filters.top_p, total);
-    const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
-    end = select<T>(kernel, source, scratch.terms, count, range, target, unit, scratch);
-  }
-  if (filters.order != FilterOrder::vllm) apply_min_p();
+  SweptRow<T> row = {kernel, scratch_of<T>(memory, n), x, n, {}, 0, x, n};
+  row.all = kernel.overview(x, n, row.scratch.terms, &row.groups);
+  if (row.all.count == 0 || !(row.all.largest < infinity)) return {-infinity, -1, 0};
+  const End<T> every = {row.all.least, kEveryTie, row.all.count};
+  const End<T> end = SUMEXP_NS::end_of_filters<T>(row, filters, filters.order == FilterOrder::vllm, row.all.largest, every);
   return {end.logit + T(0), kernel.find(x, n, end.logit, end.ties), end.kept};
 }
 

@@ -13,9 +13,10 @@
 
 namespace sumexp::cpu {
 
-using SUMEXP_NS::Bits128;
-using SUMEXP_NS::Purpose;
+using SUMEXP_NS::Branch;
+using SUMEXP_NS::leaves_of;
 using SUMEXP_NS::RowRandom;
+using SUMEXP_NS::Walk;
 
 namespace {
 
@@ -26,24 +27,7 @@ T option(const PerRow<T>& values, std::int64_t row, T absent) {
   return values.data ? values.data[row * values.step] : absent;
 }
 
-// The probability of the smaller of two sides, and which that is.
-struct Branch {
-  double p;
-  bool left_is_smaller;
-};
-Branch branch(double left, double right) {
-  const bool smaller = left <= right;
-  return {(smaller ? left : right) / (left + right), smaller};
-}
-// Of nodes whose sums are relative to powers of two of their own.
-template <class T>
-Branch branch(const SumNode& left, const SumNode& right) {
-  const bool left_upper = left.m >= right.m;
-  const SumNode &upper = left_upper ? left : right, &lower = left_upper ? right : left;
-  const std::int64_t gap = SUMEXP_NS::exponent_gap(static_cast<T>(lower.m), lower.N, static_cast<T>(upper.m), upper.N);
-  const double small = SUMEXP_NS::shifted<float>(lower.sum, gap);
-  return left_upper ? branch(upper.sum, small) : branch(small, upper.sum);
-}
+using SUMEXP_NS::branch;
 Branch branch(int wide, const SumNode& left, const SumNode& right) {
   return wide == 8 ? branch<double>(left, right) : branch<float>(left, right);
 }
@@ -60,11 +44,6 @@ struct Levels {
   std::int64_t size[64], start[64];
   int count = 0;
 };
-
-// Steps of a walk: 0 .. 10 inside a chunk, from here on down the tree over chunks.
-constexpr int kChunkSteps = 16;
-// Nodes inside chunks, where nodes are numbered; those over chunks come first.
-constexpr std::uint64_t kInside = std::uint64_t{1} << 46;
 
 template <class T>
 void leave_out(const Plan& plan, const char* mask_row, std::int64_t first, int count, T* x) {
@@ -85,7 +64,8 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
       wide(plan.dtype == DType::f64 ? 8 : 4),
       chunk(order_of(wide).chunk),
       chunks((plan.n + chunk - 1) / chunk),
-      nodes(tree_nodes(chunks)),
+      nodes(SUMEXP_NS::tree_nodes(chunks)),
+      levels(SUMEXP_NS::tree_levels(chunks)),
       direct(plan.row_dims <= 1 && !plan.data[kWhere] && item == wide &&
              (plan.row_dims == 0 || plan.row[0].stride[kIn0] == item)),
       filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)) {
@@ -225,9 +205,8 @@ void SampleRow::divide(int count, void* x) const {
 bool SampleRow::divide_apart(char* scratch) {
   if (apart_ || !overflows_) return false;
   double m = -kInfinity;
-  int place;
   for (std::int64_t c = 0; c < job_.chunks; ++c)
-    if (!job_.kernels.largest(raw_chunk(c, scratch), job_.count_of(c), &m, &place)) return false;
+    if (!job_.kernels.largest(raw_chunk(c, scratch), job_.count_of(c), &m, nullptr)) return false;
   if (!(m < kInfinity)) return false;
   largest_logit_ = m;
   return apart_ = true;
@@ -263,9 +242,8 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
         continue;
       }
     }
-    int place;
     double& largest = nodes_[c].m = -kInfinity;  // until the tree grows
-    if (!job_.kernels.largest(x, count, &largest, &place)) return failure.add(row_, Failure::kNaN);
+    if (!job_.kernels.largest(x, count, &largest, nullptr)) return failure.add(row_, Failure::kNaN);
     m = std::max(m, largest);
   }
   if (!(m < kInfinity)) return failure.add(row_, Failure::kInfinite);
@@ -315,6 +293,7 @@ void SampleRow::finish(SampleScratch& scratch, Failure& failure) {
   largest_ = find_largest(scratch, &cut_logit_, &nan);
   if (nan) return failure.add(row_, Failure::kNaN);
   if (largest_ < 0) return failure.add(row_, Failure::kNothing);
+  cut_logit_ += 0;  // of -0 and +0 either may be the largest
   cut_index_ = largest_;
   kept_ = 1;
 }
@@ -334,44 +313,10 @@ std::int64_t SampleRow::find_largest(SampleScratch& scratch, double* value, bool
 
 // -- draws -------------------------------------------------------------------------------------------------------------------
 
-// One draw's way down. Two steps share a block of random bits.
-struct SampleRow::Walk {
-  Walk(const RowRandom& random, std::int64_t draw) : random(random), draw(static_cast<std::uint64_t>(draw)) {}
-  const RowRandom& random;
-  std::uint64_t draw;
-  int at = -1;
-  Bits128 block;
-
-  std::uint64_t bits(int step) {
-    if (step / 2 != at) {
-      at = step / 2;
-      block = random.at(Purpose::draw, draw, static_cast<std::uint64_t>(at));
-    }
-    return block.half(step % 2);
-  }
-  bool right(const Branch& b, int step) {
-    const auto lower = [&] { return random.at(Purpose::draw_low, draw, static_cast<std::uint64_t>(step)).half(0); };
-    return SUMEXP_NS::happens(b.p, bits(step), lower) != b.left_is_smaller;
-  }
-  // The element of a chunk of `leaves` leaves.
-  int inside(const double* tree, int leaves) {
-    int i = 0, step = 0;
-    for (int h = 1; h < leaves; h *= 2, ++step)
-      if (right(branch(tree[2 * h + i], tree[3 * h + i]), step)) i += h;
-    return i;
-  }
-};
-
 std::int64_t SampleRow::walk_chunks(Walk& walk) const {
-  const Levels levels(job_.chunks);
-  std::int64_t i = 0;
-  for (int level = levels.count - 2, step = kChunkSteps; level >= 0; --level, ++step) {
-    i *= 2;
-    if (i + 1 == levels.size[level]) continue;
-    const SumNode* const node = nodes_ + levels.start[level] + i;
-    i += walk.right(branch(job_.wide, node[0], node[1]), step);
-  }
-  return i;
+  const SumNode* const root = nodes_ + job_.nodes - 1;
+  return job_.wide == 8 ? walk.over_chunks<double>(root, job_.chunks, job_.levels)
+                        : walk.over_chunks<float>(root, job_.chunks, job_.levels);
 }
 
 // Draws `draws` (or d0, d0 + 1, ...), which have come to chunk c. False where its sum is not a number above 0.
@@ -448,7 +393,7 @@ void SampleRow::tell(SampleScratch& scratch) {
   if (call.filtered_log_prob)
     for (std::int64_t d = 0; d < draws; ++d) {
       double* const to = call.filtered_log_prob + row_ * draws + d;
-      *to = greedy_ ? (out_[d] == largest_ ? 0 : -kInfinity) : (scaled(logit(out_[d])) - root_.m) - root_.over_m;
+      *to = greedy_ ? (out_[d] == largest_ ? 0 : -kInfinity) : SUMEXP_NS::log_probability(scaled(logit(out_[d])), root_);
     }
   if (!call.log_prob) return;
   RowRoot raw = root_;
@@ -458,8 +403,8 @@ void SampleRow::tell(SampleScratch& scratch) {
     raw = job_.kernels.grow(raw_, job_.chunks, reinterpret_cast<SumNode*>(raw_ + job_.nodes * job_.kernels.state_bytes));
   }
   for (std::int64_t d = 0; d < draws; ++d)
-    call.log_prob[row_ * draws + d] =
-        raw.kind == RowKind::finite ? (logit(out_[d]) - raw.m) - raw.over_m : std::numeric_limits<double>::quiet_NaN();
+    call.log_prob[row_ * draws + d] = raw.kind == RowKind::finite ? SUMEXP_NS::log_probability(logit(out_[d]), raw)
+                                                                  : std::numeric_limits<double>::quiet_NaN();
 }
 
 // -- counts ------------------------------------------------------------------------------------------------------------------
@@ -471,7 +416,7 @@ struct Split {
   std::int64_t left, right;
 };
 Split split(std::int64_t draws, const Branch& b, const RowRandom& random, std::uint64_t node) {
-  const std::int64_t fewer = binomial(draws, b.p, random, node);
+  const std::int64_t fewer = cpu::binomial(draws, b.p, random, node);
   return b.left_is_smaller ? Split{fewer, draws - fewer} : Split{draws - fewer, fewer};
 }
 
@@ -509,7 +454,7 @@ void SampleRow::count_elements(std::int64_t c0, std::int64_t c1, SampleScratch& 
       for (int h = 1; h < leaves; h *= 2)
         for (int v = h; v < 2 * h; ++v) {
           if (!counts[v]) continue;
-          const std::uint64_t node = kInside + static_cast<std::uint64_t>(c) * 4096 + static_cast<std::uint64_t>(v);
+          const std::uint64_t node = SUMEXP_NS::node_inside(c, v);
           const Split s = split(counts[v], branch(tree[v + h], tree[v + 2 * h]), random_, node);
           counts[v + h] = s.left, counts[v + 2 * h] = s.right;
         }

@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "../../include/sumexp/sampling.hpp"
-#include "../../numerics/philox.hpp"
+#include "../../ops/sampling.hpp"
 #include "../drivers/driver.hpp"
 #include "../kernels/sampling.hpp"
 
@@ -23,6 +23,7 @@ class SampleJob {
   const Moves& moves;
   const int item, wide, chunk;  // bytes of a stored element and of T; elements of a chunk
   const std::int64_t chunks, nodes;
+  const int levels;     // of the nodes
   const bool direct;    // T, contiguous, no mask: read where they lie, if nothing is to be done to them
   const bool filtered;  // some rows may have filters
   // A row's memory, and where in it are nodes, packed elements, marks of what was taken, counts, and states of raw logits.
@@ -88,8 +89,6 @@ class SampleRow {
   void draw_pieces(const char* states, const std::int16_t* classes, Failure& failure);
 
  private:
-  struct Walk;
-
   const void* raw_chunk(std::int64_t c, char* to) const;  // without temperature and cut
   const void* read(std::int64_t c, char* to) const;
   double logit(std::int64_t j) const;  // as it is given
@@ -97,7 +96,7 @@ class SampleRow {
   void divide(int count, void* x) const;
   bool divide_apart(char* scratch);  // from now on, where that helps
   void merge_states(Failure& failure);
-  std::int64_t walk_chunks(Walk& walk) const;
+  std::int64_t walk_chunks(SUMEXP_NS::Walk& walk) const;
   bool draw_from_chunk(std::int64_t c, const std::int32_t* draws, std::int64_t count, std::int64_t d0, SampleScratch& scratch);
   void draw_apart(SampleScratch& scratch, Failure& failure);
   std::int64_t find_largest(SampleScratch& scratch, double* value, bool* nan) const;

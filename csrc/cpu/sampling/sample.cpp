@@ -4,7 +4,6 @@
 #include <new>
 #include <vector>
 
-#include "../../numerics/philox.hpp"
 #include "../isa.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
@@ -328,9 +327,8 @@ Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std
               static_cast<std::uint64_t>(work.stream.data ? work.stream.data[row * work.stream.step] : row)};
           double low[kPart], high[kPart];
           for (std::int64_t j = 0; j < count; ++j) {
-            const Bits128 bits = random.at(Purpose::noise, static_cast<std::uint64_t>(first + j), 0);
-            low[j] = open_uniform(bits.half(0), bits.half(1));
-            high[j] = open_uniform(~bits.half(0), ~bits.half(1));
+            const Uniforms u = noise_uniforms(random, first + j);
+            low[j] = u.low, high[j] = u.high;
           }
           work.gumbel(low, high, count, work.out + row * work.n + first);
         },

@@ -16,7 +16,7 @@
 // Memory          load16(p) stream_load16(p) store16(p, v) stream_store16(p, v): 16 aligned bytes as a
 //                 Pack<T>; stream_load(p) stream_store(p, v): one element. "stream": used once, do
 //                 not keep it in the cache
-// Between blocks  fence() atomic_add(p, v): "the last block to finish does the rest"
+// Atomics         fence() atomic_add(p, v) -> what was there; p in global or in shared memory
 // Host            launch(kernel, Launch{...}, args...) -> cudaError_t; query(Device&) -> cudaError_t
 //                 can_cluster(kernel, Launch{...}) -> bool: can the current device run it in such clusters?
 //                 get_device(id) set_device(id) synchronize(stream) device_count(n) -> cudaError_t

@@ -12,6 +12,10 @@
 // may capture a call.
 #pragma once
 
+#include "log_domain.hpp"
+#include "losses.hpp"
+#include "ragged.hpp"
+#include "sampling.hpp"
 #include "sumexp.hpp"
 
 namespace sumexp::cuda {
@@ -25,6 +29,37 @@ struct Target {
 
 // Enqueues a call whose pointers are device memory (where too) on the target's stream.
 SUMEXP_API Status run(const Call& call, Target& target) noexcept;
+
+// As the CPU's (ragged.hpp), but lengths are device memory, which is not looked at first: one below 0 counts as 0, one beyond
+// the axis as the whole axis.
+SUMEXP_API Status masked(const MaskedCall& call, Target& target) noexcept;
+// As the CPU's (ragged.hpp), but offsets are device memory, which is not looked at first: beyond the elements they are cut to
+// what there is, and with ones that fall the results of the segments around are any. Nothing beside the arrays is touched.
+SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
+
+// The functions of losses.hpp. Targets are on the device: one out of range is no error, but makes the loss and the gradient of
+// its row NaN. The denominator of a mean is made on the device too, and the results of the other two are written there.
+SUMEXP_API Status cross_entropy(const CrossEntropyCall& call, Target& target) noexcept;
+SUMEXP_API Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator, Target& target) noexcept;
+SUMEXP_API Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum, Target& target) noexcept;
+
+// The functions of sampling.hpp on device memory, options and results included: nothing in them is looked at before the kernels
+// run. So a row with NaN or +inf, with nothing to draw from, or with a temperature that is none is no error: it gives -1 for
+// every draw, as do draws without replacement for which no class is left (counts: -1 for every class; log-probabilities NaN,
+// of a whole row 0 kept and the cut (NaN, -1)).
+SUMEXP_API Status sample(const SampleCall& call, Target& target) noexcept;
+SUMEXP_API Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides,
+                                Target& target) noexcept;
+SUMEXP_API Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chunks, void* states,
+                               std::int16_t* classes, Target& target) noexcept;
+SUMEXP_API Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* states, const std::int16_t* classes,
+                                Target& target) noexcept;
+SUMEXP_API Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n,
+                               double* out, Target& target) noexcept;
+
+// Those of log_domain.hpp, without workspace.
+SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
+                              Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;

@@ -50,9 +50,10 @@ struct CrossEntropyCall {
   double softcap = 0.0;              // finite, above 0; 0: none
   double temperature = 1.0;          // above 0; infinity: every finite logit is 0
   LossReduction reduction = LossReduction::mean;
-  bool given_denominator = false;  // of a mean
-  double denominator = 1.0;        // finite, from 0
-  bool zero_if_empty = false;      // a mean over a denominator of 0, and its gradient, are 0, not NaN
+  bool given_denominator = false;          // of a mean
+  double denominator = 1.0;                // finite, from 0
+  const double* denominator_at = nullptr;  // where it is instead, on the device of the call
+  bool zero_if_empty = false;              // a mean over a denominator of 0, and its gradient, are 0, not NaN
 
   View g;        // double, one a row: what the gradient is multiplied by; absent: 1
   View dlogits;  // the gradient, of dtype; may be the logits (same data and strides), else disjoint. Absent: not wanted

@@ -3,8 +3,8 @@
 The formula says the same in operations of torch and of sumexp.torch, which are differentiable any number of times. So a call
 takes the first of these ways:
 
-1. the formula: tensors that the kernels do not take (subclasses, meta tensors, other devices than the CPU), a functorch
-   transform (grad, jvp, vmap), tangents of forward mode;
+1. the formula: tensors that the kernels do not take (subclasses, meta tensors, devices that the operation has no kernels
+   for), a functorch transform (grad, jvp, vmap), tangents of forward mode;
 2. the registered operation torch.ops.sumexp.<name>: compiling, exporting, or a mode that watches operations;
 3. an autograd.Function, where a gradient is recorded. Its backward is the gradient's kernel, and where that is to be
    differentiated again, the derivative of the formula;
@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.compiler import is_compiling
 
 from ._front import is_ours, way
-from ._kernels import PLAIN_TYPES, is_wrapper
+from ._kernels import DEVICES, PLAIN_TYPES, is_wrapper
 from ._library import LIBRARY, has_tangent, maybe_dual
 from ._private import AutogradInfo, forward_ad, functorch_active, make_autograd_impl, register_decomposition
 
@@ -33,17 +33,20 @@ class Composed:
     results : int
         1: the kernel, formula and fake return a tensor; else tuples of this many.
     kernel(*tensors, *options)
-        On plain CPU tensors; returns new tensors.
+        On plain tensors of the `devices`; returns new tensors.
     gradient(gradients, tensors, results, options, needs)
         Tuples of tensors, those of `gradients` may be None; a tuple with a new tensor where `needs` says so, else None.
     formula(*tensors, *options)
         The same as kernel, differentiable.
     fake(*tensors, *options)
         New empty tensors of the results' shapes and dtypes.
+    devices
+        Whose tensors kernel and gradient take, as far as this build serves them.
     """
 
-    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1):
+    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=("cpu",)):
         self.name, self.count, self.results = name, len(tensors), results
+        self.devices = DEVICES.intersection(devices)
         self.kernel, self.gradient, self.formula, self.fake = kernel, gradient, formula, fake
         self._register([t.rstrip("?") for t in tensors], ["?" if t.endswith("?") else "" for t in tensors], options)
 
@@ -61,7 +64,7 @@ class Composed:
 
     def _way(self, t):
         if t.is_floating_point():
-            if not is_ours(self.name, t) or t.device.type != "cpu":
+            if not is_ours(self.name, t) or t.device.type not in self.devices:
                 return "formula"
         elif type(t) not in PLAIN_TYPES and not is_compiling():
             return "formula"
@@ -115,7 +118,8 @@ class Composed:
 
         def vjp(gradients, tensors, results, needs, *rest):
             made = self.gradient(tuple(gradients), tuple(tensors), tuple(results), rest, tuple(needs))
-            return [torch.empty(0) if t is None else t for t in made]
+            first = next(t for t in tensors if t is not None)
+            return [first.new_empty(0) if t is None else t for t in made]
 
         def fake_vjp(gradients, tensors, results, needs, *rest):
             first = next(t for t in tensors if t is not None)
@@ -149,9 +153,10 @@ class Composed:
             return reverse(keyset, *args)
 
         LIBRARY.impl(name, self.kernel, "CPU")
-        LIBRARY.impl(name, self.formula, "CUDA")
+        LIBRARY.impl(name, self.kernel if "cuda" in self.devices else self.formula, "CUDA")
         LIBRARY.impl(name, autograd, "Autograd", with_keyset=True)
-        LIBRARY.impl(name + "_vjp", vjp, "CPU")
+        for device in self.devices:
+            LIBRARY.impl(name + "_vjp", vjp, device.upper())
         no_second = make_autograd_impl(getattr(torch.ops.sumexp, name + "_vjp").default, AutogradInfo(None, None))
         LIBRARY.impl(name + "_vjp", no_second, "Autograd", with_keyset=True)
         torch.library.register_fake(f"sumexp::{name}", self.fake, lib=LIBRARY)

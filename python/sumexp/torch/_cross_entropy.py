@@ -195,13 +195,20 @@ def plain(tensor, dtype=None):
     if tensor is None:
         return None
     if is_zero_tensor(tensor):
-        tensor = torch.zeros(tensor.shape, dtype=tensor.dtype)
+        tensor = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     return (tensor if dtype is None else tensor.to(dtype)).detach().resolve_neg()
 
 
-def info_places(names, shape, dtype):
+def info_places(names, shape, x):
     dtypes = {"predicted": torch.int64, "correct": torch.bool}
-    return {n: torch.empty(shape, dtype=dtypes.get(n, wide(dtype))) for n in names}
+    return {n: x.new_empty(shape, dtype=dtypes.get(n, wide(x.dtype))) for n in names}
+
+
+def raw(entry, x, *args, **options):
+    """A raw entry of sumexp._core, with the workspace on x's device that it may want."""
+    wanted = entry(x, *args, **options)
+    if wanted is not None:
+        entry(x, *args, workspace=x.new_empty(wanted, dtype=torch.uint8), **options)
 
 
 def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="cross_entropy"):
@@ -211,15 +218,16 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
     )
     rows = rows_shape(x.shape, o.dim)
     loss = x.new_empty(() if o.reduction else rows) if with_loss else None
-    places = info_places(info, rows, x.dtype)
-    _core._cross_entropy(
+    places = info_places(info, rows, x)
+    raw(
+        _core._cross_entropy,
         plain(x),
         plain(target),
         o.dim,
         target_weight=plain(target_weight),
         weight=None if weight is None else plain(weight, wide(x.dtype)).contiguous(),
         token_weight=plain(token_weight, torch.float64),
-        denominator=None if denominator is None else denominator.item(),
+        denominator=plain(denominator, torch.float64),
         g=g,
         dlogits=dlogits,
         loss=loss,
@@ -270,10 +278,13 @@ def fake_with_info(*arguments):
     return fake(*arguments), *(predicted if n == "predicted" else correct if n == "correct" else rows.clone() for n in INFO)
 
 
-CROSS_ENTROPY = Composed("cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake)
+DEVICES = ("cpu", "cuda")
+CROSS_ENTROPY = Composed(
+    "cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake, devices=DEVICES
+)
 WITH_INFO = Composed(
     "cross_entropy_with_info", TENSORS, SCHEMA, kernel=kernel_with_info, gradient=gradient, formula=formula_with_info,
-    fake=fake_with_info, results=1 + len(INFO),
+    fake=fake_with_info, results=1 + len(INFO), devices=DEVICES,
 )
 
 
@@ -352,7 +363,7 @@ def checked_denominator(function, value, reduction, device):
     if reduction != "mean":
         raise ValueError(f"{function}: denominator with reduction {reduction!r}, accepted: with 'mean'")
     if isinstance(value, torch.Tensor):
-        return of_shape(function, "denominator", value.detach(), ()).to(torch.float64)
+        return of_shape(function, "denominator", value.detach(), ()).to(device, torch.float64)
     return torch.tensor(float(value), dtype=torch.float64, device=device)
 
 
@@ -412,7 +423,8 @@ def cross_entropy(
     Raises
     ------
     ValueError for a target out of range, with the row and the value, for shapes and for numbers; TypeError for dtypes and a
-    device that this build does not serve.
+    device that this build does not serve. On CUDA devices, where nothing waits for the targets, one out of range makes the loss
+    and the gradient of its row NaN.
     """
     name = "cross_entropy"
     given = (input, *(target if isinstance(target, (tuple, list)) else (target,)))
@@ -423,7 +435,7 @@ def cross_entropy(
             on_empty=on_empty, info=info,
         )
     reduction = legacy_reduction(size_average, reduce, reduction)
-    a_tensor(name, "input", input)
+    input = _front.autocast(a_tensor(name, "input", input))
     dim = 0 if input.dim() == 1 else 1
     tensors, options, info = checked(
         name, input, target, dim, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,

@@ -20,6 +20,7 @@ from .. import _core
 from .._chunks import BLOCK, PARTS, blocks, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
 from ._functions import jvp_rule
+from ._kernels import DEVICES
 from ._library import LIBRARY, has_tangent, maybe_dual
 from ._private import AutogradInfo, forward_ad, functorch_active, make_autograd_impl
 
@@ -91,11 +92,23 @@ def add_product(z, x, to, first):
 # -- sweeps over plain tensors ---------------------------------------------------------------------------------------------
 
 
+def waits(t):
+    """Whether to look at a number of a tensor is to wait for it."""
+    return t.device.type != "cpu"
+
+
 def kept_rows(target, target_weight, o):
+    """(indices of the rows that are left, on the CPU, None); where to count these would be to wait, (all, which are left)."""
     if target.is_floating_point():
-        return torch.arange(len(target))
+        return torch.arange(len(target)), None
     kept = target != o.ignore_index
-    return (kept if target_weight is None else kept.any(1)).nonzero().squeeze(1)
+    kept = kept if target_weight is None else kept.any(1)
+    return (torch.arange(len(target)), kept) if waits(target) else (kept.nonzero().squeeze(1), None)
+
+
+def of_input(x, rows, left):
+    """x[rows], those that are not left being 0, whatever they hold."""
+    return x[rows] if left is None else x[rows].masked_fill(~left[rows].unsqueeze(1), 0)
 
 
 def chunks(kept, size):
@@ -106,19 +119,29 @@ def chunks(kept, size):
 
 
 def divisor(tensors, o):
-    """What a mean divides by, a float; checks the targets in any case."""
+    """What a mean divides by, in float64; checks the targets in any case."""
     x, w, _, target, target_weight, weight, token_weight, denominator = tensors
-    found = _core._cross_entropy_denominator(
-        torch.zeros((), dtype=ce.wide(x.dtype)).expand(len(x), len(w)),
+    found = x.new_empty((), dtype=torch.float64)
+    ce.raw(
+        _core._cross_entropy_denominator,
+        x.new_zeros((), dtype=ce.wide(x.dtype)).expand(len(x), len(w)),
         target,
         1,
         target_weight=target_weight,
         weight=None if weight is None else weight.to(ce.wide(x.dtype)).contiguous(),
         token_weight=None if token_weight is None else token_weight.to(torch.float64),
         ignore_index=o.ignore_index,
+        out=found,
         function=NAME,
     )
-    return found if denominator is None else denominator.item()
+    return found if denominator is None else denominator
+
+
+def summed(losses):
+    """The sum of rows in cross_entropy's order, in float64."""
+    total = losses.new_empty((), dtype=torch.float64)
+    ce.raw(_core._sum_rows, losses, out=total)
+    return total
 
 
 def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
@@ -143,10 +166,10 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
         "g": g,
     }
     of_rows = {n: t for n, t in of_rows.items() if t is not None}
-    kept = kept_rows(target, target_weight, o)
+    kept, left = kept_rows(target, target_weight, o)
     size = chunk_rows(NAME, o.chunk or None, len(kept), len(w))
-    losses = torch.zeros(len(x), dtype=wide)
-    extras = {n: t.fill_(-1 if n == "predicted" else 0) for n, t in ce.info_places(info, len(x), x.dtype).items()}
+    losses = x.new_zeros(len(x), dtype=wide)
+    extras = {n: t.fill_(-1 if n == "predicted" else 0) for n, t in ce.info_places(info, len(x), x).items()}
     places = {"row_loss": losses, **extras}
     need_x, need_w, need_bias = need[0], need[1], need[2] and bias is not None
     dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else None
@@ -158,10 +181,11 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
     db = w.new_zeros(len(w), dtype=wide) if need_bias else None
     buffer = x.new_empty(size, len(w), dtype=work)
     for count, rows in enumerate(chunks(kept, size)):
-        part = x[rows].to(work)
+        part = of_input(x, rows, left).to(work)
         z = product(part, w, bias, buffer[: len(part)])
         made = {n: t[rows] for n, t in places.items()}  # views of slices, else tensors of their own
-        _core._cross_entropy(
+        ce.raw(
+            _core._cross_entropy,
             z,
             axis=1,
             function=NAME,
@@ -192,10 +216,8 @@ def reduced(losses, found, o):
     """The row losses in the wide dtype; or one number in float64, of them and what a mean divides by."""
     if not o.reduction:
         return losses
-    total = _core._sum_rows(losses)
-    if o.reduction == ce.REDUCTIONS.index("mean"):
-        total = total / found if found else 0.0 if o.zero_if_empty else float("nan")
-    return torch.tensor(total, dtype=torch.float64)
+    total = summed(losses)
+    return ce.quotient(total, found, o) if o.reduction == ce.REDUCTIONS.index("mean") else total
 
 
 def second(tensors, o, g, t, need, along=None):
@@ -204,16 +226,17 @@ def second(tensors, o, g, t, need, along=None):
     x, w, bias, target, target_weight, weight, token_weight, _ = tensors
     tx, tw, tb = (ce.plain(a) for a in t)
     wide = ce.wide(x.dtype)
-    kept = kept_rows(target, target_weight, o)
+    kept, left = kept_rows(target, target_weight, o)
     size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 8)  # the formula keeps some arrays of this size
     rows_of = lambda a, rows: None if a is None else a[rows]
-    firsts, both = torch.zeros(len(x), dtype=wide), torch.zeros(len(x), dtype=wide)
-    hx = torch.zeros(x.shape, dtype=wide) if need[0] else None
-    hw = torch.zeros(w.shape, dtype=wide) if need[1] else None
-    hb = torch.zeros(len(w), dtype=wide) if need[2] else None
+    zeros = lambda *shape: x.new_zeros(shape, dtype=wide)
+    firsts, both = zeros(len(x)), zeros(len(x))
+    hx = zeros(*x.shape) if need[0] else None
+    hw = zeros(*w.shape) if need[1] else None
+    hb = zeros(len(w)) if need[2] else None
 
     def tangent(part, tx, tw, tb):
-        v = torch.zeros(len(part), len(w), dtype=wide)
+        v = zeros(len(part), len(w))
         scratch = torch.empty_like(v)
         if tx is not None:
             v += product(tx.to(wide), w, None, scratch)
@@ -222,8 +245,8 @@ def second(tensors, o, g, t, need, along=None):
         return v if tb is None else v + tb
 
     for rows in chunks(kept, size):
-        part = x[rows].to(wide)
-        z = product(part, w, None, torch.empty(len(part), len(w), dtype=wide))
+        part = of_input(x, rows, left).to(wide)
+        z = product(part, w, None, x.new_empty(len(part), len(w), dtype=wide))
         z = z if bias is None else z + bias
         v = tangent(part, rows_of(tx, rows), tw, tb)
         with torch.enable_grad():
@@ -314,13 +337,12 @@ class Fused(Function):
         if torch.is_grad_enabled():
             tensors = ctx.saved_tensors
             if o.reduction == ce.REDUCTIONS.index("mean"):
-                found = ctx.found
-                u = u / found if found else u * (0.0 if o.zero_if_empty else float("nan"))
+                u = ce.quotient(u, ctx.found, o)
             made = gradients_of(o, ctx.need, u.to(torch.float64).expand(len(tensors[0])), tensors)
         else:
             if made is None:
                 made = sweep(ctx.saved_tensors, o, ctx.need)[1]
-            if u.item() != 1:
+            if waits(u) or u.item() != 1:
                 made = tuple(t if t is None else t.mul_(u) for t in made)
         return None, None, *made, *(None for _ in TENSORS[3:])
 
@@ -465,7 +487,7 @@ class Sum(Function):
 
     @staticmethod
     def forward(losses):
-        return torch.tensor(_core._sum_rows(ce.plain(losses).contiguous()), dtype=torch.float64)
+        return summed(ce.plain(losses).contiguous())
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -487,7 +509,7 @@ class Divisor(Function):
 
     @staticmethod
     def forward(o, *tensors):
-        return torch.tensor(divisor([ce.plain(t) for t in tensors], o), dtype=torch.float64)
+        return divisor([ce.plain(t) for t in tensors], o)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -571,9 +593,10 @@ def _register():
             raise NotImplementedError(f"{NAME}: a torch.func transform or forward mode within a compiled program")
         return reverse(keyset, *args)
 
-    LIBRARY.impl(NAME, _operation, "CPU")
+    for device in DEVICES:
+        LIBRARY.impl(NAME, _operation, device.upper())
+        LIBRARY.impl(NAME + "_vjp", _operation_vjp, device.upper())
     LIBRARY.impl(NAME, autograd, "Autograd", with_keyset=True)
-    LIBRARY.impl(NAME + "_vjp", _operation_vjp, "CPU")
     LIBRARY.impl(NAME + "_vjp", make_autograd_impl(vjp, AutogradInfo(None, None)), "Autograd", with_keyset=True)
     torch.library.register_fake(f"sumexp::{NAME}", _fake, lib=LIBRARY)
     torch.library.register_fake(f"sumexp::{NAME}_vjp", _fake_vjp, lib=LIBRARY)
@@ -595,7 +618,8 @@ def linear_cross_entropy(
     Parameters
     ----------
     input : Tensor (..., D)
-        Of float16, bfloat16, float32 or float64, on the CPU.
+        Of float16, bfloat16, float32 or float64, on the CPU or a CUDA device that this build serves. (There ignored rows are
+        multiplied as zeros, since to count them would be to wait.)
     linear_weight : Tensor (C, D)
         Of the same dtype. (Not (C, d1, ..., D), torch's K-dimensional losses.)
     target : Tensor or pair of tensors
@@ -669,8 +693,10 @@ def ways(tensors):
 
 def _way(t):
     if t.is_floating_point():
-        if not _front.is_ours(NAME, t) or t.device.type != "cpu":
-            raise TypeError(f"{NAME}: a {type(t).__name__} of {t.dtype} on {t.device}, accepted: plain tensors on the CPU")
+        if not _front.is_ours(NAME, t):
+            raise TypeError(
+                f"{NAME}: a {type(t).__name__} of {t.dtype} on {t.device}, accepted: plain tensors on {_core.served_devices()}"
+            )
     return _front.way(t)
 
 
@@ -693,7 +719,7 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, **options):
             raise ValueError(f"{function}: out_dw is {given}, accepted: {tuple(w.shape)} of {' or '.join(map(str, accepted))}")
         if out_dw.requires_grad or not ce.apart(out_dw, tensors):
             raise ValueError(f"{function}: out_dw requires a gradient or is an input, accepted: memory of its own")
-        place = out_dw if out_dw.dtype == ce.wide(w.dtype) else torch.zeros(w.shape, dtype=ce.wide(w.dtype))
+        place = out_dw if out_dw.dtype == ce.wide(w.dtype) else w.new_zeros(w.shape, dtype=ce.wide(w.dtype))
     with torch.no_grad():
         losses, (dx, dw, db), found, divided = sweep(tensors, o, need, info=info, out_dw=place)
         if place is not None:
@@ -716,8 +742,9 @@ def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size
     if x.dim() == 0 or x.shape[-1] != w.shape[1]:
         raise ValueError(f"{function}: input has shape {tuple(x.shape)}, accepted: (..., {w.shape[1]}), as of linear_weight")
     ce.of_shape(function, "linear_bias", bias, (w.shape[0],))
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):  # as torch.nn.functional.linear under it
-        x, w, bias = (t if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in (x, w, bias))
+    kind = x.device.type
+    if kind in DEVICES and torch.is_autocast_enabled(kind):  # as torch.nn.functional.linear under it
+        x, w, bias = (t if t is None else t.to(torch.get_autocast_dtype(kind)) for t in (x, w, bias))
     for name, t in (("linear_weight", w), ("linear_bias", bias)):
         if t is not None and t.dtype != x.dtype:
             raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of input")

@@ -62,10 +62,10 @@ def _row_shape(name, x, dim):
 
 
 def _raw(function, name, x, bias, sink, where, lengths, dim, causal, softcap, temperature, nan, **more):
-    _core._masked(
-        function, OPS[name], x, dim, where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink,
-        temperature=temperature, nan=nan, **more,
-    )  # fmt: skip
+    more.update(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink, temperature=temperature,
+                nan=nan)  # fmt: skip
+    if size := _core._masked(function, OPS[name], x, dim, **more):  # gradients of bias and sink, on a GPU
+        _core._masked(function, OPS[name], x, dim, **more, workspace=x.new_empty(size, dtype=torch.uint8))
 
 
 def _kernel(name, x, *rest):
@@ -92,6 +92,7 @@ def _operation(name):
         gradient=lambda *args: _gradient(name, *args),
         formula=lambda *args: _formula(name, *args),
         fake=lambda x, *rest: x.new_empty(_row_shape(name, x, rest[4])),
+        devices=("cpu", "cuda"),
     )  # fmt: skip
 
 
@@ -170,8 +171,10 @@ def _front(name):
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"""sumexp.{name} with `dim` for `axis`: under autograd and torch's transforms, in x, bias and sink.
 
-    Parameters, result, bound and errors are those of sumexp.{name}. In forward mode, in torch.func's transforms and on devices
-    other than the CPU it is composed of this package's plain functions and torch's operations: some ulp are added.
+    Parameters, result, bound and errors are those of sumexp.{name}. In forward mode and in torch.func's transforms it is
+    composed of this package's plain functions and torch's operations: some ulp are added. On CUDA devices it has the bytes of
+    the CPU; lengths are not looked at there, so that nothing waits for the device: those below 0 count as 0, those beyond the
+    axis as all of it.
     """
     return function
 

@@ -1,4 +1,7 @@
-"""Sampling for torch: the functions of sumexp._sampling, of tensors on the CPU.
+"""Sampling for torch: the functions of sumexp._sampling, of tensors on the CPU and on CUDA devices.
+
+On CUDA nothing waits for the device: options become tensors there, in one copy, and of rows nothing is known. A row that would
+be an error gives -1 (_sampling.sample's docstring). Options may be CUDA tensors themselves, and are not checked then.
 
 Indices and counts have no gradient. gumbel_softmax has torch.nn.functional's signature and gradient, through this package's
 softmax. Compiled and exported programs call the registered operations at the end, but for linear_sample, return_info and
@@ -14,14 +17,17 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._draws import (
+    Host,
     SampleInfo,
     broadcast_mask,
+    check_ranges,
     check_tau,
     count_options,
     draw,
     draw_linear,
-    gumbel_noise,
     linear_shapes,
+    made_noise,
+    row_options,
     rows_of,
     sample_options,
 )
@@ -52,12 +58,69 @@ def _recorded(x, seed):
     return is_compiling() or functorch_active() or isinstance(x, STAND_INS) or is_traced()
 
 
+TYPES = {np.int64: torch.int64, np.float64: torch.float64, np.uint8: torch.uint8, np.int16: torch.int16}
+INTEGERS = ("top_k", "seed", "stream")  # of the options; the others are numbers
+ABSENT = {"temperature": 1.0, "seed": 0}
+
+
+class Device:
+    """As _draws.Host, of a CUDA device."""
+
+    def __init__(self, device):
+        self.device = device
+
+    concatenate = staticmethod(torch.cat)
+
+    def empty(self, shape, dtype):
+        return torch.empty(shape, dtype=TYPES[dtype], device=self.device)
+
+    def options(self, function, options):
+        check_ranges(function, options)
+        host = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
+        if not host:
+            return options
+        packed = torch.from_numpy(np.concatenate([value.view(np.int64) for value in host.values()])).to(self.device)
+        moved = {}
+        for name, value in host.items():
+            part, packed = packed[: value.size], packed[value.size :]
+            moved[name] = part.view(torch.float64) if value.dtype.kind == "f" else part
+        return options | moved
+
+    def run(self, entry, *args):
+        wanted = entry(*args)
+        if wanted is not None:
+            entry(*args, workspace=torch.empty(wanted, dtype=torch.uint8, device=self.device))
+
+
+def _place(x):
+    return Host if x.device.type == "cpu" else Device(x.device)
+
+
+def _there(function, batch, given):
+    """(options for the host, those that are CUDA tensors, contiguous, of one element or one a row)"""
+    there = {}
+    for name, value in given.items():
+        if not isinstance(value, Tensor) or value.device.type != "cuda":
+            continue
+        integer = name in INTEGERS
+        if value.dtype == torch.bool or value.is_complex() or (integer and value.is_floating_point()):
+            raise TypeError(f"{function}: {name} has dtype {value.dtype}, accepted: {'integers' if integer else 'numbers'}")
+        try:
+            value = value.detach().broadcast_to(batch) if value.ndim else value.detach()
+        except RuntimeError:
+            raise ValueError(
+                f"{function}: {name} has shape {tuple(value.shape)}, accepted: one that broadcasts to the batch's {batch}"
+            ) from None
+        there[name] = value.to(torch.int64 if integer else torch.float64).reshape(-1).contiguous()
+    return {name: ABSENT.get(name) if name in there else value for name, value in given.items()}, there
+
+
 def _plain(function, argument, value):
-    """A tensor that the kernels read: of a floating dtype, on the CPU, without a gradient."""
+    """A tensor that the kernels read: of a floating dtype, on the CPU or a CUDA device, without a gradient."""
     if not isinstance(value, Tensor):
         value = torch.as_tensor(value)
-    if value.device.type != "cpu":
-        raise NotImplementedError(f"{function}: {argument} is on {value.device}, accepted: tensors on the CPU")
+    if value.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"{function}: {argument} is on {value.device}, accepted: the CPU and CUDA devices")
     if type(value) not in PLAIN_TYPES or value.layout is not torch.strided or value.is_nested:
         raise TypeError(f"{function}: {argument} is a {type(value).__name__}, accepted: plain dense tensors")
     if not value.is_floating_point() and not value.is_complex():
@@ -67,21 +130,32 @@ def _plain(function, argument, value):
     return value.detach().resolve_neg()
 
 
-def _mask(function, where, shape):
+def _mask(function, where, shape, place):
     if where is None:
         return None
     where = torch.as_tensor(where)
     if where.dtype != torch.bool:
         raise TypeError(f"{function}: where has dtype {where.dtype}, accepted: torch.bool")
-    return broadcast_mask(function, where.detach().cpu().numpy(), tuple(shape))
+    if place is Host:
+        return broadcast_mask(function, where.detach().cpu().numpy(), tuple(shape))
+    try:
+        return where.detach().to(place.device).broadcast_to(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{function}: where has shape {tuple(where.shape)}, accepted: one that broadcasts to {tuple(shape)}"
+        ) from None
+
+
+def _tensor(array):
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 def _results(out, info, dtype, return_info):
-    out = torch.from_numpy(out)
+    out = _tensor(out)
     if not return_info:
         return out
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    tensors = map(torch.from_numpy, info.values())
+    tensors = map(_tensor, info.values())
     return out, SampleInfo(*(t.to(wide) if t.is_floating_point() else t for t in tensors))
 
 
@@ -112,12 +186,20 @@ def sample(
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
 
 
+def _options(function, batch, filters, order, seed, stream, num_samples, replacement):
+    given = dict(zip(("temperature", "top_k", "top_p", "min_p"), filters), seed=seed, stream=stream)
+    given, there = _there(function, batch, given)
+    options = sample_options(function, batch, **given, order=order, num_samples=num_samples, replacement=replacement)
+    return options | there
+
+
 @_eagerly
 def _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info):
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim)
-    options = sample_options("sample", batch, *filters, order, seed, stream, num_samples, replacement)
-    out, info = draw(x, dim, _mask("sample", where, x.shape), options, batch, num_samples, return_info)
+    place = _place(x)
+    options = _options("sample", batch, filters, order, seed, stream, num_samples, replacement)
+    out, info = draw(x, dim, _mask("sample", where, x.shape, place), options, batch, num_samples, return_info, place)
     return _results(out, info, x.dtype, return_info)
 
 
@@ -141,9 +223,12 @@ def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, st
 def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
-    out = np.empty(tuple(x.shape), np.int64)
-    _core._sample_counts(x, dim, count_options(batch, num_samples, temperature, seed, stream), out)
-    return torch.from_numpy(out)
+    place = _place(x)
+    given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": seed, "stream": stream})
+    options = place.options("sample_counts", count_options(batch, num_samples, **given) | there)
+    out = place.empty(tuple(x.shape), np.int64)
+    place.run(_core._sample_counts, x, dim, options, out)
+    return _tensor(out)
 
 
 @_eagerly
@@ -173,18 +258,18 @@ def linear_sample(
     if x.dtype != w.dtype or (bias is not None and bias.dtype != x.dtype):
         raise TypeError(f"linear_sample: x and w have dtypes {x.dtype} and {w.dtype}, accepted: one dtype, bias included")
     batch = linear_shapes(x, w, bias)
-    options = sample_options(
-        "linear_sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
-    )
+    place = _place(x)
+    filters = (temperature, top_k, top_p, min_p)
+    options = _options("linear_sample", batch, filters, order, seed, stream, num_samples, replacement)
     rows = x.reshape(-1, x.shape[-1])
 
     def logits(part, a, b):
         return torch.nn.functional.linear(rows[part], w[a:b], None if bias is None else bias[a:b])
 
-    mask = _mask("linear_sample", where, (*batch, w.shape[0]))
+    mask = _mask("linear_sample", where, (*batch, w.shape[0]), place)
     mask = mask if mask is None else mask.reshape(-1, w.shape[0])
     out, info = draw_linear(
-        torch, logits, rows.shape[0], w.shape[0], x.dtype, mask, options, batch, num_samples, return_info
+        torch, logits, rows.shape[0], w.shape[0], x.dtype, mask, options, batch, num_samples, return_info, place
     )
     return _results(out, info, x.dtype, return_info)
 
@@ -198,7 +283,9 @@ def _noise(x, dim, seed, stream):
 @_eagerly
 def _made_noise(x, dim, seed, stream):
     dim, batch = rows_of("gumbel_softmax", x, dim)
-    noise = torch.from_numpy(gumbel_noise(batch, x.shape[dim], seed, stream))
+    given, there = _there("gumbel_softmax", batch, {"seed": seed, "stream": stream})
+    options = row_options("gumbel_softmax", batch, 1.0, **given) | there
+    noise = _tensor(made_noise(batch, x.shape[dim], options, _place(x)))
     return noise.movedim(-1, dim).contiguous()
 
 
@@ -207,8 +294,8 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
 
     hard=True gives one-hot rows with the gradient of the soft ones. eps has no effect, as in torch.
     """
-    if logits.device.type != "cpu":
-        raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: tensors on the CPU")
+    if logits.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: the CPU and CUDA devices")
     z = logits.double() + _noise(logits, dim, seed, stream)
     soft = softmax(z, dim, temperature=check_tau(tau)).to(logits.dtype)
     if not hard:
@@ -247,7 +334,8 @@ def _register():
     tags = (torch.Tag.pt2_compliant_tag, torch.Tag.nondeterministic_seeded)  # a seed of None is fresh each time
     for name, signature in signatures.items():
         LIBRARY.define(f"{name}({signature}) -> Tensor", tags=tags)
-        LIBRARY.impl(name, kernels[name], "CPU")
+        for key in ("CPU", "CUDA"):
+            LIBRARY.impl(name, kernels[name], key)
         torch.library.register_fake(f"sumexp::{name}", fakes[name], lib=LIBRARY)
 
 

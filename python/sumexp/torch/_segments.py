@@ -1,10 +1,11 @@
 """segment_softmax, segment_log_softmax and segment_logsumexp of tensors, and their derivatives."""
 
+import numpy as np
 import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._segment_arguments import OPS, check_elements, check_offsets, flat
+from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
 from ._checks import a_tensor, beside, floating, into
 from ._composed import Composed
 from ._private import functorch_active
@@ -37,7 +38,9 @@ def _formula(name, x, offsets):
 def _run(function, op, first, second, offsets, shape):
     out = (first if second is None else second).new_empty(shape)
     arrays = [t if t is None else flat(t, t.shape[0]) for t in (first, second)]
-    _core._segments(function, op, *arrays, offsets, flat(out, shape[0]))
+    given = (function, op, *arrays, offsets, flat(out, shape[0]))
+    if size := _core._segments(*given):  # long segments on a GPU
+        _core._segments(*given, out.new_empty(size, dtype=torch.uint8))
     return out
 
 
@@ -63,6 +66,7 @@ def _operation(name):
         gradient=lambda *args: _gradient(name, *args),
         formula=lambda *args: _formula(name, *args),
         fake=lambda x, offsets: x.new_empty(_shape(name, x, offsets)),
+        devices=("cpu", "cuda"),
     )  # fmt: skip
 
 
@@ -89,10 +93,28 @@ def _derivative(function, first, second, offsets):
     return p * spread(first) if function.endswith("_vjp") else sums(p * first)
 
 
+def _offsets_on_device(function, offsets, num_segments):
+    """Offsets of which the shape is known and the values are not: the device is not waited for."""
+    if offsets.is_floating_point() or offsets.is_complex() or offsets.dtype is torch.bool:
+        raise TypeError(f"{function}: offsets has dtype {offsets.dtype}, accepted: integers")
+    if offsets.dim() != 1 or len(offsets) < 1:
+        raise ValueError(f"{function}: offsets has shape {tuple(offsets.shape)}, accepted: one dimension, num_segments + 1")
+    if num_segments is not None and count(function, num_segments) != len(offsets) - 1:
+        accepted = f"{len(offsets) - 1}, as offsets has it, or None"
+        raise ValueError(f"{function}: num_segments is {num_segments}, accepted: {accepted}")
+    return offsets.long().contiguous()
+
+
 def _offsets(function, x, offsets, ids, num_segments):
     inside = functorch_active() and (isinstance(offsets, torch.Tensor) or isinstance(ids, torch.Tensor))
     if not (is_compiling() or inside):  # there values cannot be looked at
-        return torch.from_numpy(check_offsets(function, x.shape[0], offsets, ids, num_segments)).to(x.device)
+        if ids is None and isinstance(offsets, torch.Tensor) and offsets.device == x.device and x.device.type == "cuda":
+            return _offsets_on_device(function, offsets, num_segments)
+        offsets = check_offsets(function, x.shape[0], offsets, ids, num_segments)
+        if x.device.type != "cpu":  # whose kernels check them
+            nothing = np.empty((x.shape[0], 0), np.float32)
+            _core._segments(function, 0, nothing, None, offsets, nothing)
+        return torch.from_numpy(offsets).to(x.device)
     if isinstance(offsets, torch.Tensor) and ids is None and not offsets.is_floating_point():
         return offsets.long().contiguous()  # the kernel checks them
     if isinstance(ids, torch.Tensor) and offsets is None and not ids.is_floating_point() and num_segments is not None:
@@ -133,8 +155,10 @@ def _front(name):
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"""sumexp.{name} of a tensor, under autograd and torch's transforms.
 
-    Parameters, result, bound and errors are those of sumexp.{name}; offsets and ids are arrays or tensors. In forward mode, in
-    torch.func's transforms and on devices other than the CPU it is composed of torch's operations, and not within this bound.
+    Parameters, result, bound and errors are those of sumexp.{name}; offsets and ids are arrays or tensors. In forward mode and
+    in torch.func's transforms it is composed of torch's operations, and not within this bound. On CUDA devices it has the bytes
+    of the CPU; offsets that are there already are not looked at, so that nothing waits for the device: where they fall, or do
+    not end with the elements, results are any.
     """
     return function
 

@@ -1,0 +1,10 @@
+// What a MaskedCall has to be, on any device; the lengths aside, which may be where the host cannot read them.
+#pragma once
+
+#include "../../include/sumexp/ragged.hpp"
+
+namespace sumexp::cpu {
+
+Status check_masked(const MaskedCall& call);
+
+}  // namespace sumexp::cpu
