@@ -72,29 +72,38 @@ Shape without_last(Shape shape) {
 }
 
 // which: 0 logmeanexp (count, value, sign), 1 vjp (g, dx, db), 2 jvp (t, tb, out)
-void run_rows(const char* function, int which, py::handle x, py::handle b, const py::tuple& more) {
+py::object run_rows(const char* function, int which, py::handle x, py::handle b, const py::tuple& more) {
   if (more.size() != 3 || which < 0 || which > 2) throw py::type_error(std::string(function) + ": got no such rows");
   Strided arrays[5];
-  arrays[0] = strided(x, function, "x");
+  Place place;
+  arrays[0] = strided(x, function, "x", &place);
   const DType dtype = floating(arrays[0], function, "x");
   const Shape shape = arrays[0].shape;
   if (shape.ndim == 0) throw py::value_error(std::string(function) + ": x has shape (), accepted: at least one dimension");
   const Shape rows = without_last(shape);
   WeightedRows call;
   call.dtype = dtype, call.ndim = shape.ndim, call.shape = shape.dims, call.x = arrays[0].view();
-  call.b = view_of(b, shape, dtype, function, "b", arrays[1], false);
+  call.b = view_of(b, shape, dtype, function, "b", arrays[1], false, &place);
   constexpr const char* kNames[3][3] = {{"count", "out", "sign"}, {"g", "dx", "db"}, {"t", "tb", "out"}};
   constexpr bool kFull[3][3] = {{false, false, false}, {false, true, true}, {true, true, false}};
   constexpr bool kOut[3][3] = {{false, true, true}, {false, true, true}, {false, false, true}};
   View views[3];
   for (int k = 0; k < 3; ++k)
     views[k] = view_of(more[k], kFull[which][k] ? shape : rows, which == 0 && k == 0 ? DType::f64 : dtype, function,
-                       kNames[which][k], arrays[2 + k], kOut[which][k]);
-  run_released(function, [&] {
-    return which == 0   ? logmeanexp(call, views[0], views[1], views[2])
-           : which == 1 ? weighted_logsumexp_vjp(call, views[0], views[1], views[2])
-                        : weighted_logsumexp_jvp(call, views[0], views[1], views[2]);
-  });
+                       kNames[which][k], arrays[2 + k], kOut[which][k], &place);
+  const View &first = views[0], &second = views[1], &third = views[2];
+  return run_at(
+      place, py::none(), function,
+      [&] {
+        return which == 0   ? logmeanexp(call, first, second, third)
+               : which == 1 ? weighted_logsumexp_vjp(call, first, second, third)
+                            : weighted_logsumexp_jvp(call, first, second, third);
+      },
+      [&](cuda::Target& target) {
+        return which == 0   ? cuda::logmeanexp(call, first, second, third, target)
+               : which == 1 ? cuda::weighted_logsumexp_vjp(call, first, second, third, target)
+                            : cuda::weighted_logsumexp_jvp(call, first, second, third, target);
+      });
 }
 
 }  // namespace

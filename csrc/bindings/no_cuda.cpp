@@ -26,6 +26,9 @@ Status gumbel_noise(PerRow<std::uint64_t>, PerRow<std::int64_t>, std::int64_t, s
   return refusal();
 }
 Status masked(const MaskedCall&, Target&) noexcept { return refusal(); }
+Status logmeanexp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
+Status weighted_logsumexp_vjp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
+Status weighted_logsumexp_jvp(const WeightedRows&, View, View, View, Target&) noexcept { return refusal(); }
 Status segments(const SegmentsCall&, Target&) noexcept { return refusal(); }
 Status elementwise(LogDomain, DType, int, const std::int64_t*, const View*, const View*, Target&) noexcept { return refusal(); }
 Status synchronize(int, void*) noexcept { return refusal(); }

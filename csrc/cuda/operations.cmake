@@ -23,7 +23,8 @@ set(SUMEXP_CUDA_ROW_FAMILIES
     losses.LossRows
     masked.MaskedRows
     sampling.SamplingOf
-    segments.SegmentRows)
+    segments.SegmentRows
+    weighted_rows.WeightedRowsOf)
 foreach(family IN LISTS SUMEXP_CUDA_ROW_FAMILIES)
   string(REGEX REPLACE "[.].*" "" name ${family})
   list(APPEND SUMEXP_CUDA_SOURCES rows/${name})

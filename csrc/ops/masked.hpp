@@ -6,9 +6,25 @@
 // What is left out is z = -inf, which adds nothing to a sum. A sink is a row of one element, whose state merges last.
 #pragma once
 
+#include <cmath>
+
 #include "../include/sumexp/sumexp.hpp"
 #include "../numerics/state.hpp"
 #include "../numerics/tanh.hpp"
+
+namespace sumexp {
+
+// Plain data, the same for every instruction set.
+struct MaskedScale {
+  double temperature, softcap;
+  double pre, divisor, scale;  // z scale^2 = x pre / divisor + bias scale^2 overflows in no double, without a softcap
+};
+// The largest logit of a row in which one overflows, z scale^2, and what it is made of.
+struct LargestLogit {
+  double scaled, x, bias;
+};
+
+}  // namespace sumexp
 
 namespace sumexp::SUMEXP_NS {
 
@@ -17,34 +33,100 @@ namespace sumexp::SUMEXP_NS {
 // What is done to all elements alike; V: float, double or a vector of them.
 template <class V>
 struct MaskedOptions {
-  V temperature, softcap, factor;    // factor: 1 / temperature
-  bool divides, caps, vanish, late;  // vanish: temperature is infinite; late: factor overflows
+  V temperature, softcap, factor;  // factor: 1 / temperature
+  bool divides, vanish, late, caps;
 
-  SUMEXP_FN static MaskedOptions of(double temperature, double softcap) {
+  SUMEXP_FN static MaskedOptions of(const MaskedScale& scale) {
     using T = ElementOf<V>;
-    return {V(static_cast<T>(temperature)),
-            V(static_cast<T>(softcap)),
-            V(static_cast<T>(1.0 / temperature)),
-            temperature != 1.0,
-            softcap != 0.0,
-            temperature == Limits<double>::infinity,
-            !is_finite(static_cast<T>(1.0 / temperature))};
+    const T factor = static_cast<T>(1.0 / scale.temperature);
+    return {V(static_cast<T>(scale.temperature)),
+            V(static_cast<T>(scale.softcap)),
+            V(factor),
+            scale.temperature != 1.0,
+            scale.temperature == Limits<double>::infinity,
+            !is_finite(factor),
+            scale.softcap != 0.0};
   }
   SUMEXP_FN bool none() const { return !divides && !caps; }
+  // x / T; an infinite T makes every finite x 0
   SUMEXP_FN V divided(V x) const {
-    if (!divides) return x;
     const V zero = V(ElementOf<V>(0));
-    return vanish ? pick(equal(x - x, zero), zero, x) : x / temperature;
+    if (vanish) return pick(equal(x * zero, zero), zero, x);
+    return divides ? x / temperature : x;
   }
-  // The logit but for its bias.
-  SUMEXP_FN V logit(V x) const { return of_quotient(divided(x)); }
-  SUMEXP_FN V of_quotient(V v) const { return caps ? capped(v, softcap).value : v; }
-  // dx of dz
+  // The logit but for its bias, from x / T.
+  SUMEXP_FN V capped_of(V v) const { return caps ? capped(v, softcap).value : v; }
+  // dx of dz; divided by T at last where 1 / T overflows
   SUMEXP_FN V back(V dz, V x) const {
     if (caps) dz = dz * capped(divided(x), softcap).slope;
     return quiet(late ? dz / temperature : dz * factor);
   }
 };
+
+// -- rows in which a logit overflows ------------------------------------------------------------------------
+
+// They are suspected where x / T or z of an element, counted or not, is not finite and what it is made of is. If one of an
+// element that counts overflows, all are taken less the largest, k:
+//
+//   z_j - z_k = (x_j - x_k) / T + (bias_j - bias_k)
+//
+// in double, each rounded by itself; where one of these overflows, from the scaled z. logsumexp, whose result may overflow,
+// takes them as they are: less nothing.
+
+// softcap(x / temperature), given a softcap
+template <class T>
+SUMEXP_FN double capped_logit(const MaskedScale& scale, T x) {
+  const T most = static_cast<T>(sizeof(T) == 8 ? 0x1.fffffffffffffp1023 : 0x1.fffffep127);
+  T v = x / static_cast<T>(scale.temperature);
+  if (is_finite(x) && !is_finite(v)) v = x > T(0) ? most : T(0) - most;
+  return static_cast<double>(capped(v, static_cast<T>(scale.softcap)).value);
+}
+template <class T>
+SUMEXP_FN double scaled_logit(const MaskedScale& scale, T x, T bias) {
+  const double b = static_cast<double>(bias) * scale.scale * scale.scale;
+  if (scale.softcap != 0.0) return capped_logit(scale, x) * scale.scale * scale.scale + b;
+  return static_cast<double>(x) * scale.pre / scale.divisor + b;
+}
+// scaled: the scaled logit
+template <class T>
+SUMEXP_FN bool logit_overflows(const MaskedScale& scale, T x, T bias, double scaled) {
+  if (!is_finite(x) || !is_finite(bias)) return false;
+  const T quotient = x / static_cast<T>(scale.temperature);
+  return !is_finite(quotient) || !is_finite(static_cast<T>(scaled / scale.scale / scale.scale));
+}
+template <class T>
+SUMEXP_FN T logit_apart(const MaskedScale& scale, const LargestLogit& top, T x, T bias) {
+  double z;
+  if (scale.softcap != 0.0) z = capped_logit(scale, x) - capped_logit(scale, static_cast<T>(top.x));
+  else z = (static_cast<double>(x) * scale.pre - top.x * scale.pre) / scale.divisor / scale.scale / scale.scale;
+  z += static_cast<double>(bias) - top.bias;
+  if (!is_finite(z)) z = (scaled_logit<T>(scale, x, bias) - top.scaled) / scale.scale / scale.scale;
+  return static_cast<T>(z);
+}
+template <class T>
+SUMEXP_FN LargestLogit larger_with_sink(const MaskedScale& scale, const LargestLogit& top, T sink) {
+  const double scaled = static_cast<double>(sink) * scale.scale * scale.scale;
+  return scaled > top.scaled ? LargestLogit{scaled, 0.0, static_cast<double>(sink)} : top;
+}
+template <class T>
+SUMEXP_FN T sink_apart(const MaskedScale& scale, const LargestLogit& top, T sink) {
+  const double scaled = static_cast<double>(sink) * scale.scale * scale.scale;
+  double z = (0.0 - top.x * scale.pre) / scale.divisor / scale.scale / scale.scale + (static_cast<double>(sink) - top.bias);
+  if (!is_finite(z) || scale.softcap != 0.0) z = (scaled - top.scaled) / scale.scale / scale.scale;
+  return static_cast<T>(z);
+}
+
+inline MaskedScale masked_scale(DType dtype, double temperature, double softcap) {
+  MaskedScale to = {temperature, softcap, 1.0, temperature, 1.0};
+  if (dtype != DType::f64 || !is_finite(temperature)) return to;  // a float's logits are well within a double
+  int exponent;
+  to.divisor = std::frexp(temperature, &exponent);
+  to.pre = 0x1p-4;
+  if (exponent > 0) to.divisor = temperature, exponent = 0;
+  if (exponent % 2) exponent -= 1, to.divisor *= 2.0;
+  to.scale = std::ldexp(1.0, exponent / 2 - 2);
+  return to;
+}
 
 // -- a row --------------------------------------------------------------------------------------------------
 

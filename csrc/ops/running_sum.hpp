@@ -44,10 +44,12 @@ SUMEXP_FN DD<double> rebased(DD<double> w, double from_m, std::int64_t from_N, d
   return gap == 0 ? w : shifted<double>(w, gap);
 }
 
-SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) {
-  const bool a_up = a.m >= b.m;
-  const RunningSum &up = a_up ? a : b, &low = a_up ? b : a;
+SUMEXP_FN RunningSum join_below(const RunningSum& up, const RunningSum& low) {
   return {up.m, up.N, up.s + rebased(low.s, low.m, low.N, up.m, up.N)};
+}
+// By calls, not by references that are chosen: a GPU keeps sums in registers, which have no address to choose.
+SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) {
+  return a.m >= b.m ? join_below(a, b) : join_below(b, a);
 }
 
 // log(|sum| / count)

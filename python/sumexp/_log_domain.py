@@ -83,6 +83,8 @@ def logaddexp(a, b, *, out=None):
     ------
     TypeError, ValueError
         For dtypes, shapes and an `out` that do not fit, before anything is written.
+    NotImplementedError
+        For arrays on CUDA devices that are not torch's tensors. Those have the bytes of the CPU.
     """
     if f := _for_torch("logaddexp", a, b, out):
         return f(a, b, out=out)

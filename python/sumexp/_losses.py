@@ -70,6 +70,8 @@ def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, la
     Raises
     ------
     TypeError for dtypes and kinds of arguments, ValueError for shapes, options and targets out of range; nothing is written.
+    On CUDA devices, which are served where they have torch's tensors, nothing waits for the targets: one out of range makes the
+    loss and the gradient of its row NaN.
     """
     return _run("cross_entropy", **locals())
 

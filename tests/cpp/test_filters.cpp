@@ -131,7 +131,7 @@ cpu::Cut<T> by_sorting(const std::vector<T>& x, const Filters& filters) {
 template <class T>
 void long_rows(const std::vector<std::string>& names) {
   for (const std::int64_t n : {16'384, 16'385, 40'000, 128'256})
-    for (int kind = 0; kind < 8; ++kind) {
+    for (int kind = 0; kind < 9; ++kind) {
       check::Random random(static_cast<std::uint64_t>(n + kind));
       std::vector<T> x = row<T>(random, kind, n);
       for (std::int64_t j = 0; j < n; ++j) {
@@ -140,6 +140,7 @@ void long_rows(const std::vector<std::string>& names) {
         if (kind == 4 && j % 512 < 64) v += 9;                // the sample sees these alone
         if (kind == 5 && random.below(10'000) == 0) v += 25;  // a few have all of the mass
         if (kind == 6) v = T(1.25);
+        if (kind == 8) v = j % 10 < 3 ? T(1.25) : T(-60);  // at half of the mass an element more or less by p's last bit
         if (kind == 7) v = static_cast<T>(-30.0 * static_cast<double>(j) / static_cast<double>(n));
       }
       const std::size_t bytes = x.size() * sizeof(T), wanted = cpu::filter_scratch<T>(n);
@@ -147,9 +148,10 @@ void long_rows(const std::vector<std::string>& names) {
       const T* const at = static_cast<const T*>(std::memcpy(rows.last(bytes), x.data(), bytes));
       void* const scratch = scratches.last(wanted);
       const std::int64_t k = n * 3 / 10;
-      for (const Filters& filters : {Filters{0, 0.9}, Filters{0, 0.3}, Filters{0, 0.9999}, Filters{0, 1e-9},
-                                     Filters{0, 1 - 0x1p-53}, Filters{k}, Filters{n - 7}, Filters{n / 7}, Filters{k, 0.9},
-                                     Filters{n - 2, 0.7}, Filters{k, 0.99, 1e-3}, Filters{2000, 0.5, 1e-3, FilterOrder::hf}}) {
+      for (const Filters& filters :
+           {Filters{0, 0.9}, Filters{0, 0.3}, Filters{0, 0.5}, Filters{0, 0.5 + 0x1p-52}, Filters{0, 0.9999}, Filters{0, 1e-9},
+            Filters{0, 1 - 0x1p-53}, Filters{k}, Filters{n - 7}, Filters{n / 7}, Filters{k, 0.9}, Filters{n - 2, 0.7},
+            Filters{k, 0.99, 1e-3}, Filters{2000, 0.5, 1e-3, FilterOrder::hf}}) {
         const cpu::Cut<T> want = by_sorting(x, filters);
         for (const std::string& name : names) {
           set_isa(name.c_str());

@@ -61,6 +61,11 @@ def test_options_on_a_device(monkeypatch):
         lambda: st.linear_sample(normal(3, 8), w, seed=1, top_k=5, where=w[:, 0] > 0, return_info=True),
         lambda: st.linear_sample(torch.zeros(0, 8), w, seed=1, top_k=5),
         lambda: st.gumbel_softmax(x, seed=1, hard=True),
+        # options that are tensors, and so on the device
+        lambda: st.sample(x, seed=torch.tensor([4, 5, 6]), stream=torch.tensor(7), temperature=torch.tensor(each),
+                          top_k=torch.tensor([9], dtype=torch.int32), num_samples=3),
+        lambda: st.linear_sample(normal(3, 8), w, seed=torch.tensor([4, 5, 6]), temperature=torch.tensor(0.5)),
+        lambda: st.gumbel_softmax(x, seed=torch.tensor(3)),
     ]
     want = [call() for call in calls]
     monkeypatch.setattr(st._sampling, "_place", lambda x: st._sampling.Device(x.device))
@@ -73,6 +78,10 @@ def test_options_on_a_device(monkeypatch):
     for name, (value, message) in refused.items():
         with pytest.raises(ValueError, match=f"sample: {name}: {message}"):
             st.sample(x, seed=1, **{name: value})
+    with pytest.raises(TypeError, match="sample: seed has dtype torch.float32, accepted: integers"):
+        st.sample(x, seed=torch.ones(3))
+    with pytest.raises(ValueError, match=r"stream has shape \(2,\), accepted: one that broadcasts to the batch's \(3,\)"):
+        st.sample(x, seed=1, stream=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"where has shape \(7,\), accepted: one that broadcasts to \(3, 4000\)"):
         st.sample(x, seed=1, where=torch.ones(7, dtype=torch.bool))
 

@@ -17,10 +17,16 @@ ALLOWED = [
     # both inputs of a whole chunk stay in registers, 128 of 255, while e^y and 1 - e^y are made of one of them
     (r"(warp_rows|block_rows).*LogSoftmaxVjp", 48, "2 to 12 words"),
     (r"masked_rows_vjp.*LogSoftmaxVjp", 8, "2 words, for the same reason"),
+    # a row's description is handed to a function that is compiled once; the terms of a binomial tail
+    (r"draw_rows|draw_in_pieces", 384, "the description"),
+    (r"count_rows", 2432, "the description and 256 doubles"),
 ]
 KINDS = "warp_rows|block_rows|reduce_chunks|reduce_apart|merge_rows|map_chunks"
 KINDS += "|find_cuts_of_rows"
 KINDS += "|masked_rows|masked_rows_vjp|masked_bias|masked_sink"
+KINDS += "|short_segments|chunk_segments|merge_segments|map_segments|map_elements|weighted_rows"
+KINDS += "|loss_rows|loss_sum|loss_weights"
+KINDS += "|draw_rows|count_rows|draw_in_pieces|finish_pieces|gumbel_rows"
 TYPES = {"NS0_3f16E": "f16", "NS0_4bf16E": "bf16", "f": "f32", "d": "f64"}
 REGISTERS, MOST_WARPS = 65536, 64  # of an SM
 STATIC_SHARED = 4096  # static_shared_limit of csrc/cuda/arch/arch.hpp; merge_rows has no dynamic shared memory

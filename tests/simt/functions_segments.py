@@ -48,6 +48,9 @@ class Tensor(TableArray):
     def new_empty(self, shape, dtype=None):
         return type(self)(np.full(shape, 77, self.dtype if dtype is None else np.uint8))
 
+    def to(self, dtype):
+        return self
+
     resolve_neg = detach = lambda self: self
 
 
@@ -105,8 +108,43 @@ def test_elementwise(name, dtype):
         _core._elementwise(name, LOG_DOMAIN[name], tuple(map(TableArray, given)), tuple(want))
 
 
+@pytest.mark.parametrize("name", ["logaddexp", "logsubexp", "log1mexp", "softplus"])
+def test_elementwise_of_tensors(name):
+    operation = pytest.importorskip("sumexp.torch._log_domain").OPERATIONS[name]
+    assert operation.devices == {"cpu", "cuda"}
+    given = [rows((4, 50), np.float32, k) for k in range(ARGUMENTS[name])]
+    tensors = [*map(Tensor, given)]
+    assert operation.kernel(*tensors).array.tobytes() == getattr(se, name)(*given).tobytes()
+    g = rows((4, 50), np.float32, 9)
+    found = operation.gradient((Tensor(g),), tensors, (), (), (True,) * len(given))
+    want = getattr(se, name + "_vjp")(g, *given)
+    for ours, theirs in zip(found, want if isinstance(want, tuple) else (want,)):
+        assert ours.array.tobytes() == theirs.tobytes()
+
+
 @pytest.mark.parametrize("name", ["logcumsumexp", "logcumsumexp_vjp"])
 def test_running_sums_stay_on_the_cpu(name):
     x = TableArray(rows((3, 4), np.float32))
     with pytest.raises(NotImplementedError, match=f"{name}: x is on cuda:0, accepted: the CPU"):
         _core._running(name, None if name == "logcumsumexp" else x, x, x, 1, False, False, False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_with_weights(dtype):
+    x, b, t, tb = (rows((3, 700), dtype, k) for k in range(4))
+    g = rows(3, dtype, 5)
+    entry = lambda name, which, more: _core._weighted_rows(name, which, TableArray(x), TableArray(b), more)
+    new = lambda like: TableArray(np.full_like(like, 77))
+
+    got, sign = new(g), new(g)
+    assert entry("logmeanexp", 0, (None, got, sign)) is None
+    for ours, theirs in zip((got, sign), se.logmeanexp(x, 1, b=b, return_sign=True)):
+        assert ours.array.tobytes() == theirs.tobytes()
+    dx, db = new(x), new(x)
+    assert entry("logsumexp_vjp", 1, (TableArray(g), dx, db)) is None
+    for ours, theirs in zip((dx, db), se.logsumexp_vjp(g, x, 1, b=b)):
+        assert ours.array.tobytes() == theirs.tobytes()
+    assert entry("logsumexp_jvp", 2, (TableArray(t), TableArray(tb), got)) is None
+    assert got.array.tobytes() == se.logsumexp_jvp(t, x, 1, b=b, t_b=tb).tobytes()
+    with pytest.raises(TypeError, match="logsumexp_vjp: g is on the CPU, accepted: cuda:0, where the first input is"):
+        entry("logsumexp_vjp", 1, (g, dx, db))

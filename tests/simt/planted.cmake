@@ -97,3 +97,16 @@ simt_planted_rows(masked_again masked MaskedRows "f32 n 16385" "other bytes"
                   "again = in.chunks > warps()" "again = false")
 simt_planted_rows(masked_blocks masked MaskedRows "f32 n 40" "other bytes of the bias's gradient|on the machine"
                   "*mine = sum.value();\n    arch::block_sync();" "*mine = sum.value();")
+# Two long segments share a slot; offsets beyond the elements are taken as they are; a chunk is read before it is there.
+simt_planted_rows(segment_slots segments SegmentRows "" "other bytes"
+                  "2 * (found.segment.first / kChunk)" "found.segment.first / kChunk")
+simt_planted_rows(segment_offsets segments SegmentRows "" "past the end of an input"
+                  "at < job.elements ? at : job.elements" "at")
+simt_planted_rows(segment_stage segments SegmentRows "" "other bytes"
+                  "arch::warp_sync();\n    each([&](int r, int i, T& staged) { v[r][i] = staged; })"
+                  "each([&](int r, int i, T& staged) { v[r][i] = staged; })")
+# Terms are added up before all are made; pieces of a round are joined from the one before.
+simt_planted_rows(pieces_terms weighted_rows WeightedRowsOf "" "other bytes"
+                  "arch::warp_sync();\n  RunningSum sum" "RunningSum sum")
+simt_planted_rows(pieces_round weighted_rows WeightedRowsOf "" "other bytes"
+                  "join(sum, board.totals[round % 2][i])" "join(sum, board.totals[0][i])")

@@ -57,6 +57,7 @@ struct Case {
   Buffer x, target, share, weight, token, g;
   CrossEntropyCall call;
   bool in_place, gradient, statistics, keeps_losses;
+  bool coarse = one_in(5);  // of few numbers: many are the largest
 
   explicit Case(bool specials) {
     constexpr std::int64_t kSizes[] = {1, 2, 7, 16, 65, 255, 256, 257, 513, 1000, 2048, 2049, 4500, 16384, 17000, 36001};
@@ -73,12 +74,11 @@ struct Case {
     x = buffer(rows * n * size * skip, "logits", one_in(3) ? int(size) : 0);
     const double scale = one_in(3) ? 30.0 : 3.0, offset = one_in(4) ? -70000.0 : one_in(4) ? 900.0 : 0.0;
     for (std::int64_t i = 0; i < rows * n * skip; ++i)
-      put(dtype, x->data() + i * size, (uniform() + uniform() + uniform() - 1.5) * scale + (dtype == DType::f16 ? 0 : offset));
+      put(dtype, x->data() + i * size,
+          coarse ? (one_in(12) ? 2.0 : 0.0)
+                 : (uniform() + uniform() + uniform() - 1.5) * scale + (dtype == DType::f16 ? 0 : offset));
     call.kind = TargetKind(below(3)), call.index_type = IndexType(below(8)), call.target_dtype = DType(below(4));
     call.pairs = call.kind == TargetKind::pairs ? (one_in(4) ? 40 : 3) : 0;
-    const auto logit = [&](std::int64_t r, std::int64_t j) {
-      return x->data() + r / inner * strides[0] + r % inner * strides[3 - axis] + j * strides[axis];
-    };
     if (specials) {
       for (std::int64_t r = 0; r < rows; ++r) {
         const double value = one_in(4) ? std::nan("") : one_in(3) ? HUGE_VAL : -HUGE_VAL;
@@ -98,6 +98,10 @@ struct Case {
     call.zero_if_empty = one_in(2);
     in_place = one_in(2), gradient = !one_in(5), statistics = one_in(2), keeps_losses = one_in(2);
   }
+  unsigned char* logit(std::int64_t r, std::int64_t j) const {
+    const std::int64_t inner = shape[3 - axis];
+    return x->data() + r / inner * strides[0] + r % inner * strides[3 - axis] + j * strides[axis];
+  }
   void set_targets() {
     call.ignore_index = one_in(3) ? 0 : -100;
     const bool pairs = call.kind == TargetKind::pairs;
@@ -106,7 +110,11 @@ struct Case {
       const std::int64_t size = item(call.target_dtype);
       of_target[axis] = size * rows, of_target[3 - axis] = size, of_target[0] = size * inner;  // side by side
       target = buffer(rows * n * size, "target");
-      for (std::int64_t i = 0; i < rows * n; ++i) put(call.target_dtype, target->data() + i * size, one_in(3) ? 0 : uniform());
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t j = 0; j < n; ++j) {
+          unsigned char* const at = target->data() + (j * rows + r) * size;
+          put(call.target_dtype, at, coarse ? (*(logit(r, j) + item(dtype) - 1) ? 1.0 : 0.0) : one_in(3) ? 0 : uniform());
+        }
     } else {
       const std::int64_t size = item(call.index_type);
       of_target[axis] = pairs ? size : 0, of_target[3 - axis] = size * each, of_target[0] = size * each * inner;
@@ -218,6 +226,39 @@ void check_random(int number) {
       c.call.softcap, c.call.temperature, int(c.call.reduction), c.call.given_denominator, c.statistics, c.in_place);
 }
 
+void expect(bool right, const char* what);
+
+// Weights that cancel, so that a loss is nothing but what sums in the wide type round off: their order shows.
+template <class T>
+void check_order(std::int64_t n, bool columns) {
+  constexpr std::int64_t kRows = 3;
+  const std::int64_t size = sizeof(T), across = columns ? kRows : n, shape[] = {columns ? n : kRows, across};
+  const std::int64_t strides[] = {across * size, size}, step = columns ? kRows : 1;
+  const simt::Buffer<T> x(std::size_t(kRows * n)), y(std::size_t(kRows * n)), want(2 * kRows), got(2 * kRows);
+  for (std::int64_t r = 0; r < kRows; ++r)
+    for (std::int64_t j = 0; j < n; ++j) {
+      const auto at = std::size_t(columns ? j * kRows + r : r * n + j);
+      const bool paired = j >= n / 2 && j < n / 2 * 2;  // with the one half a row before
+      x[at] = paired ? x[at - std::size_t(n / 2 * step)] : T(uniform() * 20);
+      y[at] = paired ? -y[at - std::size_t(n / 2 * step)] : T(j == n - 1 ? 0 : uniform());
+    }
+  CrossEntropyCall call;
+  call.dtype = call.target_dtype = size == 8 ? DType::f64 : DType::f32;
+  call.ndim = 2, call.shape = shape, call.axis = columns ? 0 : 1, call.logits = {x.data(), strides};
+  call.kind = TargetKind::probabilities, call.target = {y.data(), strides}, call.reduction = LossReduction::none;
+  for (const double smoothing : {0.0, 0.125}) {
+    call.label_smoothing = smoothing;
+    call.loss = want.data(), call.log_prob = want.data() + kRows;
+    expect(cross_entropy(call).ok(), "sums that cancel, on the CPU");
+    bool seen = false;
+    for (std::size_t r = kRows; r < 2 * kRows; ++r) seen = seen || (want[r] != T(0) && std::fabs(want[r]) < T(1e-9));
+    expect(seen, "sums that cancel do");
+    call.loss = got.data(), call.log_prob = got.data() + kRows;
+    expect(on_machine(call).ok() && std::memcmp(want.data(), got.data(), std::size_t(2 * kRows * size)) == 0,
+           "sums that cancel");
+  }
+}
+
 void expect(bool right, const char* what) {
   ++checks;
   if (right) return;
@@ -314,6 +355,8 @@ int main(int argc, char** argv) {
   for (int i = 0; i < cases; ++i) check_random(i);
   for (const std::int64_t n : {3, 300, 5000})
     for (const int option : {0, 1, 2, 3}) check_out_of_range(n, option & 1, option & 2);
+  for (const std::int64_t n : {300, 2050, 5000, 36001})
+    for (const bool columns : {false, true}) check_order<float>(n, columns), check_order<double>(n, columns);
   for (const std::int64_t rows : {0, 1, 2048, 2049, 20000})
     for (const bool weights : {false, true}) {
       check_many_rows(rows, DType::f32, weights);

@@ -3,7 +3,7 @@
 //
 #include "cumulative.hpp"
 
-#include "../../ops/running_sum.hpp"
+#include "../../ops/weighted_rows.hpp"
 #include "lanes.hpp"
 
 namespace sumexp::SUMEXP_NS {
@@ -16,12 +16,8 @@ using cpu::Partial;
 SUMEXP_FN RunningSum sum_of(const Partial& p) { return {p.m, p.N, {p.hi, p.lo}}; }
 SUMEXP_FN Partial partial_of(const RunningSum& a) { return {a.m, a.N, a.s.hi, a.s.lo}; }
 
-// The order: a piece is 8 runs of 32 elements. Each run is added up in order (its prefixes; all runs side by side in vectors),
-// the runs' sums in order, and the pieces' sums in order. A prefix is the sum of the pieces before, plus that of the runs
-// before in its piece, plus its own in its run.
-constexpr int kRuns = 8, kRun = kPiece / kRuns;
-constexpr double kDirect = 0x1p40;  // |x| below: exponents are exact (Format<double>::direct)
-constexpr double kSpread = 400.0;   // of the elements of a piece that share one power of two
+// A prefix is the sum of the pieces before, plus that of the runs before in its piece, plus its own in its run.
+static_assert(kPieceElements == kPiece);
 
 // A piece whose finite elements are no further apart than kSpread: all prefixes relative to the 2^N of its maximum, as pairs
 // that are not normalised, and before[r] the sum of the runs before r.
@@ -49,7 +45,7 @@ bool is_direct(const double* x, int count, Direct& piece) {
   }
   piece.top = largest(top);
   const double low = -largest(bottom);
-  if (nan || !(piece.top < kDirect && piece.top > -kDirect && low > -kDirect && piece.top - low <= kSpread)) return false;
+  if (nan || !share_a_power(piece.top, low)) return false;
   piece.N = base_of(piece.top).N;
   return true;
 }
@@ -58,17 +54,8 @@ bool is_direct(const double* x, int count, Direct& piece) {
 void direct_terms(const double* x, const double* b, int count, Direct& piece) {
   const V lowest = V(piece.top - 2 * kSpread), N = V(static_cast<double>(piece.N));
   for (int i = 0; i < count; i += V::W) {
-    const V raw = V::load(x + i), v = at_least(lowest, raw);
-    const V n = nearest(v * V(ExpConstants<double>::log2e));
-    const DD<V> p = Working<DD<V>>::expm1(remainder_wide(DD<V>{v, V(0.0)}, DD<V>{n, V(0.0)}));
-    DD<V> e = fast_two_sum(V(1.0), p.hi);
-    const V power = clear(equal(raw, V(-Limits<double>::infinity)), exact_pow2(at_least(V(-1022.0), n - N)));
-    e = {e.hi * power, (e.lo + p.lo) * power};
-    if (b) {
-      const V f = V::load(b + i);
-      const DD<V> product = two_product(e.hi, f);
-      e = {product.hi, fma(e.lo, f, product.lo)};
-    }
+    DD<V> e = direct_term(V::load(x + i), lowest, N);
+    if (b) e = direct_product(e, V::load(b + i));
     V::store(piece.hi + i, e.hi), V::store(piece.lo + i, e.lo);
   }
   for (int i = (count + V::W - 1) / V::W * V::W; i < kPiece; ++i) piece.hi[i] = piece.lo[i] = 0.0;
@@ -130,11 +117,7 @@ RunningSum add_up(Direct& piece, int count) {
 // Any other piece, element by element.
 RunningSum add_up(const double* x, const double* b, int count) {
   RunningSum sum = RunningSum::empty();
-  for (int i = 0; i < count; ++i) {
-    RunningSum one = element_sum(x[i]);
-    if (b) one.s = one.s * DD<double>{b[i], 0.0};
-    sum = join(sum, one);
-  }
+  for (int i = 0; i < count; ++i) sum = join(sum, b ? weighted_element(x[i], b[i]) : element_sum(x[i]));
   return sum;
 }
 
@@ -227,43 +210,26 @@ void jvp(const double* t, const double* x, int count, Partial* sum, Partial* alo
   *along = {run.m, run.N, D.hi, D.lo};
 }
 
-// 2^gap w for gaps of any sign
-SUMEXP_FN double lifted(double w, std::int64_t gap) {
-  gap = gap < -2040 ? -2040 : gap > 2040 ? 2040 : gap;
-  return w * pow2<double>(gap / 2) * pow2<double>(gap - gap / 2);
-}
-SUMEXP_FN std::int64_t signed_gap(const RunningSum& a, const RunningSum& b) {
-  return a.m <= b.m ? exponent_gap(a.m, a.N, b.m, b.N) : -exponent_gap(b.m, b.N, a.m, a.N);
-}
+double quotient_of(const Partial& a, const Partial& b) { return quotient(sum_of(a), sum_of(b)); }
 
-double quotient(const Partial& a, const Partial& b) {
-  const RunningSum up = sum_of(a), low = sum_of(b);
-  if (is_nan(up.s) || is_nan(low.s) || low.s.hi == 0.0) return Limits<double>::nan();
-  if (up.s.hi == 0.0) return 0.0;
-  return lifted((up.s / low.s).hi, signed_gap(up, low));
-}
-
-// factor e^x / S, four roundings: of e^x 2^-n, 1 / s, the product and the factor.
 void weights(double* x, const double* b, int count, const Partial& of, double factor, double* dx, double* db) {
   const RunningSum S = sum_of(of);
   const double scale = factor / S.s.hi;
   for (int i = 0; i < count; ++i) {
-    const RunningSum one = element_sum(x[i]);
-    const double w = is_nan(one.s) || is_nan(S.s) ? Limits<double>::nan()
-                     : one.s.hi == 0.0            ? 0.0 * scale
-                                                  : lifted(one.s.hi * scale, signed_gap(one, S));
-    if (db) db[i] = w == w ? w : Limits<double>::nan();
-    if (!dx) continue;
-    double moved = x[i], f = b ? b[i] : 1.0;
-    const bool finite = is_finite(f);
-    if (finite && f != 0.0) move_exponent(moved, f);
-    const RunningSum other = moved == x[i] ? one : element_sum(moved);
-    const double product = f == 0.0 ? 0.0 : moved == x[i] ? w * f : lifted(other.s.hi * scale * f, signed_gap(other, S));
-    dx[i] = product == product ? product : Limits<double>::nan();
+    const Gradients d = gradients(x[i], b ? b[i] : 1.0, S, scale, dx);
+    if (dx) dx[i] = d.x;
+    if (db) db[i] = d.b;
   }
 }
 
-const cpu::CumulativeKernels kKernels = {empty, join_partials, total, prefixes, log_of_partial, vjp, jvp, weights, quotient};
+Partial with_special_of(const Partial& sum, double special) { return partial_of(with_special(sum_of(sum), special)); }
+double mean_of(const Partial& sum, double count, double* sign) {
+  *sign = sign_of(sum_of(sum));
+  return log_of_mean(sum_of(sum), count);
+}
+
+const cpu::CumulativeKernels kKernels = {empty, join_partials, total,       prefixes,        log_of_partial, vjp,
+                                         jvp,   weights,       quotient_of, with_special_of, mean_of};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -32,6 +32,9 @@ struct CumulativeKernels {
   // Of one row with sum S: factor b_i e^(x_i) / S to db_over_b, and factor e^(x_i) / S.
   void (*weights)(double* x, const double* b, int count, const Partial& sum, double factor, double* dx, double* db);
   double (*quotient)(const Partial& a, const Partial& b);  // a / b
+  // With what the elements that are not finite add up to; the logarithm of |sum| / count and the sign.
+  Partial (*with_special)(const Partial& sum, double special);
+  double (*mean)(const Partial& sum, double count, double* sign);
 };
 
 SUMEXP_DECLARE_TABLES(CumulativeKernels, cumulative_kernels_)

@@ -104,23 +104,33 @@ void leave_out(const char* mask, std::int64_t stride, int count, double value, v
     if (!mask[i * stride]) x[i] = static_cast<T>(value);
 }
 
+// Whether all of `to` are finite that are made of finite a and b.
+template <class V>
+SUMEXP_FN bool stays_finite(V to, V a, V b) {
+  const V zero = V(ElementOf<V>(0));
+  const int infinite = ::sumexp::SUMEXP_NS::count(unordered(to * zero));
+  return !infinite || infinite == ::sumexp::SUMEXP_NS::count(unordered(a * zero + b * zero));
+}
+
 template <class V, class S>
 bool logits(const LogitOptions& options, int count, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
-  const auto of = MaskedOptions<V>::of(options.temperature, options.softcap);
   bool finite = true;
-  if (of.caps)
-    each_vector<V>(count, [&](std::int64_t i, auto memory)
-                              SUMEXP_INLINE { memory.store(x + i, of.of_quotient(memory.template load<V>(x + i, T(0)))); });
+  const auto of = MaskedOptions<V>::of(options.scale);
+  const bool grows = options.scale.temperature < 1.0;
+  if (!of.none())
+    each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V v = memory.template load<V>(x + i, T(0)), quotient = of.divided(v);
+      if (grows) finite &= stays_finite(quotient, v, v);
+      memory.store(x + i, of.capped_of(quotient));
+    });
   if (options.bias) {
     if (options.bias_stride == sizeof(S)) {
       const S* const bias = reinterpret_cast<const S*>(options.bias);
       each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        const V zero = V(T(0)), a = memory.template load<V>(x + i, T(0)), b = memory.template load<V>(bias + i, T(0)),
-                z = a + b;
-        if (const int infinite = ::sumexp::SUMEXP_NS::count(unordered(z * zero)))
-          finite &= infinite == ::sumexp::SUMEXP_NS::count(unordered(a * zero + b * zero));
+        const V a = memory.template load<V>(x + i, T(0)), b = memory.template load<V>(bias + i, T(0)), z = a + b;
+        finite &= stays_finite(z, a, b);
         memory.store(x + i, z);
       });
     } else {
@@ -135,57 +145,30 @@ bool logits(const LogitOptions& options, int count, void* at) {
   return finite;
 }
 
-// -- rows in which a logit overflows -----------------------------------------------------------------------------------
-
 template <class S>
 auto bias_at(const LogitOptions& options, int i) {
   using T = decltype(widen(S()));
   return options.bias ? widen(read<S>(options.bias + i * options.bias_stride)) : T(0);
 }
-// softcap(x / temperature), given a softcap
-template <class T>
-double capped_logit(const LogitOptions& options, T x) {
-  const T most = static_cast<T>(sizeof(T) == 8 ? 0x1.fffffffffffffp1023 : 0x1.fffffep127);
-  T v = x / static_cast<T>(options.temperature);
-  if (is_finite(x) && !is_finite(v)) v = x > T(0) ? most : T(0) - most;
-  return static_cast<double>(capped(v, static_cast<T>(options.softcap)).value);
-}
-template <class T>
-double scaled_logit(const LogitOptions& options, T x, T bias) {
-  const double b = static_cast<double>(bias) * options.scale * options.scale;
-  if (options.softcap != 0.0) return capped_logit(options, x) * options.scale * options.scale + b;
-  return static_cast<double>(x) * options.pre / options.divisor + b;
-}
-
 template <class V, class S>
-bool overflows(const LogitOptions& options, int count, const void* at, cpu::LargestLogit* largest) {
+bool overflows(const LogitOptions& options, int count, const void* at, LargestLogit* largest) {
   using T = ElementOf<V>;
   const T* const x = static_cast<const T*>(at);
   bool any = false;
   for (int i = 0; i < count; ++i) {
     if (options.mask && !options.mask[i * options.mask_stride]) continue;
-    const T bias = bias_at<S>(options, i), quotient = x[i] / static_cast<T>(options.temperature);
-    const double z = scaled_logit<T>(options, x[i], bias);
-    if (z > largest->scaled) *largest = {z, static_cast<double>(x[i]), static_cast<double>(bias)};
-    if (!is_finite(x[i]) || !is_finite(bias)) continue;
-    any |= !is_finite(quotient) || !is_finite(static_cast<T>(z / options.scale / options.scale));
+    const T bias = bias_at<S>(options, i);
+    const double scaled = scaled_logit<T>(options.scale, x[i], bias);
+    if (scaled > largest->scaled) *largest = {scaled, static_cast<double>(x[i]), static_cast<double>(bias)};
+    any |= logit_overflows<T>(options.scale, x[i], bias, scaled);
   }
   return any;
 }
-// Differences of quotients and of biases, each rounded by itself; where one of these overflows, that of their sums.
 template <class V, class S>
-void logits_apart(const LogitOptions& options, int count, const cpu::LargestLogit& top, void* at) {
+void logits_apart(const LogitOptions& options, int count, const LargestLogit& top, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
-  for (int i = 0; i < count; ++i) {
-    const T bias = bias_at<S>(options, i);
-    double z;
-    if (options.softcap != 0.0) z = capped_logit(options, x[i]) - capped_logit(options, static_cast<T>(top.x));
-    else z = (static_cast<double>(x[i]) * options.pre - top.x * options.pre) / options.divisor / options.scale / options.scale;
-    z += static_cast<double>(bias) - top.bias;
-    if (!is_finite(z)) z = (scaled_logit<T>(options, x[i], bias) - top.scaled) / options.scale / options.scale;
-    x[i] = static_cast<T>(z);
-  }
+  for (int i = 0; i < count; ++i) x[i] = logit_apart<T>(options.scale, top, x[i], bias_at<S>(options, i));
   if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
 }
 
@@ -195,7 +178,7 @@ void to_elements(const LogitOptions& options, int count, const void* elements, c
   const T* const x = static_cast<const T*>(elements);
   const T* const from = static_cast<const T*>(gradient);
   T* const out = static_cast<T*>(to);
-  const auto of = MaskedOptions<V>::of(options.temperature, options.softcap);
+  const auto of = MaskedOptions<V>::of(options.scale);
   each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
     const V at = of.caps ? memory.template load<V>(x + i, T(0)) : V(T(0));
     memory.store(out + i, of.back(memory.template load<V>(from + i, T(0)), at));

@@ -2,6 +2,7 @@
 // tiles and back, and the options of masked rows on a piece of one. T and `width` as there.
 #pragma once
 
+#include "../../ops/masked.hpp"
 #include "tables.hpp"
 
 #include <cstdint>
@@ -20,13 +21,7 @@ struct LogitOptions {
   std::int64_t mask_stride;
   const char* bias;  // of the stored type
   std::int64_t bias_stride;
-  double temperature, softcap;
-  // Of a row in which a logit overflows: z scale^2 = x pre / divisor + bias scale^2 does not (without a softcap).
-  double pre, divisor, scale;
-};
-// The largest logit of such a row, z scale^2, and what it is made of.
-struct LargestLogit {
-  double scaled, x, bias;
+  MaskedScale scale;
 };
 
 struct RaggedMoves {
@@ -34,11 +29,11 @@ struct RaggedMoves {
   // Null without registers.
   void (*load_tile)(const RaggedRow* rows, int count, int n, double fill, void* to);
   void (*store_tile)(const RaggedRow* rows, int count, int n, const void* from);
-  // From elements, divided by the temperature, to logits, in place: a T each. False where one may overflow.
+  // From elements to logits, in place: a T each. False where one may overflow.
   bool (*logits)(const LogitOptions&, int count, void* x);
-  // Of elements, not divided: whether the logit of one that counts overflows, and the largest.
+  // Of elements: whether the logit of one that counts overflows, and the largest.
   bool (*overflows)(const LogitOptions&, int count, const void* x, LargestLogit* largest);
-  // From elements, not divided, to their logits less the largest.
+  // From elements to their logits less the largest.
   void (*logits_apart)(const LogitOptions&, int count, const LargestLogit& largest, void* x);
   // `value` where the mask leaves out.
   void (*leave_out)(const char* mask, std::int64_t stride, int count, double value, void* x);

@@ -8,7 +8,7 @@
 
 #include "../threads/floating_point.hpp"
 #include "../threads/workspace.hpp"
-#include "walk.hpp"
+#include "weighted_rows.hpp"
 
 namespace sumexp {
 
@@ -232,11 +232,7 @@ Sum sum_row(const Weighted& rows, const char* x, bool weighted, Factors factors)
     if (weighted) factors(p, f.at);
     sum.S = rows.sums->join(sum.S, rows.sums->total(in.at, weighted ? f.at : nullptr, rows.count(p), &sum.special));
   }
-  constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
-  if (sum.special != 0.0 || sum.S.m == inf) {  // infinite, unless infinities of both signs meet
-    const double c = sum.S.m == inf ? sum.S.hi : sum.special;
-    sum.S = {inf, 0, c != c || sum.special != sum.special || c == 0.0 || c * sum.special < 0.0 ? nan : c, 0.0};
-  }
+  sum.S = rows.sums->with_special(sum.S, sum.special);
   return sum;
 }
 Sum sum_row(const Weighted& rows, std::int64_t r) {
@@ -253,9 +249,9 @@ void mean_row(void* context, std::int64_t r, cpu::Workspace&) {
   const Weighted& rows = *static_cast<const Weighted*>(context);
   const Partial S = sum_row(rows, r).S;
   const double count = rows.has[kFirst] ? *reinterpret_cast<const double*>(rows.row(kFirst, r)) : static_cast<double>(rows.n);
-  // the mean of nothing is NaN
-  store_one(rows, kSecond, r, count == 0.0 ? std::numeric_limits<double>::quiet_NaN() : rows.sums->log(S, count));
-  store_one(rows, kThird, r, S.hi > 0.0 ? 1.0 : S.hi < 0.0 ? -1.0 : S.hi);
+  double sign;
+  store_one(rows, kSecond, r, rows.sums->mean(S, count, &sign));
+  store_one(rows, kThird, r, sign);
 }
 
 // kFirst: g; kSecond: dx; kThird: db
@@ -304,28 +300,16 @@ void weighted_jvp_row(void* context, std::int64_t r, cpu::Workspace&) {
   store_one(rows, kThird, r, finite ? rows.sums->quotient(D.S, S.S) : std::numeric_limits<double>::quiet_NaN());
 }
 
-// views by RowOperands; along: those that have the last dimension too
-Status run_weighted(const WeightedRows& given, const View (&more)[3], const bool (&along)[3], const char* const (&names)[3],
-                    unsigned required, cpu::PartBody body) {
-  if (Status status = cpu::check_shape(given.dtype, given.ndim, given.shape); !status.ok()) return status;
-  if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+Status run_weighted(const WeightedRows& given, const View (&more)[3], const cpu::WeightedKind& kind, cpu::PartBody body) {
+  if (Status status = cpu::check_weighted(given, more, kind); !status.ok()) return status;
   const View views[] = {given.x, given.b, more[0], more[1], more[2]};
-  const char* const all[] = {"x", "b", names[0], names[1], names[2]};
-  const bool full[] = {true, true, along[0], along[1], along[2]};
   Weighted rows;
   rows.walk.operands = 5;
   const int last = given.ndim - 1;
-  bool nothing = false;  // no rows
-  for (int d = 0; d < last; ++d) nothing |= given.shape[d] == 0;
   for (int k = 0; k < 5; ++k) {
     rows.has[k] = views[k].data;
-    const bool lies_somewhere = !nothing && !(full[k] && given.shape[last] == 0);
-    if (!views[k].data && lies_somewhere && (k == kX || (k >= kFirst && (required >> (k - kFirst) & 1))))
-      return fail(Code::invalid_argument, "%s: got no data; accepted is an array", all[k]);
-    if (views[k].data && !views[k].strides && (full[k] || last > 0))
-      return fail(Code::invalid_argument, "%s: got no strides; accepted are %d", all[k], full[k] ? given.ndim : last);
     rows.data[k] = static_cast<char*>(views[k].data);
-    rows.step[k] = views[k].data && full[k] ? views[k].strides[last] : 0;
+    rows.step[k] = views[k].data && (k < kFirst || kind.along[k - kFirst]) ? views[k].strides[last] : 0;
   }
   for (int d = 0; d < last; ++d) {
     std::int64_t strides[5];
@@ -375,14 +359,36 @@ Status logcumsumexp_jvp(const Running& call, View t, View x, View out) noexcept 
   return run_derivative(call, t, x, out, jvp_rows);
 }
 
+Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], const WeightedKind& kind) {
+  if (Status status = check_shape(given.dtype, given.ndim, given.shape); !status.ok()) return status;
+  if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+  const auto lies_somewhere = [&](bool along) {  // what has no elements need not
+    bool any = true;
+    for (int d = 0; d < given.ndim - (along ? 0 : 1); ++d) any &= given.shape[d] != 0;
+    return any;
+  };
+  const auto check = [&](const View& view, const char* name, bool required, bool along) -> Status {
+    const int dims = along ? given.ndim : given.ndim - 1;
+    if (!view.data && required && lies_somewhere(along))
+      return fail(Code::invalid_argument, "%s: got no data; accepted is an array", name);
+    if (view.data && !view.strides && dims > 0)
+      return fail(Code::invalid_argument, "%s: got no strides; accepted are %d", name, dims);
+    return Status{};
+  };
+  Status status = check(given.x, "x", true, true);
+  if (status.ok()) status = check(given.b, "b", false, true);
+  for (int k = 0; k < 3 && status.ok(); ++k) status = check(more[k], kind.names[k], kind.required >> k & 1, kind.along[k]);
+  return status;
+}
+
 Status logmeanexp(const WeightedRows& rows, View count, View value, View sign) noexcept {
-  return run_weighted(rows, {count, value, sign}, {false, false, false}, {"count", "value", "sign"}, 2, mean_row);
+  return run_weighted(rows, {count, value, sign}, cpu::kMeanOfRows, mean_row);
 }
 Status weighted_logsumexp_vjp(const WeightedRows& rows, View g, View dx, View db) noexcept {
-  return run_weighted(rows, {g, dx, db}, {false, true, true}, {"g", "dx", "db"}, 1, weighted_vjp_row);
+  return run_weighted(rows, {g, dx, db}, cpu::kVjpOfRows, weighted_vjp_row);
 }
 Status weighted_logsumexp_jvp(const WeightedRows& rows, View t, View tb, View out) noexcept {
-  return run_weighted(rows, {t, tb, out}, {true, true, false}, {"t", "tb", "out"}, 4, weighted_jvp_row);
+  return run_weighted(rows, {t, tb, out}, cpu::kJvpOfRows, weighted_jvp_row);
 }
 
 }  // namespace sumexp

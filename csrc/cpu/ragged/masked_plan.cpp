@@ -1,7 +1,5 @@
 #include "masked_plan.hpp"
 
-#include <cmath>
-
 #include "../status.hpp"
 
 namespace sumexp::cpu {
@@ -22,15 +20,7 @@ MaskedPlan::MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const R
   row_value = call.op == Op::logsumexp;
   options = call.where.data || call.bias.data || call.temperature != 1.0 || call.softcap != 0.0;
   absent = call.op == Op::log_softmax ? -kInfinity : 0.0;
-  divisor = call.temperature;
-  if (call.dtype == DType::f64 && std::isfinite(divisor)) {  // a float's logits are well within a double
-    int exponent;
-    divisor = std::frexp(divisor, &exponent);
-    pre = 0x1p-4;
-    if (exponent > 0) divisor = call.temperature, exponent = 0;
-    if (exponent % 2) exponent -= 1, divisor *= 2.0;
-    scale = std::ldexp(1.0, exponent / 2 - 2);
-  }
+  scale = SUMEXP_NS::masked_scale(call.dtype, call.temperature, call.softcap);
 }
 
 Status check_lengths(const MaskedPlan& plan) {

@@ -30,10 +30,10 @@ struct MaskedPlan {
   std::int64_t rows = 1, n = 0, stride[kViews];  // along the axis
   std::int64_t causal_rows = 1;
   char* data[kViews];
-  bool options = false;                    // elements are not their logits
-  bool row_value = false;                  // the result, and g, is one value a row
-  double absent = 0.0;                     // what is written where something is left out
-  double pre = 1.0, divisor, scale = 1.0;  // LogitOptions
+  bool options = false;    // elements are not their logits
+  bool row_value = false;  // the result, and g, is one value a row
+  double absent = 0.0;     // what is written where something is left out
+  MaskedScale scale;       // what the options make of an element
 
   MaskedPlan(const MaskedCall& call, const RaggedJob& forward, const RaggedJob* backward);
 

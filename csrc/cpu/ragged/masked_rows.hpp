@@ -5,7 +5,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
 #include "masked_plan.hpp"
 
@@ -106,25 +105,16 @@ class MaskedRows {
     if (count > 0) job_.ragged.fill(at_.of[kResult] + first * plan_.stride[kResult], plan_.stride[kResult], count, value);
   }
   LogitOptions options_at(std::int64_t first) const {
-    return {at_.of[kMask] ? at_.of[kMask] + first * plan_.stride[kMask] : nullptr,
-            plan_.stride[kMask],
-            at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr,
-            plan_.stride[kBias],
-            plan_.call.temperature,
-            plan_.call.softcap,
-            plan_.pre,
-            plan_.divisor,
-            plan_.scale};
+    return {at_.of[kMask] ? at_.of[kMask] + first * plan_.stride[kMask] : nullptr, plan_.stride[kMask],
+            at_.of[kBias] ? at_.of[kBias] + first * plan_.stride[kBias] : nullptr, plan_.stride[kBias], plan_.scale};
   }
   void pack_logits(std::int64_t first, int count, void* to) {
     moves_.pack(at_.of[kX], plan_.stride[kX], first, count, to);
     if (!plan_.options) return;
-    if (apart_) return job_.ragged.logits_apart(options_at(first), count, top_, to);
-    if (plan_.call.temperature != 1.0) suspect_ |= !job_.moves.divide(plan_.call.temperature, count, to);
-    suspect_ |= !job_.ragged.logits(options_at(first), count, to);
+    if (apart_) job_.ragged.logits_apart(options_at(first), count, top_, to);
+    else suspect_ |= !job_.ragged.logits(options_at(first), count, to);
   }
-  // Whether a logit of the row overflows, of elements that count. Then all are taken less the largest of them. logsumexp, whose
-  // result may overflow, takes them as they are.
+  // Whether a logit of the row overflows, of elements that count. Then all are taken less the largest of them.
   void set_apart() {
     top_ = {-kInfinity, 0.0, 0.0};
     suspect_ = false;
@@ -133,18 +123,20 @@ class MaskedRows {
       apart_ |= job_.ragged.overflows(options_at(first), count, packed_, &top_);
     });
     if (at_.of[kSink]) {
-      moves_.pack(at_.of[kSink], 0, 0, 1, &sink_);
-      const double sink = number(&sink_), scaled = sink * plan_.scale * plan_.scale;
-      if (scaled > top_.scaled) top_ = {scaled, 0.0, sink};
+      load_sink();
+      top_ = job_.wide == 8 ? SUMEXP_NS::larger_with_sink(plan_.scale, top_, number(&sink_))
+                            : SUMEXP_NS::larger_with_sink(plan_.scale, top_, static_cast<float>(number(&sink_)));
     }
     if (one_value()) top_ = {0.0, 0.0, 0.0};
   }
+  void load_sink() { moves_.pack(at_.of[kSink], 0, 0, 1, &sink_); }
   void shift_sink() {
-    const double scaled = number(&sink_) * plan_.scale * plan_.scale;
-    double sink = (0.0 - top_.x * plan_.pre) / plan_.divisor / plan_.scale / plan_.scale + (number(&sink_) - top_.bias);
-    if (!std::isfinite(sink) || plan_.call.softcap != 0.0) sink = (scaled - top_.scaled) / plan_.scale / plan_.scale;
-    const float narrow = static_cast<float>(sink);
-    std::memcpy(&sink_, job_.wide == 8 ? static_cast<const void*>(&sink) : &narrow, static_cast<std::size_t>(job_.wide));
+    if (job_.wide == 8) {
+      sink_ = SUMEXP_NS::sink_apart(plan_.scale, top_, number(&sink_));
+    } else {
+      const float sink = SUMEXP_NS::sink_apart(plan_.scale, top_, static_cast<float>(number(&sink_)));
+      std::memcpy(&sink_, &sink, sizeof(sink));
+    }
   }
   void leave_out(std::int64_t first, int count, double value, void* x) const {
     if (own_mask()) job_.ragged.leave_out(at_.of[kMask] + first * plan_.stride[kMask], plan_.stride[kMask], count, value, x);
@@ -251,7 +243,7 @@ class MaskedRows {
   MaskedKind merge_sink() {
     if (at_.of[kSink]) {
       char* const state = tree_.stack;  // what the tree had there has been merged
-      moves_.pack(at_.of[kSink], 0, 0, 1, &sink_);
+      load_sink();
       if (apart_) shift_sink();
       kernel_.reduce[0][kScratch](sink_chunk(&sink_, nullptr), nullptr, state);
       kernel_.merge(state_, state, state_);

@@ -15,6 +15,9 @@ SUMEXP_FN int count(bool mask) { return mask; }
 
 }  // namespace sumexp::SUMEXP_NS
 
+#if defined(__CUDACC__)
+#pragma nv_diag_suppress 1675  // pragmas of GCC, for the CPU
+#endif
 #include "../../ops/elementwise.hpp"
 
 namespace sumexp::SUMEXP_NS {

@@ -89,7 +89,8 @@ SUMEXP_DEVICE void put_sum(const SumResult& to, double sum) {
 }
 
 // What a row counts for in a mean: 0 where it is ignored; of an index out of range as if its class had weight 1.
-SUMEXP_DEVICE double row_weight(const LossJob& job, bool wide, std::int64_t row) {
+template <class T>
+SUMEXP_DEVICE double row_weight(const LossJob& job, std::int64_t row) {
   char* at[cpu::kOperands];
   place_row(job.rows, row, at);
   const bool pairs = job.kind == TargetKind::pairs;
@@ -103,17 +104,17 @@ SUMEXP_DEVICE double row_weight(const LossJob& job, bool wide, std::int64_t row)
   if (!any) return 0.0;
   const double token = at[cpu::kToken] ? *reinterpret_cast<const double*>(at[cpu::kToken]) : 1.0;
   if (job.kind != TargetKind::index || !job.weight || t.huge || t.value < 0 || t.value >= job.rows.n) return token;
-  return token * (wide ? static_cast<const double*>(job.weight)[t.value]
-                       : static_cast<double>(static_cast<const float*>(job.weight)[t.value]));
+  return token * static_cast<double>(static_cast<const T*>(job.weight)[t.value]);
 }
 
 // A block adds `each` rows, a power of two of rounds, to parts[blockIdx.x]; or one all of them.
+template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
-    loss_weights(SUMEXP_PARAMETER LossJob job, bool wide, std::int64_t each, double* parts, SumResult to) {
+    loss_weights(SUMEXP_PARAMETER LossJob job, std::int64_t each, double* parts, SumResult to) {
   auto& board = *arch::dynamic_shared<TreeBoard<double>>();
   const std::int64_t first = std::int64_t(blockIdx.x) * each, left = job.rows.rows - first;
   const double sum =
-      tree_of<double>(first, left < each ? left : each, board, [&](std::int64_t r) { return row_weight(job, wide, r); });
+      tree_of<double>(first, left < each ? left : each, board, [&](std::int64_t r) { return row_weight<T>(job, r); });
   if (threadIdx.x != 0) return;
   if (parts) parts[blockIdx.x] = sum;
   else put_sum(to, sum);
@@ -174,7 +175,9 @@ cudaError_t add_weights(const LossJob& job, bool wide, void* parts, double* deno
   SumResult to = {};
   to.sum = denominator;
   auto* const sums = blocks.count > 1 ? static_cast<double*>(parts) : nullptr;
-  const cudaError_t error = arch::launch(loss_weights, launch_of(blocks.count, stream), job, wide, blocks.each, sums, to);
+  const arch::Launch how = launch_of(blocks.count, stream);
+  const cudaError_t error = wide ? arch::launch(loss_weights<double>, how, job, blocks.each, sums, to)
+                                 : arch::launch(loss_weights<float>, how, job, blocks.each, sums, to);
   if (error != cudaSuccess || !sums) return error;
   Blocks one(0);
   one.each = blocks.count;

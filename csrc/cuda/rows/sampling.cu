@@ -8,8 +8,9 @@
 
 namespace sumexp::SUMEXP_NS {
 
+template <class T>
 __global__ void __launch_bounds__(256, 1)
-    gumbel_rows(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n, double* out) {
+    gumbel_rows(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n, T* out) {
   const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
   for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < rows * n; i += step) {
     const std::int64_t row = i / n;
@@ -185,7 +186,7 @@ Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std
     const std::int64_t blocks = (rows * n + 255) / 256;
     arch::Launch how;
     how.grid = dim3(unsigned(blocks < kMostBlocks ? blocks : kMostBlocks)), how.block = dim3(256), how.stream = on;
-    return arch::launch(SUMEXP_NS::gumbel_rows, how, seed, stream, rows, n, out);
+    return arch::launch(SUMEXP_NS::gumbel_rows<double>, how, seed, stream, rows, n, out);
   });
 }
 

@@ -570,7 +570,7 @@ __global__ void __launch_bounds__(kSampleWarps * 32, 1) count_rows(SUMEXP_PARAME
 
 // For each chunk here its state, and the class in it that each draw takes if it comes to it. A part is a chunk.
 template <class T>
-__global__ void __launch_bounds__(kSampleWarps * 32, 1) draw_in_pieces(SUMEXP_PARAMETER cuda::SampleRows rows) {
+__global__ void __launch_bounds__(kSampleWarps * 32, 2) draw_in_pieces(SUMEXP_PARAMETER cuda::SampleRows rows) {
   auto& shared = *arch::dynamic_shared<SampleShared>();
   each_part(rows, [&](std::int64_t row, std::int64_t c) {
     SampledBlock<T> block(rows, row, shared.board, shared.tree);

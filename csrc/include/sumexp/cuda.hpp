@@ -60,6 +60,9 @@ SUMEXP_API Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> 
 // Those of log_domain.hpp, without workspace.
 SUMEXP_API Status elementwise(LogDomain op, DType dtype, int ndim, const std::int64_t* shape, const View* in, const View* out,
                               Target& target) noexcept;
+SUMEXP_API Status logmeanexp(const WeightedRows& rows, View count, View value, View sign, Target& target) noexcept;
+SUMEXP_API Status weighted_logsumexp_vjp(const WeightedRows& rows, View g, View dx, View db, Target& target) noexcept;
+SUMEXP_API Status weighted_logsumexp_jvp(const WeightedRows& rows, View t, View tb, View out, Target& target) noexcept;
 
 SUMEXP_API Status synchronize(int device, void* stream) noexcept;
 SUMEXP_API int device_count() noexcept;

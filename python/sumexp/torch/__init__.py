@@ -5,9 +5,9 @@
     layer = st.nn.Softmax(dim=-1)
 
 Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU; those on CUDA devices by softmax,
-log_softmax and logsumexp where that was built, and by the other functions from these and torch's own operations, or not at
-all. Other devices raise a TypeError. Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta
-tensors) goes to torch's own functions.
+log_softmax, logsumexp and cross_entropy where that was built, and by the other functions from these and torch's own
+operations, or not at all. Other devices raise a TypeError. Everything else (tensor subclasses, sparse and nested layouts,
+complex numbers, meta tensors) goes to torch's own functions.
 """
 
 from . import _compile, nn

@@ -93,7 +93,7 @@ def _raw(name, inputs, outputs):
 
 
 def _new(t):
-    return torch.empty(t.shape, dtype=t.dtype)
+    return t.new_empty(t.shape)
 
 
 def _elementwise_kernel(name):
@@ -123,6 +123,7 @@ OPERATIONS = {
         gradient=_elementwise_gradient(name),
         formula=FORMULAS[name],
         fake=lambda a, *rest: a.new_empty(a.shape),
+        devices=("cpu", "cuda"),
     )
     for name in FORMULAS
 }
@@ -133,7 +134,7 @@ def logaddexp(input, other, *, out=None):
 
     Accuracy, special values and derivatives are those of sumexp.logaddexp and its VJP: the gradient is right at equal
     arguments, 0 where both are -inf, and every derivative is finite however far apart they are. In forward mode and
-    torch.func's transforms it is composed of torch's operations.
+    torch.func's transforms it is composed of torch's operations. On CUDA devices it has the bytes of the CPU.
     """
     return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
 
@@ -281,7 +282,8 @@ def _dim(dim, x):
 
 def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, out=None):
     """torch.logcumsumexp: sumexp.logcumsumexp of a tensor, under autograd and torch's transforms, double backward and forward
-    mode by kernels too. The gradient is 0 where x or a sum is -inf. axis is another name of dim, as in torch."""
+    mode by kernels too. The gradient is 0 where x or a sum is -inf. axis is another name of dim, as in torch. On CUDA devices
+    it is composed of torch's operations."""
     if (dim is None) == (axis is None):
         raise TypeError(f"logcumsumexp: dim is {dim!r} and axis {axis!r}, accepted: an int for one of the two")
     dim = axis if dim is None else dim
@@ -362,13 +364,14 @@ WEIGHTED = Composed(
     formula=lambda x, b, dims, keepdim: _signed_formula(x, b, tuple(dims), keepdim),
     fake=_fake_rows,
     results=2,
+    devices=("cpu", "cuda"),
 )
 
 
 def _mean_kernel(x, b, count, dims, keepdim):
     dims = tuple(dims)
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
-    value = _new(rows[..., 0]) if rows.shape[-1] else torch.empty(rows.shape[:-1], dtype=x.dtype)
+    value = _new(rows[..., 0]) if rows.shape[-1] else x.new_empty(rows.shape[:-1])
     sign = torch.empty_like(value)
     _core._weighted_rows("logmeanexp", 0, rows, weights, (count.detach().reshape(value.shape), value, sign))
     shape = _kernels.row_shape(x.shape, dims, keepdim)
@@ -389,6 +392,7 @@ MEAN = Composed(
     formula=_mean_formula,
     fake=lambda x, b, count, *rest: _fake_rows(x, b, *rest),
     results=2,
+    devices=("cpu", "cuda"),
 )
 
 
@@ -416,7 +420,10 @@ def _logmeanexp(x, dims, keepdim, b, where, return_sign, out):
 
 
 def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sign=False):
-    """sumexp.logmeanexp of a tensor, over a dimension, some or (None) all, under autograd and torch's transforms."""
+    """sumexp.logmeanexp of a tensor, over a dimension, some or (None) all, under autograd and torch's transforms.
+
+    On CUDA devices result and gradient have the bytes of the CPU.
+    """
     dims = lambda x: tuple(range(x.dim())) if dim is None else _kernels.dims_of(dim, x.dim())
     return _logmeanexp(input, dims, keepdim, b, where, return_sign, None)
 
@@ -550,7 +557,7 @@ def numpy_weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None
         tangents.append(tangent.expand(full[0].shape))
     if all(WEIGHTED._way(v) == "kernel" for v in (*tangents, *full)):
         rows = [_rows(v, dims) for v in (*full, *tangents)]
-        result = torch.empty(rows[0].shape[:-1], dtype=full[0].dtype)
+        result = full[0].new_empty(rows[0].shape[:-1])
         _core._weighted_rows(name, 2, rows[0], rows[1], (rows[2], rows[3], result))
         result = result.reshape(shape)
     else:

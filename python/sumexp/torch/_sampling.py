@@ -1,7 +1,8 @@
 """Sampling for torch: the functions of sumexp._sampling, of tensors on the CPU and on CUDA devices.
 
-On CUDA nothing waits for the device: options become tensors there, in one copy, and of rows nothing is known. A row that would
-be an error gives -1 (_sampling.sample's docstring). Options may be CUDA tensors themselves, and are not checked then.
+On CUDA nothing waits for the device (but for a mask on the CPU to be copied): options become tensors there, in one copy, and of
+rows nothing is known. A row that would be an error gives -1 (_sampling.sample's docstring). Options may be CUDA tensors
+themselves, and are not checked then.
 
 Indices and counts have no gradient. gumbel_softmax has torch.nn.functional's signature and gradient, through this package's
 softmax. Compiled and exported programs call the registered operations at the end, but for linear_sample, return_info and
@@ -79,7 +80,8 @@ class Device:
         host = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
         if not host:
             return options
-        packed = torch.from_numpy(np.concatenate([value.view(np.int64) for value in host.values()])).to(self.device)
+        packed = torch.from_numpy(np.concatenate([value.view(np.int64) for value in host.values()]))
+        packed = packed.to(self.device, non_blocking=True)  # pageable memory: read before this returns
         moved = {}
         for name, value in host.items():
             part, packed = packed[: value.size], packed[value.size :]
@@ -96,11 +98,11 @@ def _place(x):
     return Host if x.device.type == "cpu" else Device(x.device)
 
 
-def _there(function, batch, given):
-    """(options for the host, those that are CUDA tensors, contiguous, of one element or one a row)"""
+def _there(function, batch, given, place):
+    """(options for the host, those that are tensors on the place's device, contiguous, of one element or one a row)"""
     there = {}
     for name, value in given.items():
-        if not isinstance(value, Tensor) or value.device.type != "cuda":
+        if place is Host or not isinstance(value, Tensor) or value.device != place.device:
             continue
         integer = name in INTEGERS
         if value.dtype == torch.bool or value.is_complex() or (integer and value.is_floating_point()):
@@ -186,9 +188,9 @@ def sample(
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
 
 
-def _options(function, batch, filters, order, seed, stream, num_samples, replacement):
+def _options(function, batch, filters, order, seed, stream, num_samples, replacement, place):
     given = dict(zip(("temperature", "top_k", "top_p", "min_p"), filters), seed=seed, stream=stream)
-    given, there = _there(function, batch, given)
+    given, there = _there(function, batch, given, place)
     options = sample_options(function, batch, **given, order=order, num_samples=num_samples, replacement=replacement)
     return options | there
 
@@ -198,7 +200,7 @@ def _sample(logits, dim, filters, order, where, seed, stream, num_samples, repla
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim)
     place = _place(x)
-    options = _options("sample", batch, filters, order, seed, stream, num_samples, replacement)
+    options = _options("sample", batch, filters, order, seed, stream, num_samples, replacement, place)
     out, info = draw(x, dim, _mask("sample", where, x.shape, place), options, batch, num_samples, return_info, place)
     return _results(out, info, x.dtype, return_info)
 
@@ -224,7 +226,7 @@ def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
     place = _place(x)
-    given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": seed, "stream": stream})
+    given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": seed, "stream": stream}, place)
     options = place.options("sample_counts", count_options(batch, num_samples, **given) | there)
     out = place.empty(tuple(x.shape), np.int64)
     place.run(_core._sample_counts, x, dim, options, out)
@@ -260,7 +262,7 @@ def linear_sample(
     batch = linear_shapes(x, w, bias)
     place = _place(x)
     filters = (temperature, top_k, top_p, min_p)
-    options = _options("linear_sample", batch, filters, order, seed, stream, num_samples, replacement)
+    options = _options("linear_sample", batch, filters, order, seed, stream, num_samples, replacement, place)
     rows = x.reshape(-1, x.shape[-1])
 
     def logits(part, a, b):
@@ -283,9 +285,10 @@ def _noise(x, dim, seed, stream):
 @_eagerly
 def _made_noise(x, dim, seed, stream):
     dim, batch = rows_of("gumbel_softmax", x, dim)
-    given, there = _there("gumbel_softmax", batch, {"seed": seed, "stream": stream})
+    place = _place(x)
+    given, there = _there("gumbel_softmax", batch, {"seed": seed, "stream": stream}, place)
     options = row_options("gumbel_softmax", batch, 1.0, **given) | there
-    noise = _tensor(made_noise(batch, x.shape[dim], options, _place(x)))
+    noise = _tensor(made_noise(batch, x.shape[dim], options, place))
     return noise.movedim(-1, dim).contiguous()
 
 
