@@ -85,12 +85,7 @@ Status make_plan(const Call& call, Plan& plan) {
     return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", call.ndim, kMaxDims);
   if (call.ndim < 64 && (call.axes >> call.ndim) != 0)
     return fail(Code::invalid_argument, "axes: a bit is set at or above ndim = %d", call.ndim);
-  if (!(call.temperature > 0.0))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers above 0", call.temperature);
-  if (call.dtype != DType::f64 && !std::isinf(call.temperature) &&
-      (static_cast<float>(call.temperature) == 0.0f || std::isinf(static_cast<float>(call.temperature))))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are infinity and numbers that float32 has, above 0",
-                call.temperature);
+  if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   const OpInfo& info = op_info(call.op);
   if (info.temperature == 0 && call.temperature != 1.0)
     return fail(Code::invalid_argument, "temperature: got %g; %s takes none (1)", call.temperature, info.name);

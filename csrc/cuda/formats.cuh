@@ -95,6 +95,15 @@ SUMEXP_FN T quiet(T x) {
   return x == x ? x : Limits<T>::nan();
 }
 
+// A logit over a temperature, rounded once; of an infinite temperature 0, or x if that is not finite. A quotient of a finite x
+// that overflows is NaN, and makes its row NaN: it would count as an infinite logit.
+template <class T>
+SUMEXP_DEVICE T over_temperature(T x, T t) {
+  if (t == Limits<T>::infinity) return is_finite(x) ? T(0) : x;
+  const T quotient = x / t;
+  return is_finite(quotient) || !is_finite(x) ? quotient : Limits<T>::nan();
+}
+
 // How a warp holds a lane row of numerics/geometry.hpp: kPack neighbours a thread and span, all of a span
 // by one 16-byte load of each thread. Value k of thread t is element at(k) of the lane row.
 template <class S>

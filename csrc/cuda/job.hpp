@@ -35,6 +35,7 @@ struct Job {
   int row_input;    // the input with one value a row, or -1
   bool read_again;  // inputs are read once more after the reduction: they may stay in the cache
   bool divide;      // inputs are divided by the temperature first
+  bool overflow;    // of which some quotients may overflow
   double temperature;
   double factor;  // what a sums op multiplies its result by: 1 / T or 1 / T^2
 };

@@ -63,6 +63,36 @@ struct WarpBounds {
 template <class S, class Op, int kRows, bool kPacked, bool kColumns = !kPacked>
 using IoOf = TileIo<S, typename Op::Inputs, (Op::kKept > 0 ? kRows : 1), kPacked, kColumns>;
 
+// How a row's elements are divided. A row in which a quotient by the temperature overflows has a state of NaN: it is reduced
+// twice more, undivided, for its maximum, and then divided less that. (A row with a NaN of its own goes the same way, to NaN.)
+template <class T>
+struct RowDivision {
+  Division how;
+  T top;
+};
+template <class Op, bool kPacked>
+inline constexpr bool kDivided = !kPacked && Op::kDivides;
+
+// Whether rows are to be reduced once more, given the state of the warp's own after turn 0, 1 or 2. With columns the warps of
+// a block fetch each other's elements, and go together: `board` has a place for each.
+template <bool kPacked, class T, class Io, class State>
+SUMEXP_DEVICE bool divide_again(const Job& job, Io& io, const State& state, int turn, RowDivision<T>& own,
+                                RowDivision<T>* board) {
+  if (turn == 2) return false;
+  if (turn == 0) own = {is_nan(state.R) ? Division::none : Division::quotient, T(0)};
+  else if (own.how == Division::none) own = {Division::apart, state.m};
+  bool any = own.how != Division::quotient;
+  RowDivision<T> fetched = own;
+  if (in_columns<kPacked>(job)) {
+    if (arch::lane() == 0) board[arch::warp()] = own;
+    arch::block_sync();
+    for (int w = 0; w < int(blockDim.x) / arch::lane_count; ++w) any = any || board[w].how != Division::quotient;
+    fetched = board[io.fetched_row()];
+  }
+  io.divide(fetched.how, fetched.top);
+  return any;
+}
+
 // rows of at most kRows lane rows, a warp each
 template <class S, class Op, int kRows, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAMETER Job job) {
@@ -74,7 +104,15 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
   T v[Op::kHeld][kRows][Tile<S>::kValues];
   typename Op::Row row = {};
   const T factor = static_cast<T>(job.factor);
-  auto state = Op::template reduce<0>(io, v, row);
+  typename Op::State state;
+  [[maybe_unused]] RowDivision<T> division = {Division::quotient, T(0)};
+  SUMEXP_SHARED(RowDivision<T>, divisions, (kDivided<Op, kPacked> ? 16 : 1));
+#pragma unroll 1
+  for (int turn = 0;; ++turn) {
+    state = Op::template reduce<0>(io, v, row);
+    if constexpr (!kDivided<Op, kPacked>) break;
+    else if (!job.overflow || !divide_again<kPacked>(job, io, state, turn, division, divisions)) break;
+  }
   Op::Finish::template finish<TermsOf<S>>(io, state, row, 0, factor);
   if constexpr (Op::kPasses > 1) {
     state = Op::template reduce<1>(io, v, row);
@@ -107,16 +145,26 @@ __global__ void __launch_bounds__(WarpBounds<Op, false>::threads, 1) block_rows(
     const State all = merge_block(mine, here, board + 16 * pass);
     return ranks > 1 ? merge_cluster(all, blocks, cluster_board + pass) : all;
   };
-  const State mine = Op::template reduce<0>(io, v, row);
-  Op::Finish::template finish<TermsOf<S>>(io, combine(mine, 0), row, 0, factor);
+  const auto wait = [&] {
+    if (ranks > 1) arch::cluster_sync();
+    else arch::block_sync();
+  };
+  State mine, all;
+  [[maybe_unused]] RowDivision<T> division = {Division::quotient, T(0)};
+#pragma unroll 1
+  for (int turn = 0;; ++turn) {
+    mine = Op::template reduce<0>(io, v, row);
+    all = combine(mine, 0);
+    if constexpr (!kDivided<Op, kPacked>) break;
+    else if (!job.overflow || !divide_again<true>(job, io, all, turn, division, &division)) break;
+    wait();  // until all have read the states
+  }
+  Op::Finish::template finish<TermsOf<S>>(io, all, row, 0, factor);
   if constexpr (Op::kPasses > 1) {
     const State second = combine(Op::template reduce<1>(io, v, row), 1);
     Op::Finish::template finish<TermsOf<S>>(io, second, row, 1, factor);
   }
-  if constexpr (Op::kFinishReads) {
-    if (ranks > 1) arch::cluster_sync();
-    else arch::block_sync();
-  }
+  if constexpr (Op::kFinishReads) wait();
   if constexpr (Op::kRowOutput) {
     if (rank == 0 && threadIdx.x == 0) Op::Finish::emit(io, row, job.data[cuda::kExtra] != nullptr);
   } else {
@@ -145,9 +193,48 @@ __global__ void __launch_bounds__(B::threads, B::blocks)
   if (p.active && arch::lane() == 0) states[p.own_row * job.chunks + p.chunk] = state;
 }
 
+// The states of the rows that are NaN once more, a block for each, as divide_again has it; tops: their maxima, NaN of the
+// others.
+template <class S, class Op, class B = WarpBounds<Op, false>>
+__global__ void __launch_bounds__(B::threads, 1)
+    reduce_apart(SUMEXP_PARAMETER Job job, typename Op::State* states, const typename Op::Row* rows, Compute<S>* tops) {
+  using T = Compute<S>;
+  SUMEXP_SHARED(T, board, 32);
+  const std::int64_t r = blockIdx.x;
+  if (!rows[r].nan) {
+    if (threadIdx.x == 0) tops[r] = Limits<T>::nan();
+    return;
+  }
+  const int warps = int(blockDim.x) / arch::lane_count;
+  IoOf<S, Op, Geometry<T>::kLaneRows, false, false> io(job, arch::dynamic_shared<T>(), true);
+  T v[Op::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
+  T top = -Limits<T>::infinity;
+#pragma unroll 1
+  for (int turn = 0; turn < 2; ++turn) {
+    io.divide(turn == 0 ? Division::none : Division::apart, top);
+    const T at_most = top;
+#pragma unroll 1
+    for (std::int64_t c = arch::warp(); c < job.chunks; c += warps) {
+      io.go(r, c, 1);
+      const auto state = Op::template reduce<0>(io, v, typename Op::Row{});
+      top = arch::larger(state.m, top);
+      if (turn == 1 && arch::lane() == 0) states[r * job.chunks + c] = state;
+    }
+    if (turn == 1) {
+      if (threadIdx.x == 0) tops[r] = at_most;
+      return;
+    }
+    if (arch::lane() == 0) board[arch::warp()] = top;
+    arch::block_sync();
+    for (int w = 0; w < warps; ++w) top = arch::larger(board[w], top);
+  }
+}
+
+// tops: of reduce_apart, or null
 template <class S, class Op, bool kPacked, class B = WarpBounds<Op, kPacked>>
 __global__ void __launch_bounds__(B::threads, B::blocks)
-    map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows) {
+    map_chunks(SUMEXP_PARAMETER Job job, const typename Op::Reduction::State* states, const typename Op::Row* rows,
+               const Compute<S>* tops) {
   using T = Compute<S>;
   // from the end: there the cache still has what reduce_chunks read last
   const Place p = place_of_warp<kPacked>(job, std::int64_t(gridDim.x) - 1 - blockIdx.x);
@@ -160,6 +247,10 @@ __global__ void __launch_bounds__(B::threads, B::blocks)
   if (p.active) {
     row = rows[p.own_row];
     maximum = Op::maximum(states[p.own_row * job.chunks + p.chunk]);
+  }
+  if constexpr (kDivided<Op, kPacked>) {
+    const int fetched = in_columns<kPacked>(job) ? io.fetched_row() : 0;
+    if (tops && fetched < p.beside && !is_nan(tops[p.row + fetched])) io.divide(Division::apart, tops[p.row + fetched]);
   }
   Op::remake(io, v, maximum);
   Op::map(io, v, maximum, row);

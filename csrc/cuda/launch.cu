@@ -109,6 +109,10 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
   job.read_again = !info.row_output;
   job.divide = info.temperature == gpu::kOfLogits && call.temperature != 1.0;
   job.temperature = call.temperature;
+  const double largest = call.dtype == DType::f64   ? 1.7976931348623157e308
+                         : call.dtype == DType::f16 ? 65504.0
+                                                    : 3.4028234663852886e38;
+  job.overflow = job.divide && call.temperature * (call.dtype == DType::f16 ? 3.4e38 : largest) < largest;
   job.factor = 1.0 / (info.temperature == 2 ? call.temperature * call.temperature : call.temperature);
   job.access = entry_of(plan).packed && all_packed(rows, info, item) ? Access::packed
                : side_by_side(rows, info, item)                      ? Access::columns

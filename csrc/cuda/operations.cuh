@@ -15,6 +15,7 @@
 //   remake(io, v, maximum)               what reduce left in v again, given the chunk's maximum
 //   map(io, v, maximum, row)
 //   kFinishReads   finish reads elements, which map may write to
+//   kDivides       elements may be divided by a temperature
 // where v is T[kHeld][kRows][Tile<S>::kValues], kHeld the larger of kKept and 1.
 #pragma once
 
@@ -128,6 +129,7 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
   // that 16 warps leave.
   static constexpr int kMaxWarps = (Op::kProbability && Op::kApart) || (Op::kIndex && sizeof(T) == 8) ? 8 : 16;
   static constexpr bool kFinishReads = Op::kIndex;  // elements: they may not be written to until all have finished
+  static constexpr bool kDivides = Op::kTemperature == kOfLogits;
 
   template <int kRows, class Io>
   SUMEXP_DEVICE static void remake(Io& io, T (&v)[1][kRows][L::kValues], T maximum) {
@@ -273,7 +275,8 @@ struct WeightedOf : WeightedReductionOf<S, Op> {
   using Reduction = WeightedReductionOf<S, Op>;
   using Finish = WeightedFinish<Compute<S>, Op>;
   using Row = typename Finish::Row;
-  static constexpr bool kRowOutput = true, kFinishReads = false;
+  static constexpr bool kRowOutput = true, kFinishReads = false, kDivides = false;
+  static_assert(Op::kTemperature != kOfLogits, "rows with weights are not divided");
 };
 
 // -- SumsOp: sums of what add makes of the inputs, then a map -----------------------------------------------------------
@@ -327,7 +330,7 @@ struct SumsOf {
   using Row = typename Finish::Row;
   using Inputs = InputsOf<false, false, false>;
   static constexpr int kInputs = Op::kInputs, kPasses = Op::kPasses;
-  static constexpr bool kRowOutput = false, kFinishReads = false;
+  static constexpr bool kRowOutput = false, kFinishReads = false, kDivides = false;
   // 128 registers of row are what a thread can carry
   static constexpr int kKept = sizeof(T) == 8 || kInputs <= 2 ? kInputs : 0;
   static constexpr int kHeld = kKept > 0 ? kKept : 1;

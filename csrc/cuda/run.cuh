@@ -29,10 +29,22 @@ struct Launcher {
     const cudaError_t error = arch::launch(reduce_chunks<S, Reduction, pass, kPacked>, how, job, w.states, rows);
     return error == cudaSuccess ? Merge<Finish>::run(job, pass, workspace, how.stream) : error;
   }
+  // Rows in which a quotient overflows, once more.
+  cudaError_t stream_apart(void* workspace) {
+    const Workspace<Finish> w(job, workspace);
+    const typename Finish::Row* rows = w.rows;
+    arch::Launch each = how;
+    each.grid = dim3(unsigned(job.rows));
+    const cudaError_t error = arch::launch(reduce_apart<S, Op>, each, job, w.states, rows, w.tops);
+    return error == cudaSuccess ? Merge<Finish>::run(job, 0, workspace, how.stream) : error;
+  }
 
   cudaError_t stream_rows(void* workspace) {
     stage<kLaneRows>();
     cudaError_t error = stream_pass<0>(workspace);
+    if constexpr (kDivided<Op, kPacked>) {
+      if (error == cudaSuccess && job.overflow) error = stream_apart(workspace);
+    }
     if constexpr (Op::kPasses > 1) {
       if (error == cudaSuccess) error = stream_pass<1>(workspace);
     }
@@ -40,7 +52,8 @@ struct Launcher {
       const Workspace<Finish> w(job, workspace);
       const typename Finish::State* states = w.states;
       const typename Finish::Row* rows = w.rows;
-      if (error == cudaSuccess) error = arch::launch(map_chunks<S, Op, kPacked>, how, job, states, rows);
+      const typename Finish::T* tops = job.overflow ? w.tops : nullptr;
+      if (error == cudaSuccess) error = arch::launch(map_chunks<S, Op, kPacked>, how, job, states, rows, tops);
     }
     return error;
   }

@@ -62,6 +62,10 @@ struct InputsOf {
   static constexpr bool kMasked = kMasked_, kDivided = kDivided_, kWeighted = kWeighted_;
 };
 
+// What becomes of a row's logits. A quotient by the temperature that overflows is NaN, and so then is the row's state: it is
+// reduced as it is, for its maximum, and again less that (`Retry` in kernels.cuh).
+enum class Division : int { quotient, none, apart };
+
 // kPacked: Access::packed; the other ways go through shared memory, a chunk per warp, and share their code. kColumns:
 // rows may lie side by side.
 template <class S, class Inputs, int kRows, bool kPacked, bool kColumns = !kPacked>
@@ -92,6 +96,9 @@ class TileIo {
     row_offsets(job_, row, offset_);
   }
   SUMEXP_DEVICE int count() const { return count_; }
+  // Of the row whose elements this thread fetches, which is the warp's own or, with columns, the fetched_row()-th of the block.
+  SUMEXP_DEVICE void divide(Division how, T top) { division_ = how, top_ = top; }
+  SUMEXP_DEVICE int fetched_row() const { return columns() ? int(threadIdx.x) % warps() : arch::warp(); }
   // Lane rows of the chunk; with columns of all the block's rows alike.
   SUMEXP_DEVICE int lane_rows() const { return (here_ + G::kLanes - 1) / G::kLanes; }
 
@@ -387,9 +394,15 @@ class TileIo {
     }
     const T x = element(k, at.own);
     if constexpr (Inputs::kDivided) {
-      if (job_.divide && k == 0) return x / static_cast<T>(job_.temperature);
+      if (job_.divide && k == 0) return divided(x);
     }
     return x;
+  }
+  SUMEXP_DEVICE T divided(T x) const {
+    const T t = static_cast<T>(job_.temperature);
+    if (division_ == Division::none) return x;
+    if (division_ == Division::apart) return T(2) * ((x * T(0.5) - top_ * T(0.5)) / t);
+    return over_temperature(x, t);
   }
 
   SUMEXP_DEVICE void stage_in(int k, int r, int rows, T fill) {
@@ -411,6 +424,8 @@ class TileIo {
   bool used_ = false;
   int count_ = 0, here_ = 0, beside_ = 0;  // elements of this warp's chunk, of any row's, rows of the block
   std::int64_t first_ = 0, offset_[cuda::kOperands];
+  Division division_ = Division::quotient;
+  T top_ = T(0);  // of Division::apart: the row's maximum
 };
 
 }  // namespace sumexp::SUMEXP_NS

@@ -1,4 +1,4 @@
-// The workspace of the streaming kernels: a state a chunk, what merging them needs, finished rows.
+// The workspace of the streaming kernels: a state a chunk, what merging them needs, finished rows, and their maxima.
 #pragma once
 
 #include "job.hpp"
@@ -22,6 +22,7 @@ template <class Finish>
 struct Workspace {
   typename Finish::State *states, *scratch;
   typename Finish::Row* rows;
+  typename Finish::T* tops;  // of rows whose quotients may overflow (reduce_apart)
   std::size_t bytes;
 
   Workspace(const Job& job, void* at) {
@@ -32,7 +33,9 @@ struct Workspace {
     states = reinterpret_cast<typename Finish::State*>(p);
     scratch = reinterpret_cast<typename Finish::State*>(p + a);
     rows = reinterpret_cast<typename Finish::Row*>(p + a + b);
-    bytes = a + b + aligned(n * sizeof(*rows));
+    const std::size_t c = aligned(n * sizeof(*rows));
+    tops = reinterpret_cast<typename Finish::T*>(p + a + b + c);
+    bytes = a + b + c + (job.overflow ? aligned(n * sizeof(*tops)) : 0);
   }
 };
 

@@ -24,9 +24,10 @@ struct LossState {
   ExpState<T> sum;
   DenseSum<T> dense, plain;  // of the weights that the loss has, and of the target's own
   Wide<T> spread;            // sum_j e^(z_j) (m - z_j), relative to what sum is
+  bool apart;                // of a row that is (LossTop): distances are those of its x from the row's maximum
 
-  SUMEXP_FN static LossState empty() {
-    return {ExpState<T>::empty(), DenseSum<T>::empty(), DenseSum<T>::empty(), WideOf<T>::constant(0)};
+  SUMEXP_FN static LossState empty(bool apart = false) {
+    return {ExpState<T>::empty(), DenseSum<T>::empty(), DenseSum<T>::empty(), WideOf<T>::constant(0), apart};
   }
 };
 
@@ -44,8 +45,9 @@ SUMEXP_FN LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
   const bool rise = is_finite(lower.m) && is_finite(upper.m);
   const Wide<T> up = rise ? O::from(upper.m, T(0) - lower.m) : O::constant(0);
   const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
-  LossState<T> to = {merge(a.sum, b.sum), merge(a_upper, a.dense, b.dense, up), merge(a_upper, a.plain, b.plain, up),
-                     pick(a_upper, a.spread, b.spread)};
+  const Wide<T> of_dense = a.apart ? O::constant(0) : up;
+  LossState<T> to = {merge(a.sum, b.sum), merge(a_upper, a.dense, b.dense, of_dense),
+                     merge(a_upper, a.plain, b.plain, of_dense), pick(a_upper, a.spread, b.spread), a.apart};
   if (rise && gap > kFarBelow) to.spread = to.spread + shifted<T>(pick(a_upper, b.spread, a.spread) + total(lower) * up, gap);
   return to;
 }
@@ -95,6 +97,7 @@ struct LossPart {
   std::int64_t index;
   double weight, of_class;  // y and w
   T z;
+  double below = 0.0;  // of a row apart: LossTop::below of the class
   SUMEXP_FN double a(const LossOptions& o) const { return (1.0 - o.smoothing) * of_class * weight; }
 };
 
@@ -103,6 +106,23 @@ template <class T>
 struct LossGradient {
   T scale, dense, at_target;
   bool nan;
+  bool late = false;  // divided by the temperature at last, since factors would overflow
+};
+// A row in which a quotient by the temperature T overflows is taken less its maximum: z_j = 2 ((x_j/2 - top/2) / T). What is
+// lost of large distances then, weighted sums of them have from x itself: they are of top - x_j, times kScale.
+template <class T>
+struct LossTop {
+  bool apart = false;
+  T top = T(0);
+  double temperature = 1.0;
+  static constexpr double kScale = sizeof(T) == 8 ? 0x1p-32 : 1.0;  // differences of doubles, and their sums, overflow without
+
+  SUMEXP_FN double scaled() const { return static_cast<double>(top) * kScale; }
+  // (top - x) kScale of x kScale
+  SUMEXP_FN double below(T scaled_x) const { return scaled() - static_cast<double>(scaled_x); }
+  SUMEXP_FN Wide<T> over_temperature(double distances) const {
+    return WideOf<T>::constant(distances == 0.0 ? 0.0 : distances / temperature / kScale);
+  }
 };
 template <class V>
 SUMEXP_FN V dense_gradient(V p, V scale, V weight, V minus_dense) {
@@ -128,6 +148,18 @@ template <class T>
 SUMEXP_FN Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L) {
   return dense.distance + dense.weight * L;
 }
+template <class T>
+SUMEXP_FN Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L, double scale, const LossTop<T>& top) {
+  if (!top.apart) return distance_to(dense, L) * WideOf<T>::constant(scale);
+  return top.over_temperature(number(dense.distance) * scale) + dense.weight * L * WideOf<T>::constant(scale);
+}
+// a (lse - z) of a part
+template <class T>
+SUMEXP_FN Wide<T> distance_to(const LossPart<T>& part, T m, Wide<T> L, double a, const LossTop<T>& top) {
+  const Wide<T> weight = WideOf<T>::constant(a);
+  if (!top.apart) return (WideOf<T>::from(m, T(0) - part.z) + L) * weight;
+  return top.over_temperature(part.below * a) + L * weight;
+}
 
 template <class T>
 SUMEXP_FN LossResult<T> nan_loss(const LossState<T>& state) {
@@ -140,14 +172,16 @@ SUMEXP_FN LossResult<T> nan_loss(const LossState<T>& state) {
 template <class T, class EachPart>
 SUMEXP_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& state, std::int64_t part_count,
                                     const EachPart& each_part, double loss_factor, double gradient_factor, bool entropy,
-                                    bool gradient) {
+                                    bool gradient, const LossTop<T>& top = {}) {
   using O = WideOf<T>;
   if (is_nan(state.sum.R) || !is_finite(state.sum.m)) return nan_loss(state);
   const RowSum<T> sum = row_sum(state.sum);
   const T infinity = Limits<T>::infinity;
-  const Wide<T> L = log_over_max(sum), lse = O::from(sum.m) + L, zero = O::constant(0);
-  const double lse_1 = number(lse), dense_scale = o.dense_scale();
-  const bool has_dense = o.has_dense(), too_large = !is_finite(lse_1 * lse_1 * o.z_loss);
+  const double shift = top.apart ? static_cast<double>(top.top) / o.temperature : 0.0, dense_scale = o.dense_scale();
+  const Wide<T> L = log_over_max(sum), zero = O::constant(0);
+  const Wide<T> lse = (top.apart && is_finite(shift) ? O::constant(shift) : O::from(sum.m)) + L;
+  const double lse_1 = is_finite(shift) ? number(lse) : shift;
+  const bool has_dense = o.has_dense(), too_large = o.z_loss != 0.0 && !is_finite(lse_1 * lse_1 * o.z_loss);
   const Wide<T> z_loss = o.z_loss == 0.0 || too_large ? zero : lse * lse * O::constant(o.z_loss);
   const bool single = part_count == 1, plain = single && !has_dense && o.z_loss == 0.0;
 
@@ -158,41 +192,48 @@ SUMEXP_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& st
     const double a = part.a(o);
     last = part;
     weights = weights + O::constant(a);
-    if (part.z == -infinity) {
+    if (part.z == -infinity && !top.apart) {
       lost |= a != 0.0, own_lost |= part.weight != 0.0;
       return;
     }
-    const Wide<T> distance = O::from(sum.m, T(0) - part.z) + L;
-    loss = loss + distance * O::constant(a), own = own + distance * O::constant(part.weight);
+    const Wide<T> of_loss = distance_to(part, sum.m, L, a, top), of_own = distance_to(part, sum.m, L, part.weight, top);
+    if (!top.apart || is_finite(number(of_loss))) loss = loss + of_loss;
+    else lost |= a != 0.0;
+    if (!top.apart || is_finite(number(of_own))) own = own + of_own;
+    else own_lost |= part.weight != 0.0;
   });
   if (has_dense) {
-    loss = loss + distance_to(state.dense, L) * O::constant(dense_scale);
+    const Wide<T> distance = distance_to(state.dense, L, dense_scale, top);
+    loss = loss + distance;
     weights = weights + state.dense.weight * O::constant(dense_scale);
-    lost |= state.dense.lost && dense_scale != 0.0;
+    lost |= (state.dense.lost && dense_scale != 0.0) || (top.apart && !is_finite(number(distance)));
     if (o.probabilities) {
-      own = o.mixed() ? distance_to(state.plain, L) : distance_to(state.dense, L);
-      own_lost = o.mixed() ? state.plain.lost : state.dense.lost;
+      const DenseSum<T>& target = o.mixed() ? state.plain : state.dense;
+      own = distance_to(target, L, 1.0, top);
+      own_lost = target.lost || (top.apart && !is_finite(number(own)));
     }
   }
   loss = loss + z_loss;
 
   LossResult<T> to = {};
-  if (plain) to.loss = weighted_loss(cross_entropy(sum, last.z), last.a(o) * loss_factor);
+  if (plain && !top.apart) to.loss = weighted_loss(cross_entropy(sum, last.z), last.a(o) * loss_factor);
   else if (lost) to.loss = weighted_loss(infinity, loss_factor);
   else to.loss = O::narrow(loss * O::constant(loss_factor));
   to.loss = one_nan(to.loss);
-  to.lse = O::narrow(lse);
+  to.lse = is_finite(shift) ? O::narrow(lse) : static_cast<T>(shift);
   to.log_prob = own_lost ? -infinity : one_nan(T(0) - O::narrow(own));
   to.z_loss = lost && o.z_loss != 0.0 && too_large ? infinity : O::narrow(z_loss);
   if (entropy) to.entropy = O::narrow(L + state.spread / total(sum));
   if (!gradient) return to;
-  const double f = gradient_factor / o.temperature;
-  if (!is_finite(f)) {  // of a mean over nothing
+  double f = gradient_factor / o.temperature;
+  if (!is_finite(gradient_factor)) {  // of a mean over nothing
     to.gradient = {T(0), T(0), T(0), true};
     return to;
   }
-  const Wide<T> of_lse = lse * O::constant(2.0 * o.z_loss), all = weights + of_lse;
-  to.gradient = {one_nan(static_cast<T>(number(all) * f)), static_cast<T>(dense_scale * f), T(0), false};
+  const Wide<T> of_lse = o.z_loss == 0.0 ? zero : lse * O::constant(2.0 * o.z_loss), all = weights + of_lse;
+  const bool late = !is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(number(all) * f));
+  if (late) f = gradient_factor;
+  to.gradient = {one_nan(static_cast<T>(number(all) * f)), static_cast<T>(dense_scale * f), T(0), false, late};
   if (plain) {
     to.gradient.at_target = CrossEntropyWithGrad::finish(sum, last.z).at_target * to.gradient.scale;
   } else if (single) {

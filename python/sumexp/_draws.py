@@ -9,6 +9,8 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from . import _core
+from ._devices import is_torch
+from ._scalars import temperature as checked_temperature
 
 ORDERS = {"vllm": 0, "hf": 1, "llama.cpp": 2}
 FILTERS = ("top_k", "top_p", "min_p")
@@ -83,8 +85,10 @@ def number(function, argument, value):
 
 def per_row(function, argument, value, batch, dtype):
     """A contiguous array with one element, or one a row."""
-    array = np.asarray(value)
     integer = np.dtype(dtype).kind in "iu"
+    if "bfloat16" in str(getattr(value, "dtype", "")) and not integer:
+        value = value.float() if is_torch(value) else value.astype(np.float64)
+    array = np.asarray(value)
     if array.dtype.kind not in ("iu" if integer else "iuf") or array.dtype.kind == "b":
         kind = "integers" if integer else "numbers"
         raise TypeError(f"{function}: {argument} is {value!r}, accepted: {kind}, one or an array of the batch's shape {batch}")
@@ -272,10 +276,4 @@ def made_noise(batch, n, options, place=Host):
 
 
 def check_tau(tau):
-    try:
-        value = float(tau)
-    except (TypeError, ValueError):
-        raise TypeError(f"gumbel_softmax: tau is {tau!r}, accepted: a number above 0") from None
-    if not (0 < value < float("inf")):
-        raise ValueError(f"gumbel_softmax: tau is {value}, accepted: finite numbers above 0")
-    return value
+    return checked_temperature("gumbel_softmax", tau, "tau")

@@ -22,7 +22,8 @@ def log_prob(logits, index, axis=-1, *, temperature=1.0, out=None):
     axis : int
         Of the classes.
     temperature : float
-        T > 0: the bytes are those for logits / T.
+        T > 0: the bytes are those for logits / T, or, in a row where that would overflow, for (logits - max(logits)) / T.
+        An infinite T makes every finite logit 0.
     out : array
         Receives the result: of index's shape and the logits' dtype, apart from both.
 

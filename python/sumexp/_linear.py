@@ -102,7 +102,7 @@ def _swept(function, x, w, target, bias, need, out_dw, *, chunk_size, **options)
     dtype, batch = x.dtype, x.shape[:-1]
     work = np.dtype(np.float32) if dtype.itemsize == 2 else dtype  # of logits and sums
     losses = Losses(function, target, batch, classes, work, **options)
-    total = x.reshape(-1, width)
+    total = x.reshape(math.prod(batch), width)
     kept = losses.kept()
     chunk = chunk_rows(function, chunk_size, len(kept), classes)
     need_x, need_w, need_bias = "x" in need, "w" in need, "bias" in need and bias is not None

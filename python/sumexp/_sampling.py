@@ -232,8 +232,8 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
 
     hard=True gives a one at the largest of each row (of equal ones the first) and zeros elsewhere. The noise is made in double
     from 128 random bits an element, and the sum rounded once, to the dtype of logits: the largest noise is not cut off at that
-    of 24 or 53 bits. seed and stream are as in `sample`. E. Jang, S. Gu, B. Poole, "Categorical reparameterization with
-    Gumbel-softmax" (2017).
+    of 24 or 53 bits. An infinite tau gives the uniform row. seed and stream are as in `sample`. E. Jang, S. Gu, B. Poole,
+    "Categorical reparameterization with Gumbel-softmax" (2017).
     """
     tensors = _tensors(logits)
     if tensors is not None:

@@ -5,20 +5,20 @@ import sys
 from ._devices import is_torch
 
 
-def temperature(function, value):
+def temperature(function, value, name="temperature"):
     """`value`, any real number, NumPy scalar or array or tensor of no dimensions, as a float above 0, which may be infinite."""
     number = value.detach() if is_torch(value) else value  # whether a gradient is lost is for sumexp.torch to say
     is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
     if not is_number or getattr(value, "ndim", 0) or "complex" in str(getattr(value, "dtype", "")):
-        raise TypeError(f"{function}: temperature is {value!r}, accepted: a number > 0")
+        raise TypeError(f"{function}: {name} is {value!r}, accepted: a number > 0")
     try:
         number = float(number)
     except OverflowError:  # an int beyond floats
-        raise ValueError(f"{function}: temperature is {value!r}, accepted: a number that float64 has room for") from None
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: a number that float64 has room for") from None
     if number > 0:
         return number
     limit = "; the limit at 0 is one-hot at the argmax" if number == 0 else ""
-    raise ValueError(f"{function}: temperature is {value!r}, accepted: a number > 0{limit}")
+    raise ValueError(f"{function}: {name} is {value!r}, accepted: a number > 0{limit}")
 
 
 def weight(function, value):

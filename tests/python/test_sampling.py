@@ -602,3 +602,11 @@ def test_sglang_35697_a_neighbours_filter():
     plain = se.sample(x, seed=1, num_samples=30)
     mixed = se.sample(x, seed=1, num_samples=30, top_k=[3000, 2, 3000, 3000], top_p=[1, 0.1, 1, 1], temperature=[1, 0.2, 1, 1])
     assert (mixed[[0, 2, 3]] == plain[[0, 2, 3]]).all() and (mixed[1] != plain[1]).any()
+
+
+def test_scalars_of_any_kind():
+    torch = pytest.importorskip("torch")
+    x = np.zeros((3, 5))
+    expected = se.sample(x, temperature=0.5, top_p=0.5, seed=1)
+    for kind in (np.float16, np.float32, ml_dtypes.bfloat16, np.array, torch.tensor, lambda v: torch.tensor(v).bfloat16()):
+        assert (se.sample(x, temperature=kind(0.5), top_p=kind(0.5), seed=1) == expected).all()

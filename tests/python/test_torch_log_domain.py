@@ -111,3 +111,11 @@ def test_bad_input():
         se.logaddexp_vjp(torch.ones(3), torch.ones(2), torch.ones(2))
     out = torch.zeros(2)
     assert st.logaddexp(torch.zeros(2), 0, out=out) is out and np.allclose(out, np.log(2))
+
+
+def test_axis_is_dim():
+    x = torch.randn(3, 4)
+    assert torch.equal(st.logcumsumexp(x, axis=0), st.logcumsumexp(x, 0))
+    for given in ({}, {"dim": 0, "axis": 0}):
+        with pytest.raises(TypeError, match="logcumsumexp: dim is .* and axis"):
+            st.logcumsumexp(x, **given)

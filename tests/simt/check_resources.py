@@ -21,7 +21,7 @@ ALLOWED = [
     (r"draw_rows|draw_in_pieces", 384, "the description"),
     (r"count_rows", 2432, "the description and 256 doubles"),
 ]
-KINDS = "warp_rows|block_rows|reduce_chunks|merge_rows|map_chunks"
+KINDS = "warp_rows|block_rows|reduce_chunks|reduce_apart|merge_rows|map_chunks"
 KINDS += "|find_cuts_of_rows"
 KINDS += "|masked_rows|masked_rows_vjp|masked_bias|masked_sink"
 KINDS += "|short_segments|chunk_segments|merge_segments|map_segments|map_elements|weighted_rows"

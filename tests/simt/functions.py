@@ -223,6 +223,12 @@ def test_options(kind):
     x, b = rows((4, 30), np.float64), rows((4, 30), np.float64, 1)
     mask = b > -2
     same(se.log_softmax(kind(x), temperature=1.7), se.log_softmax(x, temperature=1.7))
+    far = x.astype(np.float32)
+    far[0, 2], far[1] = 3e38, -3.4e38
+    for T in (0.5, np.inf):
+        assert np.isfinite(se.softmax(far, temperature=T)).all()
+        same(se.softmax(kind(far), temperature=T), se.softmax(far, temperature=T))
+        same(se.log_softmax(kind(far), axis=0, temperature=T), se.log_softmax(far, axis=0, temperature=T))
     same(se.softmax(kind(x), where=kind(mask)), se.softmax(x, where=mask))
     for got, want in zip(se.logsumexp(kind(x), 1, b=kind(b), return_sign=True), se.logsumexp(x, 1, b=b, return_sign=True)):
         same(got, want)

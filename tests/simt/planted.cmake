@@ -52,6 +52,11 @@ simt_planted(anchor exp_chunk.cuh Softmax "softmax f32 warp packed" "FAILED soft
 # A warp writes the gradient to the logits' place while another still looks for the target's.
 simt_planted(finish_reads kernels.cuh CrossEntropyWithGrad "cross_entropy_with_grad_extra f32 block packed" "on the machine"
              "if constexpr (Op::kFinishReads)" "if constexpr (false)")
+# Rows side by side, of which some overflow: elements are divided as their row is, not as that of the warp that fetches them.
+simt_planted(fetched_row kernels.cuh Softmax "softmax f32 warp overheated_side" "on the machine"
+             "fetched = board[io.fetched_row()];" "fetched = own;")
+simt_planted(apart_not_mapped kernels.cuh LogSoftmax "log_softmax f32 stream overheated" "on the machine"
+             "tops[r] = at_most" "tops[r] = Limits<T>::nan()")
 # Each of the three waits around the stage of rows that are not packed: until it is written, until it is read, until results
 # are there.
 simt_planted(stage_not_written tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"

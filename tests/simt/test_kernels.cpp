@@ -53,8 +53,14 @@ enum class Layout {
   side,        // the axis is not the last
   masked,      // packed, with a mask
   heated,      // packed, with a temperature
+  overheated,  // the same, with quotients that overflow
+  overheated_side,
+  uniform,  // packed, with an infinite temperature
 };
-constexpr const char* kLayouts[] = {"packed", "misaligned", "steps", "two_axes", "side", "masked", "heated"};
+constexpr const char* kLayouts[] = {"packed", "misaligned", "steps",      "two_axes",        "side",
+                                    "masked", "heated",     "overheated", "overheated_side", "uniform"};
+bool is_side(Layout layout) { return layout == Layout::side || layout == Layout::overheated_side; }
+bool is_overheated(Layout layout) { return layout == Layout::overheated || layout == Layout::overheated_side; }
 
 int failures = 0, checks = 0;
 std::uint64_t random_state = 1;
@@ -72,6 +78,8 @@ void store(DType type, void* at, double v) {
   if (type == DType::bf16) *static_cast<sumexp::gpu::bf16*>(at) = sumexp::gpu::to_bf16(f);
 }
 std::size_t size_of(DType type) { return type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2; }
+
+double most_of(DType type) { return type == DType::f64 ? 1.7e308 : type == DType::f16 ? 65504.0 : 3.3e38; }
 
 // Maxima between these powers of two are subtracted before the reduction (base_of in numerics/state.hpp); no f16 is one.
 struct Range {
@@ -121,7 +129,7 @@ struct Shape {
 };
 
 Shape shape_of(Layout layout, std::int64_t rows, std::int64_t n) {
-  if (layout == Layout::side) return {{2, n, rows}, 2};
+  if (is_side(layout)) return {{2, n, rows}, 2};
   if (layout == Layout::two_axes) {
     std::int64_t inner = 1;
     for (std::int64_t d = 2; d <= 7; ++d)
@@ -134,7 +142,8 @@ Shape shape_of(Layout layout, std::int64_t rows, std::int64_t n) {
 // An array of the shape, or with length 1 along the axes, in the layout.
 Array make_array(const Shape& shape, Layout layout, std::size_t item, bool per_row, simt::Place place, const char* name) {
   std::vector<std::int64_t> strides(shape.sizes.size());
-  const bool apart = !per_row && (layout == Layout::packed || layout == Layout::masked || layout == Layout::heated);
+  const bool apart = !per_row && (layout == Layout::packed || layout == Layout::masked || layout == Layout::heated ||
+                                  layout == Layout::overheated || layout == Layout::uniform);
   std::int64_t step = std::int64_t(item), start = 0;
   if (layout == Layout::steps && !per_row) step *= 3;
   std::int64_t extent = step;
@@ -189,6 +198,8 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   call.shape = shape.sizes.data();
   call.axes = shape.axes;
   if (layout == Layout::heated) call.temperature = 1.7;
+  if (layout == Layout::uniform) call.temperature = HUGE_VAL;
+  if (is_overheated(layout)) call.temperature = type == DType::f16 ? 0x1p-118 : 0.625;
   const OpInfo& info = c.info;
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
   std::vector<Array> in;
@@ -205,6 +216,9 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
         return;
       }
       double v = k == 0 && info.logits ? logit(r, i, length, type) : normal();
+      // Far above the others, or far below, or neither: rows that overflow beside those that do not.
+      if (k == 0 && info.logits && is_overheated(layout) && r % 3 && (i + 1) % 7 == 0 && std::isfinite(v))
+        v = (r % 3 == 1 ? 1.0 : -1.0) * most_of(type) * (i % 2 ? 0.99 : 0.7);
       if (k == 1 && c.op == Op::weighted_logsumexp && i % 4 == 0) v = 0;
       if (is_y) v = c.op == Op::softmax_vjp || c.op == Op::softmax_hvp ? uniform() / double(length) : -10 * uniform();
       if (!info.logits && r % kKinds == 5 && i == length / 2) v = NAN;
@@ -415,6 +429,17 @@ int main(int argc, char** argv) {
       if (info.temperature != 0)
         for (Path path : {Path::warp, Path::block, Path::stream})
           run(path, Layout::heated, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
+      if (info.temperature < 0) {
+        for (Path path : {Path::warp, Path::block, Path::cluster, Path::stream}) {
+          const std::int64_t n = path == Path::warp ? lanes + 9 : path == Path::cluster ? 9 * chunk + 9 : 2 * chunk + 9;
+          run(path, Layout::overheated, kKinds, n);
+          run(path, Layout::overheated, 7, n, true);
+          run(path, Layout::uniform, kKinds, n);
+        }
+        for (std::int64_t n : {std::int64_t(33), lanes + 9}) run(Path::warp, Layout::overheated_side, 19, n);
+        run(Path::stream, Layout::overheated_side, 19, chunk + 77);
+        run(Path::stream, Layout::overheated, 3, 17 * chunk + 1);
+      }
       if (info.row_output && !info.index) run(Path::choose, Layout::packed, 3, 0);
     }
   }

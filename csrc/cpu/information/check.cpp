@@ -1,7 +1,5 @@
 #include "check.hpp"
 
-#include <cmath>
-
 #include "../plan.hpp"
 #include "../status.hpp"
 
@@ -17,11 +15,7 @@ Status check_rows(const LogitsRows& rows, const Argument* arguments, int count, 
   shape.axis = rows.axis < 0 ? rows.axis + rows.ndim : rows.axis;
   if (shape.axis < 0 || shape.axis >= rows.ndim)
     return fail(Code::invalid_argument, "axis: got %d; accepted are %d to %d", rows.axis, -rows.ndim, rows.ndim - 1);
-  const bool fits = rows.dtype == DType::f64 ||
-                    (static_cast<float>(rows.temperature) > 0.0f && std::isfinite(static_cast<float>(rows.temperature)));
-  if (!(rows.temperature > 0.0) || !std::isfinite(rows.temperature) || !fits)
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers that are finite and above 0 in the dtype",
-                rows.temperature);
+  if (const Status status = check_temperature(rows.dtype, rows.temperature); !status.ok()) return status;
   if (rows.picks < 0)
     return fail(Code::invalid_argument, "picks: got %lld; accepted are numbers from 0", static_cast<long long>(rows.picks));
 

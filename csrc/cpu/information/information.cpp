@@ -155,7 +155,7 @@ struct Work {
       void* const to = tiles[s].in[0];
       if (columns) moves.load_columns(at, k, 0, n, to, n, nullptr);
       else moves.load_tile({row.at[k], step[k]}, at.stride[k], rows, n, to);
-      if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, to);
+      if (plan.temperature != 1.0 && !moves.divide(plan.temperature, elements, to)) return false;
       tiles[s].count = n, tiles[s].rows = rows;
     }
     if (!kernel.tile(row, tiles, step)) return false;

@@ -49,16 +49,25 @@ struct RowOf {
   T* const terms = static_cast<T*>(row.terms[side]);
   T* const maxima = static_cast<T*>(row.maxima[side]);
 
+  // A quotient by the temperature overflows; all of the row are less its maximum, `top`.
+  mutable bool overflows = false;
+  bool apart = false;
+  T top = -Limits<T>::infinity;
+
   RowOf(const InformationRow& row, int operand, int side) : row(row), operand(operand), side(side) {}
 
   int count(std::int64_t c) const {
     const std::int64_t left = row.plan.n - c * kChunk;
     return static_cast<int>(left < kChunk ? left : kChunk);
   }
+  void gather(std::int64_t first, int count, T* to) const {
+    row.moves.pack_row(row.plan, operand, row.at[operand], first, count, to);
+  }
   // Elements [first, first + count) to T; x / T rounded once.
   void pack(std::int64_t first, int count, T* to) const {
-    row.moves.pack_row(row.plan, operand, row.at[operand], first, count, to);
-    if (row.plan.temperature != 1.0) row.moves.divide(row.plan.temperature, count, to);
+    gather(first, count, to);
+    if (apart) row.moves.divide_apart(row.plan.temperature, &top, count, to);
+    else if (row.plan.temperature != 1.0 && !row.moves.divide(row.plan.temperature, count, to)) overflows = true;
   }
   // Where chunk c is, or is put. Only its elements are read.
   T* place(T* scratch, std::int64_t c) const { return scratch + (row.resident ? c * kChunk : 0); }
@@ -85,7 +94,17 @@ struct RowOf {
     return with_distances(sum, distance_sum<V>(x, to, n, sum.m));
   }
   // The whole row.
-  DistanceState<T> reduce() const {
+  DistanceState<T> reduce() {
+    const DistanceState<T> state = reduce_chunks();
+    if (!overflows) return state;
+    for (std::int64_t c = 0; c < chunks; ++c) {
+      gather(c * kChunk, count(c), packed);
+      row.moves.largest(packed, count(c), &top);
+    }
+    apart = true;
+    return reduce_chunks();
+  }
+  DistanceState<T> reduce_chunks() const {
     if (chunks < 2) return chunks ? reduce(0) : DistanceState<T>::empty();
     MergeTree<DistanceState<T>> tree;
     for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce(c));
@@ -146,7 +165,7 @@ void fill_result(const InformationRow& row, int operand, ElementOf<V> value) {
 template <class V, class Terms>
 void log_prob(const InformationRow& row) {
   using T = ElementOf<V>;
-  const RowOf<V, Terms> x(row, cpu::kLogits, 0);
+  RowOf<V, Terms> x(row, cpu::kLogits, 0);
   const FinishedLogits<T> r = finished(x.reduce());
   if (row.at[cpu::kOfPicks])
     for (std::int64_t k = 0; k < row.picks; ++k)
@@ -160,7 +179,7 @@ void log_prob(const InformationRow& row) {
 template <class V, class Terms>
 void log_prob_vjp(const InformationRow& row) {
   using T = ElementOf<V>;
-  const RowOf<V, Terms> x(row, cpu::kLogits, 0);
+  RowOf<V, Terms> x(row, cpu::kLogits, 0);
   const DistanceState<T> state = x.reduce();
   const FinishedLogits<T> r = finished(state);
   if (r.special) return fill_result<V>(row, cpu::kResult, Limits<T>::nan());

@@ -97,8 +97,16 @@ struct LossKernel {
 
   // -- what a row is made of, chunk by chunk ---------------------------------------------------------------
 
+  mutable bool overflows = false;  // a quotient by the temperature
+  LossTop<T> top = {false, -Limits<T>::infinity, job.temperature};
+
   // z in place of x; slopes, if any: dz/dx without the temperature
   void scale_logits(T* x, int count, T* slopes) const {
+    cap_logits(x, count, slopes);
+    if (top.apart) job.moves->divide_apart(job.temperature, &top.top, count, x);
+    else if (job.temperature != 1.0 && !job.moves->divide(job.temperature, count, x)) overflows = true;
+  }
+  void cap_logits(T* x, int count, T* slopes) const {
     if (job.softcap != 0.0) {
       const V cap = V(static_cast<T>(job.softcap));
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
@@ -107,7 +115,23 @@ struct LossKernel {
         if (slopes) memory.store(slopes + i, t.slope);
       });
     }
-    if (job.temperature != 1.0) job.moves->divide(job.temperature, count, x);
+  }
+  // x times kScale, of a row apart.
+  void undivided(std::int64_t first, int count, T* to) const {
+    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count, to);
+    cap_logits(to, count, nullptr);
+    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+      memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(LossTop<T>::kScale)));
+    });
+  }
+  void set_apart() {
+    T* const x = static_cast<T*>(scratch.z);
+    for (std::int64_t first = 0; first < n; first += kChunk) {
+      job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count_of(first), x);
+      cap_logits(x, count_of(first), nullptr);
+      job.moves->largest(x, count_of(first), &top.top);
+    }
+    top.apart = true, z_place = y_place = -1;
   }
   const T* logits(std::int64_t first, int count, T* slopes = nullptr) const {
     if (job.in_place) return reinterpret_cast<const T*>(row.logits) + first;
@@ -167,7 +191,7 @@ struct LossKernel {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
-    State state = State::empty();
+    State state = State::empty(top.apart);
     if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
     state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
                       : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
@@ -176,10 +200,12 @@ struct LossKernel {
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
-      if (mixed && row.log_prob) state.plain = dense_sum<V, false>(z, y, count, m);
+      const T *x = z, from = top.apart ? static_cast<T>(top.scaled()) : m;
+      if (top.apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
+      if (mixed && row.log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
       if (probabilities && row.correct) find_largest(y, count, first, best_y, y_place);
       const T* const b = dense(first, count, y);
-      state.dense = b ? dense_sum<V, false>(z, b, count, m) : dense_sum<V, true>(z, b, count, m);
+      state.dense = b ? dense_sum<V, false>(x, b, count, from) : dense_sum<V, true>(x, b, count, from);
     }
     if (job.finds_class && (z_place < 0 || m > best_z)) {
       int i = 0;
@@ -212,11 +238,16 @@ struct LossKernel {
       for (std::int64_t k = 0; k < row.part_count; ++k) {
         LossPart<T> of_row = part(k);
         of_row.z = logit(of_row.index);
+        if (top.apart) {
+          T x;
+          undivided(of_row.index, 1, &x);
+          of_row.below = top.below(x);
+        }
         body(of_row);
       }
     };
     const LossResult<T> result = finish_loss(options, state, row.part_count, each_part, row.loss_factor, row.gradient_factor,
-                                             row.entropy != nullptr, row.gradient != nullptr);
+                                             row.entropy != nullptr, row.gradient != nullptr, top);
     put(row.loss, result.loss), put(row.lse, result.lse), put(row.log_prob, result.log_prob);
     put(row.entropy, result.entropy), put(row.z_loss, result.z_loss);
     put_class(is_nan(state.sum.R));
@@ -258,7 +289,7 @@ struct LossKernel {
       return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
     };
     if constexpr (kStores)
-      if (job.stores && !has_dense && !slopes && row.part_count == 1) {
+      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !gradient.late) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
         store_chunk<V>(to, count, job.stream, probability_at);
         if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
@@ -276,7 +307,7 @@ struct LossKernel {
     } else {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, probability_at(i, memory)); });
     }
-    const double f = row.gradient_factor / job.temperature;
+    const double f = gradient.late ? row.gradient_factor : row.gradient_factor / job.temperature;
     for (std::int64_t k = 0; k < row.part_count; ++k)
       if (const std::int64_t i = row.parts[k].index - first; i >= 0 && i < count)
         out[i] = row.part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part(k).a(options) * f);
@@ -284,17 +315,25 @@ struct LossKernel {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         memory.store(out + i, memory.template load<V>(out + i, T(0)) * memory.template load<V>(slopes + i, T(0)));
       });
+    if (gradient.late) job.moves->divide(job.temperature, count, out);
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 
   void run() {
     const std::int64_t chunks = chunk_count<T>(n);
     T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms) : nullptr;
-    MergeTree<State> tree;
-    tree.clear();
     const auto reduce_at = [&](std::int64_t c) { return reduce(c, kept ? kept + c * kChunk : nullptr); };
-    for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
-    const State state = tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
+    const auto reduce_all = [&] {
+      MergeTree<State> tree;
+      tree.clear();
+      for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
+      return tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
+    };
+    State state = reduce_all();
+    if (overflows) {
+      set_apart();
+      state = reduce_all();
+    }
     const Gradient gradient = finish(state);
     if (!row.gradient) return;
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);

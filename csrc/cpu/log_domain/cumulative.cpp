@@ -164,6 +164,11 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
   if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape); !status.ok()) return status;
   if (call.ndim == 0 || call.axis < 0 || call.axis >= call.ndim)
     return fail(Code::invalid_argument, "axis: got %d; accepted are 0 to ndim - 1 = %d", call.axis, call.ndim - 1);
+  for (int d = 0; d < call.ndim; ++d)
+    if (call.shape[d] == 0) {  // nothing, which may lie nowhere
+      rows.walk.size = 0;
+      return Status{};
+    }
   for (int k = 0; k < operands; ++k)
     if (!views[k].data || !views[k].strides)
       return fail(Code::invalid_argument, "%s: got no data or no strides; accepted is an array", names[k]);
@@ -175,8 +180,7 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
     rows.walk.add(call.shape[d], strides);
   }
   rows.n = call.shape[call.axis];
-  if (rows.n == 0) rows.walk.size = 0;
-  if (rows.walk.size > 0) rows.walk.arrange();
+  rows.walk.arrange();
   rows.pieces = (rows.n + kPiece - 1) / kPiece;
   rows.dtype = static_cast<int>(call.dtype);
   rows.exclusive = call.exclusive;
@@ -185,7 +189,7 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
   for (int k = 0; k < operands; ++k) {
     rows.data[k] = static_cast<char*>(views[k].data);
     rows.step[k] = views[k].strides[call.axis];
-    if (!call.reverse || rows.n == 0) continue;
+    if (!call.reverse) continue;
     rows.data[k] += (rows.n - 1) * rows.step[k];
     rows.step[k] = -rows.step[k];
   }
@@ -358,9 +362,15 @@ Status logcumsumexp_jvp(const Running& call, View t, View x, View out) noexcept 
 Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], const WeightedKind& kind) {
   if (Status status = check_shape(given.dtype, given.ndim, given.shape); !status.ok()) return status;
   if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+  const auto lies_somewhere = [&](bool along) {  // what has no elements need not
+    bool any = true;
+    for (int d = 0; d < given.ndim - (along ? 0 : 1); ++d) any &= given.shape[d] != 0;
+    return any;
+  };
   const auto check = [&](const View& view, const char* name, bool required, bool along) -> Status {
     const int dims = along ? given.ndim : given.ndim - 1;
-    if (!view.data && required) return fail(Code::invalid_argument, "%s: got no data; accepted is an array", name);
+    if (!view.data && required && lies_somewhere(along))
+      return fail(Code::invalid_argument, "%s: got no data; accepted is an array", name);
     if (view.data && !view.strides && dims > 0)
       return fail(Code::invalid_argument, "%s: got no strides; accepted are %d", name, dims);
     return Status{};

@@ -45,7 +45,7 @@ Status check_loss_options(const CrossEntropyCall& call) {
   if (!is_between(call.z_loss, 0.0, most)) return number("z_loss", call.z_loss, "finite numbers from 0");
   if (call.softcap != 0.0 && !is_between(call.softcap, least, most))
     return number("softcap", call.softcap, "finite numbers above 0");
-  if (!is_between(call.temperature, least, most)) return number("temperature", call.temperature, "finite numbers above 0");
+  if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   if (call.given_denominator && !is_between(call.denominator, 0.0, 1.7976931348623157e308))
     return number("denominator", call.denominator, "finite numbers from 0");
   if (call.given_denominator && call.reduction != LossReduction::mean)

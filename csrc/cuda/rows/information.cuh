@@ -59,7 +59,7 @@ struct InformationRow {
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-      for (int i = 0; i < Tile<S>::kValues; ++i) x[r][i] = x[r][i] / divisor;
+      for (int i = 0; i < Tile<S>::kValues; ++i) x[r][i] = over_temperature(x[r][i], divisor);
   }
   // As exp_chunk has it.
   SUMEXP_DEVICE T chunk_maximum(const RowView& from, std::int64_t c) const {
@@ -90,7 +90,7 @@ struct InformationRow {
   }
   SUMEXP_DEVICE T logit(std::int64_t i) const {
     const T x = read_number<S>(at[InformationCall::kLogits] + i * call.views.stride[InformationCall::kLogits]);
-    return call.temperature == 1.0 ? x : x / static_cast<T>(call.temperature);
+    return call.temperature == 1.0 ? x : over_temperature(x, static_cast<T>(call.temperature));
   }
   SUMEXP_DEVICE char* of_pick(std::int64_t k) const {
     return at[InformationCall::kOfPicks] + k * call.views.stride[InformationCall::kOfPicks];

@@ -239,7 +239,8 @@ class LossRow {
   SUMEXP_DEVICE T scaled(T x) const {
     if constexpr (kMore) {
       if (job_.softcap != 0.0) x = capped(x, static_cast<T>(job_.softcap)).value;
-      if (job_.options.temperature != 1.0) x = x / static_cast<T>(job_.options.temperature);
+      const T t = static_cast<T>(job_.options.temperature);
+      if (t != T(1)) x = over_temperature(x, t);
     }
     return x;
   }
@@ -405,7 +406,7 @@ class LossRow {
     if (arch::lane() != 0) return;
     put(row, result, nan ? -1 : state.z.place, !nan && state.z.place == right);
     if (!gradient) return;
-    Finished found = {result.gradient, {}, of_gradient / job_.options.temperature};
+    Finished found = {result.gradient, {}, result.gradient.late ? of_gradient : of_gradient / job_.options.temperature};
     if (!result.gradient.nan) found.normalizer = normalizer<Terms>(sums.sum);
     finished_ = found;
   }
@@ -509,7 +510,10 @@ class LossRow {
         for (int i = 0; i < L::kValues; ++i) v[0][i] = v[0][i] * slope[i];
       }
 #pragma unroll
-      for (int i = 0; i < L::kValues; ++i) v[0][i] = quiet(v[0][i]);
+      for (int i = 0; i < L::kValues; ++i) {
+        if (found.gradient.late) v[0][i] = v[0][i] / static_cast<T>(job_.options.temperature);
+        v[0][i] = quiet(v[0][i]);
+      }
       store_chunk<S, 1>(place(cpu::kGradient, c, r), stride(cpu::kGradient), count - r * G::kLanes, v);
     }
   }

@@ -117,7 +117,7 @@ struct MaskedRow {
       const unsigned keep = kept_of_row(c, r);
       if (!options.none()) {
 #pragma unroll
-        for (int i = 0; i < kValues; ++i) z[i] = options.logit(z[i]);
+        for (int i = 0; i < kValues; ++i) z[i] = options.capped_of(options.divided(z[i]));
       }
       if (at[kMaskedBias]) {
         T bias[kValues];
@@ -446,7 +446,7 @@ SUMEXP_DEVICE Compute<S> logit_gradient(const MaskedJob& job, const MaskedOption
   const auto* const stride = job.views.stride;
   const auto at = [&](const char* from, int view) { return widen(*reinterpret_cast<const S*>(from + j * stride[view])); };
   if (row.where && !row.where[j * stride[kMaskedWhere]]) return T(0);
-  T y = options.logit(at(row.x, kMaskedX));
+  T y = options.capped_of(options.divided(at(row.x, kMaskedX)));
   if (row.bias) y = y + at(row.bias, kMaskedBias);
   if constexpr (Back::Forward::kProbability) y = chunks[j / Geometry<T>::kChunk](y);
   return Back::gradient(Back::kSums ? at(row.g, kMaskedG) : T(0), Back::output(y, row.back), row.back);
@@ -532,7 +532,7 @@ inline unsigned grid_of(std::int64_t blocks) { return unsigned(blocks < 0x7fffff
 template <class S, class Op>
 cudaError_t run_masked(const MaskedCall& call, const MaskedJob& job, cudaStream_t stream) {
   using T = Compute<S>;
-  const auto options = MaskedOptions<T>::of(call.temperature, call.softcap);
+  const auto options = MaskedOptions<T>::of(masked_scale(call.dtype, call.temperature, call.softcap));
   const auto how = launch_of_rows<ExpState<T>>(job.views.rows, chunk_count<T>(job.views.n), stream);
   if (job.views.n <= Geometry<T>::kLanes) return arch::launch(masked_rows<S, Op, 1>, how, job, options);
   return arch::launch(masked_rows<S, Op, Geometry<T>::kLaneRows>, how, job, options);
@@ -541,7 +541,7 @@ cudaError_t run_masked(const MaskedCall& call, const MaskedJob& job, cudaStream_
 template <class S, class Back>
 cudaError_t run_masked_vjp(const MaskedCall& call, const MaskedJob& job, void* workspace, cudaStream_t stream) {
   using T = Compute<S>;
-  const auto options = MaskedOptions<T>::of(call.temperature, call.softcap);
+  const auto options = MaskedOptions<T>::of(masked_scale(call.dtype, call.temperature, call.softcap));
   MaskedScratch<S, Back> scratch(job, workspace);
   auto how = launch_of_rows<ExpState<T>>(job.views.rows, chunk_count<T>(job.views.n), stream);
   if (sizeof(RowBoard<BackState<T, Back>>) > how.dynamic_shared) how.dynamic_shared = sizeof(RowBoard<BackState<T, Back>>);

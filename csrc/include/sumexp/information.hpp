@@ -21,7 +21,7 @@ struct LogitsRows {
   int ndim = 0;              // from 1
   const std::int64_t* shape = nullptr;
   int axis = -1;
-  double temperature = 1.0;  // > 0, finite; of log_prob and entropy
+  double temperature = 1.0;  // > 0, may be infinite; of log_prob and entropy
   std::int64_t picks = 1;    // indices of a row
 };
 

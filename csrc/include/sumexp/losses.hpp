@@ -48,7 +48,7 @@ struct CrossEntropyCall {
   double label_smoothing = 0.0;      // in [0, 1]
   double z_loss = 0.0;               // finite
   double softcap = 0.0;              // finite, above 0; 0: none
-  double temperature = 1.0;          // finite, above 0; a row where a logit over it overflows is NaN
+  double temperature = 1.0;          // above 0; infinity: every finite logit is 0
   LossReduction reduction = LossReduction::mean;
   bool given_denominator = false;          // of a mean
   double denominator = 1.0;                // finite, from 0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from .. import _core
-from . import _front
+from . import _formulas, _front
 from ._checks import check_out
 from ._composed import Composed
 from ._kernels import dims_of
@@ -75,10 +75,9 @@ def row_losses(input, target, target_weight, weight, token_weight, o, info=False
     z = x
     if o.softcap:
         z = torch.where(torch.isinf(x), x, o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
-    if o.temperature != 1:
-        z = z / o.temperature
     classes = z.shape[o.dim]
-    nll = -_front.log_softmax(z, o.dim)
+    nll = -_front.log_softmax(z, o.dim, temperature=o.temperature)
+    whole, z = z, _formulas.quotient(z, o.temperature)
     w = None if weight is None else weight.to(z.dtype)
     share = 1 - o.label_smoothing
     if target.is_floating_point():
@@ -107,7 +106,8 @@ def row_losses(input, target, target_weight, weight, token_weight, o, info=False
         loss = loss * token_weight.to(z.dtype)
     found = {}
     if info:
-        predicted = torch.where(torch.isnan(z).any(o.dim), -1, z.argmax(o.dim))
+        order = torch.where(torch.isposinf(z).any(o.dim, keepdim=True), whole, z)  # where a quotient overflows
+        predicted = torch.where(torch.isnan(z).any(o.dim), -1, order.argmax(o.dim))
         if target.is_floating_point():
             of_target, likeliest = nll, y.argmax(o.dim)
         else:

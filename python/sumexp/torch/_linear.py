@@ -10,6 +10,7 @@ v = t_x W^T + x t_w^T + t_b, all derivatives up to the second are those of one f
     Gradients = dPhi/dt        Tangent = dPhi/dg        Second = dPhi/d(x, w, b)        Bilinear = the rows of t H t'
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -760,5 +761,6 @@ def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size
         if t is not None and t.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(f"{function}: {name} requires a gradient, accepted: input, linear_weight and linear_bias")
     flat = lambda t: t if t is None else t.reshape(-1, *t.shape[len(batch) :])
-    tensors = (x.reshape(-1, x.shape[-1]), w, bias, flat(index), flat(pair_weights), weight, flat(tokens), denominator)
+    rows = x.reshape(-1 if x.shape[-1] else math.prod(batch), x.shape[-1])
+    tensors = (rows, w, bias, flat(index), flat(pair_weights), weight, flat(tokens), denominator)
     return tensors, Options(*options[1:], chunk), info, batch

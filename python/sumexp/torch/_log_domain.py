@@ -280,9 +280,13 @@ def _dim(dim, x):
     return dims[0] if dims else 0
 
 
-def logcumsumexp(input, dim, *, reverse=False, exclusive=False, out=None):
+def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, out=None):
     """torch.logcumsumexp: sumexp.logcumsumexp of a tensor, under autograd and torch's transforms, double backward and forward
-    mode by kernels too. The gradient is 0 where x or a sum is -inf. On CUDA devices it is composed of torch's operations."""
+    mode by kernels too. The gradient is 0 where x or a sum is -inf. axis is another name of dim, as in torch. On CUDA devices
+    it is composed of torch's operations."""
+    if (dim is None) == (axis is None):
+        raise TypeError(f"logcumsumexp: dim is {dim!r} and axis {axis!r}, accepted: an int for one of the two")
+    dim = axis if dim is None else dim
     (x,) = _prepare("logcumsumexp", ("input",), input)
     return into("logcumsumexp", out, SUMS(x, _dim(dim, x), bool(reverse), bool(exclusive)))
 
@@ -295,7 +299,7 @@ def _rows(x, dims):
     count = 1
     for d in dims:
         count *= x.shape[d]
-    return x.detach().permute(*rest, *sorted(dims)).reshape(*(x.shape[d] for d in rest), count)
+    return x.detach().permute([*rest, *sorted(dims)]).reshape([*(x.shape[d] for d in rest), count])
 
 
 def _from_rows(rows, dims, shape):

@@ -101,7 +101,7 @@ def _load():
             if name not in INSTEAD:
                 raise ImportError(
                     f"sumexp.torch uses {module}.{path}, which torch {torch.__version__} does not have; "
-                    "it has been tried with torch 2.13.0"
+                    "it has been tried with torch 2.13.0 and 2.14.1"
                 ) from error
             globals()[name] = INSTEAD[name]
 
