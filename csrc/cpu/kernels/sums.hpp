@@ -62,8 +62,8 @@ struct SumsKernel {
     TileRow row;
     if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
     V sums[Op::kSums][Geometry<T>::kGroup / W];
-    const bool all = next_row(chunk) ? sum_lanes<V, Op, pass, false>(in, chunk.count, row.sums, sums)
-                                     : sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, chunk.ahead);
+    const std::int64_t ahead = next_row(chunk) ? 0 : chunk.ahead;
+    const bool all = sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, ahead);
     State& state = as<State>(to);
     for (int k = 0; k < Op::kSums; ++k)
       state.sum[k] = all || k == Op::kSums - 1 ? fold_group<V>(sums[k]) : WideOf<T>::constant(0);
