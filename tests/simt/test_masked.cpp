@@ -42,7 +42,7 @@ struct Case {
   int bias = -1, sink = -1;  // -1: none
   double softcap = 0.0, temperature = 1.0;
   Empty empty = Empty::zero;
-  int special = 0;  // 1: infinities and NaN; 2: rows of -inf; 3: large numbers; 4: g with them
+  int special = 0;  // 1: infinities and NaN; 2: rows of -inf; 3: large numbers; 4: g with them; 5: logits that overflow
 };
 
 // An array laid over the call's shape, as the CPU and the machine see it.
@@ -97,11 +97,16 @@ void check(DType dtype, const Case& c) {
       dsink(shape, laid(c.sink < 0 ? 0 : unsigned(c.sink)), "dsink");
   Array<unsigned char> where(shape, all, "where");
   Array<std::int64_t> lengths(shape, row, "lengths");
-  const double inf = std::numeric_limits<double>::infinity(), size = c.special == 3 ? dtype == DType::f16 ? 3e4 : 1e30 : 8.0;
+  const double inf = std::numeric_limits<double>::infinity(), size = c.special == 3   ? dtype == DType::f16 ? 3e4 : 1e30
+                                                                     : c.special == 5 ? dtype == DType::f16   ? 3e4
+                                                                                        : dtype == DType::f64 ? 1e308
+                                                                                                              : 2e38
+                                                                                      : 8.0;
   const auto draw = [&](double scale) { return scale * (uniform() + uniform() - 1.0) * (below(40) ? 1.0 : 4.0); };
   for (std::int64_t i = 0; i < x.count; ++i) x.device[std::size_t(i)] = number(draw(size));
   for (std::int64_t i = 0; i < g.count; ++i) g.device[std::size_t(i)] = number(draw(1.0));
-  for (std::int64_t i = 0; i < bias.count; ++i) bias.device[std::size_t(i)] = number(below(50) ? draw(2.0) : -inf);
+  for (std::int64_t i = 0; i < bias.count; ++i)
+    bias.device[std::size_t(i)] = number(below(50) ? draw(c.special == 5 && below(2) ? size : 2.0) : -inf);
   for (std::int64_t i = 0; i < sink.count; ++i) sink.device[std::size_t(i)] = number(draw(4.0));
   for (std::int64_t i = 0; i < where.count; ++i)
     where.device[std::size_t(i)] = static_cast<unsigned char>(below(4) ? 1 + below(255) : 0);
@@ -228,6 +233,19 @@ int main(int argc, char** argv) {
         ++k;
         check_all(c);
       }
+  // Logits that overflow.
+  for (const std::int64_t n : {7, 70, 300, 2500})
+    for (const Op op : kOps)
+      for (const bool back : {false, true})
+        for (int turn = 0; turn < 6; ++turn, ++k) {
+          Case c;
+          c.op = op, c.n = n, c.back = back, c.batch = 2, c.heads = 2, c.rows = 2;
+          c.special = 5, c.where = k % 3 == 0, c.lengths = k % 2 == 0, c.side = k % 5 == 1, c.in_place = back && k % 7 == 3;
+          c.temperature = turn == 5 ? std::numeric_limits<double>::infinity() : turn < 3 ? 0x1p-130 : 0.25;
+          c.softcap = turn == 2 ? 5.0 : 0.0;
+          c.bias = k % 4 == 3 ? -1 : kBiases[(k / 2) % 7], c.sink = kSinks[(k / 3) % 5];
+          check_all(c);
+        }
   // More members than blocks of them, and not a multiple.
   for (const Op op : kOps)
     for (const int bias : {int(kAlong), 0, int(kRows), int(kBatch)}) {

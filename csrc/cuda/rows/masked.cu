@@ -23,6 +23,7 @@ Status masked(const MaskedCall& call, Target& target) noexcept {
   int last = call.ndim - 1;
   if (last == axis) --last;
   job.limits = {job.views.n, last < 0 ? 1 : call.shape[last], call.causal_offset, call.causal};
+  job.scale = gpu::masked_scale(call.dtype, call.temperature, call.softcap);
   job.absent = gpu::masked_absent<double>(call.op);
   job.nothing = call.empty == Empty::nan ? std::numeric_limits<double>::quiet_NaN() : job.absent;
   const auto with = [&](auto rows) {

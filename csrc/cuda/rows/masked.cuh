@@ -47,6 +47,31 @@ SUMEXP_DEVICE void each_kept(T (&v)[kRows][kValues], std::uint64_t kept, T absen
 template <int kBytes>
 using MaskWord = std::conditional_t<kBytes == 8, std::uint64_t, std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>>;
 
+// A sum, and whether a logit of the row may overflow.
+template <class T>
+struct MaskedState {
+  ExpState<T> sum;
+  bool suspect;
+
+  SUMEXP_DEVICE static MaskedState empty() { return {ExpState<T>::empty(), false}; }
+};
+template <class T>
+SUMEXP_DEVICE MaskedState<T> merge(const MaskedState<T>& a, const MaskedState<T>& b) {
+  return {merge(a.sum, b.sum), a.suspect || b.suspect};
+}
+// The largest logit of those that count, of equal ones the first, and whether one overflows.
+struct LargestState {
+  LargestLogit top;
+  bool overflows;
+
+  SUMEXP_DEVICE static LargestState empty() { return {{-Limits<double>::infinity, 0.0, 0.0}, false}; }
+};
+SUMEXP_DEVICE LargestState merge(const LargestState& a, const LargestState& b) {
+  const bool second = b.top.scaled > a.top.scaled;
+  return {{second ? b.top.scaled : a.top.scaled, second ? b.top.x : a.top.x, second ? b.top.bias : a.top.bias},
+          a.overflows || b.overflows};
+}
+
 template <class S>
 struct MaskedRow {
   using T = Compute<S>;
@@ -57,6 +82,8 @@ struct MaskedRow {
   const MaskedOptions<T>& options;
   char* at[kMaskedViews];
   std::int64_t count, chunks;
+  bool apart = false, suspect = false;  // suspect: a thread's own, of what it has seen
+  LargestLogit top = {0.0, 0.0, 0.0};   // that logits are less, of a row apart
 
   SUMEXP_DEVICE MaskedRow(const MaskedJob& job, const MaskedOptions<T>& options, std::int64_t row)
       : job(job), options(options) {
@@ -66,7 +93,13 @@ struct MaskedRow {
     chunks = chunk_count<T>(count);
   }
   SUMEXP_DEVICE int size(std::int64_t c) const { return chunk_size<S>(count, c); }
-  SUMEXP_DEVICE T number(int view) const { return widen(*reinterpret_cast<const S*>(at[view])); }
+  SUMEXP_DEVICE T number(int view, std::int64_t j = 0) const {
+    return widen(*reinterpret_cast<const S*>(at[view] + j * job.views.stride[view]));
+  }
+  SUMEXP_DEVICE T sink() const {
+    const T x = widen(*reinterpret_cast<const S*>(at[kMaskedSink]));
+    return apart ? sink_apart<T>(job.scale, top, x) : x;
+  }
 
   // Lane row r of chunk c, of an input.
   SUMEXP_DEVICE void load_row(int view, std::int64_t c, int r, T (&to)[kValues]) const {
@@ -100,7 +133,7 @@ struct MaskedRow {
   }
   // The logits of chunk c, -inf where they are left out. Returns what is kept.
   template <int kRows>
-  SUMEXP_DEVICE std::uint64_t logits(std::int64_t c, T (&v)[kRows][kValues]) const {
+  SUMEXP_DEVICE std::uint64_t logits(std::int64_t c, T (&v)[kRows][kValues]) {
     const std::int64_t stride = job.views.stride[kMaskedX];
     const int count = size(c);
     load_chunk<S, kRows>(at[kMaskedX] + c * kChunk * stride, stride, count, v, -Limits<T>::infinity);
@@ -115,21 +148,76 @@ struct MaskedRow {
     each_lane_row(v, [&](int r, T(&z)[kValues]) {
       if (r * kLanes >= count) return;
       const unsigned keep = kept_of_row(c, r);
-      if (!options.none()) {
+      T bias[kValues] = {};
+      if (at[kMaskedBias]) load_row(kMaskedBias, c, r, bias);
+      if (apart) {
+        each_apart(z, bias);
+      } else {
+        if (!options.none()) {
 #pragma unroll
-        for (int i = 0; i < kValues; ++i) z[i] = options.capped_of(options.divided(z[i]));
-      }
-      if (at[kMaskedBias]) {
-        T bias[kValues];
-        load_row(kMaskedBias, c, r, bias);
+          for (int i = 0; i < kValues; ++i) {
+            const T quotient = options.divided(z[i]);
+            suspect = suspect || (is_finite(z[i]) && !is_finite(quotient));
+            z[i] = options.capped_of(quotient);
+          }
+        }
+        if (at[kMaskedBias]) {
 #pragma unroll
-        for (int i = 0; i < kValues; ++i) z[i] = z[i] + bias[i];
+          for (int i = 0; i < kValues; ++i) {
+            const T sum = z[i] + bias[i];
+            suspect = suspect || (is_finite(z[i]) && is_finite(bias[i]) && !is_finite(sum));
+            z[i] = sum;
+          }
+        }
       }
 #pragma unroll
       for (int i = 0; i < kValues; ++i) z[i] = keep >> i & 1 ? z[i] : -Limits<T>::infinity;
       kept |= std::uint64_t(keep) << (r * kValues);
     });
     return kept;
+  }
+  // Rare: a loop, in which the elements turn.
+  SUMEXP_DEVICE void each_apart(T (&z)[kValues], T (&bias)[kValues]) const {
+#pragma unroll 1
+    for (int k = 0; k < kValues; ++k) {
+      const T done = logit_apart<T>(job.scale, top, z[0], bias[0]), used = bias[0];
+#pragma unroll
+      for (int i = 0; i + 1 < kValues; ++i) z[i] = z[i + 1], bias[i] = bias[i + 1];
+      z[kValues - 1] = done, bias[kValues - 1] = used;
+    }
+  }
+  // Of a chunk, by a warp.
+  SUMEXP_DEVICE LargestState largest(std::int64_t c) const {
+    struct Found {
+      LargestLogit top;
+      std::int64_t place;
+    } mine = {{-Limits<double>::infinity, 0.0, 0.0}, kChunk};
+    bool overflows = false;
+#pragma unroll 1
+    for (int i = arch::lane(); i < size(c); i += arch::lane_count) {
+      const std::int64_t j = c * kChunk + i;
+      if (at[kMaskedWhere] && !at[kMaskedWhere][j * job.views.stride[kMaskedWhere]]) continue;
+      const T x = number(kMaskedX, j), bias = at[kMaskedBias] ? number(kMaskedBias, j) : T(0);
+      const double scaled = scaled_logit<T>(job.scale, x, bias);
+      if (scaled > mine.top.scaled) mine = {{scaled, static_cast<double>(x), static_cast<double>(bias)}, i};
+      overflows = overflows || logit_overflows<T>(job.scale, x, bias, scaled);
+    }
+#pragma unroll 1
+    for (int bit = 1; bit < arch::lane_count; bit *= 2) {
+      const Found other = arch::shfl_xor(mine, bit);
+      const bool more = other.top.scaled > mine.top.scaled, first = other.place < mine.place;
+      if (more || (other.top.scaled == mine.top.scaled && first)) mine = other;
+    }
+    return {mine.top, arch::any(overflows)};
+  }
+  // What a suspected row becomes; by the block. Whether its logits are to be made again.
+  SUMEXP_DEVICE bool set_apart(RowBoard<LargestState>& board, bool one_value) {
+    const LargestState found = reduce_row(chunks, board, [&](std::int64_t c) { return largest(c); });
+    apart = found.overflows;
+    if (!one_value) top = found.top;
+    if (at[kMaskedSink] && !one_value)
+      top = larger_with_sink<T>(job.scale, top, widen(*reinterpret_cast<const S*>(at[kMaskedSink])));
+    return apart;
   }
 };
 
@@ -141,6 +229,23 @@ SUMEXP_DEVICE ExpState<Compute<S>> state_of_one(Compute<S> x) {
 #pragma unroll
   for (int i = 0; i < Tile<S>::kValues; ++i) v[0][i] = i == 0 && arch::lane() == 0 ? x : -Limits<T>::infinity;
   return exp_chunk<S, kApart, false>(v);
+}
+
+// The state of a row and its sink. reduce(c): the sum of chunk c.
+template <class S, bool kApart, class Reduce>
+SUMEXP_DEVICE ExpState<Compute<S>> state_of_row(MaskedRow<S>& in, char* shared, bool one_value, Reduce reduce) {
+  using State = MaskedState<Compute<S>>;
+  State state;
+#pragma unroll 1
+  for (;;) {
+    state = reduce_row(in.chunks, *reinterpret_cast<RowBoard<State>*>(shared), [&](std::int64_t c) {
+      const ExpState<Compute<S>> sum = reduce(c);
+      return State{sum, arch::any(in.suspect)};
+    });
+    if (!state.suspect || in.apart || !in.set_apart(*reinterpret_cast<RowBoard<LargestState>*>(shared), one_value)) break;
+  }
+  if (in.at[kMaskedSink]) state.sum = merge(state.sum, state_of_one<S, kApart>(in.sink()));
+  return state.sum;
 }
 
 // Probabilities of the elements of a chunk with this maximum.
@@ -169,18 +274,17 @@ __global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1)
   using Terms = TermsOf<S>;
   using State = ExpState<T>;
   constexpr int kChunk = Geometry<T>::kChunk, kValues = Tile<S>::kValues;
-  auto& board = *arch::dynamic_shared<RowBoard<State>>();
+  char* const shared = arch::dynamic_shared<char>();
   each_row(job.views.rows, [&](std::int64_t row) {
-    const MaskedRow<S> in(job, options, row);
+    MaskedRow<S> in(job, options, row);
     T v[kRows][kValues], maximum = -Limits<T>::infinity;
     std::uint64_t kept = 0;
-    State state = reduce_row(in.chunks, board, [&](std::int64_t c) {
+    const State state = state_of_row<S, Op::kApart>(in, shared, Op::kRowOutput, [&](std::int64_t c) {
       kept = in.logits(c, v);
       const State mine = exp_chunk<S, Op::kApart, Op::kProbability>(v);
       maximum = mine.m;
       return mine;
     });
-    if (in.at[kMaskedSink]) state = merge(state, state_of_one<S, Op::kApart>(in.number(kMaskedSink)));
     const MaskedKind kind = masked_kind(state);
     if constexpr (Op::kRowOutput) {
       if (threadIdx.x != 0) return;
@@ -271,6 +375,8 @@ template <class S, class Back>
 struct MaskedRecord {
   const char *x, *g, *where, *bias;
   std::int64_t count;  // 0 of a row of nothing
+  bool apart;
+  LargestLogit top;
   typename Back::template Row<Compute<S>> back;
 };
 // In the workspace; null where it is not wanted.
@@ -307,19 +413,17 @@ __global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1)
   using Probabilities = ChunkProbabilities<Terms, T>;
   constexpr int kChunk = Geometry<T>::kChunk, kLanes = Geometry<T>::kLanes, kValues = Tile<S>::kValues;
   char* const shared = arch::dynamic_shared<char>();
-  auto& board = *reinterpret_cast<RowBoard<State>*>(shared);
   each_row(job.views.rows, [&](std::int64_t row) {
-    const MaskedRow<S> in(job, options, row);
+    MaskedRow<S> in(job, options, row);
     const bool again = in.chunks > warps();  // v has another chunk when its results are due
     T v[kRows][kValues], maximum = -Limits<T>::infinity;
     std::uint64_t kept = 0;
-    State state = reduce_row(in.chunks, board, [&](std::int64_t c) {
+    const State state = state_of_row<S, Forward::kApart>(in, shared, false, [&](std::int64_t c) {
       kept = in.logits(c, v);
       const State mine = exp_chunk<S, Forward::kApart, Forward::kProbability>(v);
       maximum = mine.m;
       return mine;
     });
-    if (in.at[kMaskedSink]) state = merge(state, state_of_one<S, Forward::kApart>(in.number(kMaskedSink)));
     const MaskedKind kind = masked_kind(state);
 
     typename Back::template Row<T> back = {};
@@ -423,11 +527,13 @@ __global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1)
                               in.at[kMaskedWhere],
                               in.at[kMaskedBias],
                               kind == MaskedKind::nothing ? 0 : in.count,
+                              in.apart,
+                              in.top,
                               back};
     if (!scratch.sinks) return;
     T share = T(0);
     if (in.at[kMaskedSink] && kind != MaskedKind::nothing) {
-      T y = in.number(kMaskedSink);
+      T y = in.sink();
       if constexpr (Forward::kProbability) y = Probabilities::of(normal, y)(y);
       share = Back::gradient(T(0), Back::output(y, back), back);
     }
@@ -446,8 +552,10 @@ SUMEXP_DEVICE Compute<S> logit_gradient(const MaskedJob& job, const MaskedOption
   const auto* const stride = job.views.stride;
   const auto at = [&](const char* from, int view) { return widen(*reinterpret_cast<const S*>(from + j * stride[view])); };
   if (row.where && !row.where[j * stride[kMaskedWhere]]) return T(0);
-  T y = options.capped_of(options.divided(at(row.x, kMaskedX)));
-  if (row.bias) y = y + at(row.bias, kMaskedBias);
+  const T x = at(row.x, kMaskedX), bias = row.bias ? at(row.bias, kMaskedBias) : T(0);
+  T y = options.capped_of(options.divided(x));
+  if (row.bias) y = y + bias;
+  if (row.apart) y = logit_apart<T>(job.scale, row.top, x, bias);
   if constexpr (Back::Forward::kProbability) y = chunks[j / Geometry<T>::kChunk](y);
   return Back::gradient(Back::kSums ? at(row.g, kMaskedG) : T(0), Back::output(y, row.back), row.back);
 }
@@ -530,20 +638,20 @@ inline MaskedGroups groups_of(const MaskedJob& job, int view) {
 inline unsigned grid_of(std::int64_t blocks) { return unsigned(blocks < 0x7fffffff ? blocks : 0x7fffffff); }
 
 template <class S, class Op>
-cudaError_t run_masked(const MaskedCall& call, const MaskedJob& job, cudaStream_t stream) {
+cudaError_t run_masked(const MaskedJob& job, cudaStream_t stream) {
   using T = Compute<S>;
-  const auto options = MaskedOptions<T>::of(masked_scale(call.dtype, call.temperature, call.softcap));
-  const auto how = launch_of_rows<ExpState<T>>(job.views.rows, chunk_count<T>(job.views.n), stream);
+  const auto options = MaskedOptions<T>::of(job.scale);
+  const auto how = launch_of_rows<MaskedState<T>>(job.views.rows, chunk_count<T>(job.views.n), stream);
   if (job.views.n <= Geometry<T>::kLanes) return arch::launch(masked_rows<S, Op, 1>, how, job, options);
   return arch::launch(masked_rows<S, Op, Geometry<T>::kLaneRows>, how, job, options);
 }
 
 template <class S, class Back>
-cudaError_t run_masked_vjp(const MaskedCall& call, const MaskedJob& job, void* workspace, cudaStream_t stream) {
+cudaError_t run_masked_vjp(const MaskedJob& job, void* workspace, cudaStream_t stream) {
   using T = Compute<S>;
-  const auto options = MaskedOptions<T>::of(masked_scale(call.dtype, call.temperature, call.softcap));
+  const auto options = MaskedOptions<T>::of(job.scale);
   MaskedScratch<S, Back> scratch(job, workspace);
-  auto how = launch_of_rows<ExpState<T>>(job.views.rows, chunk_count<T>(job.views.n), stream);
+  auto how = launch_of_rows<MaskedState<T>>(job.views.rows, chunk_count<T>(job.views.n), stream);
   if (sizeof(RowBoard<BackState<T, Back>>) > how.dynamic_shared) how.dynamic_shared = sizeof(RowBoard<BackState<T, Back>>);
   const auto rows = [&](const MaskedJob& job, const MaskedScratch<S, Back>& scratch) {
     if (job.views.n <= Geometry<T>::kLanes) return arch::launch(masked_rows_vjp<S, Back, 1>, how, job, options, scratch);
@@ -588,13 +696,13 @@ std::size_t MaskedRows<S>::workspace(const MaskedCall& call, const MaskedJob& jo
 template <class S>
 cudaError_t MaskedRows<S>::run(const MaskedCall& call, const MaskedJob& job, void* workspace, cudaStream_t stream) {
   if (call.g.data) {
-    if (call.op == Op::softmax) return run_masked_vjp<S, MaskedSoftmaxBack>(call, job, workspace, stream);
-    if (call.op == Op::log_softmax) return run_masked_vjp<S, MaskedLogSoftmaxBack>(call, job, workspace, stream);
-    return run_masked_vjp<S, MaskedLogSumExpBack>(call, job, workspace, stream);
+    if (call.op == Op::softmax) return run_masked_vjp<S, MaskedSoftmaxBack>(job, workspace, stream);
+    if (call.op == Op::log_softmax) return run_masked_vjp<S, MaskedLogSoftmaxBack>(job, workspace, stream);
+    return run_masked_vjp<S, MaskedLogSumExpBack>(job, workspace, stream);
   }
-  if (call.op == Op::softmax) return run_masked<S, Softmax>(call, job, stream);
-  if (call.op == Op::log_softmax) return run_masked<S, LogSoftmax>(call, job, stream);
-  return run_masked<S, LogSumExp>(call, job, stream);
+  if (call.op == Op::softmax) return run_masked<S, Softmax>(job, stream);
+  if (call.op == Op::log_softmax) return run_masked<S, LogSoftmax>(job, stream);
+  return run_masked<S, LogSumExp>(job, stream);
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -28,6 +28,7 @@ enum MaskedView {
 struct MaskedJob {
   cuda::RowViews<kMaskedViews> views;
   MaskedLimits limits;
+  MaskedScale scale;
   double absent;   // the result where an element is left out
   double nothing;  // and along a row of nothing
 };
