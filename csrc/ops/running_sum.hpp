@@ -48,9 +48,7 @@ SUMEXP_FN RunningSum join_below(const RunningSum& up, const RunningSum& low) {
   return {up.m, up.N, up.s + rebased(low.s, low.m, low.N, up.m, up.N)};
 }
 // By calls, not by references that are chosen: a GPU keeps sums in registers, which have no address to choose.
-SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) {
-  return a.m >= b.m ? join_below(a, b) : join_below(b, a);
-}
+SUMEXP_FN RunningSum join(const RunningSum& a, const RunningSum& b) { return a.m >= b.m ? join_below(a, b) : join_below(b, a); }
 
 // log(|sum| / count)
 SUMEXP_FN double log_of(const RunningSum& a, double count = 1.0) {
