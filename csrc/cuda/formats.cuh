@@ -95,10 +95,16 @@ SUMEXP_FN T quiet(T x) {
   return x == x ? x : Limits<T>::nan();
 }
 
-// A logit over a temperature, rounded once; of an infinite temperature 0, or x if that is not finite. A quotient of a finite x
-// that overflows is NaN, and makes its row NaN: it would count as an infinite logit.
+// What becomes of a row's logits. A quotient by the temperature that overflows is NaN, and so then is the row's state: it is
+// reduced as it is, for its maximum, and again less that (`Retry` in kernels.cuh).
+enum class Division : int { quotient, none, apart };
+
+// A logit over a temperature, rounded once; of an infinite temperature 0, or x if that is not finite. top: of rows that are
+// divided apart, their maximum.
 template <class T>
-SUMEXP_DEVICE T over_temperature(T x, T t) {
+SUMEXP_DEVICE T over_temperature(T x, T t, Division how = Division::quotient, T top = T(0)) {
+  if (how == Division::none) return x;
+  if (how == Division::apart) return T(2) * ((x * T(0.5) - top * T(0.5)) / t);
   if (t == Limits<T>::infinity) return is_finite(x) ? T(0) : x;
   const T quotient = x / t;
   return is_finite(quotient) || !is_finite(x) ? quotient : Limits<T>::nan();

@@ -62,10 +62,6 @@ struct InputsOf {
   static constexpr bool kMasked = kMasked_, kDivided = kDivided_, kWeighted = kWeighted_;
 };
 
-// What becomes of a row's logits. A quotient by the temperature that overflows is NaN, and so then is the row's state: it is
-// reduced as it is, for its maximum, and again less that (`Retry` in kernels.cuh).
-enum class Division : int { quotient, none, apart };
-
 // kPacked: Access::packed; the other ways go through shared memory, a chunk per warp, and share their code. kColumns:
 // rows may lie side by side.
 template <class S, class Inputs, int kRows, bool kPacked, bool kColumns = !kPacked>
@@ -398,12 +394,7 @@ class TileIo {
     }
     return x;
   }
-  SUMEXP_DEVICE T divided(T x) const {
-    const T t = static_cast<T>(job_.temperature);
-    if (division_ == Division::none) return x;
-    if (division_ == Division::apart) return T(2) * ((x * T(0.5) - top_ * T(0.5)) / t);
-    return over_temperature(x, t);
-  }
+  SUMEXP_DEVICE T divided(T x) const { return over_temperature(x, static_cast<T>(job_.temperature), division_, top_); }
 
   SUMEXP_DEVICE void stage_in(int k, int r, int rows, T fill) {
     if (used_) stage_sync();

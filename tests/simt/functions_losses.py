@@ -120,3 +120,17 @@ def test_refusals():
         _core._sum_rows(x)
     with pytest.raises(ValueError, match="label_smoothing"):
         _core._cross_entropy(x, TableArray(target), 1, label_smoothing=2.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_quotients_that_overflow(dtype):
+    """Such a row is NaN here, which the CPU's is not; its neighbours are the CPU's."""
+    x = logits((3, 50), dtype)
+    x[1, 3] = np.finfo(dtype).max
+    want, got = (places(x.shape, dtype, "none", ("loss", "dlogits")) for _ in range(2))
+    target = np.array([7, 49, 0])
+    _core._cross_entropy(x, target, -1, reduction="none", temperature=0.5, **want)
+    on_device(_core._cross_entropy, x, target, -1, reduction="none", temperature=0.5, **got)
+    for name in want:
+        assert np.isfinite(want[name][[0, 2]]).all() and np.isnan(got[name][1]).all()
+        assert got[name][[0, 2]].tobytes() == want[name][[0, 2]].tobytes()

@@ -35,6 +35,8 @@ struct InformationRow {
   const InformationCall& call;
   const std::int64_t chunks = chunk_count<T>(call.views.n);
   char* at[InformationCall::kViews];
+  Division division = Division::quotient;
+  T top = T(0);  // of a row that is divided apart: its largest logit
 
   SUMEXP_DEVICE InformationRow(const InformationCall& call, std::int64_t row) : call(call) { place_row(call.views, row, at); }
 
@@ -46,20 +48,22 @@ struct InformationRow {
   SUMEXP_DEVICE void load(const RowView& from, std::int64_t c, int r, T (&x)[kRows][Tile<S>::kValues]) const {
     const int left = chunk_size<S>(call.views.n, c) - r * kLanes;
     load_chunk<S, kRows>(from.data + (c * kChunk + r * kLanes) * from.stride, from.stride, left, x, -Limits<T>::infinity);
-    divide(x);
+    if (call.temperature == 1.0) return;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int i = 0; i < Tile<S>::kValues; ++i) x[r][i] = divided(x[r][i]);
   }
+  SUMEXP_DEVICE T divided(T x) const { return over_temperature(x, static_cast<T>(call.temperature), division, top); }
   SUMEXP_DEVICE void store(const RowView& to, std::int64_t c, int r, const T (&x)[1][Tile<S>::kValues]) const {
     const int left = chunk_size<S>(call.views.n, c) - r * kLanes;
     store_chunk<S, 1>(to.data + (c * kChunk + r * kLanes) * to.stride, to.stride, left, x);
   }
-  template <int kRows>
-  SUMEXP_DEVICE void divide(T (&x)[kRows][Tile<S>::kValues]) const {
-    if (call.temperature == 1.0) return;
-    const T divisor = static_cast<T>(call.temperature);
+  SUMEXP_DEVICE void divide_gradient(T (&x)[Tile<S>::kValues]) const {
+    const T t = static_cast<T>(call.temperature);
+    if (t == T(1)) return;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
-#pragma unroll
-      for (int i = 0; i < Tile<S>::kValues; ++i) x[r][i] = over_temperature(x[r][i], divisor);
+    for (int i = 0; i < Tile<S>::kValues; ++i) x[i] = t != Limits<T>::infinity ? x[i] / t : is_finite(x[i]) ? T(0) : x[i];
   }
   // As exp_chunk has it.
   SUMEXP_DEVICE T chunk_maximum(const RowView& from, std::int64_t c) const {
@@ -90,7 +94,7 @@ struct InformationRow {
   }
   SUMEXP_DEVICE T logit(std::int64_t i) const {
     const T x = read_number<S>(at[InformationCall::kLogits] + i * call.views.stride[InformationCall::kLogits]);
-    return call.temperature == 1.0 ? x : over_temperature(x, static_cast<T>(call.temperature));
+    return call.temperature == 1.0 ? x : divided(x);
   }
   SUMEXP_DEVICE char* of_pick(std::int64_t k) const {
     return at[InformationCall::kOfPicks] + k * call.views.stride[InformationCall::kOfPicks];
@@ -216,7 +220,7 @@ SUMEXP_DEVICE void log_prob_gradient(const InformationRow<S>& row, const Distanc
         for (int e = 0; e < Tile<S>::kValues; ++e)
           if (first + element_of<S>(0, e) == i) x[0][e] = i == winner ? at_winner : quiet(x[0][e] + g);
       }
-      row.divide(x);
+      row.divide_gradient(x[0]);
       row.store(row.view(InformationCall::kResult), c, lane_row, x);
     }
   }
@@ -227,15 +231,27 @@ __global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1) log_prob_rows(
   using T = Compute<S>;
   auto& board = *arch::dynamic_shared<RowBoard<DistanceState<T>>>();
   each_row(call.views.rows, [&](std::int64_t r) {
-    const InformationRow<S> row(call, r);
-    const DistanceState<T> state = reduce_row(row.chunks, board, [&](std::int64_t c) {
-      T x[kRows][Tile<S>::kValues];
-      row.load(row.view(InformationCall::kLogits), c, 0, x);
-      const ExpState<T> sum = exp_chunk<S, true, false>(x);
-      DistanceState<T> mine = {sum, WideOf<T>::constant(0)};
-      if (call.distances && has_distances(sum)) mine = with_distances(sum, distance_sum<S>(x, sum.m));
-      return mine;
-    });
+    InformationRow<S> row(call, r);
+    DistanceState<T> state;
+#pragma unroll 1
+    for (;;) {
+      state = reduce_row(row.chunks, board, [&](std::int64_t c) {
+        T x[kRows][Tile<S>::kValues];
+        row.load(row.view(InformationCall::kLogits), c, 0, x);
+        const ExpState<T> sum = exp_chunk<S, true, false>(x);
+        DistanceState<T> mine = {sum, WideOf<T>::constant(0)};
+        if (call.distances && has_distances(sum)) mine = with_distances(sum, distance_sum<S>(x, sum.m));
+        return mine;
+      });
+      const bool nan = is_nan(state.sum.R);
+      if (row.division == Division::quotient && nan && call.temperature < 1.0) {
+        row.division = Division::none;
+      } else if (row.division == Division::none) {  // a row with a NaN stays one
+        row.division = Division::apart, row.top = state.sum.m;
+      } else {
+        break;
+      }
+    }
     if (call.gradient) log_prob_gradient<S>(row, state);
     else log_prob_row<S>(row, state);
   });
