@@ -207,7 +207,7 @@ inline constexpr int kSegmentMergeThreads = 128;
 
 // The tree in place: after the level of `step`, state i has those from i to i + 2 step.
 template <class S, class Finish>
-__global__ void __launch_bounds__(kSegmentMergeThreads)
+__global__ void __launch_bounds__(kSegmentMergeThreads, 1)
     merge_segments(SUMEXP_PARAMETER SegmentsJob job, typename Finish::State* states, typename Finish::Row* rows) {
   using T = Compute<S>;
   constexpr int kChunk = Geometry<T>::kChunk;

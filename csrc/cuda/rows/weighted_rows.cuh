@@ -122,7 +122,7 @@ SUMEXP_DEVICE RunningSum weighted_sum(std::int64_t n, WeightedBoard& board, doub
 }
 
 template <class S>
-__global__ void __launch_bounds__(kRowWarps* arch::lane_count)
+__global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1)
     weighted_rows(SUMEXP_PARAMETER cuda::RowViews<cuda::kWeightedViews> views, cuda::Weighted what) {
   using T = Compute<S>;
   enum { kX, kB, kFirst, kSecond, kThird };
