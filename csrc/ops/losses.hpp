@@ -128,6 +128,12 @@ template <class V>
 SUMEXP_FN V dense_gradient(V p, V scale, V weight, V minus_dense) {
   return fma(p, scale, weight * minus_dense);
 }
+// scale p of a scale that is not finite: where p is 0, infinity makes 0 of it.
+template <class V>
+SUMEXP_FN V times_unbounded(V p, ElementOf<V> scale) {
+  using T = ElementOf<V>;
+  return pick(equal(p, V(T(0))), V(is_nan(scale) ? scale : T(0)), p * V(scale));
+}
 
 template <class T>
 struct LossResult {
@@ -230,10 +236,13 @@ SUMEXP_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& st
     to.gradient = {T(0), T(0), T(0), true};
     return to;
   }
-  const Wide<T> of_lse = o.z_loss == 0.0 ? zero : lse * O::constant(2.0 * o.z_loss), all = weights + of_lse;
-  const bool late = !is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(number(all) * f));
+  const double slope = o.z_loss == 0.0 ? 0.0 : lse_1 * (2.0 * o.z_loss);  // infinite, it is all there is of the sums
+  const bool unbounded = !is_finite(slope);
+  const Wide<T> of_lse = o.z_loss == 0.0 || unbounded ? zero : lse * O::constant(2.0 * o.z_loss);
+  const double all = unbounded ? slope : number(weights + of_lse);
+  const bool late = !is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(all * f));
   if (late) f = gradient_factor;
-  to.gradient = {one_nan(static_cast<T>(number(all) * f)), static_cast<T>(dense_scale * f), T(0), false, late};
+  to.gradient = {one_nan(static_cast<T>(all * f)), static_cast<T>(dense_scale * f), T(0), false, late};
   if (plain) {
     to.gradient.at_target = CrossEntropyWithGrad::finish(sum, last.z).at_target * to.gradient.scale;
   } else if (single) {
@@ -245,7 +254,7 @@ SUMEXP_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& st
     const Wide<T> own_part = O::constant(last.a(o)),
                   rest_of_all = has_dense ? state.dense.weight * O::constant(dense_scale) + O::constant(-own_dense) : zero;
     const Wide<T> g = (rest_of_all + of_lse) * (e_t / whole) + (own_part + O::constant(own_dense)) * minus_rest;
-    to.gradient.at_target = O::narrow(g * O::constant(f));
+    to.gradient.at_target = unbounded && number(e_t) > 0.0 ? static_cast<T>(slope * f) : O::narrow(g * O::constant(f));
   }
   to.gradient.at_target = one_nan(to.gradient.at_target);
   return to;

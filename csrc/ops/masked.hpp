@@ -3,7 +3,8 @@
 //
 //   z = c tanh(v / c) + bias         dx = dz (1 - tanh^2(v / c)) / T
 //
-// What is left out is z = -inf, which adds nothing to a sum. A sink is a row of one element, whose state merges last.
+// What is left out is z = -inf, which adds nothing to a sum; a bias of -inf leaves out whatever x is. A sink is a row of one
+// element, whose state merges last.
 #pragma once
 
 #include <cmath>
@@ -56,6 +57,11 @@ struct MaskedOptions {
   }
   // The logit but for its bias, from x / T.
   SUMEXP_FN V capped_of(V v) const { return caps ? capped(v, softcap).value : v; }
+  // The logit, from its part without the bias.
+  SUMEXP_FN static V biased(V z, V bias) {
+    const V lowest = V(-Limits<ElementOf<V>>::infinity);
+    return pick(equal(bias, lowest), lowest, z + bias);
+  }
   // dx of dz; divided by T at last where 1 / T overflows
   SUMEXP_FN V back(V dz, V x) const {
     if (caps) dz = dz * capped(divided(x), softcap).slope;
@@ -96,6 +102,7 @@ SUMEXP_FN bool logit_overflows(const MaskedScale& scale, T x, T bias, double sca
 }
 template <class T>
 SUMEXP_FN T logit_apart(const MaskedScale& scale, const LargestLogit& top, T x, T bias) {
+  if (bias == -Limits<T>::infinity) return bias;
   double z;
   if (scale.softcap != 0.0) z = capped_logit(scale, x) - capped_logit(scale, static_cast<T>(top.x));
   else z = (static_cast<double>(x) * scale.pre - top.x * scale.pre) / scale.divisor / scale.scale / scale.scale;

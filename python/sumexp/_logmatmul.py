@@ -23,7 +23,8 @@ def logmatmulexp(a, b, *, out=None):
     -------
     array (..., M, N)
         Right for every finite input, however far apart: within 2 ulp of max(abs(result), abs(largest a_ik + b_kj)), float16 and
-        bfloat16 within 0.51 ulp. -inf is a term of 0, and a sum of nothing else is -inf; +inf and NaN are those of the sum.
+        bfloat16 within 0.51 ulp; what is beyond the largest number is inf. -inf is a term of 0, and a sum of nothing
+        else is -inf; +inf and NaN are those of the sum.
         The bytes depend on nothing but the row of a and the column of b.
 
     Raises
@@ -70,8 +71,8 @@ def logmatmulexp_vjp(g, a, b):
     tuple of arrays
         Of the shapes of a and b, within (264 + n / 256) eps of sum |g w|, n = max(M, K, N), eps = 2**-53 for float64, and less
         than an ulp of float32 for the others. Where a term is far below its row's and column's maxima (more than 485),
-        2 abs(out) eps is added. Weights below 1e-180 may be 0. A result of -inf, a sum of nothing, gives 0; NaN and +inf give
-        NaN.
+        2 abs(out) eps is added. Weights below 1e-180 may be 0. A result of -inf, a sum of nothing, gives 0; NaN and +inf
+        among the terms give NaN.
     """
     (g, a, b), back = together("logmatmulexp_vjp", g=g, a=a, b=b)
     rows, columns, shape = matrices("logmatmulexp_vjp", a, b)
@@ -98,7 +99,8 @@ def logmatmulexp_jvp(ta, tb, a, b, *, out=None):
     Returns
     -------
     array (..., M, N)
-        Within the bound of logmatmulexp_vjp, of sum w (|ta| + |tb|). 0 where the result is -inf, NaN where it is +inf or NaN.
+        Within the bound of logmatmulexp_vjp, of sum w (|ta| + |tb|). 0 where the result is -inf, NaN where a term is
+        +inf or NaN.
     """
     (ta, tb, a, b), back = together("logmatmulexp_jvp", ta=ta, tb=tb, a=a, b=b)
     rows, columns, shape = matrices("logmatmulexp_jvp", a, b)

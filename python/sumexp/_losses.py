@@ -43,7 +43,7 @@ def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, la
         In [0, 1], and at least 0.
     softcap, temperature : float
         Above 0. softcap=None: none. An infinite temperature makes every finite logit 0. In a row where a logit over the
-        temperature would overflow, all are taken less the largest, which changes neither loss nor gradient.
+        temperature would overflow, all are taken less the largest: differences count, and z_loss is of log S as it is.
     token_weight : array that broadcasts to rows
         Weights of the rows, on loss and gradient.
     reduction : "mean", "sum" or "none"

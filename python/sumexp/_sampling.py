@@ -232,7 +232,8 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
 
     hard=True gives a one at the largest of each row (of equal ones the first) and zeros elsewhere. The noise is made in double
     from 128 random bits an element, and the sum rounded once, to the dtype of logits: the largest noise is not cut off at that
-    of 24 or 53 bits. An infinite tau gives the uniform row. seed and stream are as in `sample`. E. Jang, S. Gu, B. Poole,
+    of 24 or 53 bits. An infinite tau gives the uniform row, of finite logits. A row with NaN or +inf, or of -inf alone, is NaN,
+    hard or not. seed and stream are as in `sample`. E. Jang, S. Gu, B. Poole,
     "Categorical reparameterization with Gumbel-softmax" (2017).
     """
     tensors = _tensors(logits)
@@ -245,7 +246,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
         y = np.zeros(z.shape, x.dtype)
         if z.shape[-1]:
             np.put_along_axis(y, z.argmax(-1)[..., None], 1, -1)
-            y[np.isnan(z).any(-1)] = np.nan
+            y[~np.isfinite(z.max(-1))] = np.nan  # as soft rows are
     else:
         y = _core.softmax(z, -1, temperature=check_tau(tau)).astype(x.dtype)
     check_tau(tau)

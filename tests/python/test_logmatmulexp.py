@@ -10,6 +10,7 @@ from isas import ISAS
 from sumexp import _core
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+INF, NAN = np.inf, np.nan
 
 
 def matrix(shape, dtype, scale=3.0, seed=0):
@@ -152,6 +153,37 @@ def test_one_dimension(dtype):
     same(se.logmatmulexp(a[1], b), full[1])
     same(se.logmatmulexp(a, b[:, 2]), full[:, 2])
     same(se.logmatmulexp(a[1], b[:, 2]), full[1, 2])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("a, b, value, da", [
+    ([1.7e308], [1.7e308], INF, [1]),
+    ([-1.7e308], [-1.7e308], -INF, [1]),
+    ([1.5e308, 0], [1.5e308, 0], INF, [1, 0]),
+    ([-1.5e308, 0], [-1.5e308, 0], 0, [0, 1]),
+    ([1.5e308, 1.7e308], [1.5e308, -1.7e308], INF, [1, 0]),
+    ([1.5e308, 1.7e308, 1.5e308, -INF], [1.5e308, -1.7e308, 1.5e308, 3], INF, [0.5, 0, 0.5, 0]),
+    ([1.5e308, 1.7e308] * 600, [1.5e308, -1.7e308] * 600, INF, [1 / 600, 0] * 600),
+    ([1.7e308, 1.7e308], [1.6e308, 1.5e308], INF, [1, 0]),
+    ([-1.7e308, -1.7e308], [-1.6e308, -1.5e308], -INF, [0, 1]),
+    ([np.finfo(float).max], [1e292], INF, [1]),
+    ([np.finfo(float).max] * 2, [0, 0], np.finfo(float).max, [0.5, 0.5]),
+    ([1.7e308, 1], [1.7e308, -INF], INF, [1, 0]),
+    ([INF, 1.7e308], [0, 1.7e308], INF, [NAN, NAN]),
+    ([NAN, 1.7e308], [0, 1.7e308], NAN, [NAN, NAN]),
+])  # fmt: skip
+def test_terms_beyond_the_largest_number(isa, a, b, value, da):
+    a, b = np.array([a]), np.array(b)[:, None]
+    _core.set_isa(isa)
+    try:
+        assert np.array_equal(se.logmatmulexp(a, b), [[value]], equal_nan=True)
+        made = se.logmatmulexp_vjp(np.array([[3.0]]), a, b)
+        assert all(np.allclose(m.ravel(), 3 * np.array(da), rtol=1e-13, atol=0, equal_nan=True) for m in made)
+        ta, tb = np.arange(1.0, a.size + 1)[None], np.ones_like(b)
+        expected = [[np.sum(da * (ta[0] + 1))]]
+        assert np.allclose(se.logmatmulexp_jvp(ta, tb, a, b), expected, rtol=1e-13, equal_nan=True)
+    finally:
+        _core.set_isa(ISAS[-1])
 
 
 # -- specials ----------------------------------------------------------------------------------------------

@@ -640,3 +640,31 @@ def test_gradient_accumulation_is_normalised_once():
     assert abs(sum(p[0] for p in parts) - loss) < 1e-14 * loss
     assert same(np.concatenate([p[1] for p in parts]), g)
     assert _core._cross_entropy_denominator(x, t, 1) == kept
+
+
+# -- z_loss beyond the largest number ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype, most", [(np.float32, 3e38), (np.float64, 1.7e308)])
+def test_an_infinite_gradient_of_z_loss_is_0_where_p_is(isa, dtype, most):
+    inf = np.inf
+    _core.set_isa(isa)
+    try:
+        for rest in ([-inf], [-most], [-inf] * 40, [-most] * 3000):
+            x = np.array([most, *rest], dtype)
+            for options in ({"z_loss": 10.0}, {"z_loss": 0.1, "temperature": 0.1}, {"z_loss": 10.0, "weight": np.ones(len(x))}):
+                loss, g = se.cross_entropy_with_grad(x, 0, **options)
+                assert loss == inf and g[0] == inf and (g[1:] == 0).all(), options
+                loss, g = se.cross_entropy_with_grad(x, (np.array([0, 1]), np.array([0.5, 0.5])), **options)
+                assert loss == inf and g[0] == inf and g[1] < 0 and (g[2:] == 0).all(), options
+            loss, g = se.cross_entropy_with_grad(x, 1, z_loss=10.0)
+            assert loss == inf and g[0] == inf and g[1] == -1 and (g[2:] == 0).all()
+            loss, g = se.cross_entropy_with_grad(x, 0, z_loss=10.0, label_smoothing=0.1)
+            assert loss == inf and g[0] == inf and np.allclose(g[1:], -0.1 / len(x), rtol=1e-6)
+            y = np.zeros_like(x)
+            y[0] = 1
+            loss, g = se.cross_entropy_with_grad(x, y, z_loss=10.0)
+            assert loss == inf and g[0] == inf and (g[1:] == 0).all()
+    finally:
+        _core.set_isa(ISAS[-1])

@@ -2,6 +2,7 @@
 
 import itertools
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -509,3 +510,46 @@ def test_there_is_one_nan(dtype):
         _, dbias = se.masked_logsumexp_vjp(g, np.zeros((2, 1), dtype), bias=np.zeros((1, 1), dtype))
         _, dsink = se.masked_logsumexp_vjp(g, np.zeros((2, 1), dtype), sink=np.array(0, dtype))
         assert dbias.tobytes() == nan and dsink.tobytes() == nan, isa
+
+
+# -- a bias of -inf ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("n", [2, 9, 40, 3000])
+def test_a_bias_of_minus_infinity_leaves_out_as_where_does(isa, dtype, n):
+    """Whatever x and g hold there, in results and gradients, of rows with NaN elsewhere too."""
+    rng = np.random.default_rng(n)
+    most = float(ml_dtypes.finfo(dtype).max)
+    kept = rng.random((20, n)) < 0.7
+    kept[:, 0] = True
+    kept[1] = False
+    x, g = rng.standard_normal((2, 20, n)).astype(dtype)
+    x[2, 0] = np.nan
+    x[3, 0] = np.inf
+    for row, bad in enumerate((np.nan, np.inf, -np.inf, most)):
+        x[row::4][~kept[row::4]] = g[(row + 1) % 4 :: 4][~kept[(row + 1) % 4 :: 4]] = bad
+    some = rng.standard_normal((20, n)).astype(dtype)
+    bias = np.where(kept, some, dtype(-np.inf))
+    _core.set_isa(isa)
+    try:
+        for options in ({}, {"softcap": 3.0}, {"temperature": 0.1}, {"temperature": np.inf}, {"sink": np.ones(20, dtype)},
+                        {"lengths": rng.integers(0, n + 1, 20)}):  # fmt: skip
+            for name in ("masked_softmax", "masked_log_softmax", "masked_logsumexp"):
+                by_where, by_bias = {"where": kept, "bias": some, **options}, {"bias": bias, **options}
+                expected, made = getattr(se, name)(x, **by_where), getattr(se, name)(x, **by_bias)
+                assert expected.tobytes() == made.tobytes(), (name, options)
+                by_strides = {**by_bias, "bias": np.asfortranarray(bias)}
+                assert expected.tobytes() == getattr(se, name)(x, **by_strides).tobytes(), (name, options)
+                of = g[:, 0] if name == "masked_logsumexp" else g
+                expected, made = (getattr(se, name + "_vjp")(of, x, **o) for o in (by_where, by_bias))
+                for a, b in zip(expected, made):
+                    assert a.tobytes() == b.tobytes(), (name, options)
+                if n <= 9:
+                    overflowing = {**options, "bias": np.where(bias == -np.inf, bias, np.array(most, dtype))}
+                    alike = {**options, "where": kept, "bias": np.full_like(bias, most)}
+                    big = np.where(kept, np.array(most, dtype), x)
+                    assert getattr(se, name)(big, **overflowing).tobytes() == getattr(se, name)(big, **alike).tobytes(), name
+    finally:
+        _core.set_isa(ISAS[-1])

@@ -232,3 +232,17 @@ def test_bad_tensors():
     assert se.masked_softmax(x, out=out) is out and same(out, st.masked_softmax(x))
     with pytest.raises(TypeError, match="masked_softmax: x is a ndarray"):
         se.masked_softmax(np.ones(3), bias=torch.ones(3))
+
+
+def test_a_bias_of_minus_infinity_leaves_out_in_the_formula():
+    kept = torch.tensor([[True, False, True, False]])
+    some = torch.tensor([[0.3, -INF, 1.0, -INF]], dtype=torch.float64)
+    for bad in (float("nan"), INF):
+        x = torch.tensor([[1.0, bad, 2.0, bad]], dtype=torch.float64)
+        for name in MASKED:
+            function, options = getattr(st, name), {"softcap": 3.0, "temperature": 0.7}
+            expected = function(x, where=kept, bias=torch.where(kept, some, 0.0), **options)
+            batched = torch.vmap(lambda x: function(x, bias=some[0], **options))(x)
+            assert torch.allclose(finite(batched), finite(expected), atol=1e-12), name
+            for g in torch.func.grad(lambda x, b: finite(function(x, bias=b, **options)).sum(), (0, 1))(x, some):
+                assert torch.isfinite(g).all() and (g[~kept] == 0).all(), name

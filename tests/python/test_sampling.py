@@ -442,7 +442,8 @@ def test_bad_input(call, error, message):
 def test_rows_that_cannot_be_drawn_from(dtype):
     x = normal((4, 3000), dtype)
     for bad, message in ((np.nan, "has a NaN"), (np.inf, r"has \+inf")):
-        for options in ({}, {"top_k": 5}, {"temperature": 0.7, "top_p": 0.5}, {"num_samples": 3, "replacement": False}):
+        for options in ({}, {"top_k": 5}, {"temperature": 0.7, "top_p": 0.5}, {"num_samples": 3, "replacement": False},
+                        {"temperature": 0}, {"temperature": 0, "num_samples": 3, "replacement": False}):  # fmt: skip
             y = x.copy()
             y[2, 2500] = bad
             with pytest.raises(ValueError, match=f"sample: logits: row 2 {message}"):
@@ -450,8 +451,9 @@ def test_rows_that_cannot_be_drawn_from(dtype):
             y[1, 0] = bad  # the first is told
             with pytest.raises(ValueError, match=f"sample: logits: row 1 {message}"):
                 se.sample(y, **options)
-        with pytest.raises(ValueError, match=f"sample_counts: logits: row 1 {message}"):
-            se.sample_counts(y, 5)
+        for temperature in (1, 0):
+            with pytest.raises(ValueError, match=f"sample_counts: logits: row 1 {message}"):
+                se.sample_counts(y, 5, temperature=temperature)
     y = x.copy()
     y[3] = -np.inf
     for options in ({}, {"top_k": 5}, {"temperature": 0}):
@@ -489,6 +491,15 @@ def test_linear_sample_is_sample_of_the_products(dtype):
 
 
 # -- gumbel_softmax ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [[-np.inf, -np.inf], [1, np.inf], [np.nan, 1], [np.inf, np.nan]])
+def test_gumbel_softmax_of_rows_that_are_not_drawn_from(row):
+    for x in (np.array([row, [1, -np.inf]]), np.array([row, [1, -np.inf]], np.float32)):
+        for hard in (False, True):
+            for tau in (1.0, np.inf):
+                y = se.gumbel_softmax(x, tau=tau, hard=hard, seed=0)
+                assert np.isnan(y[0]).all() and y[1].tolist() == [1, 0]
 
 
 def test_gumbel_noise():

@@ -229,7 +229,8 @@ SUMEXP_FN Finished finish(DD<F64> p, F64 exponents, F64 row_anchor, F64 column_a
   const F64 n = k + exponents;
   const DD<F64> logs = two_product(n, F64(C::ln2_hi)), anchors = two_sum(row_anchor, column_anchor);
   const DD<F64> large = two_sum(anchors.hi, logs.hi), all = two_sum(large.hi, log_m.hi);
-  const F64 value = all.hi + ((all.lo + large.lo) + (anchors.lo + fma(n, F64(C::ln2_lo), logs.lo + log_m.lo)));
+  const F64 sum = all.hi + ((all.lo + large.lo) + (anchors.lo + fma(n, F64(C::ln2_lo), logs.lo + log_m.lo)));
+  const F64 value = pick(unordered(sum), anchors.hi, sum);  // infinite, where that makes NaNs
   return {value, by_terms_of(p.hi, value, least)};
 }
 
@@ -249,6 +250,37 @@ struct Weigher {
   SUMEXP_FN U operator()(U x) const {
     return FullTerms::term(FullTerms::parts(x - U(anchor), Reduction<U>{U(reduce.shift), U(reduce.floor)})) * U(scale);
   }
+};
+
+// Weights of the terms x_k + y_k of a sum that is infinite while all of these are below +inf: from halves, as pairs.
+template <class S>
+class WeigherOfHalves {
+ public:
+  WeigherOfHalves(const char* x, std::int64_t x_stride, const char* y, std::int64_t y_stride, std::int64_t count) {
+    const auto each = [&](auto body) SUMEXP_INLINE {
+      for (std::int64_t k = 0; k < count; ++k)
+        body(half_of(widened(read<S>(x + k * x_stride)), widened(read<S>(y + k * y_stride))));
+    };
+    each([&](DD<double> half) SUMEXP_INLINE {
+      special_ |= !(half.hi < Limits<double>::infinity);
+      if (half.hi > most_.hi || (half.hi == most_.hi && half.lo > most_.lo)) most_ = half;
+    });
+    special_ |= !is_finite(most_.hi);
+    if (!special_) each([&](DD<double> half) SUMEXP_INLINE { sum_ += term(half); });
+  }
+  double operator()(double x, double y) const { return special_ ? Limits<double>::nan() : term(half_of(x, y)) / sum_; }
+
+ private:
+  static DD<double> half_of(double x, double y) {
+    const DD<double> half = two_sum(x * 0.5, y * 0.5);
+    return {half.hi, is_finite(half.hi) ? half.lo : 0.0};
+  }
+  double term(DD<double> half) const { return weigher_(2.0 * ((half.hi - most_.hi) + (half.lo - most_.lo))); }
+
+  const Weigher weigher_{0.0};
+  DD<double> most_ = {-Limits<double>::infinity, 0.0};
+  double sum_ = 0.0;
+  bool special_ = false;
 };
 
 // sum_i e^(x_i - value) f_i of a chunk
@@ -394,7 +426,7 @@ class Tile {
   double tangent_from_terms(int i, int j) {
     const double value = from_terms(i, j);
     if (value == -Limits<double>::infinity) return 0.0;
-    if (!is_finite(value)) return Limits<double>::nan();
+    if (!is_finite(value)) return is_nan(value) ? value : tangent_beyond(i, j);
     constexpr int kChunk = Geometry<double>::kChunk;
     const Weigher weigher(value);
     const auto add = [](const char* x, std::int64_t x_step, const char* y, std::int64_t y_step, int n, double* to) {
@@ -413,6 +445,16 @@ class Tile {
       sum = sum + weighted_sum(weigher, x, t, n);
     }
     return sum.hi;
+  }
+  double tangent_beyond(int i, int j) const {
+    const char *const x = a_ + i * p_.a_row, *const y = b_ + j * p_.b_column;
+    const char *const tx = ta_ + i * tangents_->a_row, *const ty = tb_ + j * tangents_->b_column;
+    const WeigherOfHalves<S> weigher(x, p_.a_k, y, p_.b_k, p_.k);
+    const auto at = [](const char* from, std::int64_t stride, std::int64_t k) { return widened(read<S>(from + k * stride)); };
+    double sum = 0.0;
+    for (std::int64_t k = 0; k < p_.k; ++k)
+      sum += weigher(at(x, p_.a_k, k), at(y, p_.b_k, k)) * (at(tx, tangents_->a_k, k) + at(ty, tangents_->b_k, k));
+    return sum;
   }
   void put(int i, int j, double value) {
     value = value == value ? value : Limits<double>::nan();
@@ -692,8 +734,15 @@ void gradient(const cpu::Gradient& g, std::int64_t row, int rows, std::int64_t f
       const double value = weight[r * g.weight_row + c * g.weight_column];
       const double gradient = widened(read<S>(g.g + (row + r) * g.g_row + c * g.g_column));
       if (value == -Limits<double>::infinity) continue;
+      if (is_nan(value)) {
+        for (int k = 0; k < count; ++k) sum[k] = value;
+        continue;
+      }
       if (!is_finite(value)) {
-        for (int k = 0; k < count; ++k) sum[k] = Limits<double>::nan();
+        const WeigherOfHalves<S> weigher(g.left + (row + r) * g.left_row, g.left_k, g.right + c * g.right_column, g.right_k,
+                                         g.k);
+        load<S>(right + c * g.right_column, g.right_k, count, y);
+        for (int k = 0; k < count; ++k) sum[k] += weigher(x[k], y[k]) * gradient;
         continue;
       }
       const Weigher weigher(value);

@@ -41,7 +41,7 @@ struct Gradient {
   const char *left, *right, *g;
   char* out;
   std::int64_t left_row, left_k, right_k, right_column, g_row, g_column, out_row, out_k;
-  std::int64_t columns, weight_row, weight_column;  // weights in elements
+  std::int64_t k, columns, weight_row, weight_column;  // weights in elements
   const double* weight;
   const char* far;
   const Line *left_lines, *right_lines;

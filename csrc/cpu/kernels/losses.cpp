@@ -285,11 +285,12 @@ struct LossKernel {
       terms = far;
     }
     const V all = V(gradient.scale);
+    const bool bounded = is_finite(gradient.scale);
     const auto probability_at = [&](int i, auto memory) SUMEXP_INLINE {
       return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
     };
     if constexpr (kStores)
-      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !gradient.late) {
+      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !gradient.late && bounded) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
         store_chunk<V>(to, count, job.stream, probability_at);
         if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
@@ -302,10 +303,16 @@ struct LossKernel {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         const V p = probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
         const V weight = b ? memory.template load<V>(b + i, T(0)) : one;
-        memory.store(out + i, dense_gradient(p, all, weight, minus));
+        memory.store(out + i,
+                     bounded ? dense_gradient(p, all, weight, minus) : times_unbounded(p, gradient.scale) + weight * minus);
       });
-    } else {
+    } else if (bounded) {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, probability_at(i, memory)); });
+    } else {
+      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+        const V p = probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
+        memory.store(out + i, times_unbounded(p, gradient.scale));
+      });
     }
     const double f = gradient.late ? row.gradient_factor : row.gradient_factor / job.temperature;
     for (std::int64_t k = 0; k < row.part_count; ++k)

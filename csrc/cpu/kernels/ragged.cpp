@@ -93,7 +93,7 @@ SUMEXP_FN void leave_out_block(const unsigned char* __restrict mask, T value, T*
   for (int i = 0; i < kBlock; ++i) x[i] = mask[i] ? x[i] : value;
 }
 template <class V>
-void leave_out(const char* mask, std::int64_t stride, int count, double value, void* at) {
+void leave_out_masked(const char* mask, std::int64_t stride, int count, double value, void* at) {
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
   int i = 0;
@@ -102,6 +102,24 @@ void leave_out(const char* mask, std::int64_t stride, int count, double value, v
       leave_out_block<T>(reinterpret_cast<const unsigned char*>(mask) + i, static_cast<T>(value), x + i);
   for (; i < count; ++i)
     if (!mask[i * stride]) x[i] = static_cast<T>(value);
+}
+template <class V, class S>
+void leave_out(const LogitOptions& options, int count, double value, void* at) {
+  using T = ElementOf<V>;
+  if (options.mask) leave_out_masked<V>(options.mask, options.mask_stride, count, value, at);
+  if (!options.bias) return;
+  T* const x = static_cast<T*>(at);
+  const T lowest = -Limits<T>::infinity;
+  if (options.bias_stride == sizeof(S)) {
+    const S* const bias = reinterpret_cast<const S*>(options.bias);
+    each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const auto out = equal(memory.template load<V>(bias + i, T(0)), V(lowest));
+      memory.store(x + i, pick(out, V(static_cast<T>(value)), memory.template load<V>(x + i, T(0))));
+    });
+  } else {
+    for (int i = 0; i < count; ++i)
+      if (widen(read<S>(options.bias + i * options.bias_stride)) == lowest) x[i] = static_cast<T>(value);
+  }
 }
 
 // Whether all of `to` are finite that are made of finite a and b.
@@ -129,19 +147,19 @@ bool logits(const LogitOptions& options, int count, void* at) {
     if (options.bias_stride == sizeof(S)) {
       const S* const bias = reinterpret_cast<const S*>(options.bias);
       each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        const V a = memory.template load<V>(x + i, T(0)), b = memory.template load<V>(bias + i, T(0)), z = a + b;
+        const V a = memory.template load<V>(x + i, T(0)), b = memory.template load<V>(bias + i, T(0)), z = of.biased(a, b);
         finite &= stays_finite(z, a, b);
         memory.store(x + i, z);
       });
     } else {
       for (int i = 0; i < count; ++i) {
-        const T b = widen(read<S>(options.bias + i * options.bias_stride)), z = x[i] + b;
+        const T b = widen(read<S>(options.bias + i * options.bias_stride)), z = MaskedOptions<T>::biased(x[i], b);
         finite &= is_finite(z) || !is_finite(x[i]) || !is_finite(b);
         x[i] = z;
       }
     }
   }
-  if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+  if (options.mask) leave_out_masked<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
   return finite;
 }
 
@@ -169,7 +187,7 @@ void logits_apart(const LogitOptions& options, int count, const LargestLogit& to
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
   for (int i = 0; i < count; ++i) x[i] = logit_apart<T>(options.scale, top, x[i], bias_at<S>(options, i));
-  if (options.mask) leave_out<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+  if (options.mask) leave_out_masked<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
 }
 
 template <class V>
@@ -198,8 +216,8 @@ void fill(char* out, std::int64_t stride, std::int64_t count, double value) {
 
 template <class V, class S>
 constexpr cpu::RaggedMoves moves_of() {
-  cpu::RaggedMoves moves = {nullptr,      nullptr,        logits<V, S>, overflows<V, S>, logits_apart<V, S>,
-                            leave_out<V>, to_elements<V>, fill<V, S>};
+  cpu::RaggedMoves moves = {nullptr,         nullptr,        logits<V, S>, overflows<V, S>, logits_apart<V, S>,
+                            leave_out<V, S>, to_elements<V>, fill<V, S>};
 #if SUMEXP_REGISTERS
   moves.load_tile = load_tile<V, S>, moves.store_tile = store_tile<V, S>;
 #endif

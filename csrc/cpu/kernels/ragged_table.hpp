@@ -35,8 +35,8 @@ struct RaggedMoves {
   bool (*overflows)(const LogitOptions&, int count, const void* x, LargestLogit* largest);
   // From elements to their logits less the largest.
   void (*logits_apart)(const LogitOptions&, int count, const LargestLogit& largest, void* x);
-  // `value` where the mask leaves out.
-  void (*leave_out)(const char* mask, std::int64_t stride, int count, double value, void* x);
+  // `value` where the mask, or a bias of -inf, leaves out.
+  void (*leave_out)(const LogitOptions&, int count, double value, void* x);
   // to = from times the derivative of softcap(x / temperature) in x, at the elements x as they were packed.
   void (*to_elements)(const LogitOptions&, int count, const void* x, const void* from, void* to);
   void (*fill)(char* out, std::int64_t stride, std::int64_t count, double value);

@@ -184,7 +184,7 @@ class Products {
                   [&](std::int64_t p, std::int64_t row, int r, std::int64_t k, int count, void* scratch) {
                     const cpu::Product q = product(first + p);
                     cpu::Gradient g = {};
-                    g.weight = weights.data() + p * results, g.far = far.data() + p * results;
+                    g.k = call_.k, g.weight = weights.data() + p * results, g.far = far.data() + p * results;
                     g.g = q.out, g.out = place(call_, to, first + p);
                     if (of_b) {
                       g.left = q.b, g.left_row = q.b_column, g.left_k = q.b_k, g.right = q.a, g.right_k = q.a_k;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "masked_plan.hpp"
 
@@ -98,7 +99,6 @@ class MaskedRows {
     std::memcpy(&value, at, sizeof(value));
     return value;
   }
-  bool own_mask() const { return at_.of[kMask] != nullptr; }
   bool one_value() const { return plan_.row_value && !plan_.call.g.data; }
 
   void fill(std::int64_t first, std::int64_t count, double value) const {
@@ -139,7 +139,11 @@ class MaskedRows {
     }
   }
   void leave_out(std::int64_t first, int count, double value, void* x) const {
-    if (own_mask()) job_.ragged.leave_out(at_.of[kMask] + first * plan_.stride[kMask], plan_.stride[kMask], count, value, x);
+    if (at_.of[kMask] || at_.of[kBias]) job_.ragged.leave_out(options_at(first), count, value, x);
+  }
+  // The same of the forward's results, which a bias of -inf has made `value` already, unless all are NaN.
+  void leave_out_results(std::int64_t first, int count, double value, void* x) const {
+    if (at_.of[kMask] || (at_.of[kBias] && std::isnan(number(x)))) job_.ragged.leave_out(options_at(first), count, value, x);
   }
 
   // -- a row alone ----------------------------------------------------------------------------------------------
@@ -276,7 +280,7 @@ class MaskedRows {
       const Chunk chunk = chunk_at(first, count);
       kernel_.map[elements_](chunk, finished_);
       if (elements_ == kStored) return;
-      leave_out(first, count, plan_.absent, chunk.out);
+      leave_out_results(first, count, plan_.absent, chunk.out);
       moves_.unpack(at_.of[kResult], plan_.stride[kResult], first, count, chunk.out);
     });
     fill(n, plan_.n - n, plan_.absent);
@@ -332,7 +336,7 @@ class MaskedRows {
       }
       const std::int64_t n = plan_.count(rows[b], at_);
       char* const from = buffer + b * pitch * job_.wide;
-      leave_out(0, static_cast<int>(n), plan_.absent, from);
+      leave_out_results(0, static_cast<int>(n), plan_.absent, from);
       moves_.unpack(at_.of[kResult], plan_.stride[kResult], 0, static_cast<int>(n), from);
       fill(n, plan_.n - n, plan_.absent);
     }
@@ -350,7 +354,7 @@ class MaskedRows {
     if (resident_ && mapped_) return place;
     if (!resident_) pack_logits(first, count, place);
     kernel_.map[kScratch](chunk_at(first, count), finished_);
-    leave_out(first, count, plan_.backward ? plan_.absent : 0.0, place);
+    leave_out_results(first, count, plan_.backward ? plan_.absent : 0.0, place);
     return place;
   }
   char* gradients(std::int64_t first, int count) {

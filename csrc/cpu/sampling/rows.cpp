@@ -293,6 +293,7 @@ void SampleRow::finish(SampleScratch& scratch, Failure& failure) {
   largest_ = find_largest(scratch, &cut_logit_, &nan);
   if (nan) return failure.add(row_, Failure::kNaN);
   if (largest_ < 0) return failure.add(row_, Failure::kNothing);
+  if (cut_logit_ == kInfinity) return failure.add(row_, Failure::kInfinite);
   cut_logit_ += 0;  // of -0 and +0 either may be the largest
   cut_index_ = largest_;
   kept_ = 1;

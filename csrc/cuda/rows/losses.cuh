@@ -440,7 +440,7 @@ class LossRow {
     load(c);
     maximum_ = chunk_max<S>(v_);
   }
-  // Probabilities in place of terms, each times `by`.
+  // Probabilities in place of terms, each times `by`, a finite number.
   template <int n>
   SUMEXP_DEVICE static void to_probabilities(T (&v)[n][L::kValues], const ChunkScale<T>& k, T by) {
     const TermScale<T> scale = k.far ? unit_scale<T>() : k.near;
@@ -453,21 +453,26 @@ class LossRow {
       }
   }
 
+  // The same of any number.
+  template <int n>
+  SUMEXP_DEVICE static void to_scaled(T (&v)[n][L::kValues], const ChunkScale<T>& k, T by) {
+    to_probabilities(v, k, is_finite(by) ? by : T(1));
+    if (is_finite(by)) return;
+#pragma unroll
+    for (int r = 0; r < n; ++r)
+#pragma unroll
+      for (int i = 0; i < L::kValues; ++i) v[r][i] = quiet(times_unbounded(v[r][i], by));
+  }
+
   SUMEXP_DEVICE void map(std::int64_t c, const Finished& found) {
     load_again(c);
     exp_terms<S>(v_, maximum_);
-    to_probabilities(v_, chunk_scale<Terms>(found.normalizer, maximum_), found.gradient.scale);
+    to_scaled(v_, chunk_scale<Terms>(found.normalizer, maximum_), found.gradient.scale);
     const std::int64_t target = index_at(0).value - c * G::kChunk;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
       for (int i = 0; i < L::kValues; ++i) v_[r][i] = element_of<S>(r, i) == target ? found.gradient.at_target : v_[r][i];
-    if (!is_finite(found.gradient.scale)) {  // of a weight
-#pragma unroll
-      for (int r = 0; r < kRows; ++r)
-#pragma unroll
-        for (int i = 0; i < L::kValues; ++i) v_[r][i] = quiet(v_[r][i]);
-    }
     store(c);
   }
 
@@ -492,9 +497,11 @@ class LossRow {
         to_probabilities(v, k, T(1));
 #pragma unroll
         for (int i = 0; i < L::kValues; ++i)
-          v[0][i] = dense_gradient(v[0][i], found.gradient.scale, b[i], T(0) - found.gradient.dense);
+          v[0][i] = is_finite(found.gradient.scale)
+                        ? dense_gradient(v[0][i], found.gradient.scale, b[i], T(0) - found.gradient.dense)
+                        : times_unbounded(v[0][i], found.gradient.scale) + b[i] * (T(0) - found.gradient.dense);
       } else {
-        to_probabilities(v, k, found.gradient.scale);
+        to_scaled(v, k, found.gradient.scale);
       }
       const std::int64_t first = c * G::kChunk + r * G::kLanes;
       each_part([&](const LossPart<T>& part) { return part.index >= first && part.index < first + G::kLanes; },

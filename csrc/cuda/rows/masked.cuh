@@ -147,9 +147,13 @@ struct MaskedRow {
     }
     each_lane_row(v, [&](int r, T(&z)[kValues]) {
       if (r * kLanes >= count) return;
-      const unsigned keep = kept_of_row(c, r);
+      unsigned keep = kept_of_row(c, r);
       T bias[kValues] = {};
-      if (at[kMaskedBias]) load_row(kMaskedBias, c, r, bias);
+      if (at[kMaskedBias]) {
+        load_row(kMaskedBias, c, r, bias);
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) keep &= ~(unsigned(bias[i] == -Limits<T>::infinity) << i);
+      }
       if (apart) {
         each_apart(z, bias);
       } else {
@@ -553,6 +557,7 @@ SUMEXP_DEVICE Compute<S> logit_gradient(const MaskedJob& job, const MaskedOption
   const auto at = [&](const char* from, int view) { return widen(*reinterpret_cast<const S*>(from + j * stride[view])); };
   if (row.where && !row.where[j * stride[kMaskedWhere]]) return T(0);
   const T x = at(row.x, kMaskedX), bias = row.bias ? at(row.bias, kMaskedBias) : T(0);
+  if (bias == -Limits<T>::infinity) return T(0);
   T y = options.capped_of(options.divided(x));
   if (row.bias) y = y + bias;
   if (row.apart) y = logit_apart<T>(job.scale, row.top, x, bias);

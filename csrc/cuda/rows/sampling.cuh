@@ -249,7 +249,7 @@ class SampledBlock {
     if (!(temperature >= 0.0) || rows.chunks == 0) return false;
     if (greedy) {
       kept = 1;
-      return find_largest() && largest.place >= 0;
+      return find_largest() && largest.place >= 0 && is_finite(largest.value);
     }
     for (;;) {
       ChunkFacts facts = {false, 0};

@@ -23,7 +23,7 @@ SUMEXP_API Status logmatmulexp(const LogMatmul& call) noexcept;
 
 // Gradients of a and b from g, that of out, whose place it has: `call.out`. da: (batch, m, k), db: (batch, k, n), apart from
 // the inputs; either may be absent. Scratch is a double and a byte for each element of out, of one product of the batch or of
-// 2^20 elements. Of a sum of nothing (-inf) gradients are 0; of one with NaN or +inf NaN.
+// 2^20 elements. Of a sum of nothing (-inf) gradients are 0; of one with a NaN or +inf among its terms NaN.
 SUMEXP_API Status logmatmulexp_vjp(const LogMatmul& call, View da, View db) noexcept;
 // The derivative of out along ta (batch, m, k) and tb (batch, k, n), to `call.out`.
 SUMEXP_API Status logmatmulexp_jvp(const LogMatmul& call, View ta, View tb) noexcept;

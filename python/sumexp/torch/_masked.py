@@ -35,6 +35,9 @@ def _kept(x, where, lengths, dim, causal):
 def _formula(name, x, bias, sink, where, lengths, dim, causal, softcap, temperature, nan):
     kept = _kept(x, where, lengths, dim, causal)
     left_out = None if kept is None else ~kept.expand(x.shape)
+    if bias is not None:
+        lowest = (bias == -torch.inf).expand(x.shape)
+        left_out = lowest if left_out is None else left_out | lowest
     z = x if left_out is None else x.masked_fill(left_out, 0)  # what is there meets no derivative
     z = quotient(z, temperature)
     z = softcap * torch.tanh(z / softcap) if softcap else z
