@@ -62,13 +62,16 @@ def call(name, args, kwargs):
     return tuple(map(carrier(foreign), result)) if isinstance(result, tuple) else carrier(foreign)(result)
 
 
+REQUIRED = {"x", "logits", "w", "p_logits", "q_logits", "a"}  # and b beside a
+
+
 def together(function, **given):
     """(ndarrays of one floating dtype, a function that hands a result back): of arrays of any library, and numbers.
 
-    What is None stays None. The second takes an ndarray to the library of the first array that is not NumPy's; a 0-d one of
-    NumPy becomes a scalar, as everywhere in NumPy.
+    What is None stays None, but for what no function can do without. The second takes an ndarray to the library of the first
+    array that is not NumPy's; a 0-d one of NumPy becomes a scalar, as everywhere in NumPy.
     """
-    present = {n: v for n, v in given.items() if v is not None}
+    present = {n: v for n, v in given.items() if v is not None or n in REQUIRED or (n == "b" and "a" in given)}
     for n, v in present.items():
         if _devices.on_device(function, n, v):
             raise NotImplementedError(f"{function}: {n} is on a CUDA device, accepted: arrays on the CPU")
@@ -84,7 +87,7 @@ def integers(function, argument, value):
     """`value` as an ndarray of integers of any width."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{function}: {argument} is a masked array, accepted: an array of integers")
-    array = np.from_dlpack(value) if is_foreign(value) else np.asarray(value)
+    array = np.from_dlpack(value) if is_foreign(value) else as_array(function, argument, value)
     if array.size == 0 and not hasattr(value, "dtype"):  # an empty list
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
@@ -119,6 +122,13 @@ def shares_memory(a, b):
         return True
 
 
+def as_array(function, argument, value):
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"{function}: {argument} is no array ({error}), accepted: an array, or lists of one length") from None
+
+
 def ingest(function, argument, value):
     """`value` as an ndarray, of any dtype that can become one of the kernels'."""
     if isinstance(value, np.ma.MaskedArray):
@@ -129,7 +139,7 @@ def ingest(function, argument, value):
         except (BufferError, RuntimeError, TypeError, ValueError):
             array = np.asarray(value)  # bfloat16 among others: NumPy cannot import it, its owner can export it
     else:
-        array = np.asarray(value)
+        array = as_array(function, argument, value)
     if array.dtype == np.longdouble and array.itemsize == 8:  # where long double is double
         array = array.astype(np.float64)
     dtype = array.dtype

@@ -89,6 +89,9 @@ def per_row(function, argument, value, batch, dtype):
     if "bfloat16" in str(getattr(value, "dtype", "")) and not integer:
         value = value.float() if is_torch(value) else value.astype(np.float64)
     array = np.asarray(value)
+    if integer and isinstance(value, int) and array.dtype.kind not in "iub":
+        accepted = "from 0 below 2^64" if np.dtype(dtype).kind == "u" else "of 64 bits, below 2^63"
+        raise ValueError(f"{function}: {argument} is {value}, accepted: integers {accepted}")
     if array.dtype.kind not in ("iu" if integer else "iuf") or array.dtype.kind == "b":
         kind = "integers" if integer else "numbers"
         raise TypeError(f"{function}: {argument} is {value!r}, accepted: {kind}, one or an array of the batch's shape {batch}")

@@ -83,7 +83,7 @@ def sample(
     seed : None, int, array or sequence of the batch's shape, numpy.random.Generator or torch.Generator
         None is a fresh seed, also as an element of a sequence, for that row. From a generator 64 bits are taken.
     stream : int or array of the batch's shape
-        Rows with the same seed and different streams draw independently. By default a row's number in the batch.
+        Rows with the same seed and different streams draw independently. Of 64 bits; by default a row's number in the batch.
     num_samples : int
         Draws a row, as one more dimension, the last; by default one, and no more dimension.
     replacement : bool

@@ -41,7 +41,11 @@ def check_offsets(function, elements, offsets, ids, num_segments):
         segments = max(int(ids.max()) + 1, 0) if elements else 0
     else:
         segments = count(function, num_segments)
-    made = np.empty(segments + 1, np.int64)
+    try:
+        made = np.empty(segments + 1, np.int64)
+    except (MemoryError, ValueError):
+        given = f"ids has {segments - 1}" if num_segments is None else f"num_segments is {segments}"
+        raise MemoryError(f"{function}: {given}, and there is no memory for so many segments") from None
     _core._segment_offsets(function, ids, made)
     return made
 

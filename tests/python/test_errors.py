@@ -168,3 +168,50 @@ def test_overlap():
 def test_message(call, error, pattern):
     with pytest.raises(error, match=pattern):
         call()
+
+
+TAKERS = {
+    "cross_entropy: logits": lambda v: se.cross_entropy(v, [0]),
+    "cross_entropy_with_grad: logits": lambda v: se.cross_entropy_with_grad(v, [0]),
+    "cross_entropy: target": lambda v: se.cross_entropy([[1.0, 2.0]], v),
+    "linear_cross_entropy: x": lambda v: se.linear_cross_entropy(v, np.ones((3, 2)), [0]),
+    "entropy: logits": se.entropy,
+    "log_prob: logits": lambda v: se.log_prob(v, [0]),
+    "log_prob: index": lambda v: se.log_prob([[1.0, 2.0]], v),
+    "kl_div: p_logits": lambda v: se.kl_div(v, [1.0]),
+    "kl_div: q_logits": lambda v: se.kl_div([1.0], v),
+    "sample: logits": se.sample,
+    "sample_counts: logits": lambda v: se.sample_counts(v, 3),
+    "linear_sample: x": lambda v: se.linear_sample(v, np.ones((3, 2))),
+    "linear_sample: w": lambda v: se.linear_sample(np.ones((3, 2)), v),
+    "gumbel_softmax: logits": se.gumbel_softmax,
+    "masked_softmax: x": se.masked_softmax,
+    "segment_softmax: x": lambda v: se.segment_softmax(v, offsets=[0, 1]),
+    "logmatmulexp: a": lambda v: se.logmatmulexp(v, np.ones((2, 2))),
+    "logmatmulexp: b": lambda v: se.logmatmulexp(np.ones((2, 2)), v),
+    "logcumsumexp: x": se.logcumsumexp,
+    "logmeanexp: x": se.logmeanexp,
+    "logaddexp: b": lambda v: se.logaddexp(1.0, v),
+    "softplus: x": se.softplus,
+    "LogSumExp.update: x": lambda v: se.LogSumExp().update(v),
+}
+
+
+@pytest.mark.parametrize("value", [None, [[1, 2], [3]], "a"], ids=["None", "ragged", "text"])
+@pytest.mark.parametrize("name", TAKERS)
+def test_what_is_no_array(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} .*accepted: "):
+        TAKERS[name](value)
+
+
+@pytest.mark.parametrize("stream, accepted", [(2**63, "below 2\\^63"), (2**64, "below 2\\^63"), (2.5, "integers")])
+def test_streams(stream, accepted):
+    with pytest.raises((TypeError, ValueError), match=f"sample: stream is {stream}, accepted: .*{accepted}"):
+        se.sample([1.0, 2.0], stream=stream)
+
+
+@pytest.mark.parametrize("given, message", [({"ids": [0, 0, 2**62]}, "ids has 4611686018427387904"),
+                                            ({"ids": [0, 0, 1], "num_segments": 2**62}, "num_segments is 4611686018427387904")])
+def test_segments_beyond_memory(given, message):
+    with pytest.raises(MemoryError, match=f"segment_logsumexp: {message}, and there is no memory for so many segments"):
+        se.segment_logsumexp([1.0, 2.0, 3.0], **given)

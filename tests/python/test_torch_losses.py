@@ -261,3 +261,29 @@ def test_errors(case):
     args, options, kind, message = ERRORS[case]
     with pytest.raises(kind, match="cross_entropy: " + message):
         st.cross_entropy(*args, **options)
+
+
+def test_info_is_not_differentiated():
+    """What is told beside the loss has no gradient, and says so."""
+    x, t = torch.randn(3, 5, dtype=torch.float64, requires_grad=True), torch.tensor([0, 2, 4])
+    names = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
+    for reduction in ("mean", "none"):
+        loss, info = st.cross_entropy(x, t, reduction=reduction, info=names)
+        assert loss.requires_grad and not any(i.requires_grad for i in info.values())
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            info["entropy"].sum().backward()
+        (loss.sum() + info["entropy"].sum()).backward()
+        alone = x.grad.clone()
+        x.grad = None
+        st.cross_entropy(x, t, reduction=reduction).sum().backward()
+        assert torch.equal(alone, x.grad)
+        x.grad = None
+
+
+def test_a_denominator_is_not_differentiated():
+    x, t, d = torch.randn(3, 5), torch.tensor([0, 2, 4]), torch.tensor(4.0, requires_grad=True)
+    with pytest.raises(TypeError, match="cross_entropy: denominator is a tensor that is watched, accepted: a number"):
+        st.cross_entropy(x, t, denominator=d)
+    with pytest.raises(TypeError, match="linear_cross_entropy: denominator is a tensor that is watched"):
+        st.linear_cross_entropy(x, torch.randn(7, 5), t, denominator=d)
+    assert st.cross_entropy(x, t, denominator=d.detach()) == st.cross_entropy(x, t, denominator=4.0)

@@ -363,6 +363,11 @@ def checked_denominator(function, value, reduction, device):
     if reduction != "mean":
         raise ValueError(f"{function}: denominator with reduction {reduction!r}, accepted: with 'mean'")
     if isinstance(value, torch.Tensor):
+        if _front.is_watched(value):
+            raise TypeError(
+                f"{function}: denominator is a tensor that is watched, accepted: a number, or a tensor that no gradient is "
+                "recorded for; divide the sum of the losses to differentiate in it"
+            )
         return of_shape(function, "denominator", value.detach(), ()).to(device, torch.float64)
     return torch.tensor(float(value), dtype=torch.float64, device=device)
 
@@ -449,7 +454,7 @@ def called(tensors, options, info):
     if not info:
         return CROSS_ENTROPY(*tensors, *options)
     loss, *rest = WITH_INFO(*tensors, *options)
-    return loss, {n: rest[INFO.index(n)] for n in info}
+    return loss, {n: rest[INFO.index(n)].detach() for n in info}
 
 
 def checked(

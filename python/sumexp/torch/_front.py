@@ -284,14 +284,18 @@ def recorded(function, *args, **kwargs):
     return handle_torch_function(function, proxies, *args, **kwargs)
 
 
+def is_watched(t):
+    """Whether a gradient, a tangent or a batch would be lost with a tensor's value alone."""
+    return (t.requires_grad and torch.is_grad_enabled()) or (
+        not is_compiling() and (is_functorch_wrapped(t) or (forward_ad._current_level >= 0 and _library.has_tangent(t)))
+    )
+
+
 def check_temperature(name, T):
-    """T as a float; a TypeError where a gradient, a tangent or a batch would be lost."""
+    """T as a float; a TypeError where it is a tensor that is watched."""
     if type(T) is float and T > 0:
         return T
-    if isinstance(T, torch.Tensor) and (
-        (T.requires_grad and torch.is_grad_enabled())
-        or (not is_compiling() and (is_functorch_wrapped(T) or (forward_ad._current_level >= 0 and _library.has_tangent(T))))
-    ):
+    if isinstance(T, torch.Tensor) and is_watched(T):
         raise TypeError(
             f"{name}: temperature is a tensor that is watched, accepted: a number; divide the input to differentiate in it"
         )

@@ -122,8 +122,8 @@ def _offsets(function, x, offsets, ids, num_segments):
         falls = (ids[1:] < ids[:-1]).any() | (ids < 0).any() | (ids >= num_segments).any()
         torch._assert_async(~falls, f"{function}: ids fall or lie outside of num_segments, accepted: sorted ids")
         return torch.searchsorted(ids, torch.arange(num_segments + 1, device=ids.device))
-    accepted = "a tensor of integers as offsets, or as ids with num_segments"
-    raise TypeError(f"{function}: compiled or in a transform without its segments at hand, accepted: {accepted}")
+    accepted = "num_segments beside ids, or offsets, of integers: values are not read there"
+    raise TypeError(f"{function}: compiled or in a transform of torch.func with ids alone, accepted: {accepted}")
 
 
 def call(function, names, arrays, offsets, ids, num_segments, out):
