@@ -199,10 +199,10 @@ class CutOfRow {
   }
   SUMEXP_DEVICE T largest() const { return largest_; }
 
-  // What a temperature of 0 keeps: the lowest index among the largest, which may be +inf.
+  // What a temperature of 0 keeps: the lowest index among the largest.
   SUMEXP_DEVICE cuda::RowCut largest_only() {
     const RowSeen<T> seen = sweep();
-    if (seen.nan != 0 || !(seen.given_largest > -Limits<T>::infinity)) return cuda::RowCut{-Limits<double>::infinity, -1, 0};
+    if (seen.nan != 0 || !is_finite(seen.given_largest)) return cuda::RowCut{-Limits<double>::infinity, -1, 0};
     return {static_cast<double>(seen.given_largest + T(0)), find(seen.given_largest, 1), 1};
   }
 
