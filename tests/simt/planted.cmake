@@ -114,5 +114,5 @@ simt_planted_rows(pieces_round weighted_rows WeightedRowsOf "" "other bytes"
 # A chunk far below the maximum of its row; an index that is of no class.
 simt_planted_rows(information_far information Information f32 "the gradient of p has other bytes"
                   "if (scale.far) term" "if (false) term")
-simt_planted_rows(information_index information Information f32 "an index of no class: CUDA error"
+simt_planted_rows(information_index information Information f32 "an index of no class: CUDA error|AddressSanitizer"
                   "i < 0 || i >= call.views.n" "i < 0")
