@@ -13,6 +13,7 @@
 #include "launch.hpp"
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "numerics/formats.hpp"
 #include "sumexp/cuda.hpp"
 
@@ -61,14 +62,6 @@ constexpr const char* kLayouts[] = {"packed", "misaligned", "steps",      "two_a
                                     "masked", "heated",     "overheated", "overheated_side", "uniform"};
 bool is_side(Layout layout) { return layout == Layout::side || layout == Layout::overheated_side; }
 bool is_overheated(Layout layout) { return layout == Layout::overheated || layout == Layout::overheated_side; }
-
-int failures = 0, checks = 0;
-std::uint64_t random_state = 1;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
-double normal() { return std::sqrt(-2 * std::log(uniform() + 1e-300)) * std::cos(6.283185307179586 * uniform()); }
 
 void store(DType type, void* at, double v) {
   const float f = float(v);

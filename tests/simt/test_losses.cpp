@@ -10,6 +10,7 @@
 #include "arch/arch.hpp"
 #include "formats.cuh"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "sumexp/cuda.hpp"
 
 namespace {
@@ -17,12 +18,6 @@ namespace {
 using namespace sumexp;
 namespace gpu = sumexp::SUMEXP_NS;
 
-int failures = 0, checks = 0;
-std::uint64_t random_state;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
 std::int64_t below(std::int64_t n) { return std::int64_t(uniform() * double(n)); }
 bool one_in(int n) { return below(n) == 0; }
 

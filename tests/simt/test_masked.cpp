@@ -12,6 +12,7 @@
 #include "formats.cuh"
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "sumexp/cuda.hpp"
 #include "sumexp/ragged.hpp"
 
@@ -20,13 +21,7 @@ namespace {
 using namespace sumexp;
 namespace gpu = sumexp::SUMEXP_NS;
 
-int failures = 0, checks = 0;
 const char* filter = "";
-std::uint64_t random_state = 11;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
 int below(int n) { return int(uniform() * n); }
 
 // How a bias or sink lies over (batch, heads, rows, n): bit d set where it has dimension d of its own.

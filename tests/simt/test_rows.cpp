@@ -10,6 +10,7 @@
 #include "exp_chunk.cuh"
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "rows/row.cuh"
 #include "sumexp/sumexp.hpp"
 
@@ -52,13 +53,6 @@ void logsumexp_rows(cuda::RowViews<kViews> views) {
 namespace {
 
 using namespace sumexp;
-
-int failures = 0, checks = 0;
-std::uint64_t random_state = 7;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
 
 // (2, 3, n) rows, or (2, n, 3), of which the first `skip` elements of memory are left out.
 template <class S>

@@ -14,6 +14,7 @@
 
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "numerics/formats.hpp"
 
 namespace {
@@ -21,41 +22,6 @@ namespace {
 using namespace sumexp;
 using sumexp::gpu::bf16;
 using sumexp::gpu::f16;
-
-int failures = 0, checks = 0;
-std::uint64_t random_state = 11;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
-double normal() { return std::sqrt(-2 * std::log(uniform() + 1e-300)) * std::cos(6.283185307179586 * uniform()); }
-
-template <class S>
-struct Type;
-template <>
-struct Type<float> {
-  static constexpr DType dtype = DType::f32;
-  static constexpr const char* name = "f32";
-  static float from(double x) { return float(x); }
-};
-template <>
-struct Type<double> {
-  static constexpr DType dtype = DType::f64;
-  static constexpr const char* name = "f64";
-  static double from(double x) { return x; }
-};
-template <>
-struct Type<f16> {
-  static constexpr DType dtype = DType::f16;
-  static constexpr const char* name = "f16";
-  static f16 from(double x) { return gpu::to_f16(float(x)); }
-};
-template <>
-struct Type<bf16> {
-  static constexpr DType dtype = DType::bf16;
-  static constexpr const char* name = "bf16";
-  static bf16 from(double x) { return gpu::to_bf16(float(x)); }
-};
 
 // Rows of every kind.
 constexpr int kKinds = 12;

@@ -11,6 +11,7 @@
 #include "formats.cuh"
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "sumexp/cuda.hpp"
 
 namespace {
@@ -18,13 +19,6 @@ namespace {
 using namespace sumexp;
 namespace gpu = sumexp::SUMEXP_NS;
 using Offsets = std::vector<std::int64_t>;
-
-int failures = 0, checks = 0;
-std::uint64_t random_state = 11;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
 
 enum Layout { kPacked, kFeaturesFirst, kSteps, kBackwards, kLayouts };
 constexpr const char* kLayoutNames[] = {"packed", "features first", "steps", "backwards"};

@@ -9,19 +9,13 @@
 #include "formats.cuh"
 #include "machine/machine.hpp"
 #include "machine/memory.hpp"
+#include "numbers.hpp"
 #include "sumexp/cuda.hpp"
 
 namespace {
 
 using namespace sumexp;
 namespace gpu = sumexp::SUMEXP_NS;
-
-int failures = 0, checks = 0;
-std::uint64_t random_state = 3;
-double uniform() {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return double(random_state >> 11) * 0x1p-53;
-}
 
 enum Kind { kMean, kVjp, kJvp };
 constexpr const char* kKinds[] = {"logmeanexp", "weighted_logsumexp_vjp", "weighted_logsumexp_jvp"};

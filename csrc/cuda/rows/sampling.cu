@@ -3,6 +3,7 @@
 
 #include <sumexp/cuda.hpp>
 
+#include "../../cpu/status.hpp"
 #include "../../ops/sampling.hpp"
 #include "../on_device.hpp"
 
@@ -32,14 +33,6 @@ constexpr std::int64_t kDrawsAPart = 8192;
 constexpr std::int64_t kChunksAPart = 4;
 constexpr std::int64_t kMostCounted = std::int64_t{1} << 53, kMostDraws = std::int64_t{1} << 48;
 
-template <class... Args>
-Status refuse(const char* format, Args... args) {
-  Status status;
-  status.code = Code::invalid_argument;
-  std::snprintf(status.message, sizeof status.message, format, args...);
-  return status;
-}
-
 using SUMEXP_NS::SampleTask;
 
 // The rows of a call, with room in a workspace for each of `blocks`.
@@ -50,21 +43,22 @@ struct Job {
 
   Status make(const SampleCall& call, SampleTask task, std::int64_t* counts, const std::int64_t* count_strides) {
     if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
-      return refuse("axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis, call.ndim, kMaxDims);
+      return cpu::fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d",
+                       call.axis, call.ndim, kMaxDims);
     if (static_cast<unsigned>(call.dtype) > static_cast<unsigned>(DType::f64))
-      return refuse("dtype: got code %d; accepted are 0 to 3", static_cast<int>(call.dtype));
+      return cpu::fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3", static_cast<int>(call.dtype));
     if (call.order != FilterOrder::vllm && call.order != FilterOrder::hf && call.order != FilterOrder::llama_cpp)
-      return refuse("order: got code %d; accepted are 0 to 2", static_cast<int>(call.order));
+      return cpu::fail(Code::invalid_argument, "order: got code %d; accepted are 0 to 2", static_cast<int>(call.order));
     const int power = counts ? 53 : 48;
     if (call.num_samples < 0 || call.num_samples > (counts ? kMostCounted : kMostDraws))
-      return refuse("num_samples: got %lld; accepted are integers from 0 to 2^%d", static_cast<long long>(call.num_samples),
-                    power);
+      return cpu::fail(Code::invalid_argument, "num_samples: got %lld; accepted are integers from 0 to 2^%d",
+                       static_cast<long long>(call.num_samples), power);
     const View views[] = {call.logits, call.where, {counts, count_strides}};
     if (Status status = lay_rows(call.ndim, call.shape, call.axis < 0 ? call.axis + call.ndim : call.axis, views, rows.views);
         !status.ok())
       return status;
     if (rows.views.rows == 0) return Status{};
-    if (!call.seed.data) return refuse("seed: missing");
+    if (!call.seed.data) return cpu::fail(Code::invalid_argument, "seed: missing");
     const bool double_rows = call.dtype == DType::f64;
     const std::int64_t chunk = double_rows ? SUMEXP_NS::Geometry<double>::kChunk : SUMEXP_NS::Geometry<float>::kChunk;
     const std::int64_t state = double_rows ? sizeof(SUMEXP_NS::ExpState<double>) : sizeof(SUMEXP_NS::ExpState<float>);
@@ -123,9 +117,10 @@ Status sample(const SampleCall& call, Target& target) noexcept {
   Job job;
   if (Status status = job.make(call, SampleTask::draws, nullptr, nullptr); !status.ok()) return status;
   if (job.rows.views.rows == 0 || call.num_samples == 0) return Status{};
-  if (!call.out) return refuse("out: missing");
+  if (!call.out) return cpu::fail(Code::invalid_argument, "out: missing");
   if (!call.top_k.data && !call.top_p.data && !call.min_p.data) return job.run(SampleTask::draws, target, 0, nullptr);
-  if (job.rows.views.n > kLongestFiltered) return refuse("shape: rows of more than 2^32 - 1 elements have no filters on CUDA");
+  if (job.rows.views.n > kLongestFiltered)
+    return cpu::fail(Code::invalid_argument, "shape: rows of more than 2^32 - 1 elements have no filters on CUDA");
   FilterRows filters;
   const View views[] = {call.logits, call.where};
   if (Status status = lay_rows(call.ndim, call.shape, call.axis < 0 ? call.axis + call.ndim : call.axis, views, filters.views);
@@ -140,11 +135,12 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   if (!counts && call.shape)
     for (int d = 0; d < call.ndim; ++d)
       if (call.shape[d] == 0) return Status{};
-  if (!counts) return refuse("counts: missing");
+  if (!counts) return cpu::fail(Code::invalid_argument, "counts: missing");
   Job job;
   if (Status status = job.make(call, SampleTask::counts, counts, strides); !status.ok()) return status;
   if (job.rows.views.rows == 0) return Status{};
-  if (!call.replacement) return refuse("replacement: got false; sample_counts draws with replacement");
+  if (!call.replacement)
+    return cpu::fail(Code::invalid_argument, "replacement: got false; sample_counts draws with replacement");
   return job.run(SampleTask::counts, target, 0, nullptr);
 }
 
@@ -155,9 +151,10 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
   SampleRows& rows = job.rows;
   if (rows.views.rows == 0) return Status{};
   if (chunk < 0 || chunk + rows.chunks > chunks)
-    return refuse("chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld", static_cast<long long>(chunk),
-                  static_cast<long long>(rows.chunks), static_cast<long long>(chunks - rows.chunks));
-  if (!states || !classes) return refuse("%s: missing", states ? "classes" : "states");
+    return cpu::fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
+                     static_cast<long long>(chunk), static_cast<long long>(rows.chunks),
+                     static_cast<long long>(chunks - rows.chunks));
+  if (!states || !classes) return cpu::fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
   if (rows.chunks == 0) return Status{};
   rows.first_chunk = chunk, rows.all_chunks = chunks;
   rows.states = static_cast<char*>(states), rows.classes = classes;
@@ -171,17 +168,20 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
   SampleRows& rows = job.rows;
   if (rows.views.rows == 0 || call.num_samples == 0) return Status{};
   if (chunks != rows.chunks)
-    return refuse("chunks: got %lld; accepted is %lld", static_cast<long long>(chunks), static_cast<long long>(rows.chunks));
-  if (!states || !classes || !call.out) return refuse("%s: missing", !states ? "states" : !classes ? "classes" : "out");
+    return cpu::fail(Code::invalid_argument, "chunks: got %lld; accepted is %lld", static_cast<long long>(chunks),
+                     static_cast<long long>(rows.chunks));
+  if (!states || !classes || !call.out)
+    return cpu::fail(Code::invalid_argument, "%s: missing", !states ? "states" : !classes ? "classes" : "out");
   rows.states = static_cast<char*>(const_cast<void*>(states)), rows.classes = const_cast<std::int16_t*>(classes);
   return job.run(SampleTask::finish, target, 0, nullptr);
 }
 
 Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n, double* out,
                     Target& target) noexcept {
-  if (rows < 0 || n < 0) return refuse("%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (rows < 0 || n < 0)
+    return cpu::fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
   if (rows == 0 || n == 0) return Status{};
-  if (!seed.data || !out) return refuse("%s: missing", out ? "seed" : "out");
+  if (!seed.data || !out) return cpu::fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
   return on_device(target, 0, [&](void*, cudaStream_t on) {
     const std::int64_t blocks = (rows * n + 255) / 256;
     arch::Launch how;
