@@ -111,8 +111,9 @@ simt_planted_rows(pieces_terms weighted_rows WeightedRowsOf "" "other bytes"
                   "arch::warp_sync();\n  RunningSum sum" "RunningSum sum")
 simt_planted_rows(pieces_round weighted_rows WeightedRowsOf "" "other bytes"
                   "join(sum, board.totals[round % 2][i])" "join(sum, board.totals[0][i])")
-# A chunk far below the maximum of its row; an index that is of no class.
+# A chunk far below the maximum of its row; an index that is of no class (what lies there may be memory of another's: then
+# it is the bytes that differ).
 simt_planted_rows(information_far information Information f32 "the gradient of p has other bytes"
                   "if (scale.far) term" "if (false) term")
-simt_planted_rows(information_index information Information f32 "an index of no class: CUDA error|AddressSanitizer"
+simt_planted_rows(information_index information Information f32 "an index of no class|AddressSanitizer"
                   "i < 0 || i >= call.views.n" "i < 0")
