@@ -67,7 +67,14 @@ struct Case {
     shape[0] = outer, shape[axis] = n, shape[3 - axis] = inner;
     strides[2] = size * skip, strides[1] = shape[2] * strides[2], strides[0] = shape[1] * strides[1];
     x = buffer(rows * n * size * skip, "logits", one_in(3) ? int(size) : 0);
-    const double scale = one_in(3) ? 30.0 : 3.0, offset = one_in(4) ? -70000.0 : one_in(4) ? 900.0 : 0.0;
+    // Quotients by the temperature that overflow: of large logits, or by the smallest of temperatures.
+    const bool large = dtype != DType::f16 && one_in(5), small = !large && one_in(8);
+    const double scale = large       ? (dtype == DType::f64 ? 1e308 : 2e38)
+                         : one_in(3) ? 30.0
+                                     : 3.0,
+                 offset = one_in(4)   ? -70000.0
+                          : one_in(4) ? 900.0
+                                      : 0.0;
     for (std::int64_t i = 0; i < rows * n * skip; ++i)
       put(dtype, x->data() + i * size,
           coarse ? (one_in(12) ? 2.0 : 0.0)
@@ -88,6 +95,8 @@ struct Case {
     if (one_in(3)) call.z_loss = 0.01;
     if (one_in(3)) call.softcap = 9.0;
     if (one_in(3)) call.temperature = 1.75;
+    if (large) call.temperature = one_in(2) ? 0.5 : 1e-3;
+    if (small) call.temperature = dtype == DType::f64 ? 1e-310 : 1e-40;
     call.reduction = LossReduction(below(3));
     if (call.reduction == LossReduction::mean && one_in(3)) call.given_denominator = true, call.denominator = double(below(3));
     call.zero_if_empty = one_in(2);

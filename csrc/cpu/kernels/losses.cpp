@@ -323,6 +323,9 @@ struct LossKernel {
         memory.store(out + i, memory.template load<V>(out + i, T(0)) * memory.template load<V>(slopes + i, T(0)));
       });
     if (gradient.late) job.moves->divide(job.temperature, count, out);
+    if (!bounded || gradient.late)
+      each_vector<V>(count, [&](int i, auto memory)
+                                SUMEXP_INLINE { memory.store(out + i, quiet(memory.template load<V>(out + i, T(0)))); });
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 

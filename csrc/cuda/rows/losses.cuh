@@ -92,7 +92,7 @@ struct LossRowState {
   ExpState<T> sum;
   Largest<T> z;
 
-  SUMEXP_FN static LossRowState empty() { return {ExpState<T>::empty(), Largest<T>::empty()}; }
+  SUMEXP_FN static LossRowState empty(bool = false) { return {ExpState<T>::empty(), Largest<T>::empty()}; }
   SUMEXP_FN LossState<T> sums() const {
     LossState<T> all = LossState<T>::empty();
     all.sum = sum;
@@ -108,7 +108,9 @@ struct LossRowState<T, true> {
   LossState<T> all;
   Largest<T> z, y;
 
-  SUMEXP_FN static LossRowState empty() { return {LossState<T>::empty(), Largest<T>::empty(), Largest<T>::empty()}; }
+  SUMEXP_FN static LossRowState empty(bool apart = false) {
+    return {LossState<T>::empty(apart), Largest<T>::empty(), Largest<T>::empty()};
+  }
   SUMEXP_FN const LossState<T>& sums() const { return all; }
 };
 template <class T>
@@ -145,6 +147,7 @@ class LossRow {
 
   SUMEXP_DEVICE void run(std::int64_t row) {
     place_row(job_.rows, row, at_);
+    division_ = Division::quotient, top_ = {};
     const double denominator = job_.denominator_at ? *job_.denominator_at : job_.denominator;
     const Targets targets = look();
     const bool nothing_left = job_.mean && job_.zero_if_empty && denominator == 0.0;
@@ -153,7 +156,7 @@ class LossRow {
       if (threadIdx.x == 0) put(row, {value, value, value, value, value, {}}, -1, false);
       return fill(value);
     }
-    const State state = reduce_row(chunk_count<T>(n_), board_, [&](std::int64_t c) { return reduce(c); });
+    const State state = reduce_all();
     if (arch::warp() == 0) finish(row, state, targets.count, denominator);
     if (!at_[cpu::kGradient]) return;
     arch::block_sync();  // all that is read of the row but by chunks has been: the gradient may take its place
@@ -240,9 +243,14 @@ class LossRow {
     if constexpr (kMore) {
       if (job_.softcap != 0.0) x = capped(x, static_cast<T>(job_.softcap)).value;
       const T t = static_cast<T>(job_.options.temperature);
-      if (t != T(1)) x = over_temperature(x, t);
+      if (t != T(1)) x = over_temperature(x, t, division_, top_.top);
     }
     return x;
+  }
+  // x times kScale, of a row apart.
+  SUMEXP_DEVICE T undivided(T x) const {
+    if (job_.softcap != 0.0) x = capped(x, static_cast<T>(job_.softcap)).value;
+    return x * static_cast<T>(LossTop<T>::kScale);
   }
   template <int n>
   SUMEXP_DEVICE void scale(T (&v)[n][L::kValues]) const {
@@ -254,8 +262,8 @@ class LossRow {
         for (int i = 0; i < L::kValues; ++i) v[r][i] = scaled(v[r][i]);
     }
   }
-  SUMEXP_DEVICE T logit(std::int64_t j) const {
-    return scaled(widen(*reinterpret_cast<const S*>(at_[cpu::kLogits] + j * stride(cpu::kLogits))));
+  SUMEXP_DEVICE T element(std::int64_t j) const {
+    return widen(*reinterpret_cast<const S*>(at_[cpu::kLogits] + j * stride(cpu::kLogits)));
   }
   SUMEXP_DEVICE char* place(int k, std::int64_t c, int r = 0) const {
     return at_[k] + (c * G::kChunk + r * G::kLanes) * stride(k);
@@ -287,8 +295,26 @@ class LossRow {
 
   // -- first sweep ---
 
+  SUMEXP_DEVICE State reduce_all() {
+    for (;;) {
+      const State state = reduce_row(chunk_count<T>(n_), board_, [&](std::int64_t c) { return reduce(c); });
+      if (!kMore || !redivide(state.sums().sum)) return state;
+    }
+  }
+  // Whether a row of this sum is to be reduced once more, divided in another way.
+  SUMEXP_DEVICE bool redivide(const ExpState<T>& sum) {
+    if (division_ == Division::quotient && is_nan(sum.R) && job_.options.temperature < 1.0) {
+      division_ = Division::none;
+    } else if (division_ == Division::none) {  // a row with a NaN stays one
+      division_ = Division::apart;
+      top_ = {true, sum.m, job_.options.temperature};
+    } else {
+      return false;
+    }
+    return true;
+  }
   SUMEXP_DEVICE State reduce(std::int64_t c) {
-    State state = State::empty();
+    State state = State::empty(top_.apart);
     load(c);
     ExpState<T>& sum = sum_of(state);
     sum = exp_chunk<S, true, false>(v_);
@@ -321,7 +347,7 @@ class LossRow {
   SUMEXP_DEVICE void reduce_more(std::int64_t c, State& state) const {
     const int count = chunk_size<S>(n_, c);
     const bool finite = is_finite(maximum_), plain = job_.log_prob && job_.options.mixed(), entropy = job_.entropy && finite;
-    const T m = finite ? maximum_ : T(0);
+    const T m = top_.apart ? static_cast<T>(top_.scaled()) : finite ? maximum_ : T(0);
     OrderedSums<S, 2> dense, own;
     OrderedSums<S, 1> spread;
     bool lost = false, own_lost = false;
@@ -330,7 +356,12 @@ class LossRow {
     for (int r = 0; r * G::kLanes < count; ++r) {
       T z[1][L::kValues];
       load_row(c, r, z);
+      T x[L::kValues];  // of a row apart: what distances are of
+#pragma unroll
+      for (int i = 0; i < L::kValues; ++i) x[i] = z[0][i];
       scale(z);
+#pragma unroll
+      for (int i = 0; i < L::kValues; ++i) x[i] = top_.apart ? undivided(x[i]) : z[0][i];
       Wide<T> parts[2][L::kValues];
       if (entropy) {
         T terms[1][L::kValues];
@@ -349,8 +380,8 @@ class LossRow {
 #pragma unroll
         for (int i = 0; i < L::kValues; ++i) {
           const T w = weight[i];
-          lost_one = lost_one || (z[0][i] == -Limits<T>::infinity && (w > T(0) || w < T(0)));
-          parts[0][i] = distance_below(m, z[0][i]) * O::from(w);
+          lost_one = lost_one || (x[i] == -Limits<T>::infinity && (w > T(0) || w < T(0)));
+          parts[0][i] = distance_below(m, x[i]) * O::from(w);
           parts[1][i] = O::from(w);
         }
         sums.add(stage_, parts);
@@ -394,7 +425,9 @@ class LossRow {
     }
     const auto parts = [&](const auto& body) {
       each_part(all, [&](LossPart<T> of_row) {
-        of_row.z = logit(of_row.index);
+        const T x = element(of_row.index);
+        of_row.z = scaled(x);
+        if (top_.apart) of_row.below = top_.below(undivided(x));
         body(of_row);
       });
     };
@@ -402,7 +435,7 @@ class LossRow {
     const double token = factor(cpu::kToken), of_gradient = token * factor(cpu::kFactor) / denominator;
     const bool gradient = at_[cpu::kGradient] != nullptr, nan = is_nan(sums.sum.R);
     const LossResult<T> result =
-        finish_loss<T>(job_.options, sums, part_count, parts, token, of_gradient, kMore && job_.entropy, gradient);
+        finish_loss<T>(job_.options, sums, part_count, parts, token, of_gradient, kMore && job_.entropy, gradient, top_);
     if (arch::lane() != 0) return;
     put(row, result, nan ? -1 : state.z.place, !nan && state.z.place == right);
     if (!gradient) return;
@@ -531,6 +564,8 @@ class LossRow {
   Wide<T>* const stage_;
   const std::int64_t n_;
   const bool has_dense_;
+  Division division_ = Division::quotient;
+  LossTop<T> top_;
   char* at_[cpu::kOperands];
   T v_[kRows][L::kValues], maximum_;
 };
