@@ -1,5 +1,6 @@
 // The public functions: from a call to a plan, whose rows are split among threads.
 #include <new>
+#include <type_traits>
 
 #include "../ops/jacobians.hpp"
 #include "drivers/driver.hpp"
@@ -55,8 +56,30 @@ void run_rows(const cpu::Plan& plan) {
                  &work);
 }
 
+// The result of a temperature whose factor was more than the type has numbers for.
+void multiply_late(const cpu::Plan& plan) {
+  const cpu::Moves& moves = *SUMEXP_IN_USE(cpu::kernels_).moves[static_cast<int>(plan.dtype)];
+  constexpr int kCount = 256;
+  for (std::int64_t r = 0; r < plan.rows; ++r) {
+    char* const row = static_cast<char*>(plan.data[cpu::kOut]) + plan.row_offsets(r).at[cpu::kOut];
+    for (std::int64_t first = 0; first < plan.n; first += kCount) {
+      const int count = static_cast<int>(plan.n - first < kCount ? plan.n - first : kCount);
+      const auto multiply = [&](auto* x) {
+        moves.pack_row(plan, cpu::kOut, row, first, count, x);
+        const auto late = static_cast<std::remove_reference_t<decltype(*x)>>(plan.late);
+        for (int i = 0; i < count; ++i) x[i] = x[i] * late * late;
+        moves.unpack_row(plan, cpu::kOut, row, first, count, x);
+      };
+      double x[kCount];
+      if (plan.dtype == DType::f64) multiply(x);
+      else multiply(reinterpret_cast<float*>(x));
+    }
+  }
+}
+
 void run_plan(const cpu::Plan& plan) {
   run_rows(plan);
+  if (plan.late != 1.0) multiply_late(plan);
 #if defined(__x86_64__)
   // Non-temporal stores are not ordered before later ones: whoever is told of the result must find it. (What other
   // threads wrote, the locked instructions of the pool have ordered.)

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "../ops/table.hpp"
 #include "status.hpp"
@@ -28,6 +29,25 @@ constexpr std::int64_t kStreamRow = 1280, kLine = 64;
 // (2026-11-22, softmax, 2 threads, interleaved): rows of 4 MB of float terms take 0.83 and 0.88 of the time of computing them
 // twice, of 8 MB of double ones 0.81; on one thread 16 MB are even, and more lose.
 constexpr std::int64_t kKeptBytes = std::int64_t(16) << 20;
+
+// 1 / T^power. Where T^power is subnormal or less, that may be no number of the type: then late is a power of two and factor
+// some 2^100 (double: 2^1000), enough for a product with it to be normal, so that late^2 rounds nothing.
+void set_factor(Plan& plan, int power) {
+  plan.factor = plan.late = 1.0;
+  if (power <= 0) return;
+  const double t = plan.temperature, product = power == 2 ? t * t : t;
+  const bool wide = plan.dtype == DType::f64;
+  if (product >= (wide ? std::numeric_limits<double>::min() : double{std::numeric_limits<float>::min()})) {
+    plan.factor = 1.0 / product;
+    return;
+  }
+  int exponent;
+  const double m = std::frexp(t, &exponent);
+  int rest = -exponent * power - (wide ? 1000 : 100);
+  rest += rest & 1;
+  plan.factor = std::ldexp(power == 2 ? 1.0 / (m * m) : 1.0 / m, -exponent * power - rest);
+  plan.late = std::ldexp(1.0, rest / 2);
+}
 
 bool has_length_one_on_rows(const OpInfo& info, int operand) {
   if (operand == kOut) return info.row_output;
@@ -94,6 +114,7 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.op = call.op;
   plan.dtype = call.dtype;
   plan.temperature = call.temperature;
+  set_factor(plan, info.temperature);
   const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.extra};
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
 

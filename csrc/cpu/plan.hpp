@@ -44,6 +44,7 @@ struct Plan {
   Op op;
   DType dtype;
   double temperature;
+  double factor, late;    // what the temperature multiplies a derivative by: factor late^2
   void* data[kOperands];  // nullptr: absent
   int batch_dims, row_dims;
   Dim batch[kMaxDims], row[kMaxDims];  // outermost first, coalesced, none of size 1

@@ -110,6 +110,12 @@ SUMEXP_DEVICE T over_temperature(T x, T t, Division how = Division::quotient, T 
   return is_finite(quotient) || !is_finite(x) ? quotient : Limits<T>::nan();
 }
 
+// What a temperature multiplies a derivative by: first late^2 (cpu::Plan).
+template <class T>
+struct TemperatureFactor {
+  T first, late;
+};
+
 // How a warp holds a lane row of numerics/geometry.hpp: kPack neighbours a thread and span, all of a span
 // by one 16-byte load of each thread. Value k of thread t is element at(k) of the lane row.
 template <class S>

@@ -37,7 +37,7 @@ struct Job {
   bool divide;      // inputs are divided by the temperature first
   bool overflow;    // of which some quotients may overflow
   double temperature;
-  double factor;  // what a sums op multiplies its result by: 1 / T or 1 / T^2
+  double factor, late;  // what a sums op multiplies its result by, factor late^2: 1 / T or 1 / T^2
 };
 
 }  // namespace sumexp::cuda

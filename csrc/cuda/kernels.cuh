@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(B::threads, B::blocks) warp_rows(SUMEXP_PARAME
   io.go(p.row, 0, p.beside);
   T v[Op::kHeld][kRows][Tile<S>::kValues];
   typename Op::Row row = {};
-  const T factor = static_cast<T>(job.factor);
+  const TemperatureFactor<T> factor = {static_cast<T>(job.factor), static_cast<T>(job.late)};
   typename Op::State state;
   [[maybe_unused]] RowDivision<T> division = {Division::quotient, T(0)};
   SUMEXP_SHARED(RowDivision<T>, divisions, (kDivided<Op, kPacked> ? 16 : 1));
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(WarpBounds<Op, false>::threads, 1) block_rows(
   io.go(blockIdx.x / unsigned(ranks), first + arch::warp(), 1);
   T v[Op::kHeld][Geometry<T>::kLaneRows][Tile<S>::kValues];
   typename Op::Row row = {};
-  const T factor = static_cast<T>(job.factor);
+  const TemperatureFactor<T> factor = {static_cast<T>(job.factor), static_cast<T>(job.late)};
   const auto combine = [&](const State& mine, int pass) {
     const State all = merge_block(mine, here, board + 16 * pass);
     return ranks > 1 ? merge_cluster(all, blocks, cluster_board + pass) : all;

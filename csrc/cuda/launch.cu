@@ -113,7 +113,8 @@ Status make_plan(const Call& call, Plan& plan, Path path) noexcept {
                          : call.dtype == DType::f16 ? 65504.0
                                                     : 3.4028234663852886e38;
   job.overflow = job.divide && call.temperature * (call.dtype == DType::f16 ? 3.4e38 : largest) < largest;
-  job.factor = 1.0 / (info.temperature == 2 ? call.temperature * call.temperature : call.temperature);
+  job.factor = rows.factor;
+  job.late = rows.late;
   job.access = entry_of(plan).packed && all_packed(rows, info, item) ? Access::packed
                : side_by_side(rows, info, item)                      ? Access::columns
                                                                      : Access::gather;

@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(kMergeThreads, 1)
   typename Finish::Row row = {};
   if (pass > 0) row = rows[r];
   const RowNumbers<T> numbers(job, r);
-  Finish::template finish<FullTerms>(numbers, *in, row, pass, static_cast<T>(job.factor));
+  const TemperatureFactor<T> factor = {static_cast<T>(job.factor), static_cast<T>(job.late)};
+  Finish::template finish<FullTerms>(numbers, *in, row, pass, factor);
   if constexpr (Finish::kRowOutput) {
     Finish::emit(numbers, row, job.data[cuda::kExtra] != nullptr);
   } else {

@@ -67,7 +67,7 @@ struct ProbabilityFinish {
   };
   static constexpr bool kRowOutput = false;
   template <class Terms, class Io>
-  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, T) {
+  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, const TemperatureFactor<T>&) {
     row = {normalizer<Terms>(state), row_sum(state), is_nan(state.R) || !is_finite(state.m)};
   }
 };
@@ -83,7 +83,7 @@ struct IndexedFinish {
   };
   static constexpr bool kRowOutput = false;
   template <class Terms, class Io>
-  SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, T) {
+  SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, const TemperatureFactor<T>&) {
     const T at_index = row_input_of<Op>(io);
     row = {normalizer<Terms>(state), Op::finish(row_sum(state), at_index), is_nan(state.R) || !is_finite(state.m)};
     if (!row.nan) row.nan = !io.template has_index<Op::kRowInput>();
@@ -100,7 +100,7 @@ struct LogitsFinish {
   };
   static constexpr bool kRowOutput = Op::kRowOutput;
   template <class Terms, class Io>
-  SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, T) {
+  SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, const TemperatureFactor<T>&) {
     row.nan = is_nan(state.R) || !is_finite(state.m);
     if (!row.nan) {
       row.own = Op::finish(row_sum(state), row_input_of<Op>(io));
@@ -255,7 +255,7 @@ struct WeightedFinish {
   using Row = typename Op::template Row<T>;
   static constexpr bool kRowOutput = true;
   template <class Terms, class Io>
-  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, T) {
+  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, const TemperatureFactor<T>&) {
     row = Op::finish(state);
   }
   template <class Io>
@@ -306,12 +306,12 @@ struct SumsFinish {
   using State = SumsState<T, kSums>;
   struct Row {
     RowScalars<T> sums;
-    T factor;
+    TemperatureFactor<T> factor;
   };
   static constexpr bool kRowOutput = false;
   static constexpr int kScalars = kSums * kPasses < RowScalars<T>::kMax ? kSums * kPasses : RowScalars<T>::kMax;
   template <class Terms, class Io>
-  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int pass, T factor) {
+  SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int pass, const TemperatureFactor<T>& factor) {
 #pragma unroll
     for (int at = 0; at < kScalars; ++at)
       if (kPasses == 1 || at / kSums == pass) WideOf<T>::split(state.sum[at % kSums], row.sums.h[at], row.sums.l[at]);
@@ -403,7 +403,7 @@ struct SumsOf {
         T in[kInputs];
 #pragma unroll
         for (int k = 0; k < kInputs; ++k) in[k] = x[k][0][i];
-        x[0][0][i] = quiet(Op::map(in, row.sums) * row.factor);
+        x[0][0][i] = quiet(Op::map(in, row.sums) * row.factor.first * row.factor.late * row.factor.late);
       }
     });
   }

@@ -75,6 +75,52 @@ def test_quotients_that_overflow(dtype, row, T, layout):
             check(results[1], y, dtype)
 
 
+def derivatives(g, v, y, axis, T):
+    """{name: what it gives}; y: probabilities, of which log_softmax's take the logarithm"""
+    logy = np.log(y.astype(np.float64)).astype(y.dtype)
+    return {
+        "softmax_vjp": se.softmax_vjp(g, y, axis, temperature=T), "softmax_jvp": se.softmax_jvp(g, y, axis, temperature=T),
+        "softmax_hvp": se.softmax_hvp(g, v, y, axis, temperature=T),
+        "log_softmax_vjp": se.log_softmax_vjp(g, logy, axis, temperature=T),
+        "log_softmax_jvp": se.log_softmax_jvp(g, logy, axis, temperature=T),
+        "log_softmax_hvp": se.log_softmax_hvp(g, v, logy, axis, temperature=T),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype, T, unit", [
+    ("float16", 1e-40, 2.0**-4), ("bfloat16", 1e-40, 2.0**-40), ("float32", 1e-40, 2.0**-40), ("float32", 1e-20, 2.0**-6),
+    ("float64", 1e-310, 2.0**-300), ("float64", 1e-160, 2.0**-36),
+])  # fmt: skip
+def test_derivatives_at_the_smallest_temperatures(dtype, T, unit, layout):
+    """What 1 / T is no number for: 0 stays 0, the rest is the derivative at T = 1 over T, or overflows."""
+    T = float(np.float32(T)) if dtype != "float64" else T
+    random = np.random.default_rng(1)
+    p = np.array([0.5, 0.25, 0, 0, 0.125, 0.125])
+    factors = [random.integers(-8, 9, 6) * unit**k for k in (0.5, 0.5)]
+    g, v, y = (LAYOUTS[layout](np.asarray(a).astype(DTYPES[dtype])) for a in (*factors, p))
+    axis = 0 if layout == "columns" else -1
+    seen = set()
+    with np.errstate(divide="ignore", over="ignore"):
+        for isa in ISAS:
+            _core.set_isa(isa)
+            try:
+                at_one, at_T = derivatives(g, v, y, axis, 1.0), derivatives(g, v, y, axis, T)
+            finally:
+                _core.set_isa(ISAS[-1])
+            for name in at_T:
+                power = 2 if name.endswith("hvp") else 1
+                limit = EPS[dtype][1] * (1 + EPS[dtype][0])
+                for one, got in zip(at_one[name].astype(np.float64).ravel(), at_T[name].astype(np.float64).ravel()):
+                    right = mpmath.mpf(one) / mpmath.mpf(T) ** power
+                    seen.add("0" if right == 0 else "inf" if abs(right) > limit else "finite")
+                    if abs(right) > limit:
+                        assert got == np.copysign(np.inf, one), (name, one, got)
+                    else:
+                        assert abs(got - right) <= 3 * EPS[dtype][0] * abs(right), (name, one, got)
+    assert seen == {"0", "inf", "finite"} - ({"finite"} if dtype == "float16" else set())
+
+
 @pytest.mark.parametrize("n", [3, 7, 100, 5000])
 @pytest.mark.parametrize("axis", [0, -1])
 def test_neighbours_of_an_overflow(n, axis):

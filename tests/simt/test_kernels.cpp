@@ -57,9 +57,10 @@ enum class Layout {
   overheated,  // the same, with quotients that overflow
   overheated_side,
   uniform,  // packed, with an infinite temperature
+  cold,     // packed, with one whose inverse is no number
 };
-constexpr const char* kLayouts[] = {"packed", "misaligned", "steps",      "two_axes",        "side",
-                                    "masked", "heated",     "overheated", "overheated_side", "uniform"};
+constexpr const char* kLayouts[] = {"packed", "misaligned", "steps",           "two_axes", "side", "masked",
+                                    "heated", "overheated", "overheated_side", "uniform",  "cold"};
 bool is_side(Layout layout) { return layout == Layout::side || layout == Layout::overheated_side; }
 bool is_overheated(Layout layout) { return layout == Layout::overheated || layout == Layout::overheated_side; }
 
@@ -192,6 +193,7 @@ void check(const OpCase& c, DType type, Path path, Layout layout, std::int64_t r
   call.axes = shape.axes;
   if (layout == Layout::heated) call.temperature = 1.7;
   if (layout == Layout::uniform) call.temperature = HUGE_VAL;
+  if (layout == Layout::cold) call.temperature = type == DType::f64 ? 1e-310 : 1e-40;
   if (is_overheated(layout)) call.temperature = type == DType::f16 ? 0x1p-118 : 0.625;
   const OpInfo& info = c.info;
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
@@ -422,6 +424,9 @@ int main(int argc, char** argv) {
       if (info.temperature != 0)
         for (Path path : {Path::warp, Path::block, Path::stream})
           run(path, Layout::heated, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
+      if (info.temperature > 0)
+        for (Path path : {Path::warp, Path::block, Path::stream})
+          run(path, Layout::cold, kKinds, path == Path::warp ? lanes + 9 : chunk + 9);
       if (info.temperature < 0) {
         for (Path path : {Path::warp, Path::block, Path::cluster, Path::stream}) {
           const std::int64_t n = path == Path::warp ? lanes + 9 : path == Path::cluster ? 9 * chunk + 9 : 2 * chunk + 9;

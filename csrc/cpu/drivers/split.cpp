@@ -115,9 +115,8 @@ Job::Job(const Plan& plan, const Kernels& kernels)
       wide(item == 8 ? 8 : 4),
       order(order_of(wide)),
       chunks((plan.n + order.chunk - 1) / order.chunk) {
-  const double t = plan.temperature;
-  factor = info.temperature > 0 ? 1.0 / (info.temperature == 2 ? t * t : t) : 1.0;
-  divide = info.temperature < 0 && t != 1.0;
+  factor = plan.factor;
+  divide = info.temperature < 0 && plan.temperature != 1.0;
   own_terms = info.apart && info.probabilities;
 }
 

@@ -131,7 +131,7 @@ SUMEXP_DEVICE void whole_segment(const SegmentsJob& job, const Segment& segment)
   T v[Op::kHeld][kRows][Tile<S>::kValues];
   typename Op::Row row = {};
   const auto state = Op::template reduce<0>(io, v, row);
-  Op::Finish::template finish<TermsOf<S>>(io, state, row, 0, T(1));
+  Op::Finish::template finish<TermsOf<S>>(io, state, row, 0, {T(1), T(1)});
   if constexpr (Op::kRowOutput) {
     if (arch::lane() == 0) Op::Finish::emit(io, row, false);
   } else {
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kSegmentMergeThreads, 1)
   if (threadIdx.x != 0) return;
   const SegmentIo<S, 1> io(job, slot.segment);
   typename Finish::Row row = {};
-  Finish::template finish<TermsOf<S>>(io, *own, row, 0, T(1));
+  Finish::template finish<TermsOf<S>>(io, *own, row, 0, {T(1), T(1)});
   if constexpr (Finish::kRowOutput) Finish::emit(io, row, false);
   else rows[slot.first / 2 * job.features + feature] = row;
 }
