@@ -398,6 +398,21 @@ PyObject* slow_path(const char* helper) {
   return function;
 }
 
+// are_served(*values): whether kernels take all of them as they are, ndarrays of one floating dtype, aligned, in native order.
+PyObject* are_served(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
+  int code = -1;
+  bool right = nargs > 0;
+  for (Py_ssize_t k = 0; right && k < nargs; ++k) {
+    right = is_ndarray(args[k]);
+    if (!right) break;
+    const Array* const array = as_array(args[k]);
+    const int own = dtype_code(array);
+    right = own >= 0 && (k == 0 || own == code) && (array->flags & kAligned);
+    code = own;
+  }
+  return PyBool_FromLong(right);
+}
+
 void add_functions(py::module_& module) {
   for (int f = 0; f < kFunctionCount; ++f) {
     int n = 0;
@@ -412,6 +427,9 @@ void add_functions(py::module_& module) {
       {"on_device", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&on_device)), METH_FASTCALL | METH_KEYWORDS,
        "on_device(name, device, stream, workspace, workspace_bytes, sign, /, *arrays, **options)\n--\n\n"
        "A public function by name on arrays that describe a CUDA device's memory."},
+      {"are_served", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&are_served)), METH_FASTCALL,
+       "are_served(*values, /)\n--\n\n"
+       "Whether all are ndarrays of one floating dtype, aligned and in native byte order: kernels take them as they are."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
 }

@@ -71,6 +71,8 @@ def together(function, **given):
     What is None stays None, but for what no function can do without. The second takes an ndarray to the library of the first
     array that is not NumPy's; a 0-d one of NumPy becomes a scalar, as everywhere in NumPy.
     """
+    if _core.are_served(*given.values()):
+        return [*given.values()], _scalar_if_0d
     present = {n: v for n, v in given.items() if v is not None or n in REQUIRED or (n == "b" and "a" in given)}
     for n, v in present.items():
         if _devices.on_device(function, n, v):
@@ -79,8 +81,19 @@ def together(function, **given):
     dtype = common_dtype(function, {n: arrays[n] if _is_strong(v) else v for n, v in present.items()}, arrays)
     made = {n: np.require(a, dtype, ["ALIGNED", "ENSUREARRAY"]) for n, a in arrays.items()}
     foreign = next((v for v in present.values() if is_foreign(v)), None)
-    back = carrier(foreign) if foreign is not None else lambda result: result[()] if result.ndim == 0 else result
+    back = carrier(foreign) if foreign is not None else _scalar_if_0d
     return [made.get(n) for n in given], back
+
+
+def _scalar_if_0d(result):
+    return result[()] if result.ndim == 0 else result
+
+
+def native(array):
+    """`array` in native byte order, aligned, an exact ndarray."""
+    if type(array) is np.ndarray and array.flags.aligned and array.dtype.isnative:
+        return array
+    return np.require(array, array.dtype.newbyteorder("="), ["ALIGNED", "ENSUREARRAY"])
 
 
 def integers(function, argument, value):
@@ -92,7 +105,7 @@ def integers(function, argument, value):
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {argument} has dtype {array.dtype}, accepted: integers")
-    return np.require(array, array.dtype.newbyteorder("="), ["ALIGNED", "ENSUREARRAY"])
+    return native(array)
 
 
 def result(function, out, shape, dtype, *inputs):

@@ -21,6 +21,9 @@ def _for_torch(function, *values):
 
 
 def _broadcast(function, **arrays):
+    values = [*arrays.values()]
+    if all(a.shape == values[0].shape for a in values):
+        return values
     try:
         return np.broadcast_arrays(*arrays.values())
     except ValueError:

@@ -187,14 +187,14 @@ class Call:
             array = array.astype(np.int64)
         if array.dtype.kind == "b":
             raise TypeError(f"{function}: target has dtype bool, accepted: integers, or probabilities of a floating dtype")
-        array = np.require(array, array.dtype.newbyteorder("="), ["ALIGNED", "ENSUREARRAY"])
+        array = _arrays.native(array)
         if weights is not None:
             weights = _arrays.ingest(function, "target[1]", weights)
             if array.dtype.kind not in "iu":
                 raise TypeError(f"{function}: target[0] has dtype {array.dtype}, accepted: integers")
             if weights.dtype.kind in "biu":
                 weights = weights.astype(np.float64)
-            weights = np.require(weights, weights.dtype.newbyteorder("="), ["ALIGNED", "ENSUREARRAY"])
+            weights = _arrays.native(weights)
             if array.ndim != len(self.rows) + 1 or array.shape[:-1] != self.rows:
                 raise ValueError(f"{function}: target[0] has shape {array.shape}, accepted: {self.rows} and a last dimension K")
             if weights.shape != array.shape:
