@@ -71,9 +71,9 @@ def together(function, **given):
     What is None stays None, but for what no function can do without. The second takes an ndarray to the library of the first
     array that is not NumPy's; a 0-d one of NumPy becomes a scalar, as everywhere in NumPy.
     """
-    if _core.are_served(*given.values()):
-        return [*given.values()], _scalar_if_0d
     present = {n: v for n, v in given.items() if v is not None or n in REQUIRED or (n == "b" and "a" in given)}
+    if _core.are_served(*present.values()):
+        return [present.get(n) for n in given], _scalar_if_0d
     for n, v in present.items():
         if _devices.on_device(function, n, v):
             raise NotImplementedError(f"{function}: {n} is on a CUDA device, accepted: arrays on the CPU")

@@ -46,6 +46,8 @@ class _Interface:
 
 def is_torch(value):
     """A tensor of torch, or what stands for one while torch.fx traces."""
+    if value is None or type(value) is np.ndarray:
+        return False
     # No import: where torch has not been imported, nothing can be a tensor.
     torch = sys.modules.get("torch")
     try:

@@ -144,7 +144,7 @@ def _vjp(function, g, x, axis, **options):
 
 def _call(function, arrays, axis, out, options):
     options = dict(zip(NAMES, options))
-    if any(is_torch(v) for v in (*arrays, options["bias"], options["sink"], options["where"], options["lengths"], out)):
+    if any(map(is_torch, (*arrays, options["bias"], options["sink"], options["where"], options["lengths"], out))):
         from .torch import _masked
 
         return _masked.call(function, arrays, axis, out, options)

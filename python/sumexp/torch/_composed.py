@@ -15,10 +15,17 @@ import torch
 from torch.autograd import Function
 from torch.compiler import is_compiling
 
-from ._front import is_ours, way
-from ._kernels import DEVICES, PLAIN_TYPES, is_wrapper
+from ._front import is_ours, nothing_watches, way
+from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, is_wrapper
 from ._library import LIBRARY, has_tangent, maybe_dual
-from ._private import AutogradInfo, forward_ad, functorch_active, make_autograd_impl, register_decomposition
+from ._private import (
+    AutogradInfo,
+    forward_ad,
+    function_apply,
+    functorch_active,
+    make_autograd_impl,
+    register_decomposition,
+)
 
 
 class Composed:
@@ -52,6 +59,9 @@ class Composed:
 
     def __call__(self, *args):
         tensors = [t for t in args[: self.count] if t is not None]
+        if not is_compiling() and nothing_watches() and all(map(self._is_plain, tensors)):
+            watched = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+            return _apply_node(self, *args) if watched else self.kernel(*args)
         ways = [self._way(t) for t in tensors]
         if "formula" in ways:
             return self.formula(*args)
@@ -61,6 +71,16 @@ class Composed:
         if "function" in ways:
             return _Node.apply(self, *args)
         return self.kernel(*args)
+
+    def _is_plain(self, t):
+        """Whether a tensor is one of the kernels', in memory as it seems."""
+        return (
+            type(t) in PLAIN_TYPES
+            and t.layout is torch.strided
+            and t.device.type in self.devices
+            and (t.dtype in DTYPES or not t.is_floating_point())
+            and not (t.is_neg() or t.is_nested or is_wrapper(t))
+        )
 
     def _way(self, t):
         if t.is_floating_point():
@@ -182,3 +202,6 @@ class _Node(Function):
         needs = tuple(ctx.needs_input_grad[1 : 1 + op.count])
         found = op.backward(gradients, saved[: op.count], saved[op.count :], ctx.rest, needs)
         return None, *found, *(None for _ in ctx.rest)
+
+
+_apply_node = function_apply(_Node)

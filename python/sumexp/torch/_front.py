@@ -78,6 +78,13 @@ def way(x, watched=is_traced):
     return "kernel"
 
 
+def nothing_watches():
+    """Whether no transform, mode, trace or level of forward mode is active: no Function but autograd's own is needed."""
+    return not (
+        functorch_active() or is_traced() or forward_ad._current_level >= 0 or torch.is_inference_mode_enabled()
+    )
+
+
 def autocast(x):
     """x as torch's autocast rule for these functions has it: on CUDA, 16-bit tensors are computed in float32."""
     narrow = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)

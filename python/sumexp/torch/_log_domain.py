@@ -37,6 +37,10 @@ def _prepare(function, names, *values):
         if not isinstance(v, (torch.Tensor, int, float)):
             raise TypeError(f"{function}: {n} is a {type(v).__name__}, accepted: a tensor or a number")
     first = next((v for v in values if isinstance(v, torch.Tensor)), None)
+    if type(first) is torch.Tensor and first.dtype in _kernels.DTYPES:
+        alike = [v for v in values if type(v) is torch.Tensor and v.dtype is first.dtype and v.shape == first.shape]
+        if len(alike) == len(values) and all(v.device == first.device for v in alike):
+            return alike
     if first is None:
         raise TypeError(f"{function}: {names[0]} is a {type(values[0]).__name__}, accepted: a tensor")
     if len(values) > 1:
@@ -89,11 +93,11 @@ FORMULAS = {
 
 
 def _raw(name, inputs, outputs):
-    _core._elementwise(name, OPS[name], tuple(t.detach() for t in inputs), outputs)
+    _core._elementwise(name, OPS[name], tuple(t.detach() if t.requires_grad else t for t in inputs), outputs)
 
 
 def _new(t):
-    return t.new_empty(t.shape)
+    return torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
 def _elementwise_kernel(name):
