@@ -117,6 +117,7 @@ def cross_entropy(
     denominator: SupportsFloat | None = None,
     on_empty: Literal["nan", "zero"] = "nan",
     info: str | Sequence[str] = (),
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def cross_entropy_with_grad(
     logits: ArrayLike | Any,
@@ -341,6 +342,7 @@ def segment_log_softmax_jvp(
     offsets: ArrayLike | Any | None = None,
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def segment_log_softmax_vjp(
     g: ArrayLike | Any,
@@ -349,6 +351,7 @@ def segment_log_softmax_vjp(
     offsets: ArrayLike | Any | None = None,
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def segment_logsumexp(
     x: ArrayLike | Any,
@@ -365,6 +368,7 @@ def segment_logsumexp_jvp(
     offsets: ArrayLike | Any | None = None,
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def segment_logsumexp_vjp(
     g: ArrayLike | Any,
@@ -373,6 +377,7 @@ def segment_logsumexp_vjp(
     offsets: ArrayLike | Any | None = None,
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def segment_softmax(
     x: ArrayLike | Any,
@@ -389,6 +394,7 @@ def segment_softmax_jvp(
     offsets: ArrayLike | Any | None = None,
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def segment_softmax_vjp(
     g: ArrayLike | Any,
@@ -397,6 +403,7 @@ def segment_softmax_vjp(
     offsets: ArrayLike | Any | None = None,
     ids: ArrayLike | Any | None = None,
     num_segments: SupportsIndex | None = None,
+    out: ArrayLike | Any | None = None,
 ) -> Any: ...
 def log_prob(
     logits: ArrayLike | Any,

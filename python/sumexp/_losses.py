@@ -12,7 +12,7 @@ REDUCTIONS = ("none", "mean", "sum")
 
 
 def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None,
-                  temperature=1.0, token_weight=None, reduction="mean", denominator=None, on_empty="nan", info=()):
+                  temperature=1.0, token_weight=None, reduction="mean", denominator=None, on_empty="nan", info=(), out=None):
     """Cross-entropy of logits against a target: the mean over rows of -log softmax(logits)[target], and what training adds.
 
     With z = softcap * tanh(logits / softcap) / temperature (as far as given; infinite logits stay infinite), p = softmax(z)
@@ -58,6 +58,8 @@ def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, la
         log-probability; "entropy" of p; "z_loss", that part of the loss; all of these in float32 for logits of 16 bits;
         "predicted", the (first) class with the largest z, -1 for rows with NaN; "correct", whether that is the target (the
         one with the largest y). Of rows that are ignored these are 0, -1 and False.
+    out : array
+        For the loss: of its shape and dtype.
 
     Returns
     -------
@@ -121,7 +123,12 @@ def _run(function, logits, target, axis, *, out=None, **options):
     with_g, g = "g" in options, options.pop("g", None)
     call = Call(function, logits, target, axis, **options)
     if function == "cross_entropy":
-        return call.results(call.run())
+        view = call.place_for_loss(out)
+        loss = call.run()
+        if out is None:
+            return call.results(loss)
+        view[...] = loss
+        return call.results(out, back=False)
     if with_g:
         g = call.of_rows("g", g)
         if options["reduction"] != "none" and any(g.strides):
@@ -224,10 +231,15 @@ class Call:
                 f"{self.function}: {argument} has shape {array.shape}, accepted: what broadcasts to {self.rows}"
             ) from None
 
+    def inputs(self):
+        return [self.logits, self.target, *(self.arguments[n] for n in ("target_weight", "token_weight", "weight"))]
+
     def place_for_gradient(self, out):
-        inputs = [self.logits, self.target, self.arguments["target_weight"], self.arguments["token_weight"],
-                  self.arguments["weight"]]
-        return _arrays.result(self.function, out, self.logits.shape, self.logits.dtype, *inputs)
+        return _arrays.result(self.function, out, self.logits.shape, self.logits.dtype, *self.inputs())
+
+    def place_for_loss(self, out):
+        shape = self.rows if self.reduction == "none" else ()
+        return None if out is None else _arrays.result(self.function, out, shape, self.logits.dtype, *self.inputs())
 
     def run(self, loss=True, **further):
         """The loss, an ndarray; leaves the arrays of info in self.found."""
@@ -239,8 +251,8 @@ class Call:
                              **{INFO[n]: a for n, a in self.found.items()})
         return loss
 
-    def results(self, loss, *gradient):
-        results = (self.back(loss), *gradient)
+    def results(self, loss, *gradient, back=True):
+        results = (self.back(loss) if back else loss, *gradient)
         if self.info:
             results += ({n: self.back(a) for n, a in self.found.items()},)
         return results if len(results) > 1 else results[0]

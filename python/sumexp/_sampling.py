@@ -36,6 +36,14 @@ def _tensors(*values):
     return None
 
 
+def _into(function, out, tensor):
+    if out is None:
+        return tensor
+    from .torch._checks import into
+
+    return into(function, out, tensor)
+
+
 def _array(function, logits):
     """As _arrays.together, of one array, and quickly where nothing is to be done."""
     if type(logits) is np.ndarray and logits.dtype in FLOATING and logits.flags.aligned:
@@ -46,6 +54,27 @@ def _array(function, logits):
 
 def _scalar(result):
     return result[()] if result.ndim == 0 else result
+
+
+def _putting(function, out, shape, dtype, *inputs):
+    """put(result, back): what a function returns for `out`, which is checked here, before anything is drawn."""
+    if out is None:
+        return lambda result, back: back(result)
+    view = _arrays.result(function, out, shape, np.dtype(dtype), *inputs)
+
+    def put(result, back):
+        view[...] = result
+        return out
+
+    return put
+
+
+def _results(indices, info, dtype, back, return_info):
+    if not return_info:
+        return indices
+    wide = np.float64 if dtype == np.float64 else np.float32
+    cast = (a.astype(wide) if a.dtype.kind == "f" else a for a in info.values())
+    return indices, SampleInfo(*map(back, cast))
 
 
 def sample(
@@ -63,6 +92,7 @@ def sample(
     num_samples=None,
     replacement=True,
     return_info=False,
+    out=None,
 ):
     """Draws classes with the probabilities of softmax(logits / temperature).
 
@@ -90,6 +120,8 @@ def sample(
         False: no class is drawn twice.
     return_info : bool
         Adds a SampleInfo.
+    out : array
+        Of int64 and the result's shape: where the indices go.
 
     Returns
     -------
@@ -110,7 +142,7 @@ def sample(
     """
     tensors = _tensors(logits, where)
     if tensors is not None:
-        return tensors.sample(
+        made = tensors.sample(
             logits,
             axis,
             temperature=temperature,
@@ -125,6 +157,7 @@ def sample(
             replacement=replacement,
             return_info=return_info,
         )
+        return (_into("sample", out, made[0]), made[1]) if return_info else _into("sample", out, made)
     x, back = _array("sample", logits)
     axis, batch = rows_of("sample", x, axis)
     options = sample_options(
@@ -132,33 +165,33 @@ def sample(
     )
     if where is not None:
         where = broadcast_mask("sample", _arrays._mask("sample", where), x.shape)
-    out, info = draw(x, axis, where, options, batch, num_samples, return_info)
-    if not return_info:
-        return back(out)
-    dtype = np.float64 if x.dtype == np.float64 else np.float32
-    cast = (a.astype(dtype) if a.dtype.kind == "f" else a for a in info.values())
-    return back(out), SampleInfo(*map(back, cast))
+    shape = batch if num_samples is None else (*batch, options["num_samples"])
+    put = _putting("sample", out, shape, np.int64, x)
+    made, info = draw(x, axis, where, options, batch, num_samples, return_info)
+    return _results(put(made, back), info, x.dtype, back, return_info)
 
 
-def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, stream=None):
+def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, stream=None, out=None):
     """How often each class comes up in num_samples draws (with replacement) from softmax(logits / temperature).
 
     A multinomial draw, made by binomial splits down the tree of the row's sum: its time does not depend on num_samples, an int
     from 0 to 2^53. The splits are exact but for rounding (a relative 1e-9), so that the counts of a class of probability p have
     mean num_samples p (1 + 1e-6) down to p = 1e-30. The draws are others than those of `sample`.
 
-    logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits. (On CUDA
+    logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits, in `out` if
+    that is given. (On CUDA
     devices a row that would be an error has -1 for every class.)
     """
     tensors = _tensors(logits)
     if tensors is not None:
-        return tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
+        counts = tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
+        return _into("sample_counts", out, counts)
     x, back = _array("sample_counts", logits)
     axis, batch = rows_of("sample_counts", x, axis)
     options = count_options(batch, num_samples, temperature, seed, stream)
-    out = np.empty(x.shape, np.int64)
-    _core._sample_counts(x, axis, options, out)
-    return back(out)
+    counts = _arrays.result("sample_counts", out, x.shape, np.dtype(np.int64), x)
+    _core._sample_counts(x, axis, options, counts)
+    return back(counts) if out is None else out
 
 
 def linear_sample(
@@ -177,6 +210,7 @@ def linear_sample(
     num_samples=None,
     replacement=True,
     return_info=False,
+    out=None,
 ):
     """Draws from softmax((x w^T + bias) / temperature), of x (..., D) and w (V, D), without the whole logits.
 
@@ -189,7 +223,7 @@ def linear_sample(
     """
     tensors = _tensors(x, w, bias, where)
     if tensors is not None:
-        return tensors.linear_sample(
+        made = tensors.linear_sample(
             x,
             w,
             bias=bias,
@@ -205,6 +239,8 @@ def linear_sample(
             replacement=replacement,
             return_info=return_info,
         )
+        indices = _into("linear_sample", out, made[0] if return_info else made)
+        return (indices, made[1]) if return_info else indices
     (x, w, bias), back = _arrays.together("linear_sample", x=x, w=w, bias=bias)
     batch = linear_shapes(x, w, bias)
     options = sample_options(
@@ -220,27 +256,28 @@ def linear_sample(
     if where is not None:
         shape = (*batch, w.shape[0])
         where = broadcast_mask("linear_sample", _arrays._mask("linear_sample", where), shape).reshape(-1, w.shape[0])
-    out, info = draw_linear(np, logits, rows.shape[0], w.shape[0], dtype, where, options, batch, num_samples, return_info)
-    if not return_info:
-        return back(out)
-    cast = (a.astype(dtype) if a.dtype.kind == "f" else a for a in info.values())
-    return back(out), SampleInfo(*map(back, cast))
+    shape = batch if num_samples is None else (*batch, options["num_samples"])
+    put = _putting("linear_sample", out, shape, np.int64, x, w)
+    made, info = draw_linear(np, logits, rows.shape[0], w.shape[0], dtype, where, options, batch, num_samples, return_info)
+    return _results(put(made, back), info, dtype, back, return_info)
 
 
-def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=None):
+def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=None, out=None):
     """softmax((logits + g) / tau) with standard Gumbel noise g, an array like logits.
 
     hard=True gives a one at the largest of each row (of equal ones the first) and zeros elsewhere. The noise is made in double
     from 128 random bits an element, and the sum rounded once, to the dtype of logits: the largest noise is not cut off at that
     of 24 or 53 bits. An infinite tau gives the uniform row, of finite logits. A row with NaN or +inf, or of -inf alone, is NaN,
-    hard or not. seed and stream are as in `sample`. E. Jang, S. Gu, B. Poole,
-    "Categorical reparameterization with Gumbel-softmax" (2017).
+    hard or not. seed and stream are as in `sample`; out is an array like logits for the result, or logits itself.
+    E. Jang, S. Gu, B. Poole, "Categorical reparameterization with Gumbel-softmax" (2017).
     """
     tensors = _tensors(logits)
     if tensors is not None:
-        return tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
+        made = tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
+        return _into("gumbel_softmax", out, made)
     x, back = _array("gumbel_softmax", logits)
     axis, batch = rows_of("gumbel_softmax", x, axis)
+    put = _putting("gumbel_softmax", out, x.shape, x.dtype, x)
     z = gumbel_noise(batch, x.shape[axis], seed, stream) + np.moveaxis(x, axis, -1)
     if hard:
         y = np.zeros(z.shape, x.dtype)
@@ -250,4 +287,4 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
     else:
         y = _core.softmax(z, -1, temperature=check_tau(tau)).astype(x.dtype)
     check_tau(tau)
-    return back(np.ascontiguousarray(np.moveaxis(y, -1, axis)))
+    return put(np.ascontiguousarray(np.moveaxis(y, -1, axis)), back)

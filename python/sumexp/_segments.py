@@ -51,6 +51,8 @@ def _document_derivative(function, what, names, shape, more=""):
         {"Of one value a segment" if first == "g" and second == "x" else f"Of {second}'s shape"}.
     {second} : array, (elements, ...)
         {"The argument" if second == "x" else "The result"} of the function.{_SEGMENTS}
+    out : array
+        Where to write: of the result's shape and dtype, apart from the other arrays or exactly one of its shape.
 
     Returns
     -------
@@ -98,28 +100,28 @@ def segment_logsumexp(x, *, offsets=None, ids=None, num_segments=None, out=None)
     return _call("segment_logsumexp", ("x",), (x,), offsets, ids, num_segments, out)
 
 
-def segment_softmax_vjp(g, y, *, offsets=None, ids=None, num_segments=None):
-    return _call("segment_softmax_vjp", ("g", "y"), (g, y), offsets, ids, num_segments)
+def segment_softmax_vjp(g, y, *, offsets=None, ids=None, num_segments=None, out=None):
+    return _call("segment_softmax_vjp", ("g", "y"), (g, y), offsets, ids, num_segments, out)
 
 
-def segment_softmax_jvp(t, y, *, offsets=None, ids=None, num_segments=None):
-    return _call("segment_softmax_jvp", ("t", "y"), (t, y), offsets, ids, num_segments)
+def segment_softmax_jvp(t, y, *, offsets=None, ids=None, num_segments=None, out=None):
+    return _call("segment_softmax_jvp", ("t", "y"), (t, y), offsets, ids, num_segments, out)
 
 
-def segment_log_softmax_vjp(g, y, *, offsets=None, ids=None, num_segments=None):
-    return _call("segment_log_softmax_vjp", ("g", "y"), (g, y), offsets, ids, num_segments)
+def segment_log_softmax_vjp(g, y, *, offsets=None, ids=None, num_segments=None, out=None):
+    return _call("segment_log_softmax_vjp", ("g", "y"), (g, y), offsets, ids, num_segments, out)
 
 
-def segment_log_softmax_jvp(t, y, *, offsets=None, ids=None, num_segments=None):
-    return _call("segment_log_softmax_jvp", ("t", "y"), (t, y), offsets, ids, num_segments)
+def segment_log_softmax_jvp(t, y, *, offsets=None, ids=None, num_segments=None, out=None):
+    return _call("segment_log_softmax_jvp", ("t", "y"), (t, y), offsets, ids, num_segments, out)
 
 
-def segment_logsumexp_vjp(g, x, *, offsets=None, ids=None, num_segments=None):
-    return _call("segment_logsumexp_vjp", ("g", "x"), (g, x), offsets, ids, num_segments)
+def segment_logsumexp_vjp(g, x, *, offsets=None, ids=None, num_segments=None, out=None):
+    return _call("segment_logsumexp_vjp", ("g", "x"), (g, x), offsets, ids, num_segments, out)
 
 
-def segment_logsumexp_jvp(t, x, *, offsets=None, ids=None, num_segments=None):
-    return _call("segment_logsumexp_jvp", ("t", "x"), (t, x), offsets, ids, num_segments)
+def segment_logsumexp_jvp(t, x, *, offsets=None, ids=None, num_segments=None, out=None):
+    return _call("segment_logsumexp_jvp", ("t", "x"), (t, x), offsets, ids, num_segments, out)
 
 
 _SPECIAL = "Special values as there: a segment of -inf alone is NaN"

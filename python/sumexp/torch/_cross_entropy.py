@@ -11,7 +11,7 @@ import torch
 
 from .. import _core
 from . import _formulas, _front
-from ._checks import check_out
+from ._checks import check_out, into
 from ._composed import Composed
 from ._kernels import dims_of
 from ._private import is_zero_tensor
@@ -493,7 +493,8 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim()) or (0,)
     tensors, options, info = checked(function, logits, target, dim, **options)
     if function == "cross_entropy":
-        return called(tensors, options, info)
+        made = called(tensors, options, info)
+        return (into(function, out, made[0]), made[1]) if info else into(function, out, made)
     rows = rows_shape(logits.shape, dim)
     if out is not None:
         check_out(function, out, logits, logits.shape)

@@ -142,10 +142,10 @@ def call(function, names, arrays, offsets, ids, num_segments, out):
         raise ValueError(f"{function}: {names[0]} has shape {given}, accepted: {accepted} and {full.dtype}")
     operation = OPERATIONS[function[: -len("_vjp")]]
     if not all(operation._way(t) == "kernel" for t in (first, full)):
-        return _derivative(function, first, full, offsets)
+        return into(function, out, _derivative(function, first, full, offsets))
     shape = (len(offsets) - 1, *full.shape[1:]) if row else tuple(full.shape)
     pair = (full, first) if op > 5 else (first, full)
-    return _run(function, op, *(t.resolve_neg() for t in pair), offsets, shape)
+    return into(function, out, _run(function, op, *(t.resolve_neg() for t in pair), offsets, shape))
 
 
 def _front(name):
