@@ -251,8 +251,94 @@ def test_module():
     peer.load_state_dict(layer.state_dict())
     logits = layer.linear(X)[T >= 0]
     torch.testing.assert_close(layer(X, T), peer(X, T) + 0.1 * logits.logsumexp(1).square().mean())
-    with pytest.raises(NotImplementedError, match=r"out_features is \(2,\), accepted: \(\)"):
-        st.nn.LinearCrossEntropyLoss(D, V, out_features=(2,), dtype=f64)(X, T)
+    layer = st.nn.LinearCrossEntropyLoss(D, V, out_features=(2, 3), bias=True, dtype=f64)
+    peer = torch.nn.LinearCrossEntropyLoss(D, V, out_features=(2, 3), bias=True, dtype=f64)
+    peer.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(X, MANY["index"]), peer(X, MANY["index"]))
+
+
+# -- losses of several positions ---------------------------------------------------------------------------------------------
+
+WS, BS = normal(V, 2, 3, D, seed=11), normal(V, 2, 3, seed=12)
+MANY = {
+    "index": torch.randint(0, V, (N, 2, 3), generator=torch.Generator().manual_seed(13)).index_fill(0, torch.tensor(2), -100),
+    "probabilities": normal(N, V, 2, 3, seed=14).softmax(1),
+}
+MANY["pairs"] = torch.stack([MANY["index"], MANY["index"].flip(0)], -1), normal(N, 2, 3, 2, seed=15).exp()
+ALL_MANY = {**ALL, "token_weight": normal(N, 2, 3, seed=16).exp()}
+OPTIONS_MANY = {
+    "mean": {}, "sum": {"reduction": "sum"}, "none": {"reduction": "none"}, "denominator": {"denominator": 9.0},
+    "all mean": ALL_MANY, "all none": {**ALL_MANY, "reduction": "none"},
+}  # fmt: skip
+
+
+def whole(x, w, b, target, **options):
+    """Of linear_weight (C, d1, ..., D), as torch.nn.functional.linear_cross_entropy says it."""
+    return st.cross_entropy(torch.einsum("nd,c...d->nc...", x, w) + b, target, **options)
+
+
+@pytest.mark.parametrize("options", OPTIONS_MANY)
+@pytest.mark.parametrize("target", MANY)
+def test_positions(target, options):
+    inputs, wide = leaves(X, WS, BS), leaves(X, WS, BS)
+    expected = whole(*wide, MANY[target], **OPTIONS_MANY[options])
+    loss = ours(*inputs, MANY[target], **OPTIONS_MANY[options])
+    assert loss.shape == expected.shape and loss.dtype == f64
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=1e-13)
+    u = torch.rand_like(expected)
+    for g, e in zip(torch.autograd.grad(loss, inputs, u), torch.autograd.grad(expected, wide, u)):
+        torch.testing.assert_close(g, e, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(ours(X, WS, BS, MANY[target], **OPTIONS_MANY[options]), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_positions_as_torch(dtype):
+    for target in ("index", "probabilities"):
+        for weight in (None, ALL["weight"].to(dtype)):
+            args, options = [t.to(dtype) for t in (X, WS)], {"linear_bias": BS.to(dtype), "weight": weight}
+            label = MANY[target] if target == "index" else MANY[target].to(dtype)
+            expected = torch.nn.functional.linear_cross_entropy(*args, label, **options)
+            got = st.linear_cross_entropy(*args, label, **options)
+            assert got.dtype == expected.dtype
+            torch.testing.assert_close(got, expected, rtol=0.02 if dtype.itemsize == 2 else 1e-5, atol=0)
+
+
+def test_positions_info_bytes_and_empty():
+    x, w, b = ((t * 2).round().float() for t in (X, WS, BS))
+    keywords = {"reduction": "none", "info": ("lse", "predicted")}
+    got, expected = ours(x, w, b, MANY["index"], **keywords), whole(x, w, b, MANY["index"], **keywords)
+    assert torch.equal(got[0], expected[0])  # of integers, whose products are exact
+    assert got[1].keys() == expected[1].keys() and all(torch.equal(got[1][n], expected[1][n]) for n in got[1])
+    ignored = torch.full_like(MANY["index"], -100)
+    assert ours(X, WS, BS, ignored).isnan() and ours(X, WS, BS, ignored, on_empty="zero") == 0
+    nothing = X, WS[:, :0], BS[:, :0], MANY["index"][:, :0]
+    assert ours(*nothing).isnan() and ours(*nothing, reduction="sum") == 0
+    assert ours(*nothing, reduction="none").shape == (N, 0, 3)
+
+
+def test_derivatives_of_positions():
+    for target, options in (("index", "all mean"), ("pairs", "all none")):
+        inputs = leaves(X, WS, BS)
+        call = lambda *inputs: ours(*inputs, MANY[target], **OPTIONS_MANY[options])
+        assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, fast_mode=True)
+        assert torch.autograd.gradgradcheck(call, inputs, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+    call = lambda w: ours(X, w, BS, MANY["index"], weight=ALL["weight"])
+    expected = lambda w: whole(X, w, BS, MANY["index"], weight=ALL["weight"])
+    torch.testing.assert_close(func.grad(call)(WS), func.grad(expected)(WS))
+    batch = normal(2, *WS.shape, seed=17)
+    torch.testing.assert_close(func.vmap(func.grad(call))(batch), func.vmap(func.grad(expected))(batch))
+
+
+def test_compiled_positions():
+    torch._dynamo.reset()
+    program = lambda x, w, b: ours(x, w, b, MANY["index"], weight=ALL["weight"])
+    got, expected = leaves(X, WS, BS), leaves(X, WS, BS)
+    a, b = torch.compile(program, fullgraph=True, backend="aot_eager")(*got), program(*expected)
+    torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
+    a.backward()
+    b.backward()
+    for g, e in zip(got, expected):
+        torch.testing.assert_close(g.grad, e.grad, rtol=1e-13, atol=1e-15)
 
 
 def test_options_of_torch():
@@ -275,6 +361,25 @@ def test_autocast():
             torch.testing.assert_close(loss, expected)
     loss.backward()
     assert leaf.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_has_torchs_dtypes(cast, dtype):
+    inputs, peers = leaves(*(t.to(dtype) for t in (X, W, B))), leaves(*(t.to(dtype) for t in (X, W, B)))
+    with torch.autocast("cpu", cast):
+        loss = ours(*inputs, T)
+        expected = torch.nn.functional.linear_cross_entropy(*peers[:2], T, linear_bias=peers[2])
+        alone = se.linear_cross_entropy_with_grad(*inputs[:2], T, bias=inputs[2])
+    assert loss.dtype == expected.dtype == alone[0].dtype == (f64 if dtype == f64 else torch.float32)
+    exact = dtype == f64
+    torch.testing.assert_close(loss, expected, rtol=1e-13 if exact else 0.02, atol=0)
+    loss.backward()
+    expected.backward()
+    for t, e, g in zip(inputs, peers, alone[1:]):
+        assert t.grad.dtype == e.grad.dtype == g.dtype == dtype
+        for found in (t.grad, g):
+            torch.testing.assert_close(found, e.grad, rtol=1e-12 if exact else 0.05, atol=1e-13 if exact else 0.02)
 
 
 # -- memory -------------------------------------------------------------------------------------------------------------
@@ -304,8 +409,11 @@ def test_memory():
 
 
 ERRORS = {
-    "weight": ((X, W[0], T), {}, ValueError, r"linear_weight has shape \(3,\), accepted: \(C, D\)"),
-    "many": ((X, W[None], T), {}, NotImplementedError, r"accepted: \(C, D\); K-dimensional losses are not served"),
+    "weight": ((X, W[0], T), {}, ValueError, r"linear_weight has shape \(3,\), accepted: \(C, D\) or"),
+    "many": ((X, WS, T), {}, ValueError, r"target has shape \(7,\), accepted: \(7, 2, 3\)"),
+    "many of one": ((X[0], WS, T[0]), {}, ValueError, r"input has shape \(3,\), accepted: \(N, 3\)"),
+    "many biases": ((X, WS, MANY["index"]), {"linear_bias": B}, ValueError, r"linear_bias has shape .*\(5, 2, 3\)"),
+    "many ranges": ((X, WS, MANY["index"].abs()), {}, ValueError, "target: got 100 for row 12; accepted are"),
     "input": ((X[:, 1:], W, T), {}, ValueError, r"input has shape \(7, 2\), accepted: \(..., 3\), as of linear_weight"),
     "dtype": ((X, W.float(), T), {}, TypeError, "linear_weight has dtype torch.float32, accepted: torch.float64"),
     "bias": ((X, W, T), {"linear_bias": B[1:]}, ValueError, r"linear_bias has shape \(4,\), accepted: \(5,\)"),

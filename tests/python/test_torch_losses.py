@@ -67,6 +67,24 @@ def test_samples_of_torch(dtype):
     assert count > 20
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_autocast(dtype):
+    """Of 16 bits the loss is in float32, as torch's, and the gradient is rounded once."""
+    for target in (indices(4), logits(4, 5, seed=3).softmax(1).to(dtype)):
+        for module in (False, True):
+            (x,) = leaves = [logits(4, 5, dtype=dtype).requires_grad_()]
+            peer = x.detach().clone().requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = (st.nn.CrossEntropyLoss() if module else st.cross_entropy)(x, target)
+                expected = theirs(peer, target)
+            assert loss.dtype == expected.dtype == (f64 if dtype == f64 else torch.float32)
+            torch.testing.assert_close(loss, expected)
+            (got,), (want,) = torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, peer)
+            assert got.dtype == want.dtype == dtype
+            torch.testing.assert_close(got, want)
+            assert st.cross_entropy(x, target).dtype == dtype  # outside of it
+
+
 WEIGHT = torch.tensor([0.5, 0.0, 2.0, 1.0, 3.0], dtype=f64)
 OPTIONS = {
     "plain": {"reduction": "none"},

@@ -422,8 +422,9 @@ def cross_entropy(
 
     Returns
     -------
-    The loss, of input's dtype; with info (loss, {name: Tensor}). Loss and gradient of an index without options are within
-    4 ulp also as the probability of the target goes to 1; the bytes are those of sumexp.cross_entropy.
+    The loss, of input's dtype (under torch.autocast in float32 where that has 16 bits, as torch's); with info (loss,
+    {name: Tensor}). Loss and gradient of an index without options are within 4 ulp also as the probability of the target goes
+    to 1; the bytes are those of sumexp.cross_entropy.
 
     Raises
     ------
@@ -440,7 +441,7 @@ def cross_entropy(
             on_empty=on_empty, info=info,
         )
     reduction = legacy_reduction(size_average, reduce, reduction)
-    input = _front.autocast(a_tensor(name, "input", input))
+    input = _front.autocast(a_tensor(name, "input", input), DEVICES)
     dim = 0 if input.dim() == 1 else 1
     tensors, options, info = checked(
         name, input, target, dim, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,

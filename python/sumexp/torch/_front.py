@@ -85,10 +85,11 @@ def nothing_watches():
     )
 
 
-def autocast(x):
-    """x as torch's autocast rule for these functions has it: on CUDA, 16-bit tensors are computed in float32."""
-    narrow = x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16)
-    return x.float() if narrow and torch.is_autocast_enabled("cuda") else x
+def autocast(x, devices=("cuda",)):
+    """x as torch's autocast rule for these functions has it: on these devices, 16-bit tensors are computed in float32."""
+    kind = x.device.type
+    narrow = kind in devices and x.dtype in (torch.float16, torch.bfloat16)
+    return x.float() if narrow and torch.is_autocast_enabled(kind) else x
 
 
 def soft(name, x, dims, T=1.0):

@@ -10,6 +10,7 @@ v = t_x W^T + x t_w^T + t_b, all derivatives up to the second are those of one f
     Gradients = dPhi/dt        Tangent = dPhi/dg        Second = dPhi/d(x, w, b)        Bilinear = the rows of t H t'
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -124,7 +125,7 @@ def divisor(tensors, o):
     found = x.new_empty((), dtype=torch.float64)
     ce.raw(
         _core._cross_entropy_denominator,
-        x.new_zeros((), dtype=ce.wide(x.dtype)).expand(len(x), len(w)),
+        x.new_zeros((), dtype=ce.wide(x.dtype)).expand(len(x), *w.shape[:-1]),
         target,
         1,
         target_weight=target_weight,
@@ -621,11 +622,11 @@ def linear_cross_entropy(
         Of float16, bfloat16, float32 or float64, on the CPU or a CUDA device that this build serves. (There ignored rows are
         multiplied as zeros, since to count them would be to wait.)
     linear_weight : Tensor (C, D)
-        Of the same dtype. (Not (C, d1, ..., D), torch's K-dimensional losses.)
+        Of the same dtype; or (C, d1, ..., D) for torch's K-dimensional losses, of an input (N, D): a head for each position.
     target : Tensor or pair of tensors
-        Class indices (...), probabilities (..., C), or indices and weights (..., K). Probabilities, class weights and token
-        weights are not differentiated in.
-    linear_bias : Tensor (C,)
+        Class indices (...), probabilities (..., C), or indices and weights (..., K); with positions (N, d1, ...),
+        (N, C, d1, ...) and (N, d1, ..., K). Probabilities, class weights and token weights are not differentiated in.
+    linear_bias : Tensor (C,) or (C, d1, ...)
     weight, reduction, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight, denominator, on_empty, info
         As in cross_entropy; ignore_index=None is -100.
     options : torch.nn.LinearCrossEntropyOptions
@@ -636,7 +637,9 @@ def linear_cross_entropy(
     Returns
     -------
     As cross_entropy of input @ linear_weight.T + linear_bias: a row's loss has its bytes on the same logits, which are the
-    products of torch.mm, in the tensors' dtype; those of float16 are computed, and stay, in float32.
+    products of torch.mm, in the tensors' dtype; those of float16 are computed, and stay, in float32. Of positions the losses
+    are added up one position after the other. Under torch.autocast products are in its dtype, and the loss, if input has 16
+    bits, in float32, as torch's.
 
     Where a gradient is recorded and reduction is not "none", it is made in the same sweep, for those of input, linear_weight
     and linear_bias that need one; others cost nothing. The latter two are added up in float32 or float64. Double backward,
@@ -647,11 +650,46 @@ def linear_cross_entropy(
     As cross_entropy; NotImplementedError for what cannot be served without whole logits.
     """
     chunk_size = chunk_of(options) if chunk_size is None else chunk_size
-    tensors, o, info, batch = checked(
+    tensors, o, info, batch, dtype = checked(
         NAME, input, linear_weight, target, linear_bias, weight=weight, reduction=reduction, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, temperature=temperature, token_weight=token_weight,
         denominator=denominator, on_empty=on_empty, info=info, chunk_size=chunk_size,
     )
+    loss, found = (of_positions if tensors[1].dim() > 2 else computed)(tensors, o, info)
+    loss = (loss if o.reduction else loss.reshape(batch)).to(dtype)
+    return (loss, {n: t.reshape(batch) for n, t in found.items()}) if info else loss
+
+
+def of_positions(tensors, o, info):
+    """computed() of w (V, P, D), bias (V, P), target (N, P), (N, V, P) or (N, P, K) and token_weight (N, P)."""
+    x, w, bias, target, target_weight, weight, token_weight, denominator = tensors
+    count = w.shape[1]
+    if denominator is None and o.reduction == ce.REDUCTIONS.index("mean"):
+        if ways(tensors) in ("kernel", "function"):
+            denominator = divisor([ce.plain(t) for t in tensors], o)
+        else:
+            like, index = x.detach().new_empty(()).expand(len(x), len(w), count), target
+            if not target.is_floating_point():  # those out of range are for the kernels
+                index = torch.where(target == o.ignore_index, target, target.clamp(0, max(len(w) - 1, 0)))
+            denominator = ce.denominator_of(like, index, target_weight, weight, token_weight, o.of_rows())
+    parts = lambda t, d: [None] * count if t is None else t.unbind(d)
+    split = [parts(w, 1), parts(bias, 1), parts(target, 2 if target.is_floating_point() else 1), parts(target_weight, 1)]
+    made = [
+        computed((x, *of_one, weight, tokens, denominator), o, info)
+        for *of_one, tokens in zip(*split, parts(token_weight, 1))
+    ]
+    if not made:  # the sum of no element of w
+        total = w.sum(dtype=torch.float64)
+        empty = x.new_empty(len(x), 0)
+        loss = empty if not o.reduction else ce.quotient(total, denominator, o) if denominator is not None else total
+        return loss, dict.fromkeys(info, empty)
+    losses = [loss for loss, _ in made]
+    loss = functools.reduce(torch.add, losses) if o.reduction else torch.stack(losses, 1)
+    return loss, {n: torch.stack([found[n] for _, found in made], 1) for n in info}
+
+
+def computed(tensors, o, info):
+    """(the loss, or those of the rows, in a wide dtype, {name: tensor of rows})"""
     taken = ways(tensors)
     if taken == "op":
         if info:
@@ -676,8 +714,7 @@ def linear_cross_entropy(
             loss = ce.quotient(loss, Divisor.apply(o, *tensors), o)
         if not torch.is_grad_enabled():
             loss = loss.detach()
-    loss = (loss if o.reduction else loss.reshape(batch)).to(input.dtype)
-    return (loss, {n: t.reshape(batch) for n, t in found.items()}) if info else loss
+    return loss, found
 
 
 def ways(tensors):
@@ -706,7 +743,7 @@ def chunk_of(options):
 
 def with_grad(function, x, w, target, bias, *, need, out_dw, info, **options):
     """sumexp.linear_cross_entropy_with_grad of tensors."""
-    tensors, o, info, batch = checked(function, x, w, target, bias, info=info, **options)
+    tensors, o, info, batch, dtype = checked(function, x, w, target, bias, info=info, **options)
     need = tuple(part in wanted(function, need) for part in PARTS)
     if ways(tensors) not in ("kernel", "function"):
         raise NotImplementedError(f"{function}: tensors of a transform, accepted: plain tensors")
@@ -725,42 +762,54 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, **options):
         if place is not None:
             dw = out_dw if place is out_dw else out_dw.add_(place)
     loss = reduced(losses, divided, o)
-    made = ((loss if o.reduction else loss.reshape(batch)).to(x.dtype), None if dx is None else dx.reshape(x.shape), dw, db)
+    loss = (loss if o.reduction else loss.reshape(batch)).to(dtype)
+    like = lambda a, t: a if a is None or a is out_dw else a.to(t.dtype).reshape(t.shape)
+    made = (loss, like(dx, x), like(dw, w), like(db, bias))
     return (*made, {n: t.reshape(batch) for n, t in found.items()}) if info else made
 
 
 def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size, **extras):
-    """(tensors of N rows, options, names of info, the shape of the rows)"""
+    """(tensors of N rows, options, names of info, the shape of the losses, the dtype of the loss)
+
+    With a w (V, d1, ..., D), the tensors are those of of_positions.
+    """
     for name, t in (("input", x), ("linear_weight", w)):
         if not ce.a_tensor(function, name, t).is_floating_point():
             raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: float16, bfloat16, float32 or float64")
-    if w.dim() != 2:
-        hint = "; K-dimensional losses are not served" if w.dim() > 2 else ""
-        raise (NotImplementedError if hint else ValueError)(
-            f"{function}: linear_weight has shape {tuple(w.shape)}, accepted: (C, D){hint}"
-        )
-    if x.dim() == 0 or x.shape[-1] != w.shape[1]:
-        raise ValueError(f"{function}: input has shape {tuple(x.shape)}, accepted: (..., {w.shape[1]}), as of linear_weight")
-    ce.of_shape(function, "linear_bias", bias, (w.shape[0],))
-    kind = x.device.type
-    if kind in DEVICES and torch.is_autocast_enabled(kind):  # as torch.nn.functional.linear under it
-        x, w, bias = (t if t is None else t.to(torch.get_autocast_dtype(kind)) for t in (x, w, bias))
+    if w.dim() < 2 or (w.dim() > 2 and function != NAME):
+        accepted = "(C, D) or (C, d1, ..., D)" if function == NAME else "(C, D)"
+        raise ValueError(f"{function}: linear_weight has shape {tuple(w.shape)}, accepted: {accepted}")
+    classes, *positions, width = w.shape
+    if x.dim() == 0 or x.shape[-1] != width or (positions and x.dim() != 2):
+        accepted = f"({'N' if positions else '...'}, {width})"
+        raise ValueError(f"{function}: input has shape {tuple(x.shape)}, accepted: {accepted}, as of linear_weight")
+    ce.of_shape(function, "linear_bias", bias, (classes, *positions))
+    kind, dtype = x.device.type, x.dtype
+    if kind in DEVICES and torch.is_autocast_enabled(kind):  # as torch.nn.functional.linear and cross_entropy under it
+        narrow, dtype = torch.get_autocast_dtype(kind), ce.wide(dtype)
+        x, w, bias = (t if t is None or t.dtype == torch.float64 else t.to(narrow) for t in (x, w, bias))
     for name, t in (("linear_weight", w), ("linear_bias", bias)):
         if t is not None and t.dtype != x.dtype:
             raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of input")
-    batch = x.shape[:-1]
+    batch = (*x.shape[:-1], *positions)
     probabilities = isinstance(target, torch.Tensor) and target.is_floating_point()
     if probabilities and ignore_index is not None and function == NAME and ignore_index != -100:
         raise ValueError(f"{function}: ignore_index is {ignore_index}, accepted: None where target has probabilities")
-    like = x.detach().new_empty(()).expand(*batch, w.shape[0])
+    dim = 1 if positions else -1
+    like = x.detach().new_empty(()).expand(*x.shape[:-1], classes, *positions)
     (_, index, pair_weights, weight, tokens, denominator), options, info = ce.checked(
-        function, like, target, -1, ignore_index=-100 if ignore_index is None else ignore_index, reduction=reduction, **extras
+        function, like, target, dim, ignore_index=-100 if ignore_index is None else ignore_index, reduction=reduction, **extras
     )
     chunk = 0 if chunk_size is None else chunk_rows(function, chunk_size, 1 << 62, w.shape[0])
     for name, t in (("target", index), ("target[1]", pair_weights), ("weight", weight), ("token_weight", tokens)):
         if t is not None and t.requires_grad and torch.is_grad_enabled():
             raise NotImplementedError(f"{function}: {name} requires a gradient, accepted: input, linear_weight and linear_bias")
+    if positions:
+        merged = lambda t, d=1: t if t is None else t.flatten(d, d + len(positions) - 1)
+        index = merged(index, 2 if probabilities else 1)
+        w, bias, pair_weights, tokens = (merged(t) for t in (w, bias, pair_weights, tokens))
+        return (x, w, bias, index, pair_weights, weight, tokens, denominator), Options(*options[1:], chunk), info, batch, dtype
     flat = lambda t: t if t is None else t.reshape(-1, *t.shape[len(batch) :])
     rows = x.reshape(-1 if x.shape[-1] else math.prod(batch), x.shape[-1])
     tensors = (rows, w, bias, flat(index), flat(pair_weights), weight, flat(tokens), denominator)
-    return tensors, Options(*options[1:], chunk), info, batch
+    return tensors, Options(*options[1:], chunk), info, batch, dtype

@@ -40,13 +40,12 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
         self.extras = {n: v for n, v in keywords.items() if n not in own}
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        if self.out_features:
-            raise NotImplementedError(f"LinearCrossEntropyLoss: out_features is {self.out_features}, accepted: ()")
+        shape, bias = (self.num_classes, *self.out_features), self.linear.bias
         return _linear.linear_cross_entropy(
             input,
-            self.linear.weight,
+            self.linear.weight.reshape(*shape, self.linear.in_features),
             target,
-            linear_bias=self.linear.bias,
+            linear_bias=None if bias is None else bias.reshape(shape),
             weight=self.weight,
             reduction=self.reduction,
             ignore_index=self.ignore_index,
