@@ -36,7 +36,7 @@ from ._information import (
     log_prob_and_entropy_vjp,
     log_prob_vjp,
 )
-from ._linear import linear_cross_entropy, linear_cross_entropy_with_grad
+from ._linear import linear_cross_entropy, linear_cross_entropy_vjp, linear_cross_entropy_with_grad
 from ._log_domain import (
     log1mexp,
     log1mexp_vjp,
@@ -92,6 +92,7 @@ __all__ = [
     "kl_div",
     "kl_div_vjp",
     "linear_cross_entropy",
+    "linear_cross_entropy_vjp",
     "linear_cross_entropy_with_grad",
     "linear_sample",
     "log1mexp",

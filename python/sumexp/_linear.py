@@ -76,15 +76,30 @@ def linear_cross_entropy_with_grad(
     return _run("linear_cross_entropy_with_grad", **locals())
 
 
-def _run(function, x, w, target, bias, *, need=(), out_dw=None, info, **options):
-    with_grad = function == "linear_cross_entropy_with_grad"
-    if is_torch(x):
+def linear_cross_entropy_vjp(
+    g, x, w, target, *, bias=None, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None,
+    temperature=1.0, token_weight=None, reduction="mean", denominator=None, on_empty="nan", need=("x", "w", "bias"),
+    out_dw=None, chunk_size=None,
+):
+    """The gradients of linear_cross_entropy with respect to x, w and bias, for a gradient g of its loss.
+
+    g is a number, or with reduction="none" an array that broadcasts to the tokens. All else is as in
+    linear_cross_entropy_with_grad, whose (dx, dw, dbias) these are for g = 1.
+    """
+    return _run("linear_cross_entropy_vjp", **locals())
+
+
+def _run(function, x, w, target, bias, *, need=(), out_dw=None, info=(), **options):
+    with_grad, with_g = function == "linear_cross_entropy_with_grad", "g" in options
+    if is_torch(x) or is_torch(options.get("g")):
         from .torch import _linear
 
-        if with_grad:
+        if with_grad or with_g:
             return _linear.with_grad(function, x, w, target, bias, need=need, out_dw=out_dw, info=info, **options)
         return _linear.linear_cross_entropy(x, w, target, linear_bias=bias, info=info, **options)
     *results, found = _swept(function, x, w, target, bias, wanted(function, need), out_dw, info=info, **options)
+    if with_g:
+        return tuple(results[1:])
     results = (*(results if with_grad else results[:1]), *((found,) if found else ()))
     return results if len(results) > 1 else results[0]
 
@@ -160,7 +175,7 @@ def _place_for_dw(function, out, w, work, inputs):
 class Losses:
     """The rows of a batch (N of them) as cross-entropy sees them: targets, options, and places for what is computed of each."""
 
-    def __init__(self, function, target, batch, classes, work, **options):
+    def __init__(self, function, target, batch, classes, work, g=None, **options):
         like = np.broadcast_to(np.zeros((), work), (*batch, classes))
         call = Call(function, like, target, -1, **options)
         arguments = call.arguments
@@ -174,6 +189,7 @@ class Losses:
             arguments["denominator"] = self.denominator
         of_rows = {"target": call.target, "target_weight": arguments.pop("target_weight")}
         of_rows["token_weight"] = arguments.pop("token_weight")
+        of_rows["g"] = None if g is None else call.of_loss("g", g)
         rows = math.prod(batch)
         self.of_rows = {n: a.reshape(rows, *a.shape[len(batch) :]) for n, a in of_rows.items() if a is not None}
         self.arguments = arguments

@@ -130,9 +130,7 @@ def _run(function, logits, target, axis, *, out=None, **options):
         view[...] = loss
         return call.results(out, back=False)
     if with_g:
-        g = call.of_rows("g", g)
-        if options["reduction"] != "none" and any(g.strides):
-            raise ValueError(f"{function}: g has a number for each row, accepted: one, as of the loss")
+        g = call.of_loss("g", g)
     gradient = call.place_for_gradient(out)
     loss = call.run(loss=not with_g, g=g, dlogits=gradient)
     gradient = call.back(gradient) if out is None else out
@@ -230,6 +228,13 @@ class Call:
             raise ValueError(
                 f"{self.function}: {argument} has shape {array.shape}, accepted: what broadcasts to {self.rows}"
             ) from None
+
+    def of_loss(self, argument, value):
+        """A number, or where the loss has one a row that, as numbers of the rows."""
+        array = self.of_rows(argument, value)
+        if self.reduction != "none" and any(array.strides):
+            raise ValueError(f"{self.function}: {argument} has a number for each row, accepted: one, as of the loss")
+        return array
 
     def inputs(self):
         return [self.logits, self.target, *(self.arguments[n] for n in ("target_weight", "token_weight", "weight"))]

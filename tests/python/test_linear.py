@@ -194,3 +194,41 @@ def test_errors(case):
     with pytest.raises(kind, match="^linear_cross_entropy_with_grad: .*" + message):
         se.linear_cross_entropy_with_grad(**arguments)
     assert np.array_equal(W, before)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_vjp(target, reduction, options):
+    """cross_entropy_vjp on whole logits, and two products; for g = 1 the bytes of _with_grad."""
+    keywords = {**OPTIONS[options], "reduction": reduction}
+    ones = se.linear_cross_entropy_vjp(1, X, W, TARGETS[target], bias=B, chunk_size=4, **keywords)
+    same = se.linear_cross_entropy_with_grad(X, W, TARGETS[target], bias=B, chunk_size=4, **keywords)[1:]
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ones, same))
+    g = RNG.normal(size=N) if reduction == "none" else -2.5
+    got = se.linear_cross_entropy_vjp(g, X, W, TARGETS[target], bias=B, chunk_size=4, **keywords)
+    d = se.cross_entropy_vjp(g, X @ W.T + B, TARGETS[target], **keywords)
+    for a, e in zip(got, (d @ W, d.T @ X, d.sum(0))):
+        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-13)
+    torch = pytest.importorskip("torch")
+    target = TARGETS[target]
+    target = tuple(map(torch.from_numpy, target)) if isinstance(target, tuple) else torch.from_numpy(target)
+    keywords = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in keywords.items()}
+    x, w, b, of_loss = map(torch.as_tensor, (X, W, B, g))
+    made = se.linear_cross_entropy_vjp(of_loss, x, w, target, bias=b, chunk_size=4, **keywords)
+    for a, e in zip(made, got):
+        np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-13)
+
+
+def test_vjp_arguments():
+    assert se.linear_cross_entropy_vjp(1.0, X, W, T, need=("w",))[::2] == (None, None)
+    buffer = np.ones((V, D))
+    assert se.linear_cross_entropy_vjp(2.0, X, W, T, out_dw=buffer)[1] is buffer
+    np.testing.assert_allclose(buffer - 1, se.linear_cross_entropy_vjp(2.0, X, W, T)[1], atol=1e-14)
+    torch = pytest.importorskip("torch")
+    tensors = [torch.from_numpy(a) for a in (X, W, T)]
+    for g, arguments in ((np.ones(N), (X, W, T)), (torch.ones(N), tensors)):
+        with pytest.raises(ValueError, match="^linear_cross_entropy_vjp: g has .*accepted: "):
+            se.linear_cross_entropy_vjp(g, *arguments)
+    with pytest.raises(ValueError, match="^linear_cross_entropy_vjp: g has shape .*accepted: "):
+        se.linear_cross_entropy_vjp(np.ones(N + 1), X, W, T, reduction="none")

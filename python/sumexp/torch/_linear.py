@@ -741,9 +741,11 @@ def chunk_of(options):
     return getattr(options, "batch_chunk_size", None)
 
 
-def with_grad(function, x, w, target, bias, *, need, out_dw, info, **options):
-    """sumexp.linear_cross_entropy_with_grad of tensors."""
+def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **options):
+    """sumexp.linear_cross_entropy_with_grad of tensors, or with g its _vjp."""
     tensors, o, info, batch, dtype = checked(function, x, w, target, bias, info=info, **options)
+    if g is not None:
+        g = ce.of_rows(function, "g", torch.as_tensor(g, device=x.device), () if o.reduction else batch)
     need = tuple(part in wanted(function, need) for part in PARTS)
     if ways(tensors) not in ("kernel", "function"):
         raise NotImplementedError(f"{function}: tensors of a transform, accepted: plain tensors")
@@ -758,13 +760,19 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, **options):
             raise ValueError(f"{function}: out_dw requires a gradient or is an input, accepted: memory of its own")
         place = out_dw if out_dw.dtype == ce.wide(w.dtype) else w.new_zeros(w.shape, dtype=ce.wide(w.dtype))
     with torch.no_grad():
-        losses, (dx, dw, db), found, divided = sweep(tensors, o, need, info=info, out_dw=place)
+        if g is not None:
+            g = g.detach().to(torch.float64).reshape(-1).expand(len(tensors[0]))
+            if o.reduction == ce.REDUCTIONS.index("mean"):
+                g = ce.quotient(g, divisor([ce.plain(t) for t in tensors], o), o)
+        losses, (dx, dw, db), found, divided = sweep(tensors, o, need, g=g, info=info, out_dw=place)
         if place is not None:
             dw = out_dw if place is out_dw else out_dw.add_(place)
-    loss = reduced(losses, divided, o)
-    loss = (loss if o.reduction else loss.reshape(batch)).to(dtype)
     like = lambda a, t: a if a is None or a is out_dw else a.to(t.dtype).reshape(t.shape)
-    made = (loss, like(dx, x), like(dw, w), like(db, bias))
+    gradients = (like(dx, x), like(dw, w), like(db, bias))
+    if g is not None:
+        return gradients
+    loss = reduced(losses, divided, o)
+    made = ((loss if o.reduction else loss.reshape(batch)).to(dtype), *gradients)
     return (*made, {n: t.reshape(batch) for n, t in found.items()}) if info else made
 
 
