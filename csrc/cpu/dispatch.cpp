@@ -127,9 +127,10 @@ Status run(const Call& call) noexcept {
   const cpu::DefaultFloatingPoint mode;
   cpu::Plan plan;
   Status status = cpu::make_plan(call, plan);
-  if (status.ok()) status = cpu::check_indices(plan);
-  if (!status.ok() || plan.rows == 0) return status;
-  if (plan.n == 0 && !cpu::op_info(plan.op).row_output) return status;
+  if (!status.ok()) return status;
+  const cpu::OpInfo& info = cpu::op_info(plan.op);
+  if (info.index) status = cpu::check_indices(plan);
+  if (!status.ok() || plan.rows == 0 || (plan.n == 0 && !info.row_output)) return status;
   try {
     run_plan(plan);
   } catch (const std::bad_alloc&) {

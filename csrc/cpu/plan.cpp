@@ -81,6 +81,7 @@ const OpInfo& op_info(Op op) { return kOps[static_cast<int>(op)]; }
 
 Offsets Plan::row_offsets(std::int64_t r) const {
   Offsets offsets = {};
+  if (r == 0) return offsets;
   for (int d = batch_dims - 1; d >= 0; --d) {
     const std::int64_t i = d > 0 ? r % batch[d].size : r;
     if (d > 0) r /= batch[d].size;
