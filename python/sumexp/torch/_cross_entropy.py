@@ -196,7 +196,11 @@ def plain(tensor, dtype=None):
         return None
     if is_zero_tensor(tensor):
         tensor = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    return (tensor if dtype is None else tensor.to(dtype)).detach().resolve_neg()
+    if dtype is not None and tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
 def info_places(names, shape, x):
