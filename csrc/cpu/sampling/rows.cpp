@@ -228,35 +228,29 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
   char* const copy = copy_;
   packed_ = copy_;
   if (job_.direct && !divide) packed_ = base_;
-  double m = -kInfinity;
-  for (std::int64_t c = 0; c < job_.chunks; ++c) {
+  for (std::int64_t c = 0; c < job_.chunks && packed_ == copy; ++c) {
     const int count = job_.count_of(c);
     char* const to = copy + c * job_.chunk * job_.wide;
-    const void* x = raw_chunk(c, to);
-    if (divide) {
-      if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
-      this->divide(count, to);
-      x = to;
-      if (divide_apart(scratch.other)) {
-        c = -1, m = -kInfinity;  // once more, from the first
-        continue;
-      }
-    }
-    double& largest = nodes_[c].m = -kInfinity;  // until the tree grows
-    if (!job_.kernels.largest(x, count, &largest, nullptr)) return failure.add(row_, Failure::kNaN);
-    m = std::max(m, largest);
+    const void* const x = raw_chunk(c, to);
+    if (!divide) continue;
+    if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
+    this->divide(count, to);
+    if (divide_apart(scratch.other)) c = -1;  // once more, from the first
   }
-  if (!(m < kInfinity)) return failure.add(row_, Failure::kInfinite);
-  if (m == -kInfinity) return failure.add(row_, Failure::kNothing);
   const auto find = [&](auto zero) {
     using T = decltype(zero);
     if (!scratch.filters) scratch.filters = scratch.workspace.take_bytes(filter_scratch<T>(job_.plan.n));
-    const Cut<T> cut = filter_cut(reinterpret_cast<const T*>(packed_), job_.plan.n, filters, scratch.filters);
+    const ChunkMaxima maxima = {&nodes_[0].m, sizeof(SumNode) / sizeof(double), job_.chunk};  // until the tree grows
+    const bool index = call.cut_index != nullptr;
+    const Cut<T> cut = filter_cut(reinterpret_cast<const T*>(packed_), job_.plan.n, filters, scratch.filters, index, maxima);
     cut_logit_ = cut.logit, cut_index_ = cut.index;
     kept_ = cut.kept;
   };
   if (job_.wide == 8) find(0.0);
   else find(0.0f);
+  if (cut_logit_ != cut_logit_) return failure.add(row_, Failure::kNaN);
+  if (cut_logit_ == kInfinity) return failure.add(row_, Failure::kInfinite);
+  if (kept_ == 0) return failure.add(row_, Failure::kNothing);
   cut_ = true;
 }
 
