@@ -1,7 +1,9 @@
 #include SUMEXP_SIMD
 //
 #include "sampling.hpp"
+#include "../../ops/filters.hpp"
 #include "../../ops/sampling.hpp"
+#include "compress.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 
@@ -125,6 +127,96 @@ int keep(const void* from, int count, double cut, int last_tied, void* at) {
   return kept;
 }
 
+// The elements of a chunk that are kept, next to each other, and where they were; room for a vector behind them.
+template <class T>
+struct Kept {
+  static constexpr int kRoom = Geometry<T>::kChunk + 16;
+  T x[kRoom], place[kRoom];
+  int count = 0;
+};
+template <class V, class T = ElementOf<V>>
+SUMEXP_FN void collect(const T* x, int count, T cut, int last_tied, Kept<T>& kept) {
+  T lane[V::W];
+  for (int i = 0; i < V::W; ++i) lane[i] = static_cast<T>(i);
+  const V bound = V(cut), lanes = V::load(lane);
+  const int tied = last_tied < 0 ? 0 : last_tied < count ? last_tied : count;
+  const auto take = [&](int i, auto mask, V v) SUMEXP_INLINE {
+    compress(kept.x + kept.count, mask, v);
+    compress(kept.place + kept.count, mask, lanes + V(static_cast<T>(i)));
+    kept.count += ::sumexp::SUMEXP_NS::count(mask);
+  };
+  each_vector<V>(tied, [&](int i, auto memory) SUMEXP_INLINE {
+    const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
+    take(i, at_or_above(v, bound), v);
+  });
+  const V above = V(next_above(cut));
+  each_vector<V>(count - tied, [&](int i, auto memory) SUMEXP_INLINE {
+    const V v = memory.template load<V>(x + tied + i, -Limits<T>::infinity);
+    take(tied + i, at_or_above(v, above), v);
+  });
+  V::store(kept.x + kept.count, V(-Limits<T>::infinity));
+}
+
+// sum_terms of a chunk of which these alone are there: what is absent adds +0. So each lane adds its own, one by one.
+template <class V, class T = ElementOf<V>>
+Wide<T> sum_kept(const Kept<T>& kept, int columns, const Reduction<T>& reduce, T bound, int& counted) {
+  using G = Geometry<T>;
+  constexpr int kVectors = G::kGroup / V::W, kSlots = G::kLanes / V::W;
+  const Reduction<V> to = {V(reduce.shift), V(reduce.floor)};
+  T high[G::kLanes], low[G::kLanes];
+  for (int i = 0; i < columns * G::kGroup; i += V::W) V::store(high + i, V(TermSum<T>::kStart)), V::store(low + i, V(T(0)));
+  counted = 0;
+  for (int i = 0; i < kept.count; i += V::W) {
+    const V raw = V::load(kept.x + i);
+    ExpParts<V> parts = exp_parts(raw, to);
+    const auto out = at_or_above(raw, V(bound));
+    counted += ::sumexp::SUMEXP_NS::count(out);
+    parts.s = clear(out, parts.s);
+    T r[V::W], u[V::W], s[V::W], rounded[V::W];
+    V::store(r, parts.r), V::store(u, parts.u), V::store(s, parts.s), V::store(rounded, term(parts));
+    const int here = kept.count - i < V::W ? kept.count - i : V::W;
+    for (int k = 0; k < here; ++k) {
+      const int lane = static_cast<int>(kept.place[i + k]) % G::kLanes;
+      TermSum<T>::accumulate(high[lane], low[lane], {r[k], u[k], s[k]}, rounded[k]);
+    }
+  }
+  V slots[kSlots][2], sums[2][kVectors];
+  for (int k = 0; k < columns * kVectors; ++k) {
+    slots[k][0] = V::load(high + k * V::W) - V(TermSum<T>::kStart);
+    slots[k][1] = V::load(low + k * V::W);
+  }
+  fold_slots(columns, slots, sums);
+  return fold_terms(sums);
+}
+
+constexpr int kSparse = 4;  // a chunk is, of which so small a part is kept
+
+template <class V>
+bool reduce_kept(const void* from, int count, double cut, int last_tied, void* to) {
+  using T = ElementOf<V>;
+  Kept<T> kept;
+  collect<V>(static_cast<const T*>(from), count, static_cast<T>(cut), last_tied, kept);
+  ExpState<T>& state = as<ExpState<T>>(to);
+  state = ExpState<T>::empty();
+  if (kept.count == 0) return true;
+  if (kept.count > count / kSparse) return false;
+  state.m = largest(lane_max<V>(kept.x, kept.count));
+  const Base<T> base = base_of(state.m);
+  if (base.anchor != T(0)) return false;
+  state.N = base.N;
+  const int columns = column_count<T>(count);
+  int counted;
+  state.R = sum_kept<V>(kept, columns, base.reduce, state.m, counted);
+  state.c = WideOf<T>::constant(counted);
+  if (!needs_refinement(state)) return true;
+  const T next = largest(lane_max_below<V>(kept.x, kept.count, state.m));
+  const Base<T> lower = base_of(next);
+  if (lower.anchor != T(0)) return false;
+  state.R =
+      shifted<T>(sum_kept<V>(kept, columns, lower.reduce, state.m, counted), exponent_gap(next, lower.N, state.m, base.N));
+  return true;
+}
+
 void gumbel(const double* v, const double* w, std::int64_t count, double* noise) {
   each_vector<F64>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
     memory.store(noise + i, gumbel_of(memory.template load<F64>(v + i, 0.5), memory.template load<F64>(w + i, 0.5)));
@@ -134,7 +226,7 @@ void gumbel(const double* v, const double* w, std::int64_t count, double* noise)
 template <class V>
 constexpr cpu::SamplingKernels::Of kernels_of() {
   using T = ElementOf<V>;
-  return {sizeof(ExpState<T>), reduce<V>, grow<T>, regrow<T>, terms<V>, find_largest<V>, keep<V>};
+  return {sizeof(ExpState<T>), reduce<V>, grow<T>, regrow<T>, terms<V>, find_largest<V>, keep<V>, reduce_kept<V>};
 }
 
 const cpu::SamplingKernels kSampling = {{kernels_of<F32>(), kernels_of<F64>()}, gumbel};

@@ -21,6 +21,8 @@ struct SamplingKernels {
     bool (*largest)(const void* x, int count, double* value, int* place);
     // A copy in which whatever is below the cut, (x, place) in order of x and then of place down, is -inf. How many remain.
     int (*keep)(const void* x, int count, double cut, int last_tied, void* to);
+    // The state that `reduce` has of that copy, where little is kept; else false, and nothing is promised of the state.
+    bool (*reduce_kept)(const void* x, int count, double cut, int last_tied, void* state);
   } of[2];
   // Standard Gumbel noise from open uniforms: -log E with E = -log1p(-v) or, from w = 1 - v, -log w.
   void (*gumbel)(const double* v, const double* w, std::int64_t count, double* noise);

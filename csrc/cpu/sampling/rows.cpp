@@ -21,6 +21,7 @@ using SUMEXP_NS::Walk;
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int kSparse = 8;  // a row is, of which a smaller part is kept
 
 template <class T>
 T option(const PerRow<T>& values, std::int64_t row, T absent) {
@@ -164,8 +165,7 @@ const void* SampleRow::read(std::int64_t c, char* to) const {
   const bool late = job_.call.order == FilterOrder::llama_cpp;
   if (divide_ && !late && !cut_) own(), divide(count, to);
   if (cut_) {
-    const std::int64_t tied = cut_index_ + 1 - first;
-    job_.kernels.keep(x, count, cut_logit_, static_cast<int>(std::clamp<std::int64_t>(tied, 0, count)), to);
+    job_.kernels.keep(x, count, cut_logit_, tied_in(c), to);
     x = to;
   }
   if (divide_ && late) own(), divide(count, to);
@@ -257,10 +257,17 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
 void SampleRow::reduce(std::int64_t c0, std::int64_t c1, SampleScratch& scratch) {
   if (greedy_ || alone_) return;
   std::int64_t kept = 0;
+  const bool late = divide_ && job_.call.order == FilterOrder::llama_cpp;
+  const bool sparse = cut_ && !late && kept_ < job_.plan.n / kSparse;
   for (std::int64_t c = c0; c < c1; ++c) {
     if (cut_ && nodes_[c].m < cut_logit_) {  // nothing is kept
       job_.kernels.reduce(scratch.chunk, 0, states_ + c * job_.kernels.state_bytes);
       continue;
+    }
+    if (sparse) {
+      const char* const x = packed_ + c * job_.chunk * job_.wide;
+      if (job_.kernels.reduce_kept(x, job_.count_of(c), cut_logit_, tied_in(c), states_ + c * job_.kernels.state_bytes))
+        continue;
     }
     const void* const x = read(c, scratch.chunk);
     job_.kernels.reduce(x, job_.count_of(c), states_ + c * job_.kernels.state_bytes);

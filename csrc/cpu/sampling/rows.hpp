@@ -91,6 +91,10 @@ class SampleRow {
  private:
   const void* raw_chunk(std::int64_t c, char* to) const;  // without temperature and cut
   const void* read(std::int64_t c, char* to) const;
+  int tied_in(std::int64_t c) const {  // elements of chunk c up to the cut's
+    const std::int64_t tied = cut_index_ + 1 - c * job_.chunk, count = job_.count_of(c);
+    return static_cast<int>(tied < 0 ? 0 : tied < count ? tied : count);
+  }
   double logit(std::int64_t j) const;  // as it is given
   double scaled(double x) const;
   void divide(int count, void* x) const;
