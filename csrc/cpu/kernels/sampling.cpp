@@ -140,10 +140,11 @@ SUMEXP_FN void collect(const T* x, int count, T cut, int last_tied, Kept<T>& kep
   for (int i = 0; i < V::W; ++i) lane[i] = static_cast<T>(i);
   const V bound = V(cut), lanes = V::load(lane);
   const int tied = last_tied < 0 ? 0 : last_tied < count ? last_tied : count;
+  int found = 0;
   const auto take = [&](int i, auto mask, V v) SUMEXP_INLINE {
-    compress(kept.x + kept.count, mask, v);
-    compress(kept.place + kept.count, mask, lanes + V(static_cast<T>(i)));
-    kept.count += ::sumexp::SUMEXP_NS::count(mask);
+    compress(kept.x + found, mask, v);
+    compress(kept.place + found, mask, lanes + V(static_cast<T>(i)));
+    found += ::sumexp::SUMEXP_NS::count(mask);
   };
   each_vector<V>(tied, [&](int i, auto memory) SUMEXP_INLINE {
     const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
@@ -154,7 +155,8 @@ SUMEXP_FN void collect(const T* x, int count, T cut, int last_tied, Kept<T>& kep
     const V v = memory.template load<V>(x + tied + i, -Limits<T>::infinity);
     take(tied + i, at_or_above(v, above), v);
   });
-  V::store(kept.x + kept.count, V(-Limits<T>::infinity));
+  V::store(kept.x + found, V(-Limits<T>::infinity));
+  kept.count = found;
 }
 
 // sum_terms of a chunk of which these alone are there: what is absent adds +0. So each lane adds its own, one by one.
