@@ -52,6 +52,13 @@ SUMEXP_FN const double* widened(const float* x, int count, double* to) {
   return to;
 }
 
+// Level h of a tree, which is in x, and all above it. What is written behind a level is written again by the one below.
+template <int h>
+SUMEXP_FN void store_levels(double* tree, F64 x) {
+  if constexpr (h > 1) store_levels<h / 2>(tree, x + slide_down<h / 2>(x));
+  F64::store(tree + h, x);
+}
+
 template <class V>
 void terms(const void* from, int count, double* tree) {
   using T = ElementOf<V>;
@@ -67,11 +74,9 @@ void terms(const void* from, int count, double* tree) {
     memory.store(leaf + i, chunk_term(memory.template load<F64>(from_double + i, 0.0), F64(base.anchor), reduce));
   });
   for (int i = count; i < leaves; ++i) leaf[i] = 0;
-  int h = leaves / 2;
-  for (; h >= F64::W; h /= 2)
+  for (int h = leaves / 2; h > F64::W; h /= 2)
     for (int i = 0; i < h; i += F64::W) F64::store(tree + h + i, F64::load(tree + 2 * h + i) + F64::load(tree + 3 * h + i));
-  for (; h > 0; h /= 2)
-    for (int i = 0; i < h; ++i) tree[h + i] = tree[2 * h + i] + tree[3 * h + i];
+  store_levels<F64::W>(tree, F64::load(tree + 2 * F64::W) + F64::load(tree + 3 * F64::W));
 }
 
 template <class V>
@@ -225,13 +230,36 @@ void gumbel(const double* v, const double* w, std::int64_t count, double* noise)
   });
 }
 
+// Step by step, all rows: a walk alone waits for a division and for bits at every step.
+void inside(const RowRandom* random, const double* trees, int rows, int leaves, int* places) {
+  std::uint64_t bits[2][cpu::kTogether];
+  for (int k = 0; k < rows; ++k) places[k] = 0;
+  bool undecided = false;
+  for (int h = 1, step = 0; h < leaves; h *= 2, ++step) {
+    if (step % 2 == 0) {
+      for (int k = 0; k < rows; ++k) {
+        const Bits128 block = random[k].at(Purpose::draw, 0, static_cast<std::uint64_t>(step / 2));
+        bits[0][k] = block.half(0), bits[1][k] = block.half(1);
+      }
+    }
+    for (int k = 0; k < rows; ++k) {
+      const double* const left = trees + 2 * leaves * k + 2 * h + places[k];
+      const Branch b = branch(left[0], left[h]);
+      const auto first = static_cast<std::int64_t>(bits[step % 2][k] >> 1), upper = static_cast<std::int64_t>(b.p * 0x1p63);
+      undecided |= first == upper;
+      places[k] += ((first < upper) != b.left_is_smaller) * h;
+    }
+  }
+  for (int k = 0; k < rows && undecided; ++k) places[k] = Walk(random[k], 0).inside(trees + 2 * leaves * k, leaves);
+}
+
 template <class V>
 constexpr cpu::SamplingKernels::Of kernels_of() {
   using T = ElementOf<V>;
   return {sizeof(ExpState<T>), reduce<V>, grow<T>, regrow<T>, terms<V>, find_largest<V>, keep<V>, reduce_kept<V>};
 }
 
-const cpu::SamplingKernels kSampling = {{kernels_of<F32>(), kernels_of<F64>()}, gumbel};
+const cpu::SamplingKernels kSampling = {{kernels_of<F32>(), kernels_of<F64>()}, inside, gumbel};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -69,7 +69,9 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
       levels(SUMEXP_NS::tree_levels(chunks)),
       direct(plan.row_dims <= 1 && !plan.data[kWhere] && item == wide &&
              (plan.row_dims == 0 || plan.row[0].stride[kIn0] == item)),
-      filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)) {
+      filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)),
+      leaves(chunks == 1 ? leaves_of(static_cast<int>(plan.n)) : 0),
+      together(leaves && wanted == kDraws && !filtered ? std::min(kTogether, chunk / leaves) : 0) {
   std::int64_t bytes = 0;
   const auto place = [&](bool wanted, std::int64_t size) {
     const std::int64_t at = bytes;
@@ -383,6 +385,12 @@ void SampleRow::draw_apart(SampleScratch& scratch, Failure& failure) {
     if (job_.kernels.regrow(states_, job_.chunks, nodes_, c).kind == RowKind::nothing)
       return failure.add(row_, Failure::kTooFew);
   }
+}
+
+bool SampleRow::tree_alone(double* tree, SampleScratch& scratch) {
+  if (!alone_) return false;
+  job_.kernels.terms(read(0, scratch.chunk), job_.count_of(0), tree);
+  return tree[1] > 0 && tree[1] < kInfinity && !overflows_;
 }
 
 // The optional results.
