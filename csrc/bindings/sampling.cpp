@@ -11,6 +11,12 @@ namespace {
 
 bool in_order(const Strided& view) { return view.shape.size() == 0 || view.is_contiguous(); }
 
+// None where it is not there.
+py::object member(const py::dict& all, const char* name) {
+  PyObject* const found = PyDict_GetItemString(all.ptr(), name);
+  return found ? py::reinterpret_borrow<py::object>(found) : py::none();
+}
+
 // An array with one element (for all rows) or one a row, contiguous; of None the default. A seed's 64 bits may have a sign:
 // some libraries have no other integers.
 template <class T>
@@ -58,16 +64,16 @@ struct Logits {
       if (where.kind != Kind::boolean) throw py::type_error(std::string(function) + ": where must be of bools");
       call.where = where.view();
     }
-    const auto get = [&](const char* name) { return options.contains(name) ? py::object(options[name]) : py::none(); };
+    const auto get = [&](const char* name) { return member(options, name); };
     call.seed = per_row<std::uint64_t>(get("seed"), Kind::unsigned_integer, rows, function, "seed", place);
     call.stream = per_row<std::int64_t>(get("stream"), Kind::signed_integer, rows, function, "stream", place);
     call.temperature = per_row<double>(get("temperature"), Kind::floating, rows, function, "temperature", place);
     call.top_k = per_row<std::int64_t>(get("top_k"), Kind::signed_integer, rows, function, "top_k", place);
     call.top_p = per_row<double>(get("top_p"), Kind::floating, rows, function, "top_p", place);
     call.min_p = per_row<double>(get("min_p"), Kind::floating, rows, function, "min_p", place);
-    if (options.contains("order")) call.order = static_cast<FilterOrder>(options["order"].cast<int>());
-    if (options.contains("num_samples")) call.num_samples = options["num_samples"].cast<std::int64_t>();
-    if (options.contains("replacement")) call.replacement = options["replacement"].cast<bool>();
+    if (const py::object order = get("order"); !order.is_none()) call.order = static_cast<FilterOrder>(order.cast<int>());
+    if (const py::object draws = get("num_samples"); !draws.is_none()) call.num_samples = draws.cast<std::int64_t>();
+    if (const py::object again = get("replacement"); !again.is_none()) call.replacement = again.cast<bool>();
   }
 };
 
@@ -79,7 +85,7 @@ py::object raw_sample(py::handle logits, int axis, py::handle where, const py::d
   std::int64_t draws;
   if (call.num_samples < 0 || __builtin_mul_overflow(given.rows, call.num_samples, &draws))
     throw py::value_error("sample: num_samples does not fit; accepted are integers from 0");
-  const auto get = [&](const char* name) { return info.contains(name) ? py::object(info[name]) : py::none(); };
+  const auto get = [&](const char* name) { return member(info, name); };
   call.out = result<std::int64_t>(out, Kind::signed_integer, draws, function, "out", given.place);
   call.log_prob = result<double>(get("log_prob"), Kind::floating, draws, function, "log_prob", given.place);
   call.filtered_log_prob =

@@ -65,9 +65,7 @@ def broadcast_mask(function, mask, shape):
     try:
         return np.broadcast_to(mask, shape)
     except ValueError:
-        raise ValueError(
-            f"{function}: where has shape {mask.shape}, accepted: one that broadcasts to {tuple(shape)}"
-        ) from None
+        raise ValueError(f"{function}: where has shape {mask.shape}, accepted: one that broadcasts to {tuple(shape)}") from None
 
 
 def number(function, argument, value):
@@ -85,6 +83,8 @@ def number(function, argument, value):
 
 def per_row(function, argument, value, batch, dtype):
     """A contiguous array with one element, or one a row."""
+    if type(value) is float if dtype is np.float64 else type(value) is int and dtype is np.int64 and -(2**63) <= value < 2**63:
+        return np.array([value], dtype)
     integer = np.dtype(dtype).kind in "iu"
     if "bfloat16" in str(getattr(value, "dtype", "")) and not integer:
         value = value.float() if is_torch(value) else value.astype(np.float64)

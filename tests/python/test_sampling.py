@@ -14,7 +14,7 @@ from scipy import stats
 import sumexp as se
 from isas import ISAS
 from sumexp import _core
-from sumexp._draws import gumbel_noise, rows_of, sample_options
+from sumexp._draws import draw, gumbel_noise, rows_of, sample_options
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float16), BF16, np.dtype(np.float32), np.dtype(np.float64)]
@@ -232,6 +232,28 @@ def test_bytes_of_instruction_sets_and_threads(dtype):
         assert all_bytes() == one, isa
 
 
+@DTYPE
+def test_rows_that_draw_together(dtype):
+    """Short rows take their steps together, but for those of which more is to be known; each draws what it draws alone."""
+    rng = np.random.default_rng(1)
+    for n in (1, 2, 9, 16, 17, 40, 130, 512, 2048):
+        rows = int(rng.choice([15, 16, 17, 50]))
+        x = normal((rows, n), dtype)
+        x[rng.random(x.shape) < 0.3] = -np.inf
+        x[:, n // 2] = 1
+        t = rng.choice([1.0, 0.0, 0.3, 1e-30, np.inf], size=rows)
+        for options in ({}, {"temperature": t}):
+            drawn = se.sample(x, seed=n, **options)
+            alone = [se.sample(x[r], seed=n, stream=r, **{k: v[r] for k, v in options.items()}) for r in range(rows)]
+            first = se.sample(x, seed=n, num_samples=2, **options)[:, 0]  # one after the other
+            assert drawn.tolist() == alone == first.tolist() and np.isfinite(x[range(rows), drawn].astype(float)).all(), n
+        for bad in (np.nan, np.inf):
+            y = x.copy()
+            y[11:13, n - 1] = bad
+            with pytest.raises(ValueError, match="row 11 has"):
+                se.sample(y, seed=1)
+
+
 def test_a_16_bit_row_draws_what_its_values_draw():
     for dtype in (np.float16, BF16):
         x = normal((3, 4000), dtype)
@@ -327,6 +349,49 @@ def test_filters(dtype, order):
         assert np.allclose(info.log_prob[r], se.log_softmax(x[r])[indices[r]], rtol=1e-5)
     alone = [se.sample(x[r], seed=1, stream=r, num_samples=200, **{**given, "top_k": int(given["top_k"][r])}) for r in range(5)]
     assert (np.array(alone) == indices).all()
+
+
+def drawn_in_double(x, where=None, **options):
+    """sample with return_info, of 60 draws, before the log-probabilities are rounded to x's dtype."""
+    given = {"temperature": 1.0, "top_k": None, "top_p": None, "min_p": None, "order": "vllm", "seed": 3, "stream": None,
+             "num_samples": 60, "replacement": True, **options}
+    axis, batch = rows_of("sample", x, -1)
+    return draw(x, axis, where, sample_options("sample", batch, **given), batch, 60, True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_filtered_row_is_the_row_of_what_is_kept(dtype):
+    """To the bit, however little of a chunk is kept: a few elements are summed otherwise than many."""
+    x = normal((3, 30_000), dtype)
+    x[1] = np.round(x[1])
+    x[2] -= 100
+    x[2, ::60] += 100  # some 30 of a chunk, and
+    x[2, 100::2048] = 18  # one that stands alone: the others are summed once more, relative to their own largest
+    for shift in (0, 1e5):  # the second is relative to the chunk's largest
+        y = x + dtype(shift)
+        for options in ({"top_k": 2}, {"top_k": 50}, {"top_k": 3000}, {"top_k": 9000}, {"top_p": 0.9}, {"min_p": 1e-22}):
+            drawn, info = drawn_in_double(y, **options)
+            logit, index = info["cut_logit"][:, None], info["cut_index"][:, None]
+            kept = (y > logit) | ((y == logit) & (np.arange(y.shape[-1]) <= index))
+            plain, told = drawn_in_double(y, where=kept)
+            assert (drawn == plain).all() and (kept.sum(-1) == info["kept"]).all(), (shift, options)
+            assert (info["filtered_log_prob"] == told["filtered_log_prob"]).all(), (shift, options)
+            assert (se.sample(y, seed=3, num_samples=60, **options) == drawn).all(), (shift, options)
+            assert (se.sample(y, seed=3, num_samples=60, order="llama.cpp", **options) == drawn).all(), (shift, options)
+
+
+@pytest.mark.parametrize("n", [9, 5000, 70_000])
+def test_filtered_rows_that_cannot_be_drawn_from(n):
+    for dtype in (np.float32, np.float64):
+        for at in (0, n // 2, n - 1):
+            for bad, message in ((np.nan, "row 1 has a NaN"), (np.inf, r"row 1 has \+inf"), (-np.inf, "row 1 has nothing")):
+                x = normal((3, n), dtype)
+                x[1, at] = bad
+                if bad == -np.inf:
+                    x[1] = bad
+                for options in ({"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}, {"top_k": 2, "temperature": 0.5}):
+                    with pytest.raises(ValueError, match=message):
+                        se.sample(x, seed=1, **options)
 
 
 def test_where():

@@ -28,30 +28,23 @@ SUMEXP_FN V largest_of(const V (&v)[kWays]) {
   return larger(larger(v[0], v[1]), larger(v[2], v[3]));
 }
 
-template <class V, class T = ElementOf<V>>
-bool below_infinity(const T* x, std::int64_t n) {
-  const V limit = V(sizeof(T) == 4 ? T(0x1.fffffep127) : T(0x1.fffffffffffffp1023));
-  std::int64_t found = 0;
-  each_of_four<V>(n, [&](int, std::int64_t i, auto memory)
-                         SUMEXP_INLINE { found += count(at_or_above(limit, memory.template load<V>(x + i, T(0)))); });
-  return found == (n + V::W - 1) / V::W * V::W;
-}
-
 // Of elements from `from` up: -least, largest and their number, by lanes.
 template <class V>
 struct LaneRange {
   using T = ElementOf<V>;
   V negative_least[kWays], most[kWays];
-  std::int64_t found = 0;
+  std::int64_t found = 0, nans = 0;
 
   SUMEXP_FN LaneRange() {
     for (int u = 0; u < kWays; ++u) negative_least[u] = most[u] = V(-Limits<T>::infinity);
   }
+  template <bool kNaNs = false>
   SUMEXP_FN void add(const T* x, std::int64_t n, V from) {
     each_of_four<V>(n, [&](int u, std::int64_t i, auto memory) SUMEXP_INLINE {
       const V v = memory.template load<V>(x + i, -Limits<T>::infinity);
       const auto in = at_or_above(v, from);
       found += count(in);
+      if constexpr (kNaNs) nans += count(unordered(v));
       negative_least[u] = larger(pick(in, V(T(0)) - v, V(-Limits<T>::infinity)), negative_least[u]);
       most[u] = larger(v, most[u]);
     });
@@ -66,22 +59,26 @@ FilterRange<T> range(const T* x, std::int64_t n, T from) {
   return {-largest(largest_of(lanes.negative_least)), most >= from ? most : -Limits<T>::infinity, lanes.found};
 }
 
+template <class V>
+constexpr int group_of() {
+  return V::W < 8 ? 32 : 16;
+}
 template <class V, class T = ElementOf<V>>
 FilterRange<T> overview(const T* x, std::int64_t n, T* tops, std::int64_t* groups) {
-  constexpr int kStep = (V::W < 8 ? 32 : 16) * V::W;
+  constexpr int kStep = group_of<V>() * V::W;
   const V lowest = V(sizeof(T) == 4 ? T(-0x1.fffffep127) : T(-0x1.fffffffffffffp1023));
   LaneRange<V> lanes;
   V most = V(-Limits<T>::infinity);
   T* top = tops;
   for (std::int64_t first = 0; first < n; first += kStep, top += V::W) {
-    lanes.add(x + first, n - first < kStep ? n - first : kStep, lowest);
+    lanes.template add<true>(x + first, n - first < kStep ? n - first : kStep, lowest);
     const V of_step = largest_of(lanes.most);
     V::store(top, of_step);
     most = larger(of_step, most);
     for (int u = 0; u < kWays; ++u) lanes.most[u] = V(-Limits<T>::infinity);
   }
   *groups = top - tops;
-  return {-largest(largest_of(lanes.negative_least)), largest(most), lanes.found};
+  return {-largest(largest_of(lanes.negative_least)), lanes.nans ? Limits<T>::nan() : largest(most), lanes.found};
 }
 
 SUMEXP_FN auto widened(F32 t) { return WideOf<F32>::from(t); }
@@ -224,8 +221,37 @@ FilterSplit split_row(const T* x, const T* terms, std::int64_t n, T maximum, T f
   if constexpr (kAbove == Above::sum) *above_sum = sums.total();
   return result;
 }
+// The same with nothing from `below` up.
+template <class V, class T = ElementOf<V>>
+FilterSplit compact(const T* x, std::int64_t n, T from, T* to) {
+  const V lower = V(from);
+  std::int64_t inside = 0, i = 0;
+  for (; i + kWays * V::W <= n; i += kWays * V::W) {
+    V v[kWays];
+    int found[kWays], any = 0;
+#pragma GCC unroll 4
+    for (int u = 0; u < kWays; ++u) {
+      v[u] = V::load(x + i + u * V::W);
+      any += found[u] = count(at_or_above(v[u], lower));
+    }
+    if (any == 0) continue;
+#pragma GCC unroll 4
+    for (int u = 0; u < kWays; ++u) {
+      compress(to + inside, at_or_above(v[u], lower), v[u]);
+      inside += found[u];
+    }
+  }
+  each_vector<V>(n - i, [&](std::int64_t j, auto memory) SUMEXP_INLINE {
+    const V v = memory.template load<V>(x + i + j, -Limits<T>::infinity);
+    const auto in = at_or_above(v, lower);
+    compress(to + inside, in, v);
+    inside += count(in);
+  });
+  return {0, 0, inside};
+}
 template <class V, class T = ElementOf<V>>
 FilterSplit split(const T* x, const T* terms, std::int64_t n, T from, T below, T* x_to, T* terms_to) {
+  if (!terms && !(below < Limits<T>::infinity)) return compact<V>(x, n, from, x_to);
   return terms ? split_row<V, Above::mass>(x, terms, n, T(0), from, below, x_to, terms_to, nullptr)
                : split_row<V, Above::count>(x, terms, n, T(0), from, below, x_to, terms_to, nullptr);
 }
@@ -255,7 +281,7 @@ std::int64_t find(const T* x, std::int64_t n, T value, std::int64_t which) {
 
 template <class V>
 constexpr cpu::FilterKernel<ElementOf<V>> kernel_of() {
-  return {below_infinity<V>, overview<V>, range<V>, terms_of<V>, sum_of<V>, sums_above<V>, split<V>, split_apart<V>, find<V>};
+  return {group_of<V>(), overview<V>, range<V>, terms_of<V>, sum_of<V>, sums_above<V>, split<V>, split_apart<V>, find<V>};
 }
 
 constexpr cpu::FilterKernels kKernels = {kernel_of<F32>(), kernel_of<F64>()};

@@ -28,8 +28,9 @@ struct FilterSplit {
 
 template <class T>
 struct FilterKernel {
-  bool (*below_infinity)(const T* x, std::int64_t n);  // all of them; no NaN
-  // The range above -inf. tops: the largest elements of groups, whose number is returned; n / 32 or more, n / 16 + 16 at most.
+  int group;  // 16 or 32
+  // The range above -inf; its largest is NaN where one is in the row. tops: the largest elements of groups of `group` elements,
+  // whose number is returned; n / 32 or more, n / 16 + 16 at most. A chunk's groups are next to each other.
   FilterRange<T> (*overview)(const T* x, std::int64_t n, T* tops, std::int64_t* groups);
   FilterRange<T> (*range)(const T* x, std::int64_t n, T from);
   // Terms relative to `maximum`, and the sum of their masses.

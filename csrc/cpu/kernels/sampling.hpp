@@ -7,6 +7,10 @@
 
 namespace sumexp::cpu {
 
+using SUMEXP_NS::RowRandom;
+
+inline constexpr int kTogether = 16;  // rows whose walks take their steps together
+
 struct SamplingKernels {
   // T: float or double. x: contiguous T.
   struct Of {
@@ -21,7 +25,12 @@ struct SamplingKernels {
     bool (*largest)(const void* x, int count, double* value, int* place);
     // A copy in which whatever is below the cut, (x, place) in order of x and then of place down, is -inf. How many remain.
     int (*keep)(const void* x, int count, double cut, int last_tied, void* to);
+    // The state that `reduce` has of that copy, where little is kept; else false, and nothing is promised of the state.
+    bool (*reduce_kept)(const void* x, int count, double cut, int last_tied, void* state);
   } of[2];
+  // The first draws of up to kTogether rows, of which each has a tree inside its only chunk, one tree behind the other: what
+  // Walk::inside takes there.
+  void (*inside)(const RowRandom* random, const double* trees, int rows, int leaves, int* places);
   // Standard Gumbel noise from open uniforms: -log E with E = -log1p(-v) or, from w = 1 - v, -log w.
   void (*gumbel)(const double* v, const double* w, std::int64_t count, double* noise);
 };

@@ -64,7 +64,8 @@ Scratch<T> scratch_of(void* scratch, std::int64_t n) {
 }
 
 // The first element, in the order, with which the sum of masses reaches a target.
-// terms: null where each mass is 1. 0 < target <= the sum of all masses; `before` elements come before these.
+// terms: null where each mass is 1. 0 < target <= the sum of all masses; `before` elements come before these. Its ties are
+// kEveryTie where all are wanted that x has.
 template <class T>
 End<T> select_by_radix(const T* x, const T* terms, std::int64_t n, Mass target, std::int64_t before,
                        const Scratch<T>& scratch) {
@@ -79,7 +80,7 @@ End<T> select_by_radix(const T* x, const T* terms, std::int64_t n, Mass target, 
     if (least == most) {
       const Mass each = mass_at(0);
       const std::int64_t ties = SUMEXP_NS::ties_that_reach(target, each);
-      return {from_bits<T>(least), ties, before + ties};
+      return {from_bits<T>(least), ties < n ? ties : kEveryTie, before + ties};
     }
     const int few = bit_length(static_cast<std::uint64_t>(n)), width = few < kRadixBits ? few : kRadixBits;
     const int bits = bit_length(most - least), shift = bits > width ? bits - width : 0;
@@ -160,12 +161,12 @@ struct Interval {
 };
 
 // likely(sum of a bound, the bound's term) -> 1 where the end is from that bound up, -1 where it is not, 0: who knows. Counts
-// are of what is above a bound; terms those of -x, so that their sums are of what is below.
+// are of what is above a bound; terms those of -x, so that their sums are of what is below. x may be changed.
 template <class T, class Likely>
-Interval<T> guess(const FilterKernel<T>& kernel, const T* x, const T* terms, std::int64_t n, T least, T largest,
-                  Likely likely) {
+Interval<T> guess(const FilterKernel<T>& kernel, T* x, const T* terms, std::int64_t n, T least, T largest, Likely likely) {
   const Interval<T> anywhere = {least, SUMEXP_NS::Limits<T>::infinity};
   Interval<T> in = anywhere;
+  double aside = 0;  // elements above all of the interval
   for (int round = 0; round < kGuesses; ++round) {
     T bounds[kFilterBounds], of_x[kFilterBounds], bound_terms[kFilterBounds + kFilterPadding];
     double sums[kFilterBounds];
@@ -178,11 +179,15 @@ Interval<T> guess(const FilterKernel<T>& kernel, const T* x, const T* terms, std
     kernel.sums_above(x, terms, n, of_x, sums);
     if (terms) kernel.terms(bounds, kFilterBounds, largest, bound_terms);
     for (int k = 0; k < kFilterBounds; ++k) {
-      const int side = likely(sums[k] * kSampled, terms ? static_cast<double>(bound_terms[k]) : 1.0);
+      const int side = likely((sums[k] + aside) * kSampled, terms ? static_cast<double>(bound_terms[k]) : 1.0);
       if (side > 0 && bounds[k] > in.from) in.from = bounds[k];
       if (side < 0 && bounds[k] < in.below) in.below = bounds[k];
     }
     if (!(in.from < in.below)) return anywhere;
+    if (terms || round + 1 == kGuesses) continue;
+    const FilterSplit split = kernel.split(x, nullptr, n, in.from, in.below, x, nullptr);
+    aside += static_cast<double>(split.above_count);
+    n = split.inside;
   }
   return in;
 }
@@ -219,7 +224,7 @@ struct SweptRow {
   End<T> first(std::int64_t k, const End<T>& end) {
     const auto wanted = static_cast<Mass>(k);
     const FilterRange<T> range = {end.logit, all.largest, end.kept};
-    Interval<T> in = {end.logit, all.largest};
+    Interval<T> in = {end.logit, SUMEXP_NS::Limits<T>::infinity};
     if (n > kFew && k <= groups / 8) {
       // k groups have an element from the k-th of their largest up: so have at least k elements, and few more where k is small.
       const FilterRange<T> tops = kernel.range(scratch.terms, groups, end.logit);
@@ -234,11 +239,17 @@ struct SweptRow {
     } else {
       return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);
     }
-    const FilterSplit split = kernel.split(x, nullptr, n, in.from, SUMEXP_NS::Limits<T>::infinity, scratch.x, scratch.terms);
-    if (split.inside < k) return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);  // the sample was wrong
-    count = split.inside;
-    source = std::copy_n(scratch.x, count, scratch.terms) - count;
-    return select<T>(kernel, scratch.x, nullptr, count, {in.from, std::min(in.below, all.largest), count}, wanted, 1, scratch);
+    constexpr T infinity = SUMEXP_NS::Limits<T>::infinity;
+    const std::int64_t left = kernel.split(x, nullptr, n, in.from, infinity, scratch.terms, nullptr).inside;
+    if (left < k) return select<T>(kernel, x, nullptr, n, range, wanted, 1, scratch);  // the sample was wrong
+    source = scratch.terms, count = left;
+    const FilterSplit split = kernel.split(source, nullptr, count, in.from, in.below, scratch.x, nullptr);
+    if (split.above_count >= k)  // too
+      return select<T>(kernel, source, nullptr, count, {in.below, all.largest, count}, wanted, 1, scratch);
+    const FilterRange<T> inside = {in.from, std::min(in.below, all.largest), split.inside};
+    End<T> found = select<T>(kernel, scratch.x, nullptr, split.inside, inside, wanted - split.above, 1, scratch);
+    found.kept += split.above_count;
+    return found;
   }
 
   // What is left, where that is not all, goes to scratch.x.
@@ -262,7 +273,9 @@ struct SweptRow {
     const Mass total = kernel.terms(source, count, all.largest, scratch.terms);
     const Mass target = SUMEXP_NS::ceil_product(p, total);
     const FilterRange<T> range = {std::max(end.logit, surely_below(all.largest, total - target, count)), all.largest, end.kept};
-    return select<T>(kernel, source, scratch.terms, count, range, target, kUnit, scratch);
+    End<T> found = select<T>(kernel, source, scratch.terms, count, range, target, kUnit, scratch);
+    if (found.logit == end.logit && found.ties == kEveryTie) found.ties = end.ties;  // those that are left of them
+    return found;
   }
 
  private:
@@ -306,28 +319,37 @@ struct SweptRow {
     found = select<T>(kernel, x2, terms2, split.inside, range, low, kUnit, scratch);
     const End<T> last = select<T>(kernel, x2, terms2, split.inside, range, high, kUnit, scratch);
     found.kept += split.above_count;
-    return found.logit == last.logit && found.ties == last.ties;
+    if (found.logit != last.logit || found.ties != last.ties) return false;
+    if (found.logit == end.logit && found.ties == kEveryTie) found.ties = end.ties;
+    return true;
   }
 };
 
 }  // namespace
 
 template <class T>
-Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* memory) {
+Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* memory, bool index, const ChunkMaxima& maxima) {
   constexpr T infinity = std::numeric_limits<T>::infinity();
   const FilterKernel<T>& kernel = kernel_for(T{});
   SweptRow<T> row = {kernel, scratch_of<T>(memory, n), x, n, {}, 0, x, n};
   row.all = kernel.overview(x, n, row.scratch.terms, &row.groups);
-  if (row.all.count == 0 || !(row.all.largest < infinity)) return {-infinity, -1, 0};
+  if (!(row.all.largest < infinity) || row.all.count == 0) return {row.all.largest, -1, 0};
+  if (maxima.first) {
+    const std::int64_t groups = maxima.chunk / kernel.group;
+    double* to = maxima.first;
+    for (std::int64_t g = 0; g < row.groups; g += groups, to += maxima.step)
+      *to = kernel.range(row.scratch.terms + g, std::min(groups, row.groups - g), std::numeric_limits<T>::lowest()).largest;
+  }
   const End<T> every = {row.all.least, kEveryTie, row.all.count};
   const End<T> end = SUMEXP_NS::end_of_filters<T>(row, filters, filters.order == FilterOrder::vllm, row.all.largest, every);
-  return {end.logit + T(0), kernel.find(x, n, end.logit, end.ties), end.kept};
+  const bool all_ties = end.ties == kEveryTie && !index;
+  return {end.logit + T(0), all_ties ? n - 1 : kernel.find(x, n, end.logit, end.ties), end.kept};
 }
 
 template std::size_t filter_scratch<float>(std::int64_t);
 template std::size_t filter_scratch<double>(std::int64_t);
-template Cut<float> filter_cut(const float*, std::int64_t, const Filters&, void*);
-template Cut<double> filter_cut(const double*, std::int64_t, const Filters&, void*);
+template Cut<float> filter_cut(const float*, std::int64_t, const Filters&, void*, bool, const ChunkMaxima&);
+template Cut<double> filter_cut(const double*, std::int64_t, const Filters&, void*, bool, const ChunkMaxima&);
 
 }  // namespace sumexp::cpu
 
@@ -339,12 +361,12 @@ using cpu::fail;
 
 template <class T>
 Status cut_row(const T* x, std::int64_t n, const Filters& filters, FilterCut* cut) {
-  if (!cpu::kernel_for(T{}).below_infinity(x, n))
-    return fail(Code::invalid_argument, "logits: got NaN or +inf; accepted are numbers below +inf");
   const cpu::DefaultFloatingPoint mode;
   cpu::Workspace& workspace = cpu::thread_workspace();
   workspace.reset();
   const cpu::Cut<T> found = cpu::filter_cut(x, n, filters, workspace.take_bytes(cpu::filter_scratch<T>(n)));
+  if (!(found.logit < std::numeric_limits<T>::infinity()))
+    return fail(Code::invalid_argument, "logits: got NaN or +inf; accepted are numbers below +inf");
   if (found.kept == 0)
     return fail(Code::invalid_argument, "logits: nothing above -inf; accepted are rows with something to draw");
   *cut = {found.logit, found.index, found.kept};

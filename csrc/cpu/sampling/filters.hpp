@@ -21,10 +21,17 @@ struct Cut {
 template <class T>
 std::size_t filter_scratch(std::int64_t n);
 
+// The largest element of each chunk, `step` doubles apart.
+struct ChunkMaxima {
+  double* first = nullptr;
+  std::int64_t step = 1, chunk = 0;
+};
+
 // The cut of a contiguous row of T (float or double; that of 16-bit rows is float's). Excluded elements are -inf; they are
-// never kept. A row without a finite maximum has {-inf, -1, 0}; of a row with NaN nothing is promised, and callers look for one
-// before.
+// never kept. Of a row with NaN, with +inf, or of -inf alone, it is {that, -1, 0}. `index` false: where all that equal its
+// logit are kept, its index may be one behind the last of them.
 template <class T>
-Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* scratch);
+Cut<T> filter_cut(const T* x, std::int64_t n, const Filters& filters, void* scratch, bool index = true,
+                  const ChunkMaxima& maxima = {});
 
 }  // namespace sumexp::cpu

@@ -21,6 +21,7 @@ using SUMEXP_NS::Walk;
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr int kSparse = 8;  // a row is, of which a smaller part is kept
 
 template <class T>
 T option(const PerRow<T>& values, std::int64_t row, T absent) {
@@ -68,7 +69,9 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
       levels(SUMEXP_NS::tree_levels(chunks)),
       direct(plan.row_dims <= 1 && !plan.data[kWhere] && item == wide &&
              (plan.row_dims == 0 || plan.row[0].stride[kIn0] == item)),
-      filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)) {
+      filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)),
+      leaves(chunks == 1 ? leaves_of(static_cast<int>(plan.n)) : 0),
+      together(leaves && wanted == kDraws && !filtered ? std::min(kTogether, chunk / leaves) : 0) {
   std::int64_t bytes = 0;
   const auto place = [&](bool wanted, std::int64_t size) {
     const std::int64_t at = bytes;
@@ -164,8 +167,7 @@ const void* SampleRow::read(std::int64_t c, char* to) const {
   const bool late = job_.call.order == FilterOrder::llama_cpp;
   if (divide_ && !late && !cut_) own(), divide(count, to);
   if (cut_) {
-    const std::int64_t tied = cut_index_ + 1 - first;
-    job_.kernels.keep(x, count, cut_logit_, static_cast<int>(std::clamp<std::int64_t>(tied, 0, count)), to);
+    job_.kernels.keep(x, count, cut_logit_, tied_in(c), to);
     x = to;
   }
   if (divide_ && late) own(), divide(count, to);
@@ -228,45 +230,46 @@ void SampleRow::prepare(SampleScratch& scratch, Failure& failure) {
   char* const copy = copy_;
   packed_ = copy_;
   if (job_.direct && !divide) packed_ = base_;
-  double m = -kInfinity;
-  for (std::int64_t c = 0; c < job_.chunks; ++c) {
+  for (std::int64_t c = 0; c < job_.chunks && packed_ == copy; ++c) {
     const int count = job_.count_of(c);
     char* const to = copy + c * job_.chunk * job_.wide;
-    const void* x = raw_chunk(c, to);
-    if (divide) {
-      if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
-      this->divide(count, to);
-      x = to;
-      if (divide_apart(scratch.other)) {
-        c = -1, m = -kInfinity;  // once more, from the first
-        continue;
-      }
-    }
-    double& largest = nodes_[c].m = -kInfinity;  // until the tree grows
-    if (!job_.kernels.largest(x, count, &largest, nullptr)) return failure.add(row_, Failure::kNaN);
-    m = std::max(m, largest);
+    const void* const x = raw_chunk(c, to);
+    if (!divide) continue;
+    if (x != to) std::memcpy(to, x, static_cast<std::size_t>(count) * job_.wide);
+    this->divide(count, to);
+    if (divide_apart(scratch.other)) c = -1;  // once more, from the first
   }
-  if (!(m < kInfinity)) return failure.add(row_, Failure::kInfinite);
-  if (m == -kInfinity) return failure.add(row_, Failure::kNothing);
   const auto find = [&](auto zero) {
     using T = decltype(zero);
     if (!scratch.filters) scratch.filters = scratch.workspace.take_bytes(filter_scratch<T>(job_.plan.n));
-    const Cut<T> cut = filter_cut(reinterpret_cast<const T*>(packed_), job_.plan.n, filters, scratch.filters);
+    const ChunkMaxima maxima = {&nodes_[0].m, sizeof(SumNode) / sizeof(double), job_.chunk};  // until the tree grows
+    const bool index = call.cut_index != nullptr;
+    const Cut<T> cut = filter_cut(reinterpret_cast<const T*>(packed_), job_.plan.n, filters, scratch.filters, index, maxima);
     cut_logit_ = cut.logit, cut_index_ = cut.index;
     kept_ = cut.kept;
   };
   if (job_.wide == 8) find(0.0);
   else find(0.0f);
+  if (cut_logit_ != cut_logit_) return failure.add(row_, Failure::kNaN);
+  if (cut_logit_ == kInfinity) return failure.add(row_, Failure::kInfinite);
+  if (kept_ == 0) return failure.add(row_, Failure::kNothing);
   cut_ = true;
 }
 
 void SampleRow::reduce(std::int64_t c0, std::int64_t c1, SampleScratch& scratch) {
   if (greedy_ || alone_) return;
   std::int64_t kept = 0;
+  const bool late = divide_ && job_.call.order == FilterOrder::llama_cpp;
+  const bool sparse = cut_ && !late && kept_ < job_.plan.n / kSparse;
   for (std::int64_t c = c0; c < c1; ++c) {
     if (cut_ && nodes_[c].m < cut_logit_) {  // nothing is kept
       job_.kernels.reduce(scratch.chunk, 0, states_ + c * job_.kernels.state_bytes);
       continue;
+    }
+    if (sparse) {
+      const char* const x = packed_ + c * job_.chunk * job_.wide;
+      if (job_.kernels.reduce_kept(x, job_.count_of(c), cut_logit_, tied_in(c), states_ + c * job_.kernels.state_bytes))
+        continue;
     }
     const void* const x = read(c, scratch.chunk);
     job_.kernels.reduce(x, job_.count_of(c), states_ + c * job_.kernels.state_bytes);
@@ -382,6 +385,12 @@ void SampleRow::draw_apart(SampleScratch& scratch, Failure& failure) {
     if (job_.kernels.regrow(states_, job_.chunks, nodes_, c).kind == RowKind::nothing)
       return failure.add(row_, Failure::kTooFew);
   }
+}
+
+bool SampleRow::tree_alone(double* tree, SampleScratch& scratch) {
+  if (!alone_) return false;
+  job_.kernels.terms(read(0, scratch.chunk), job_.count_of(0), tree);
+  return tree[1] > 0 && tree[1] < kInfinity && !overflows_;
 }
 
 // The optional results.

@@ -26,6 +26,8 @@ class SampleJob {
   const int levels;     // of the nodes
   const bool direct;    // T, contiguous, no mask: read where they lie, if nothing is to be done to them
   const bool filtered;  // some rows may have filters
+  const int leaves;     // of a row of one chunk
+  const int together;   // rows that draw together; 0: one by one
   // A row's memory, and where in it are nodes, packed elements, marks of what was taken, counts, and states of raw logits.
   std::int64_t states_at, nodes_at, packed_at, taken_at, counts_at, raw_at, row_bytes;
 
@@ -76,6 +78,9 @@ class SampleRow {
   bool in_blocks() const { return job_.call.replacement; }
   void draw(std::int64_t d0, std::int64_t d1, SampleScratch& scratch, Failure& failure);
   void tell(SampleScratch& scratch);
+  // The tree of a row of one chunk; false where more is to be known than what one draw takes there, or it is not finite.
+  bool tree_alone(double* tree, SampleScratch& scratch);
+  const SUMEXP_NS::RowRandom& random() const { return random_; }
 
   // Counts in place of draws: of the chunks, and then of the elements of some.
   void count_chunks();
@@ -91,6 +96,10 @@ class SampleRow {
  private:
   const void* raw_chunk(std::int64_t c, char* to) const;  // without temperature and cut
   const void* read(std::int64_t c, char* to) const;
+  int tied_in(std::int64_t c) const {  // elements of chunk c up to the cut's
+    const std::int64_t tied = cut_index_ + 1 - c * job_.chunk, count = job_.count_of(c);
+    return static_cast<int>(tied < 0 ? 0 : tied < count ? tied : count);
+  }
   double logit(std::int64_t j) const;  // as it is given
   double scaled(double x) const;
   void divide(int count, void* x) const;

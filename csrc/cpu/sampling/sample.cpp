@@ -98,6 +98,25 @@ struct Steps {
   }
 };
 
+// Rows r0 to r1 of one chunk each, `job.together` or fewer: their walks together, and then those that want more.
+void draw_together(const Steps& steps, std::int64_t r0, std::int64_t r1, char* memory, SampleScratch& scratch) {
+  const SampleJob& job = steps.job;
+  SUMEXP_NS::RowRandom random[cpu::kTogether];
+  std::int64_t row_of[cpu::kTogether], others[cpu::kTogether];
+  int places[cpu::kTogether], count = 0, left = 0;
+  for (std::int64_t r = r0; r < r1; ++r) {
+    SampleRow row(job, r, memory);
+    if (row.tree_alone(scratch.tree + 2 * job.leaves * count, scratch)) random[count] = row.random(), row_of[count++] = r;
+    else others[left++] = r;
+  }
+  SUMEXP_IN_USE(cpu::sampling_kernels_).inside(random, scratch.tree, count, job.leaves, places);
+  for (int k = 0; k < count; ++k) job.call.out[row_of[k]] = places[k];
+  for (int k = 0; k < left; ++k) {
+    SampleRow row(job, others[k], memory);
+    steps.whole(row, scratch);
+  }
+}
+
 // body(row, i, scratch) for i in [0, parts) of every row, over the threads.
 template <class Body>
 void share_out(const SampleJob& job, std::vector<std::unique_ptr<SampleRow>>& rows, std::int64_t parts, int threads,
@@ -173,9 +192,15 @@ void run_steps(const Steps& steps) {
                    char* const memory = cpu::take<char>(workspace, job.row_bytes);
                    SampleScratch scratch(job, workspace, std::min(kBlock, work.steps.draws));
                    const std::int64_t end = std::min(job.plan.rows, (i + 1) * work.step);
-                   for (std::int64_t r = i * work.step; r < end; ++r) {
-                     SampleRow row(job, r, memory);
-                     work.steps.whole(row, scratch);
+                   const int together = work.steps.counts || job.call.num_samples != 1 ? 0 : job.together;
+                   for (std::int64_t r = i * work.step, next; r < end; r = next) {
+                     next = std::min(end, r + std::max(1, together));
+                     if (together) {
+                       draw_together(work.steps, r, next, memory, scratch);
+                     } else {
+                       SampleRow row(job, r, memory);
+                       work.steps.whole(row, scratch);
+                     }
                    }
                  },
                  &work);
