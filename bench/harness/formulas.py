@@ -4,12 +4,13 @@ Formulas take and give torch tensors. The first one is sumexp's; the results of 
 where a cell is a draw or a copy.
 """
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 import sumexp as se
 
-UNCHECKED = ("copy", "logsumexp", "torch logsumexp", "multinomial")
+UNCHECKED = ("copy", "logsumexp", "torch logsumexp", "multinomial", "numpy choice", "sample", "torch topk")
 
 
 def normal(*shape, seed=0):
@@ -42,9 +43,37 @@ def scattered(x, ids, count):
     return e / torch.zeros(count).scatter_add(0, ids, e)[ids]
 
 
+def row_by_row(x, offsets):
+    edges = offsets.tolist()
+    return torch.cat([torch.softmax(x[i:j], 0) for i, j in zip(edges, edges[1:])])
+
+
 def softmax_entropy(x):
     p = torch.log_softmax(x, -1)
     return -(p.exp() * p).sum(-1)
+
+
+GENERATOR = np.random.default_rng(0)
+
+
+def choice(x):
+    p = torch.softmax(x.double(), -1).numpy()
+    return torch.tensor([GENERATOR.choice(row.size, p=row) for row in p])
+
+
+def sorted_draw(x, k=50, p=0.9):
+    """top_k and top_p as they are written with torch."""
+    top, index = x.topk(min(k, x.shape[-1]), -1)
+    share = torch.softmax(top, -1)
+    share = share.masked_fill(share.cumsum(-1) - share >= p, 0)
+    return index.gather(-1, torch.multinomial(share, 1))
+
+
+DRAWS = {"sumexp": lambda x: se.sample(x, seed=1), "logsumexp": se.logsumexp,
+         "torch logsumexp": lambda x: torch.logsumexp(x, -1),
+         "multinomial": lambda x: torch.multinomial(torch.softmax(x, -1), 1), "numpy choice": choice}
+FILTERED = {"sumexp": lambda x: se.sample(x, seed=1, top_k=50, top_p=0.9), "logsumexp": se.logsumexp,
+            "sample": DRAWS["sumexp"], "torch topk": sorted_draw}
 
 
 def rows_of(shape):
@@ -64,20 +93,18 @@ CELLS = {
     "entropy": ((1024, 32000), (64, 100), rows_of, {"sumexp": se.entropy, "torch": softmax_entropy}),
     "log_prob": ((1024, 32000), (64, 100), labelled, {
         "sumexp": se.log_prob, "torch": lambda x, t: torch.log_softmax(x, -1).gather(-1, t[:, None])[:, 0]}),
-    "sample": ((64, 128256), (4, 100), rows_of, {
-        "sumexp": lambda x: se.sample(x, seed=1), "logsumexp": se.logsumexp,
-        "torch logsumexp": lambda x: torch.logsumexp(x, -1),
-        "multinomial": lambda x: torch.multinomial(torch.softmax(x, -1), 1)}),
-    "sample, 1 row": ((1, 128256), (1, 100), rows_of, {
-        "sumexp": lambda x: se.sample(x, seed=1), "logsumexp": se.logsumexp,
-        "torch logsumexp": lambda x: torch.logsumexp(x, -1),
-        "multinomial": lambda x: torch.multinomial(torch.softmax(x, -1), 1)}),
+    "sample": ((64, 128256), (4, 100), rows_of, DRAWS),
+    "sample, 1 row": ((1, 128256), (1, 100), rows_of, DRAWS),
+    "sample, short rows": ((10000, 100), (4, 10), rows_of, {n: DRAWS[n] for n in ("sumexp", "logsumexp", "multinomial")}),
+    "sample, top_k 50, top_p 0.9": ((64, 128256), (4, 100), rows_of, FILTERED),
+    "sample, top_k 50, top_p 0.9, 1 row": ((1, 128256), (1, 100), rows_of, FILTERED),
     "masked_softmax": ((4096, 4096), (64, 100), lambda s: (normal(*s), normal(*s, seed=1) > -3), {
         "sumexp": lambda x, m: se.masked_softmax(x, where=m),
         "torch": lambda x, m: torch.softmax(x.masked_fill(~m, -torch.inf), -1)}),
     "segment_softmax": ((1 << 16, 64), (64, 8), lambda s: (
         normal(s[0] * s[1]), torch.arange(0, s[0] * s[1] + 1, s[1]), torch.arange(s[0]).repeat_interleave(s[1]), s[0]), {
-        "sumexp": lambda x, o, i, n: se.segment_softmax(x, offsets=o), "scatter": lambda x, o, i, n: scattered(x, i, n)}),
+        "sumexp": lambda x, o, i, n: se.segment_softmax(x, offsets=o), "scatter": lambda x, o, i, n: scattered(x, i, n),
+        "rows": lambda x, o, i, n: row_by_row(x, o)}),
     "logcumsumexp": ((1024, 4096), (64, 100), rows_of, {
         "sumexp": se.logcumsumexp, "torch": lambda x: torch.logcumsumexp(x, -1)}),
     "logmatmulexp": ((256, 256), (32, 32), lambda s: (normal(*s), normal(*s, seed=1)), {
