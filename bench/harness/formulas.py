@@ -42,6 +42,11 @@ def scattered(x, ids, count):
     return e / torch.zeros(count).scatter_add(0, ids, e)[ids]
 
 
+def row_by_row(x, offsets):
+    edges = offsets.tolist()
+    return torch.cat([torch.softmax(x[i:j], 0) for i, j in zip(edges, edges[1:])])
+
+
 def softmax_entropy(x):
     p = torch.log_softmax(x, -1)
     return -(p.exp() * p).sum(-1)
@@ -77,7 +82,8 @@ CELLS = {
         "torch": lambda x, m: torch.softmax(x.masked_fill(~m, -torch.inf), -1)}),
     "segment_softmax": ((1 << 16, 64), (64, 8), lambda s: (
         normal(s[0] * s[1]), torch.arange(0, s[0] * s[1] + 1, s[1]), torch.arange(s[0]).repeat_interleave(s[1]), s[0]), {
-        "sumexp": lambda x, o, i, n: se.segment_softmax(x, offsets=o), "scatter": lambda x, o, i, n: scattered(x, i, n)}),
+        "sumexp": lambda x, o, i, n: se.segment_softmax(x, offsets=o), "scatter": lambda x, o, i, n: scattered(x, i, n),
+        "rows": lambda x, o, i, n: row_by_row(x, o)}),
     "logcumsumexp": ((1024, 4096), (64, 100), rows_of, {
         "sumexp": se.logcumsumexp, "torch": lambda x: torch.logcumsumexp(x, -1)}),
     "logmatmulexp": ((256, 256), (32, 32), lambda s: (normal(*s), normal(*s, seed=1)), {
