@@ -138,8 +138,10 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
   }
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row) {
+    bool nan = row.nan;
+    if constexpr (kZeroOfNothing<Op>) nan = is_special<Op>(row.sum);
     if constexpr (!Op::kExtra) {
-      if (io.wrote_nan(row.nan)) return;
+      if (io.wrote_nan(nan)) return;
     }
     const auto each = [&](auto of) {
 #pragma unroll
@@ -158,14 +160,14 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
         each([&](T term) { return far_term<Terms>(term, chunk); });
         scale = unit_scale<T>();
       }
-      each([&](T term) { return row.nan ? Limits<T>::nan() : Op::map(probability<Terms>(term, scale), own); });
+      each([&](T term) { return nan ? Limits<T>::nan() : Op::map(probability<Terms>(term, scale), own); });
       if constexpr (Op::kIndex) {
-        if (!row.nan) io.template set_at_index<Op::kRowInput>(v[0], Op::at_index(own));
+        if (!nan) io.template set_at_index<Op::kRowInput>(v[0], Op::at_index(own));
         arch::warp_sync();  // all have read what they looked at
       }
-      if constexpr (Op::kExtra) io.put_extra(row.nan ? Limits<T>::nan() : Op::extra(own));
+      if constexpr (Op::kExtra) io.put_extra(nan ? Limits<T>::nan() : Op::extra(own));
     } else {
-      each([&](T x) { return row.nan ? Limits<T>::nan() : Op::map(x, row.own); });
+      each([&](T x) { return nan ? Limits<T>::nan() : Op::map(x, row.own); });
     }
     io.template store<(Op::kRowInput < 0)>(v[0]);  // without one, results of a row with a sum are numbers
   }

@@ -5,6 +5,7 @@
 //              of the other weighted terms; a sum below half its maximum's term is first scaled up, exactly
 //   VJP        dx = g s            (g one number a row)
 //   JVP        dl = <s, t>
+// A sum of nothing, of a row of -inf alone, is a constant: its derivatives are 0, not those of s, which is NaN there.
 // The Hessian is the Jacobian of softmax (jacobians.hpp).
 #pragma once
 
@@ -55,6 +56,18 @@ struct LogSumExpVjp : LogitsOp {
     return quiet(p * row.g);
   }
 };
+
+// Whether the probabilities that map starts from are 0, and not NaN, where nothing is above -inf: the row is no special one.
+template <class Op>
+inline constexpr bool kZeroOfNothing = false;
+template <>
+inline constexpr bool kZeroOfNothing<LogSumExpVjp> = true;
+
+template <class Op, class Sum>  // an ExpState, or a RowSum of numbers
+SUMEXP_FN bool is_special(const Sum& sum) {
+  return is_nan(sum.R) ||
+         !(is_finite(sum.m) || (kZeroOfNothing<Op> && sum.m == -Limits<std::decay_t<decltype(sum.m)>>::infinity));
+}
 
 // log z for 0 < z < 1/2: k ln 2 + log1p(z 2^-k - 1)
 SUMEXP_FN double log_of_small(double z) {
@@ -165,6 +178,7 @@ struct LogSumExpJvp : WeightedOp {
   template <class T>
   static SUMEXP_FN Row<T> finish(const ExpDotState<T>& row) {
     const Wide<T> S = WideOf<T>::scaled(total(row.sum), kCarryDown<T>);
+    if (row.sum.m == -Limits<T>::infinity && !is_nan(S)) return {T(0)};
     if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return {Limits<T>::nan()};
     const T value = WideOf<T>::narrow(row.dot / S);
     return {value == value ? value : Limits<T>::nan()};

@@ -68,22 +68,26 @@ SUMEXP_FN std::int64_t signed_gap(const RunningSum& a, const RunningSum& b) {
   return a.m <= b.m ? exponent_gap(a.m, a.N, b.m, b.N) : -exponent_gap(b.m, b.N, a.m, a.N);
 }
 
-// up / low
+// Of no element, or of such alone that are -inf or have the weight 0.
+SUMEXP_FN bool is_nothing(const RunningSum& S) { return S.m == -Limits<double>::infinity && S.s.hi == 0.0; }
+
+// up / low; 0 where both are sums of nothing
 SUMEXP_FN double quotient(const RunningSum& up, const RunningSum& low) {
+  if (is_nothing(up) && is_nothing(low)) return 0.0;
   if (is_nan(up.s) || is_nan(low.s) || low.s.hi == 0.0) return Limits<double>::nan();
   if (up.s.hi == 0.0) return 0.0;
   return lifted((up.s / low.s).hi, signed_gap(up, low));
 }
 
-// g b e^x / S, where it is wanted, and g e^x / S, scale = g / S.s.hi: four roundings, of e^x 2^-n, 1 / s, the product and the
-// factor.
+// g b e^x / S, where it is wanted, and g e^x / S, scale = g / S.s.hi, both 0 where S and e^x are: four roundings, of e^x 2^-n,
+// 1 / s, the product and the factor.
 struct Gradients {
   double x, b;
 };
 SUMEXP_FN Gradients gradients(double x, double b, const RunningSum& S, double scale, bool wants_x) {
   const RunningSum one = element_sum(x);
   const double w = is_nan(one.s) || is_nan(S.s) ? Limits<double>::nan()
-                   : one.s.hi == 0.0            ? 0.0 * scale
+                   : one.s.hi == 0.0            ? (is_nothing(S) ? 0.0 : 0.0 * scale)
                                                 : lifted(one.s.hi * scale, signed_gap(one, S));
   const double db = w == w ? w : Limits<double>::nan();
   if (!wants_x) return {0.0, db};

@@ -248,6 +248,6 @@ def matrix(function, value):
     wide = np.float32 if dtype.itemsize == 2 else dtype  # 16-bit results are rounded once, from float32
     array = np.require(array, wide, ["C", "ALIGNED", "ENSUREARRAY"])
     if function == "logsumexp_hessian":
-        array = _core.softmax(array)
+        array = np.where(array == -np.inf, 0, _core.softmax(array))  # of a row of -inf alone too
     result = _core.matrix(which, array).astype(dtype, copy=False)
     return carrier(value)(result) if is_foreign(value) else result

@@ -246,3 +246,72 @@ def test_a_bias_of_minus_infinity_leaves_out_in_the_formula():
             assert torch.allclose(finite(batched), finite(expected), atol=1e-12), name
             for g in torch.func.grad(lambda x, b: finite(function(x, bias=b, **options)).sum(), (0, 1))(x, some):
                 assert torch.isfinite(g).all() and (g[~kept] == 0).all(), name
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("infinite", [INF, -INF])
+def test_softcap_makes_no_number_of_an_infinite_logit_in_the_formula(name, infinite):
+    x = torch.tensor([[1.0, infinite, 2.0, -0.5]], dtype=torch.float64)
+    f = getattr(st, name)
+    expected = f(x, softcap=2.0)
+    assert torch.allclose(torch.vmap(lambda x: f(x, softcap=2.0))(x), expected, rtol=1e-13, equal_nan=True)
+    g = torch.tensor([1.0, 2.0, -1.0, 0.5], dtype=torch.float64).reshape(1, 4)[:, : 1 if expected.dim() == 1 else 4]
+    g = g.reshape(expected.shape)
+    leaf = x.clone().requires_grad_()
+    (dx,) = torch.autograd.grad(f(leaf, softcap=2.0), leaf, g)
+    again = torch.func.vjp(lambda x: f(x, softcap=2.0), x)[1](g)[0]
+    assert torch.allclose(again, dx, rtol=1e-12, equal_nan=True)
+
+
+IDS = torch.tensor([0, 0, 0, 2, 3, 3, 3, 3, 3])
+
+
+@pytest.mark.parametrize("name", SEGMENT)
+def test_ids_without_num_segments_in_transforms(name):
+    """Their values are read where no transform maps over them; where one does, an error says so."""
+    z = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def call(z, ids):
+        return finite(getattr(st, name)(z, ids=ids)).square().sum()
+
+    leaf = z.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(call(leaf, IDS), leaf)
+    for ids in (IDS, IDS.int()):
+        assert torch.allclose(torch.func.grad(lambda z: call(z, ids))(z), expected, rtol=1e-12)
+        assert torch.allclose(torch.func.grad(call)(z, ids), expected, rtol=1e-12)
+    assert torch.allclose(torch.func.jvp(lambda z: call(z, IDS), (z,), (z,))[1], expected @ z, rtol=1e-12)
+    batched = torch.vmap(torch.func.grad(lambda z: call(z, IDS)))(z.expand(2, 9))
+    assert torch.allclose(batched, expected.expand(2, 9), rtol=1e-12)
+    with pytest.raises(TypeError, match=f"^{name}: ids are mapped over by torch.vmap, accepted: offsets"):
+        torch.vmap(call)(z.expand(2, 9), IDS.expand(2, 9))
+    with pytest.raises(TypeError, match=f"^{name}: ids has dtype float64, accepted: integers"):
+        torch.func.grad(call)(z, IDS.double())
+
+
+@pytest.mark.parametrize("offsets, text", [
+    ([0, 3, 3, 4, 8], "got 0 to 8"), ([1, 9], "got 1 to 9"), ([0, 3, 100], "got 0 to 100"),
+    ([0, 5, 3, 9], "got 3 at 2 after 5"), ([0, -2, 9], "got -2 at 1 after 0"),
+])  # fmt: skip
+def test_bad_offsets_in_forward_mode_and_transforms(offsets, text):
+    """They were not looked at there, and memory outside of the result was written to."""
+    z, offsets = torch.ones(9, dtype=torch.float64), torch.tensor(offsets)
+
+    def call(z, offsets=offsets):
+        return st.segment_softmax(z, offsets=offsets).sum()
+
+    with pytest.raises(ValueError, match="^segment_softmax: offsets: " + text):
+        torch.func.grad(call)(z)
+    with pytest.raises(ValueError, match="^segment_softmax: offsets: " + text):
+        torch.func.grad(call)(z, offsets)
+    with forward_ad.dual_level(), pytest.raises(ValueError, match="^segment_softmax: offsets: " + text):
+        call(forward_ad.make_dual(z, z))
+    assert torch.vmap(call)(z.expand(2, 9), offsets.expand(2, -1)).shape == (2,)  # any number, and no harm
+
+
+def test_offsets_that_vmap_maps_over():
+    z = torch.randn(2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    offsets = torch.stack([OFFSETS, torch.tensor([0, 0, 1, 9, 9])])
+    for name in SEGMENT:
+        made = torch.vmap(lambda z, o: getattr(st, name)(z, offsets=o))(z, offsets)
+        for one, x, o in zip(made, z, offsets):
+            assert torch.allclose(one, getattr(st, name)(x, offsets=o), rtol=1e-13)

@@ -1,7 +1,7 @@
 // Kernels of an op on logits (LogitsOp in ops/op.hpp), for storage type S and vectors V: logits_kernel<V, S, Op>().
 #pragma once
 
-#include "../../ops/probability.hpp"
+#include "../../ops/logsumexp.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 #if SUMEXP_REGISTERS
@@ -51,7 +51,7 @@ struct LogitsKernel {
   static void finish(const void* from, const cpu::RowContext& context, void* to) {
     const State& state = as<State>(from);
     Row& row = as<Row>(to);
-    row.nan = is_nan(state.R) || !is_finite(state.m);
+    row.nan = is_special<Op>(state);
     if constexpr (Op::kIndex) row.index = read<std::int64_t>(static_cast<const char*>(context.input));
     if (row.nan) {
       if constexpr (Op::kRowOutput) row.own = {Op::special(state.m, is_nan(state.R))};

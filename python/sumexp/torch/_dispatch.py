@@ -246,7 +246,7 @@ def _matrix(function, x):
     if function == "log_softmax_jacobian":
         x = x.unsqueeze(-2)
         return torch.where(eye, -x.expm1(), -x.exp())
-    y = _softmax(x) if function == "logsumexp_hessian" else x
+    y = _softmax(x).masked_fill(x == -torch.inf, 0) if function == "logsumexp_hessian" else x
     winner = y >= 0.5625  # the others say what it leaves to 1
     diagonal = y * torch.where(winner, y.masked_fill(winner, 0).sum(-1, keepdim=True), 1 - y)
     return torch.where(eye, diagonal.unsqueeze(-1), -y.unsqueeze(-1) * y.unsqueeze(-2))

@@ -60,12 +60,16 @@ def log_softmax_jvp(t, y, dims, T=1.0):
     return ((t - total(t.masked_fill(~winner, 0), dims)) + total(share * t, dims)) / T
 
 
+def _shares(x, dims):  # of a sum of nothing, which is a constant, 0
+    return softmax(x, dims).masked_fill(x == -torch.inf, 0)
+
+
 def logsumexp_vjp(x, g, dims, T=1.0):
-    return g * softmax(x, dims)
+    return g * _shares(x, dims)
 
 
 def logsumexp_jvp(x, t, dims, T=1.0):
-    return total(softmax(x, dims) * t, dims)
+    return total(_shares(x, dims) * t, dims)
 
 
 def softmax_hvp(g, v, y, dims, T=1.0):

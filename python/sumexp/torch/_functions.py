@@ -46,6 +46,11 @@ def anchor_of(name, x, dims):
     return forward.apply(x, (name, dims, 1.0))[1]
 
 
+def shares(x, dims):
+    """The softmax of x as an anchor, but 0 where x is -inf: also in a row of -inf alone, whose logsumexp is a constant."""
+    return anchor_of("softmax", x, dims).masked_fill(x == -torch.inf, 0)
+
+
 def jvp_rule(rule):
     """Makes a jvp of `rule`, which takes ctx, the saved tensors and the tangents.
 
@@ -278,7 +283,7 @@ def _log_softmax_jvp(d, dims, T, t, a):  # (t - <s, t>) / T
 
 def _logsumexp_vjp(d, dims, T, x, g):  # g s
     def in_x(u):
-        s = anchor_of("softmax", x, dims)
+        s = shares(x, dims)
         return d("softmax_vjp", from_winner(g * u, s, dims), s)
 
     return _both(in_x), (lambda u: d("logsumexp_jvp", x, u), lambda w: d("logsumexp_vjp", x, w))
@@ -286,11 +291,11 @@ def _logsumexp_vjp(d, dims, T, x, g):  # g s
 
 def _logsumexp_jvp(d, dims, T, x, t):  # <s, t>
     def in_x(u):
-        s = anchor_of("softmax", x, dims)
+        s = shares(x, dims)
         return d("softmax_vjp", from_winner(u * t, s, dims), s)
 
     def along_x(w):
-        s = anchor_of("softmax", x, dims)
+        s = shares(x, dims)
         return total(from_winner(t, s, dims) * d("softmax_vjp", from_winner(w, s, dims), s), dims)
 
     return (in_x, along_x), (lambda u: d("logsumexp_vjp", x, u), lambda w: d("logsumexp_jvp", x, w))

@@ -72,12 +72,12 @@ def _log_softmax_jvp(u, t, y, dims, T):  # (t - <e^y, t>) / T
 
 
 def _logsumexp_vjp(u, x, g, dims):  # g s
-    s = ops.softmax(x, dims)
+    s = ops.softmax(x, dims).masked_fill(x == -torch.inf, 0)
     return ops.softmax_vjp(from_winner(g * u, s, dims), s, dims), ops.logsumexp_jvp(x, u, dims)
 
 
 def _logsumexp_jvp(u, x, t, dims):  # <s, t>
-    s = ops.softmax(x, dims)
+    s = ops.softmax(x, dims).masked_fill(x == -torch.inf, 0)
     return ops.softmax_vjp(from_winner(u * t, s, dims), s, dims), ops.logsumexp_vjp(x, u, dims)
 
 

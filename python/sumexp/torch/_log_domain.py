@@ -321,8 +321,10 @@ def _signed_formula(x, b, dims, keepdim):
     e = torch.exp(x - m)
     s = e if b is None else torch.where(b == 0, b * torch.where(e < _INF, e, 0), b * e)
     s = s.sum(dims, keepdim=True) if dims else s
-    lse = m + s.abs().log()
     sign = torch.sign(s.detach()).masked_fill(s.isnan(), torch.nan)
+    nothing = (x == -_INF).all(dims, keepdim=True) if dims else x == -_INF
+    nothing = nothing & (s == 0)
+    lse = (m + s.masked_fill(nothing, 1).abs().log()).masked_fill(nothing, -_INF)
     if keepdim or not dims:
         return lse, sign
     shape = _kernels.row_shape(x.shape, dims, False)

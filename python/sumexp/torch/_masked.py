@@ -40,7 +40,10 @@ def _formula(name, x, bias, sink, where, lengths, dim, causal, softcap, temperat
         left_out = lowest if left_out is None else left_out | lowest
     z = x if left_out is None else x.masked_fill(left_out, 0)  # what is there meets no derivative
     z = quotient(z, temperature)
-    z = softcap * torch.tanh(z / softcap) if softcap else z
+    if softcap:  # which makes no number of what is infinite
+        infinite = x.isinf()
+        lowest = z.masked_fill(x == -torch.inf, -torch.inf)  # a constant, while the row of a +inf is NaN
+        z = torch.where(infinite, lowest, softcap * torch.tanh(z.masked_fill(infinite, 0) / softcap))
     z = z if bias is None else z + bias
     z = z if left_out is None else z.masked_fill(left_out, -torch.inf)
     n = z.shape[dim]

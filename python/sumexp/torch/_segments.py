@@ -8,14 +8,15 @@ from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
 from ._checks import a_tensor, beside, floating, into
 from ._composed import Composed
-from ._private import functorch_active
+from ._private import forward_ad, functorch_active
 
 _GRADIENT = {"segment_softmax": 3, "segment_log_softmax": 4, "segment_logsumexp": 6}
 
 
 def _ids(x, offsets):
-    segments = torch.arange(len(offsets) - 1, device=x.device)
-    return torch.repeat_interleave(segments, offsets.diff(), output_size=x.shape[0])
+    places = torch.arange(x.shape[0], device=x.device)
+    ends = offsets[1:].contiguous()
+    return torch.searchsorted(ends, places, right=True).clamp(max=len(offsets) - 2)  # within, whatever offsets hold
 
 
 def _formula(name, x, offsets):
@@ -105,16 +106,38 @@ def _offsets_on_device(function, offsets, num_segments):
     return offsets.long().contiguous()
 
 
+def _readable(t):
+    """A tensor of integers as an array where a transform would not let its values be seen; of one that vmap maps over, None."""
+    if not isinstance(t, torch.Tensor) or not functorch_active():
+        return t
+    try:
+        return np.from_dlpack(t)  # which transforms do not watch
+    except (RuntimeError, TypeError, BufferError):
+        pass
+    try:
+        return np.array(t.tolist(), None if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool else np.int64)
+    except RuntimeError:
+        return None
+
+
 def _offsets(function, x, offsets, ids, num_segments):
-    inside = functorch_active() and (isinstance(offsets, torch.Tensor) or isinstance(ids, torch.Tensor))
-    if not (is_compiling() or inside):  # there values cannot be looked at
-        if ids is None and isinstance(offsets, torch.Tensor) and offsets.device == x.device and x.device.type == "cuda":
-            return _offsets_on_device(function, offsets, num_segments)
-        offsets = check_offsets(function, x.shape[0], offsets, ids, num_segments)
-        if x.device.type != "cpu":  # whose kernels check them
-            nothing = np.empty((x.shape[0], 0), np.float32)
-            _core._segments(function, 0, nothing, None, offsets, nothing)
-        return torch.from_numpy(offsets).to(x.device)
+    if is_compiling():
+        return _compiled_offsets(function, offsets, ids, num_segments)
+    if ids is None and isinstance(offsets, torch.Tensor) and offsets.device == x.device and x.device.type == "cuda":
+        return _offsets_on_device(function, offsets, num_segments)
+    given = [_readable(t) for t in (offsets, ids)]
+    if ids is not None and given[1] is None:
+        raise TypeError(f"{function}: ids are mapped over by torch.vmap, accepted: offsets, of which the values are not needed")
+    if offsets is not None and given[0] is None:
+        return _offsets_on_device(function, offsets, num_segments)
+    offsets = check_offsets(function, x.shape[0], *given, num_segments)
+    if x.device.type != "cpu" or functorch_active() or forward_ad._current_level >= 0:  # else the kernel checks them
+        nothing = np.empty((x.shape[0], 0), np.float32)
+        _core._segments(function, 0, nothing, None, offsets, nothing)
+    return torch.from_numpy(offsets).to(x.device)
+
+
+def _compiled_offsets(function, offsets, ids, num_segments):
     if isinstance(offsets, torch.Tensor) and ids is None and not offsets.is_floating_point():
         return offsets.long().contiguous()  # the kernel checks them
     if isinstance(ids, torch.Tensor) and offsets is None and not ids.is_floating_point() and num_segments is not None:
@@ -123,7 +146,7 @@ def _offsets(function, x, offsets, ids, num_segments):
         torch._assert_async(~falls, f"{function}: ids fall or lie outside of num_segments, accepted: sorted ids")
         return torch.searchsorted(ids, torch.arange(num_segments + 1, device=ids.device))
     accepted = "num_segments beside ids, or offsets, of integers: values are not read there"
-    raise TypeError(f"{function}: compiled or in a transform of torch.func with ids alone, accepted: {accepted}")
+    raise TypeError(f"{function}: compiled with ids alone, accepted: {accepted}")
 
 
 def call(function, names, arrays, offsets, ids, num_segments, out):
