@@ -1,4 +1,4 @@
-"""bench/families.py: small and quick, no claim about speed."""
+"""bench/families.py and bench/linear.py: small and quick, no claim about speed."""
 
 import json
 import subprocess
@@ -13,11 +13,21 @@ if not BENCH.exists():
 pytest.importorskip("torch")
 
 
-def test_every_cell_is_checked_and_timed(tmp_path):
-    path = tmp_path / "figures.json"
-    run = subprocess.run([sys.executable, str(BENCH / "families.py"), "--quick", "--rounds", "1", "--json", str(path)],
+def run_and_read(path, program, *options):
+    run = subprocess.run([sys.executable, str(BENCH / program), *options, "--rounds", "1", "--json", str(path)],
                          capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
-    records = json.loads(path.read_text())["records"]
+    return json.loads(path.read_text())["records"]
+
+
+def test_every_cell_is_checked_and_timed(tmp_path):
+    records = run_and_read(tmp_path / "figures.json", "families.py", "--quick")
     assert all(len(r["seconds"]) == 1 and r["seconds"][0] > 0 for r in records)
     assert {"cross_entropy", "sample", "logmatmulexp"} <= {r["family"] for r in records}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its memory is read from /proc")
+def test_the_softmax_layer(tmp_path):
+    records = run_and_read(tmp_path / "figures.json", "linear.py", "64x16x200")
+    assert {"sumexp", "plain", "torch", "NumPy"} <= {r["way"] for r in records}
+    assert all(r["seconds"][0] > 0 for r in records)
