@@ -338,3 +338,22 @@ def test_a_bool_is_no_dim(function):
 def test_a_dtype_is_torchs():
     with pytest.raises(TypeError, match="dtype is 'f'"):
         st.softmax(torch.randn(3), 0, dtype="f")
+
+
+def test_arrays_beside_a_tensor():
+    """What may be a NumPy array, and that the others are refused by name."""
+    x, a, index = torch.randn(4, 5), np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32), np.array([0, 1, 4, 2])
+    cases = {
+        "masked_softmax": {"where": a > 0, "bias": a, "lengths": index, "sink": a[:, 0]},
+        "segment_softmax": {"offsets": np.array([0, 1, 4])},
+        "logsumexp": {"axis": -1, "where": a > 0, "b": a},
+        "segment_logsumexp": {"ids": np.array([0, 1, 1, 3])}, "log_prob": {"index": index},
+    }  # fmt: skip
+    for name, options in cases.items():
+        function = getattr(sumexp, name)
+        tensors = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in options.items()}
+        made, expected = function(x, **options), function(x, **tensors)
+        assert isinstance(made, torch.Tensor) and torch.equal(made.nan_to_num(), expected.nan_to_num()), name
+    for name, args in (("softmax_vjp", (a, x)), ("kl_div", (x, a)), ("logaddexp", (x, a))):
+        with pytest.raises(TypeError, match=f"^{name}: .* is a ndarray, accepted: a tensor"):
+            getattr(sumexp, name)(*args)
