@@ -428,7 +428,7 @@ void add_functions(py::module_& module) {
        "on_device(name, device, stream, workspace, workspace_bytes, sign, /, *arrays, **options)\n--\n\n"
        "A public function by name on arrays that describe a CUDA device's memory."},
       {"are_served", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&are_served)), METH_FASTCALL,
-       "are_served(*values, /)\n--\n\n"
+       "are_served(*values)\n--\n\n"
        "Whether all are ndarrays of one floating dtype, aligned and in native byte order: kernels take them as they are."},
       {nullptr, nullptr, 0, nullptr}};
   if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
