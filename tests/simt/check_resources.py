@@ -18,6 +18,8 @@ ALLOWED = [
     (r"(warp_rows|block_rows).*LogSoftmaxVjp", 48, "2 to 12 words"),
     (r"masked_rows_vjp", 48, "4 to 8 words: what a row keeps in which a logit overflows, beside a chunk"),
     (r"sm_80 .*chunk_segments.*LogSoftmaxE", 8, "2 words"),
+    # the sums of a row, 12 or 19 words of doubles, which a loop hands on that may divide its logits in another way
+    (r"loss_rows.*Lb1E", 152, "the sums of a row"),
     # a row's description is handed to a function that is compiled once; the terms of a binomial tail
     (r"draw_rows|draw_in_pieces", 448, "the description"),
     (r"count_rows", 2432, "the description and 256 doubles"),

@@ -296,6 +296,7 @@ class LossRow {
   // -- first sweep ---
 
   SUMEXP_DEVICE State reduce_all() {
+#pragma unroll 1
     for (;;) {
       const State state = reduce_row(chunk_count<T>(n_), board_, [&](std::int64_t c) { return reduce(c); });
       if (!kMore || !redivide(state.sums().sum)) return state;

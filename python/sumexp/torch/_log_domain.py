@@ -97,7 +97,7 @@ def _raw(name, inputs, outputs):
 
 
 def _new(t):
-    return torch.empty_like(t, memory_format=torch.contiguous_format)
+    return t.new_empty(t.shape)
 
 
 def _elementwise_kernel(name):
