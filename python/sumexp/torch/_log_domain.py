@@ -93,7 +93,7 @@ FORMULAS = {
 
 
 def _raw(name, inputs, outputs):
-    _core._elementwise(name, OPS[name], tuple(t.detach() if t.requires_grad else t for t in inputs), outputs)
+    _core._elementwise(name, OPS[name], tuple(t.detach() for t in inputs), outputs)
 
 
 def _new(t):
