@@ -231,14 +231,15 @@ void gumbel(const double* v, const double* w, std::int64_t count, double* noise)
 }
 
 // Step by step, all rows: a walk alone waits for a division and for bits at every step.
-void inside(const RowRandom* random, const double* trees, int rows, int leaves, int* places) {
+void inside(const cpu::RowKey* keys, const double* trees, int rows, int leaves, int* places) {
+  const auto random = [&](int k) { return RowRandom{keys[k].seed, keys[k].stream}; };
   std::uint64_t bits[2][cpu::kTogether];
   for (int k = 0; k < rows; ++k) places[k] = 0;
   bool undecided = false;
   for (int h = 1, step = 0; h < leaves; h *= 2, ++step) {
     if (step % 2 == 0) {
       for (int k = 0; k < rows; ++k) {
-        const Bits128 block = random[k].at(Purpose::draw, 0, static_cast<std::uint64_t>(step / 2));
+        const Bits128 block = random(k).at(Purpose::draw, 0, static_cast<std::uint64_t>(step / 2));
         bits[0][k] = block.half(0), bits[1][k] = block.half(1);
       }
     }
@@ -250,7 +251,7 @@ void inside(const RowRandom* random, const double* trees, int rows, int leaves, 
       places[k] += ((first < upper) != b.left_is_smaller) * h;
     }
   }
-  for (int k = 0; k < rows && undecided; ++k) places[k] = Walk(random[k], 0).inside(trees + 2 * leaves * k, leaves);
+  for (int k = 0; k < rows && undecided; ++k) places[k] = Walk(random(k), 0).inside(trees + 2 * leaves * k, leaves);
 }
 
 template <class V>

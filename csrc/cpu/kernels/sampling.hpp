@@ -7,8 +7,9 @@
 
 namespace sumexp::cpu {
 
-using SUMEXP_NS::RowRandom;
-
+struct RowKey {
+  std::uint64_t seed, stream;
+};
 inline constexpr int kTogether = 16;  // rows whose walks take their steps together
 
 struct SamplingKernels {
@@ -30,7 +31,7 @@ struct SamplingKernels {
   } of[2];
   // The first draws of up to kTogether rows, of which each has a tree inside its only chunk, one tree behind the other: what
   // Walk::inside takes there.
-  void (*inside)(const RowRandom* random, const double* trees, int rows, int leaves, int* places);
+  void (*inside)(const RowKey* keys, const double* trees, int rows, int leaves, int* places);
   // Standard Gumbel noise from open uniforms: -log E with E = -log1p(-v) or, from w = 1 - v, -log w.
   void (*gumbel)(const double* v, const double* w, std::int64_t count, double* noise);
 };

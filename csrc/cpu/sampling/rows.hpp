@@ -80,7 +80,7 @@ class SampleRow {
   void tell(SampleScratch& scratch);
   // The tree of a row of one chunk; false where more is to be known than what one draw takes there, or it is not finite.
   bool tree_alone(double* tree, SampleScratch& scratch);
-  const SUMEXP_NS::RowRandom& random() const { return random_; }
+  RowKey key() const { return {random_.seed, random_.stream}; }
 
   // Counts in place of draws: of the chunks, and then of the elements of some.
   void count_chunks();

@@ -101,15 +101,15 @@ struct Steps {
 // Rows r0 to r1 of one chunk each, `job.together` or fewer: their walks together, and then those that want more.
 void draw_together(const Steps& steps, std::int64_t r0, std::int64_t r1, char* memory, SampleScratch& scratch) {
   const SampleJob& job = steps.job;
-  SUMEXP_NS::RowRandom random[cpu::kTogether];
+  cpu::RowKey keys[cpu::kTogether];
   std::int64_t row_of[cpu::kTogether], others[cpu::kTogether];
   int places[cpu::kTogether], count = 0, left = 0;
   for (std::int64_t r = r0; r < r1; ++r) {
     SampleRow row(job, r, memory);
-    if (row.tree_alone(scratch.tree + 2 * job.leaves * count, scratch)) random[count] = row.random(), row_of[count++] = r;
+    if (row.tree_alone(scratch.tree + 2 * job.leaves * count, scratch)) keys[count] = row.key(), row_of[count++] = r;
     else others[left++] = r;
   }
-  SUMEXP_IN_USE(cpu::sampling_kernels_).inside(random, scratch.tree, count, job.leaves, places);
+  SUMEXP_IN_USE(cpu::sampling_kernels_).inside(keys, scratch.tree, count, job.leaves, places);
   for (int k = 0; k < count; ++k) job.call.out[row_of[k]] = places[k];
   for (int k = 0; k < left; ++k) {
     SampleRow row(job, others[k], memory);
