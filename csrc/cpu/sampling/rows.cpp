@@ -71,7 +71,7 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
              (plan.row_dims == 0 || plan.row[0].stride[kIn0] == item)),
       filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)),
       leaves(chunks == 1 ? leaves_of(static_cast<int>(plan.n)) : 0),
-      together(leaves && wanted == kDraws && !filtered ? std::min(kTogether, chunk / leaves) : 0) {
+      together(leaves && leaves <= chunk / 4 && wanted == kDraws && !filtered ? std::min(kTogether, chunk / leaves) : 0) {
   std::int64_t bytes = 0;
   const auto place = [&](bool wanted, std::int64_t size) {
     const std::int64_t at = bytes;
