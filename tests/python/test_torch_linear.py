@@ -12,7 +12,7 @@ from torch import func  # noqa: E402
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
-from sumexp.torch import _linear  # noqa: E402
+from sumexp.torch import _linear_functions, _linear_sweeps  # noqa: E402
 from torch_cases import same_bytes  # noqa: E402
 
 f64 = torch.float64
@@ -109,7 +109,7 @@ def test_only_what_requires_a_gradient(need, reduction, monkeypatch):
     everything = leaves(X, W, B)
     expected = torch.autograd.grad(ours(*everything, T, reduction=reduction).sum(), everything)
     if not need[1]:
-        monkeypatch.setattr(_linear, "add_product", lambda *_: pytest.fail("dW was computed"))
+        monkeypatch.setattr(_linear_sweeps, "add_product", lambda *_: pytest.fail("dW was computed"))
     loss = ours(*inputs, T, reduction=reduction).sum()
     assert loss.requires_grad == any(need)
     if any(need):
@@ -150,7 +150,8 @@ def test_where_rows_cannot_be_counted(kind, options, monkeypatch):
     """As on CUDA devices, where to look would be to wait: ignored rows go through the products, as zeros."""
     found = []
     for waits in (False, True):
-        monkeypatch.setattr(_linear, "waits", lambda t, waits=waits: waits)
+        for module in (_linear_functions, _linear_sweeps):
+            monkeypatch.setattr(module, "waits", lambda t, waits=waits: waits)
         x, w, b = leaves(X, W, B)
         with torch.no_grad():
             x[2] = float("nan") if kind == "index" else 1.0

@@ -1,0 +1,266 @@
+"""Cross-entropy of logits x W^T + bias that never exist whole: sweeps over plain tensors, a chunk of tokens at a time.
+
+As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from .. import _core
+from .._chunks import BLOCK, blocks, chunk_rows
+from . import _cross_entropy as ce
+
+NAME = "linear_cross_entropy"
+
+
+class Options(NamedTuple):
+    """What follows the tensors; softcap 0: none, chunk 0: from the shapes."""
+
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    softcap: float
+    temperature: float
+    reduction: int
+    zero_if_empty: bool
+    chunk: int
+
+    def of_rows(self):
+        """Those of cross_entropy over the second dimension, without reduction."""
+        return ce.Options(1, *self[:5], 0, False)
+
+
+# x (N, D), w (V, D), bias (V), target (N), (N, V) or with target_weight (N, K), weight (V), token_weight (N), denominator ()
+TENSORS = ("x", "w", "bias?", "target", "target_weight?", "weight?", "token_weight?", "denominator?")
+
+
+# -- products ------------------------------------------------------------------------------------------------------------
+
+
+def product(x, w, bias, out):
+    """out = x w^T + bias, in the dtype of x and out."""
+    if w.dtype != out.dtype:
+        for block in blocks(*w.shape):
+            out[:, block] = x @ w[block].to(out.dtype).t()
+        if bias is not None:
+            out += bias
+    elif bias is None:
+        torch.mm(x, w.t(), out=out)
+    else:
+        torch.addmm(bias, x, w.t(), out=out)
+    return out
+
+
+def product_back(z, w):
+    """z w"""
+    if w.dtype == z.dtype:
+        return z @ w
+    total = z.new_zeros(len(z), w.shape[1])
+    for block in blocks(*w.shape):
+        total.addmm_(z[:, block], w[block].to(z.dtype))
+    return total
+
+
+def add_product(z, x, to, first):
+    """to += z^T x, or to = z^T x of the first chunk."""
+    if to.dtype == z.dtype:
+        torch.mm(z.t(), x, out=to) if first else to.addmm_(z.t(), x)
+        return
+    for block in blocks(*to.shape, 4 * BLOCK):  # fewer, larger ones: each is three parallel regions
+        part = z[:, block].contiguous().t() @ x  # of 16 bits products are fast without gaps alone
+        to[block].copy_(part) if first else to[block].add_(part)
+
+
+# -- sweeps over plain tensors ---------------------------------------------------------------------------------------------
+
+
+def waits(t):
+    """Whether to look at a number of a tensor is to wait for it."""
+    return t.device.type != "cpu"
+
+
+def kept_rows(target, target_weight, o):
+    """(indices of the rows that are left, on the CPU, None); where to count these would be to wait, (all, which are left)."""
+    if target.is_floating_point():
+        return torch.arange(len(target)), None
+    kept = target != o.ignore_index
+    kept = kept if target_weight is None else kept.any(1)
+    return (torch.arange(len(target)), kept) if waits(target) else (kept.nonzero().squeeze(1), None)
+
+
+def of_input(x, rows, left):
+    """x[rows], those that are not left being 0, whatever they hold."""
+    return x[rows] if left is None else x[rows].masked_fill(~left[rows].unsqueeze(1), 0)
+
+
+def chunks(kept, size):
+    """The rows in parts: slices where they follow one another, else their indices."""
+    for part in kept.split(size) if len(kept) else ():
+        first, last = part[0].item(), part[-1].item()
+        yield slice(first, last + 1) if last - first == len(part) - 1 else part
+
+
+def divisor(tensors, o):
+    """What a mean divides by, in float64; checks the targets in any case."""
+    x, w, _, target, target_weight, weight, token_weight, denominator = tensors
+    found = x.new_empty((), dtype=torch.float64)
+    ce.raw(
+        _core._cross_entropy_denominator,
+        x.new_zeros((), dtype=ce.wide(x.dtype)).expand(len(x), *w.shape[:-1]),
+        target,
+        1,
+        target_weight=target_weight,
+        weight=None if weight is None else weight.to(ce.wide(x.dtype)).contiguous(),
+        token_weight=None if token_weight is None else token_weight.to(torch.float64),
+        ignore_index=o.ignore_index,
+        out=found,
+        function=NAME,
+    )
+    return found if denominator is None else denominator
+
+
+def summed(losses):
+    """The sum of rows in cross_entropy's order, in float64."""
+    total = losses.new_empty((), dtype=torch.float64)
+    ce.raw(_core._sum_rows, losses, out=total)
+    return total
+
+
+def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
+    """(row losses in the wide dtype, (dx, dw, dbias) as needed, {name: tensor of rows}, what a mean divides by)
+
+    The gradients are those of the reduced loss, or with g of sum_i g_i l_i.
+    """
+    tensors, g = [ce.plain(t) for t in tensors], ce.plain(g)
+    x, w, bias, target, target_weight, weight, token_weight, _ = tensors
+    wide = ce.wide(x.dtype)
+    work = wide if x.dtype == torch.float16 else x.dtype  # of logits: bfloat16 has fast products
+    found = divisor(tensors, o)
+    options = dict(ce.raw_options(o), weight=None if weight is None else weight.to(ce.wide(work)).contiguous())
+    if g is not None:
+        options["reduction"] = "none"
+    elif o.reduction == ce.REDUCTIONS.index("mean"):
+        options["denominator"] = found
+    of_rows = {
+        "target": target,
+        "target_weight": target_weight,
+        "token_weight": None if token_weight is None else token_weight.to(torch.float64),
+        "g": g,
+    }
+    of_rows = {n: t for n, t in of_rows.items() if t is not None}
+    kept, left = kept_rows(target, target_weight, o)
+    size = chunk_rows(NAME, o.chunk or None, len(kept), len(w))
+    losses = x.new_zeros(len(x), dtype=wide)
+    extras = {n: t.fill_(-1 if n == "predicted" else 0) for n, t in ce.info_places(info, len(x), x).items()}
+    places = {"row_loss": losses, **extras}
+    need_x, need_w, need_bias = need[0], need[1], need[2] and bias is not None
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else None
+    if need_x and len(kept) < len(x):
+        dx.zero_()
+    dw = out_dw
+    if need_w and dw is None:
+        dw = w.new_empty(w.shape, dtype=work if len(kept) <= size else wide)
+    db = w.new_zeros(len(w), dtype=wide) if need_bias else None
+    buffer = x.new_empty(size, len(w), dtype=work)
+    for count, rows in enumerate(chunks(kept, size)):
+        part = of_input(x, rows, left).to(work)
+        z = product(part, w, bias, buffer[: len(part)])
+        made = {n: t[rows] for n, t in places.items()}  # views of slices, else tensors of their own
+        ce.raw(
+            _core._cross_entropy,
+            z,
+            axis=1,
+            function=NAME,
+            dlogits=z if any(need) else None,
+            **options,
+            **{n: t[rows] for n, t in of_rows.items()},
+            **{"z_loss_part" if n == "z_loss" else n: t for n, t in made.items()},
+        )
+        if not isinstance(rows, slice):
+            for n, t in made.items():
+                places[n][rows] = t
+        if need_x and isinstance(rows, slice) and w.dtype == z.dtype:
+            torch.mm(z, w, out=dx[rows])
+        elif need_x:
+            dx[rows] = product_back(z, w).to(dx.dtype)
+        if need_w:
+            add_product(z, part, dw, count == 0 and out_dw is None)
+        if need_bias:
+            db += z.sum(0, dtype=wide)
+    if need_w and len(kept) == 0 and out_dw is None:
+        dw.zero_()
+    if need_w and out_dw is None:
+        dw = dw.to(w.dtype)
+    return losses, (dx, dw, None if db is None else db.to(w.dtype)), extras, found
+
+
+def reduced(losses, found, o):
+    """The row losses in the wide dtype; or one number in float64, of them and what a mean divides by."""
+    if not o.reduction:
+        return losses
+    total = summed(losses)
+    return ce.quotient(total, found, o) if o.reduction == ce.REDUCTIONS.index("mean") else total
+
+
+def second(tensors, o, g, t, need, along=None):
+    """(rows <dl_i, v_i>, (gradients of Phi in x, w and bias as needed), rows of the bilinear form of t and `along`)"""
+    tensors, g = [ce.plain(a) for a in tensors], ce.plain(g)
+    x, w, bias, target, target_weight, weight, token_weight, _ = tensors
+    tx, tw, tb = (ce.plain(a) for a in t)
+    wide = ce.wide(x.dtype)
+    kept, left = kept_rows(target, target_weight, o)
+    size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 8)  # the formula keeps some arrays of this size
+    rows_of = lambda a, rows: None if a is None else a[rows]
+    zeros = lambda *shape: x.new_zeros(shape, dtype=wide)
+    firsts, both = zeros(len(x)), zeros(len(x))
+    hx = zeros(*x.shape) if need[0] else None
+    hw = zeros(*w.shape) if need[1] else None
+    hb = zeros(len(w)) if need[2] else None
+
+    def tangent(part, tx, tw, tb):
+        v = zeros(len(part), len(w))
+        scratch = torch.empty_like(v)
+        if tx is not None:
+            v += product(tx.to(wide), w, None, scratch)
+        if tw is not None:
+            v += product(part, tw, None, scratch)
+        return v if tb is None else v + tb
+
+    for rows in chunks(kept, size):
+        part = of_input(x, rows, left).to(wide)
+        z = product(part, w, None, x.new_empty(len(part), len(w), dtype=wide))
+        z = z if bias is None else z + bias
+        v = tangent(part, rows_of(tx, rows), tw, tb)
+        with torch.enable_grad():
+            z.requires_grad_()
+            of_rows = (target[rows], rows_of(target_weight, rows), weight, rows_of(token_weight, rows))
+            losses, _ = ce.row_losses(z, *of_rows, o.of_rows())
+            (first,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
+            inner = (first * v).sum(1)
+            (Hv,) = torch.autograd.grad(inner.sum(), z, materialize_grads=True)
+        first = first.detach()
+        firsts[rows] = inner.detach()
+        if along is not None:
+            ax, aw, ab = (ce.plain(a) for a in along)
+            u = tangent(part, rows_of(ax, rows), aw, ab)
+            both[rows] = (Hv * u).sum(1)
+            mixed = torch.zeros_like(u)
+            if tx is not None and aw is not None:
+                mixed += product(tx[rows].to(wide), aw, None, torch.empty_like(u))
+            if ax is not None and tw is not None:
+                mixed += product(ax[rows].to(wide), tw, None, torch.empty_like(u))
+            both[rows] += (first * mixed).sum(1)
+        if g is not None:
+            scale = g[rows].to(wide).unsqueeze(1)
+            first, Hv = first * scale, Hv * scale
+        if need[0]:
+            hx[rows] = product_back(Hv, w) + (0 if tw is None else product_back(first, tw))
+        if need[1]:
+            add_product(Hv, part, hw, False)
+            if tx is not None:
+                add_product(first, tx[rows].to(wide), hw, False)
+        if need[2]:
+            hb += Hv.sum(0)
+    made = tuple(None if a is None else a.to(x.dtype) for a in (hx, hw, hb))
+    return firsts, made, both
