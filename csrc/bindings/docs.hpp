@@ -224,8 +224,8 @@ Within 2 eps * abs(g) * softmax(x), for float16 and bfloat16, whose sums are sho
 16 bits add, as for softmax_vjp.
 
 There is no where: give -inf where an element is left out. Of a row that is -inf alone, whose sum is a constant, the
-result is 0 (torch's gradient is NaN). Second derivatives: the Hessian diag(s) - s s^T with s = softmax(x) is the Jacobian of softmax, so
-that softmax_vjp(v, softmax(x, axis), axis) is its product with v.
+result is 0 (torch's gradient is NaN). Second derivatives: the Hessian diag(s) - s s^T with s = softmax(x) is the
+Jacobian of softmax, so that softmax_vjp(v, softmax(x, axis), axis) is its product with v.
 )";
 
 inline constexpr const char* logsumexp_jvp = R"(logsumexp_jvp(t, x, axis=None, *, b=None, t_b=None, keepdims=False, out=None)

@@ -68,7 +68,7 @@ struct ProbabilityFinish {
   static constexpr bool kRowOutput = false;
   template <class Terms, class Io>
   SUMEXP_DEVICE static void finish(const Io&, const State& state, Row& row, int, const TemperatureFactor<T>&) {
-    row = {normalizer<Terms>(state), row_sum(state), is_nan(state.R) || !is_finite(state.m)};
+    row = {normalizer<Terms>(state), row_sum(state), is_special<LogitsOp>(state)};
   }
 };
 // Of those that also look at one element: before the first result is written, which may be to the inputs' place.
@@ -85,7 +85,7 @@ struct IndexedFinish {
   template <class Terms, class Io>
   SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, const TemperatureFactor<T>&) {
     const T at_index = row_input_of<Op>(io);
-    row = {normalizer<Terms>(state), Op::finish(row_sum(state), at_index), is_nan(state.R) || !is_finite(state.m)};
+    row = {normalizer<Terms>(state), Op::finish(row_sum(state), at_index), is_special<Op>(state)};
     if (!row.nan) row.nan = !io.template has_index<Op::kRowInput>();
   }
 };
@@ -101,7 +101,7 @@ struct LogitsFinish {
   static constexpr bool kRowOutput = Op::kRowOutput;
   template <class Terms, class Io>
   SUMEXP_DEVICE static void finish(const Io& io, const State& state, Row& row, int, const TemperatureFactor<T>&) {
-    row.nan = is_nan(state.R) || !is_finite(state.m);
+    row.nan = is_special<Op>(state);
     if (!row.nan) {
       row.own = Op::finish(row_sum(state), row_input_of<Op>(io));
     } else if constexpr (kRowOutput) {
@@ -139,7 +139,7 @@ struct LogitsOf : ExpReduction<S, Op::kApart> {
   template <int kRows, class Io>
   SUMEXP_DEVICE static void map(Io& io, T (&v)[1][kRows][L::kValues], T maximum, const Row& row) {
     bool nan = row.nan;
-    if constexpr (kZeroOfNothing<Op>) nan = is_special<Op>(row.sum);
+    if constexpr (Op::kZeroOfNothing) nan = is_special<Op>(row.sum);
     if constexpr (!Op::kExtra) {
       if (io.wrote_nan(nan)) return;
     }

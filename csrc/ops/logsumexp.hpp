@@ -41,7 +41,7 @@ struct LogSumExp : LogitsOp {
 
 // in: x; g, one number a row
 struct LogSumExpVjp : LogitsOp {
-  static constexpr bool kApart = false, kProbability = true;
+  static constexpr bool kApart = false, kProbability = true, kZeroOfNothing = true;
   static constexpr int kRowInput = 1;
   template <class V>
   struct Row {
@@ -56,18 +56,6 @@ struct LogSumExpVjp : LogitsOp {
     return quiet(p * row.g);
   }
 };
-
-// Whether the probabilities that map starts from are 0, and not NaN, where nothing is above -inf: the row is no special one.
-template <class Op>
-inline constexpr bool kZeroOfNothing = false;
-template <>
-inline constexpr bool kZeroOfNothing<LogSumExpVjp> = true;
-
-template <class Op, class Sum>  // an ExpState, or a RowSum of numbers
-SUMEXP_FN bool is_special(const Sum& sum) {
-  return is_nan(sum.R) ||
-         !(is_finite(sum.m) || (kZeroOfNothing<Op> && sum.m == -Limits<std::decay_t<decltype(sum.m)>>::infinity));
-}
 
 // log z for 0 < z < 1/2: k ln 2 + log1p(z 2^-k - 1)
 SUMEXP_FN double log_of_small(double z) {

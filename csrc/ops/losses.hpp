@@ -45,9 +45,9 @@ SUMEXP_FN LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
   const bool rise = is_finite(lower.m) && is_finite(upper.m);
   const Wide<T> up = rise ? O::from(upper.m, T(0) - lower.m) : O::constant(0);
   const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
-  const Wide<T> of_dense = a.apart || b.apart ? O::constant(0) : up;
+  const Wide<T> of_dense = a.apart ? O::constant(0) : up;
   LossState<T> to = {merge(a.sum, b.sum), merge(a_upper, a.dense, b.dense, of_dense),
-                     merge(a_upper, a.plain, b.plain, of_dense), pick(a_upper, a.spread, b.spread), a.apart || b.apart};
+                     merge(a_upper, a.plain, b.plain, of_dense), pick(a_upper, a.spread, b.spread), a.apart};
   if (rise && gap > kFarBelow) to.spread = to.spread + shifted<T>(pick(a_upper, b.spread, a.spread) + total(lower) * up, gap);
   return to;
 }

@@ -20,6 +20,9 @@
 //   finish(sum, input)    the Row from the row's RowSum and its row input
 //   map(v, row)           one element of the result; of rows with a NaN or +inf, or nothing above -inf, all are NaN
 //   emit(row), special(m, nan)    or one value a row; special: where a NaN is in the row, or its maximum m is not finite
+//   kZeroOfNothing        of rows with nothing above -inf the probabilities that map starts from are 0 instead, and the row is
+//   one
+//                         like others
 //   kIndex                the row input is the index of an element, a std::int64_t: finish gets that logit for it
 //   at_index(row)         of ops with kIndex and map: what the result is at the index, in place of map's
 //   extra(row)            of ops with kExtra: the second result; NaN where map's are
@@ -42,6 +45,7 @@ inline constexpr int kNoTemperature = 0, kOfLogits = -1;
 struct LogitsOp {
   static constexpr int kInputs = 1, kRowInput = -1, kPasses = 1, kTemperature = kNoTemperature;
   static constexpr bool kRowOutput = false, kMask = false, kLogits = true, kIndex = false, kExtra = false;
+  static constexpr bool kZeroOfNothing = false;
 };
 struct WeightedOp {
   static constexpr int kInputs = 2, kRowInput = -1, kPasses = 1, kTemperature = kNoTemperature;
@@ -59,6 +63,13 @@ struct RowSum {
 template <class T>
 SUMEXP_FN RowSum<T> row_sum(const ExpState<T>& state) {
   return {state.m, state.c, state.R, base_of(state.m).rho};
+}
+
+// Whether a row of this sum, an ExpState or a RowSum of numbers, is a special one.
+template <class Op, class Sum>
+SUMEXP_FN bool is_special(const Sum& sum) {
+  using T = decltype(sum.m + sum.m);
+  return is_nan(sum.R) || !(is_finite(sum.m) || (Op::kZeroOfNothing && sum.m == -Limits<T>::infinity));
 }
 
 // S 2^(carry - N): all terms, the maximum included

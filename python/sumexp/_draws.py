@@ -83,8 +83,10 @@ def number(function, argument, value):
 
 def per_row(function, argument, value, batch, dtype):
     """A contiguous array with one element, or one a row."""
-    if type(value) is float if dtype is np.float64 else type(value) is int and dtype is np.int64 and -(2**63) <= value < 2**63:
-        return np.array([value], dtype)
+    if type(value) is float and dtype is np.float64:
+        return np.array([value])
+    if type(value) is int and dtype is np.int64 and -(2**63) <= value < 2**63:
+        return np.array([value])
     integer = np.dtype(dtype).kind in "iu"
     if "bfloat16" in str(getattr(value, "dtype", "")) and not integer:
         value = value.float() if is_torch(value) else value.astype(np.float64)

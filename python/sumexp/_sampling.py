@@ -23,8 +23,6 @@ from ._draws import (
     sample_options,
 )
 
-FLOATING = frozenset(map(np.dtype, (np.float16, np.float32, np.float64)))
-
 
 def _tensors(*values):
     """sumexp.torch._sampling where one of the values is a tensor of torch, else None."""
@@ -42,18 +40,6 @@ def _into(function, out, tensor):
     from .torch._checks import into
 
     return into(function, out, tensor)
-
-
-def _array(function, logits):
-    """As _arrays.together, of one array, and quickly where nothing is to be done."""
-    if type(logits) is np.ndarray and logits.dtype in FLOATING and logits.flags.aligned:
-        return logits, _scalar
-    (x,), back = _arrays.together(function, logits=logits)
-    return x, back
-
-
-def _scalar(result):
-    return result[()] if result.ndim == 0 else result
 
 
 def _putting(function, out, shape, dtype, *inputs):
@@ -158,7 +144,7 @@ def sample(
             return_info=return_info,
         )
         return (_into("sample", out, made[0]), made[1]) if return_info else _into("sample", out, made)
-    x, back = _array("sample", logits)
+    (x,), back = _arrays.together("sample", logits=logits)
     axis, batch = rows_of("sample", x, axis)
     options = sample_options(
         "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
@@ -179,14 +165,13 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
     mean num_samples p (1 + 1e-6) down to p = 1e-30. The draws are others than those of `sample`.
 
     logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits, in `out` if
-    that is given. (On CUDA
-    devices a row that would be an error has -1 for every class.)
+    that is given. (On CUDA devices a row that would be an error has -1 for every class.)
     """
     tensors = _tensors(logits)
     if tensors is not None:
         counts = tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
         return _into("sample_counts", out, counts)
-    x, back = _array("sample_counts", logits)
+    (x,), back = _arrays.together("sample_counts", logits=logits)
     axis, batch = rows_of("sample_counts", x, axis)
     options = count_options(batch, num_samples, temperature, seed, stream)
     counts = _arrays.result("sample_counts", out, x.shape, np.dtype(np.int64), x)
@@ -275,7 +260,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
     if tensors is not None:
         made = tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
         return _into("gumbel_softmax", out, made)
-    x, back = _array("gumbel_softmax", logits)
+    (x,), back = _arrays.together("gumbel_softmax", logits=logits)
     axis, batch = rows_of("gumbel_softmax", x, axis)
     put = _putting("gumbel_softmax", out, x.shape, x.dtype, x)
     z = gumbel_noise(batch, x.shape[axis], seed, stream) + np.moveaxis(x, axis, -1)

@@ -1,7 +1,7 @@
 // Kernels of an op on logits (LogitsOp in ops/op.hpp), for storage type S and vectors V: logits_kernel<V, S, Op>().
 #pragma once
 
-#include "../../ops/logsumexp.hpp"
+#include "../../ops/probability.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 #if SUMEXP_REGISTERS
