@@ -111,16 +111,16 @@ def test_draws_follow_the_probabilities():
         assert chi_square(se.sample_counts(x, draws, seed=12), p) > 1e-3, n
 
 
-@pytest.mark.parametrize("n, repeats", [(2, 200), (10, 200), (1000, 200), (50_257, 40)])
-def test_p_values_are_uniform(n, repeats):
-    """Kolmogorov-Smirnov over repeats with other seeds (50,257 with 40 of them, 300,000 with none: for the time it takes)."""
+@pytest.mark.parametrize("n", [2, 10, 1000, 50_257, 300_000])
+def test_p_values_are_uniform(n):
+    """Kolmogorov-Smirnov over 200 repeats with other seeds."""
     x = normal(n, scale=1.5, seed=n)
     p = exact(x)
     draws = max(2000, n // 5) if n > 2 else 20_000
-    rows = np.broadcast_to(x, (repeats, n))
-    drawn = se.sample(rows, seed=5, num_samples=draws)
-    counted = se.sample_counts(rows if n < 10**4 else rows[:20], 10**6 if n < 1000 else draws * 10, seed=6)
-    for made in ([np.bincount(row, minlength=n) for row in drawn], counted):
+    seeds = np.arange(1, 201)
+    drawn = (np.bincount(se.sample(x, seed=s, num_samples=draws), minlength=n) for s in seeds)
+    counted = (se.sample_counts(x, 10**6 if n < 1000 else draws * 10, seed=s) for s in seeds)
+    for made in (drawn, counted):
         values = [chi_square(c, p, 20) for c in made]
         assert stats.kstest(values, "uniform").pvalue > 1e-3
 
@@ -168,13 +168,14 @@ def test_counts_have_binomial_distributions():
 
 
 def test_never_drawn():
-    """Probability 0: by 10^8 counted, and 10^6 drawn, in each dtype, with and without chunks that have nothing else."""
+    """Probability 0: by 10^8 counted in each dtype, and 10^8 drawn, 10^6 in each dtype and the rest in float16."""
     for dtype in DTYPES:
         x = normal(5000, dtype)
         x[::2] = -np.inf
         x[2048:4096] = -np.inf
         assert (se.sample_counts(x, 10**8, seed=1)[np.isneginf(x)] == 0).all()
-        assert not np.isneginf(x[se.sample(x, seed=2, num_samples=250_000)]).any()
+        for seed in range(97 if dtype == np.float16 else 1):
+            assert not np.isneginf(x[se.sample(x, seed=seed, num_samples=10**6)]).any()
 
 
 # -- the same draw everywhere -----------------------------------------------------------------------------------------
