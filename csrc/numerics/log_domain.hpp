@@ -172,14 +172,14 @@ SUMEXP_FN DD<D> log_of_scaled(DD<D> v, D N) {
 
 // -- results next to 0 ---------------------------------------------------------------------------------------
 
-// e^x - 1 within 2^-97 (e^x + 1), |x| < 740: the series at r / 256, doubled eight times. From its sixth term on, which is 2^-57
-// of it, the series is in double.
+// e^x = 2^n (1 + p), p within 2^-97, |x| < 800: the series at r / 256, doubled eight times. From its sixth term on, which is
+// 2^-57 of it, the series is in double.
 struct ExpSixth {
   static constexpr int size = 4;
   static constexpr double value[4] = {1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880};
 };
 template <class D>
-SUMEXP_FN DD<D> expm1_accurate(DD<D> x) {
+SUMEXP_FN Exponential<D, DD<D>> exponential_accurate(DD<D> x) {
   using L = LogConstants;
   const D n = nearest(x.hi * D(ExpConstants<double>::log2e)), back = D(0.0) - n;
   const DD<D> low = two_product(back, D(L::ln2_lo));  // n ln2_hi has no more than 53 bits
@@ -193,8 +193,14 @@ SUMEXP_FN DD<D> expm1_accurate(DD<D> x) {
   p = r * (p + DD<D>{D(1.0), D(0.0)});
 #pragma GCC unroll 1
   for (int i = 0; i < 8; ++i) p = p * (DD<D>{D(2.0), D(0.0)} + p);
-  const D power = exact_pow2(at_least(D(-1000.0), n));
-  return pick_pair(equal(n, D(0.0)), p, DD<D>{power - D(1.0), D(0.0)} + DD<D>{p.hi * power, p.lo * power});
+  return {n, nearest(n * D(0.5)), p};
+}
+// e^x - 1 within 2^-97 (e^x + 1)
+template <class D>
+SUMEXP_FN DD<D> expm1_accurate(DD<D> x) {
+  const Exponential<D, DD<D>> e = exponential_accurate(x);
+  const D power = exact_pow2(at_least(D(-1000.0), e.n));
+  return pick_pair(equal(e.n, D(0.0)), e.p, DD<D>{power - D(1.0), D(0.0)} + DD<D>{e.p.hi * power, e.p.lo * power});
 }
 
 // m + log(1 + e^t), or with `minus` m + log(1 - e^t), which is next to 0: the logarithm of e^m (1 +- e^t), whose distance from

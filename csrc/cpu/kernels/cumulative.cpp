@@ -50,15 +50,31 @@ bool is_direct(const double* x, int count, Direct& piece) {
   return true;
 }
 
-// e^x 2^-N of each element, times b if there is one
-void direct_terms(const double* x, const double* b, int count, Direct& piece) {
-  const V lowest = V(piece.top - 2 * kSpread), N = V(static_cast<double>(piece.N));
+template <class Term>
+SUMEXP_FN void make_terms(int count, Direct& piece, Term term) {
   for (int i = 0; i < count; i += V::W) {
-    DD<V> e = direct_term(V::load(x + i), lowest, N);
-    if (b) e = direct_product(e, V::load(b + i));
+    const DD<V> e = term(i);
     V::store(piece.hi + i, e.hi), V::store(piece.lo + i, e.lo);
   }
   for (int i = (count + V::W - 1) / V::W * V::W; i < kPiece; ++i) piece.hi[i] = piece.lo[i] = 0.0;
+}
+
+// e^x 2^-N of each element, times b if there is one
+void direct_terms(const double* x, const double* b, int count, Direct& piece) {
+  const V lowest = V(piece.top - 2 * kSpread), N = V(static_cast<double>(piece.N));
+  make_terms(count, piece, [&](int i) {
+    const DD<V> e = direct_term(V::load(x + i), lowest, N);
+    return b ? direct_product(e, V::load(b + i)) : e;
+  });
+}
+
+// e^x of each element, within 2^-97. One above 1 is taken for 1: no sum that it is in is next to 1.
+void accurate_terms(const double* x, int count, Direct& piece) {
+  piece.top = 0.0, piece.N = 0;
+  make_terms(count, piece, [&](int i) {
+    const V at = V(0.0) - at_least(V(-1.0), V(0.0) - V::load(x + i));
+    return exponential_accurate(Working<DD<V>>::above_floor({at, V(0.0)})).value();
+  });
 }
 
 // Terms become prefixes of their runs: hi adds up with its rounding errors, which go to lo.
@@ -178,6 +194,20 @@ Partial prefixes(double* x, int count, const Partial& before_piece, double* y) {
   return partial_of(sum);
 }
 
+Partial near_zero(double* x, int count, const Partial& before, double limit, double* y) {
+  pad(x, count);
+  Direct piece;
+  accurate_terms(x, count, piece);
+  const RunningSum sum = add_up(piece, count);
+  for (int i = 0; y && i < count; i += V::W) {
+    const DD<double> offset = DD<double>{before.hi, before.lo} + piece.before[i / kRun];
+    const DD<V> v = DD<V>{V(offset.hi), V(offset.lo)} + DD<V>{V::load(piece.hi + i), V::load(piece.lo + i)};
+    const V result = log1p_or_itself<V>(v + DD<V>{V(-1.0), V(0.0)}).hi, given = V::load(y + i);
+    V::store(y + i, pick(at_or_above(absolute(given), V(limit)), given, result));
+  }
+  return partial_of(sum);
+}
+
 void vjp(const double* g, const double* x, int count, const Partial& before, Partial* after, double* dx) {
   RunningSum run = sum_of(before), at[kPiece];
   DD<double> terms[kPiece];
@@ -228,8 +258,8 @@ double mean_of(const Partial& sum, double count, double* sign) {
   return log_of_mean(sum_of(sum), count);
 }
 
-const cpu::CumulativeKernels kKernels = {empty, join_partials, total,       prefixes,        log_of_partial, vjp,
-                                         jvp,   weights,       quotient_of, with_special_of, mean_of};
+const cpu::CumulativeKernels kKernels = {empty, join_partials, total,   prefixes,    near_zero,       log_of_partial,
+                                         vjp,   jvp,           weights, quotient_of, with_special_of, mean_of};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

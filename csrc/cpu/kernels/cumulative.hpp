@@ -22,6 +22,9 @@ struct CumulativeKernels {
   Partial (*total)(double* x, double* b, int count, double* special);
   // y_i of a piece, inclusive, after `before`; returns its total.
   Partial (*prefixes)(double* x, int count, const Partial& before, double* y);
+  // The same with terms within 2^-97 of the row's sums and N = 0, for y that are next to 0: those below `limit` in absolute
+  // value are computed again, the others stay. Returns the total of the elements up to 1. y may be nullptr.
+  Partial (*near_zero)(double* x, int count, const Partial& before, double limit, double* y);
   // The logarithm of |sum| / count.
   double (*log)(const Partial& sum, double count);
   // From the last piece to the first. `after`: H of the element after, as a Partial with that element's m and N; afterwards

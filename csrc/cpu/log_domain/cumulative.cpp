@@ -3,6 +3,7 @@
 #include "../kernels/cumulative.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <new>
 
@@ -31,7 +32,8 @@ struct Rows {
   std::int64_t step[cpu::Walk::kMost];  // bytes along a row
   std::int64_t n = 0, pieces = 0;
   int dtype = 0;
-  bool exclusive = false;
+  bool exclusive = false, in_place = false;
+  double limit = 0.0;  // results below it, in absolute value, are next to 0
 
   char* row(int k, std::int64_t r) const { return data[k] + walk.offset(k, r); }
   int count(std::int64_t piece) const { return static_cast<int>(std::min<std::int64_t>(kPiece, n - piece * kPiece)); }
@@ -43,18 +45,53 @@ struct Rows {
   }
 };
 
+constexpr Partial kNothing = {0.0, 0, 0.0, 0.0};  // relative to 2^0
+
 struct Piece {
   alignas(64) double at[kPiece];
 };
 
+// The sum of a row's first elements within 2^-97, for results next to 0: of the pieces below `pieces`, made when a result asks
+// for it. Then the row's elements are read again; where they are overwritten (in place) it is made as they go by, until
+// it has left 1 behind.
+struct NearZero {
+  Partial sum;
+  std::int64_t pieces;
+};
+
+void catch_up(const Rows& rows, const char* x, std::int64_t pieces, NearZero& near) {
+  for (; near.pieces < pieces; ++near.pieces) {
+    Piece in = {};
+    rows.load(0, x, near.pieces, in.at);
+    near.sum = rows.sums->join(near.sum, rows.sums->near_zero(in.at, rows.count(near.pieces), near.sum, 0.0, nullptr));
+  }
+}
+
+// Whether a result from `first` to `last` may be next to 0: they grow, but for their rounding, until one is NaN.
+bool may_be_near_zero(const Rows& rows, double first, double last) {
+  return !(first >= 2.0 * rows.limit) && !(last <= -2.0 * rows.limit);
+}
+bool is_near_zero(const Rows& rows, const double* begin, const double* end) {
+  return may_be_near_zero(rows, *begin, end[-1]) && std::any_of(begin, end, [&](double y) { return std::abs(y) < rows.limit; });
+}
+
 // out of one piece, from x; returns the piece's total.
-Partial put_prefixes(const Rows& rows, const char* x, char* out, std::int64_t piece, const Partial& before) {
+Partial put_prefixes(const Rows& rows, const char* x, char* out, std::int64_t piece, const Partial& before, NearZero& near) {
   Piece in = {};
   alignas(64) double y[kPiece + 16];
+  const int count = rows.count(piece);
   rows.load(0, x, piece, in.at);
   double* const at = rows.exclusive ? y + 1 : y;
-  const Partial total = rows.sums->prefixes(in.at, rows.count(piece), before, at);
+  const Partial total = rows.sums->prefixes(in.at, count, before, at);
   if (rows.exclusive) y[0] = rows.sums->log(before, 1.0);
+  if (is_near_zero(rows, y, at + count)) {
+    catch_up(rows, x, piece, near);
+    const Partial own = rows.sums->near_zero(in.at, count, near.sum, rows.limit, at);
+    if (rows.exclusive && std::abs(y[0]) < rows.limit) y[0] = rows.sums->log(near.sum, 1.0);
+    if (near.pieces == piece) near = {rows.sums->join(near.sum, own), piece + 1};
+  } else if (rows.in_place && at[count - 1] < 0.0) {
+    catch_up(rows, x, piece + 1, near);
+  }
   rows.store(1, out, piece, y);
   return total;
 }
@@ -66,13 +103,16 @@ void prefix_rows(void* context, std::int64_t task, cpu::Workspace&) {
   for (std::int64_t first = begin; first < end; first += kTogether) {
     const int together = static_cast<int>(std::min<std::int64_t>(kTogether, end - first));
     Partial before[kTogether];
+    NearZero near[kTogether];
     const char* x[kTogether];
     char* out[kTogether];
-    for (int r = 0; r < together; ++r)
-      before[r] = rows.sums->empty(), x[r] = rows.row(0, first + r), out[r] = rows.row(1, first + r);
+    for (int r = 0; r < together; ++r) {
+      before[r] = rows.sums->empty(), near[r] = {kNothing, 0};
+      x[r] = rows.row(0, first + r), out[r] = rows.row(1, first + r);
+    }
     for (std::int64_t piece = 0; piece < rows.pieces; ++piece)
       for (int r = 0; r < together; ++r)
-        before[r] = rows.sums->join(before[r], put_prefixes(rows, x[r], out[r], piece, before[r]));
+        before[r] = rows.sums->join(before[r], put_prefixes(rows, x[r], out[r], piece, before[r], near[r]));
   }
 }
 
@@ -81,29 +121,50 @@ struct SplitRow {
   const Rows* rows;
   const char* x;
   char* out;
-  Partial* before;  // rows->pieces of them; first the totals
+  Partial *before, *near;  // rows->pieces of them and one more; first the totals
 };
+template <class Body>
+void each_piece(const SplitRow& split, std::int64_t task, Body body) {
+  for (std::int64_t p = task * kSplit; p < std::min(split.rows->pieces, (task + 1) * kSplit); ++p)
+    body(p, split.rows->count(p));
+}
 void split_totals(void* context, std::int64_t task, cpu::Workspace&) {
   const SplitRow& split = *static_cast<const SplitRow*>(context);
-  const Rows& rows = *split.rows;
-  for (std::int64_t p = task * kSplit; p < std::min(rows.pieces, (task + 1) * kSplit); ++p) {
+  each_piece(split, task, [&](std::int64_t p, int count) {
     Piece in = {};
-    rows.load(0, split.x, p, in.at);
-    split.before[p] = rows.sums->total(in.at, nullptr, rows.count(p), nullptr);
-  }
+    split.rows->load(0, split.x, p, in.at);
+    split.before[p] = split.rows->sums->total(in.at, nullptr, count, nullptr);
+  });
+}
+void split_near_zero(void* context, std::int64_t task, cpu::Workspace&) {
+  const SplitRow& split = *static_cast<const SplitRow*>(context);
+  each_piece(split, task, [&](std::int64_t p, int count) {
+    Piece in = {};
+    split.rows->load(0, split.x, p, in.at);
+    split.near[p] = split.rows->sums->near_zero(in.at, count, kNothing, 0.0, nullptr);
+  });
 }
 void split_prefixes(void* context, std::int64_t task, cpu::Workspace&) {
   const SplitRow& split = *static_cast<const SplitRow*>(context);
-  for (std::int64_t p = task * kSplit; p < std::min(split.rows->pieces, (task + 1) * kSplit); ++p)
-    put_prefixes(*split.rows, split.x, split.out, p, split.before[p]);
+  each_piece(split, task, [&](std::int64_t p, int) {
+    NearZero near = {split.near ? split.near[p] : kNothing, split.rows->pieces};
+    put_prefixes(*split.rows, split.x, split.out, p, split.before[p], near);
+  });
 }
-void sums_before(const Rows& rows, Partial* totals) {
-  Partial sum = rows.sums->empty();
+// Totals become sums of what lies before them; behind them, that of all.
+void sums_before(const Rows& rows, Partial sum, Partial* totals) {
   for (std::int64_t p = 0; p < rows.pieces; ++p) {
-    const Partial total = totals[p];
-    totals[p] = sum;
-    sum = rows.sums->join(sum, total);
+    const Partial before = sum;
+    sum = rows.sums->join(sum, totals[p]);
+    totals[p] = before;
   }
+  totals[rows.pieces] = sum;
+}
+bool may_be_near_zero(const Rows& rows, const Partial* before) {
+  const auto log = [&](std::int64_t p) { return rows.sums->log(before[p], 1.0); };
+  for (std::int64_t p = 0; p < rows.pieces; ++p)
+    if (may_be_near_zero(rows, log(p), log(p + 1))) return true;
+  return false;
 }
 
 // Rows of x, 1, and g, 0, to dx, 2.
@@ -112,13 +173,13 @@ void vjp_rows(void* context, std::int64_t r, cpu::Workspace& workspace) {
   const char *g = rows.row(0, r), *x = rows.row(1, r);
   char* const out = rows.row(2, r);
   workspace.reset();
-  auto* const before = static_cast<Partial*>(workspace.take_bytes(sizeof(Partial) * static_cast<std::size_t>(rows.pieces)));
+  auto* const before = static_cast<Partial*>(workspace.take_bytes(sizeof(Partial) * static_cast<std::size_t>(rows.pieces + 1)));
   for (std::int64_t p = 0; p < rows.pieces; ++p) {
     Piece in = {};
     rows.load(1, x, p, in.at);
     before[p] = rows.sums->total(in.at, nullptr, rows.count(p), nullptr);
   }
-  sums_before(rows, before);
+  sums_before(rows, rows.sums->empty(), before);
   Partial after = rows.sums->empty();
   double next = 0.0;  // g of the element after, where it belongs to the sum that ends at the one before
   for (std::int64_t p = rows.pieces - 1; p >= 0; --p) {
@@ -331,17 +392,27 @@ Status logcumsumexp(const Running& call, View x, View out) noexcept {
   Rows rows;
   const View views[] = {x, out};
   if (Status status = rows_of(call, 2, views, kNames, rows); !status.ok() || rows.walk.size == 0) return status;
+  rows.in_place = x.data == out.data;
+  rows.limit = call.dtype == DType::f64 ? 0x1p-6 : 0x1p-34;
   const int threads = cpu::threads_for(rows.walk.size * rows.n * 8);
   return with_memory([&] {
     if (threads > 1 && rows.n >= kLongRow && rows.walk.size < threads) {
-      SplitRow split{&rows, nullptr, nullptr, nullptr};
+      SplitRow split{&rows, nullptr, nullptr, nullptr, nullptr};
       cpu::Workspace own;  // that of the thread is the tasks'
-      split.before = static_cast<Partial*>(own.take_bytes(sizeof(Partial) * static_cast<std::size_t>(rows.pieces)));
+      const auto partials = [&] { return static_cast<Partial*>(own.take_bytes(sizeof(Partial) * (rows.pieces + 1))); };
+      split.before = partials();
+      Partial* near = nullptr;
       const std::int64_t tasks = (rows.pieces + kSplit - 1) / kSplit;
       for (std::int64_t r = 0; r < rows.walk.size; ++r) {
         split.x = rows.row(0, r), split.out = rows.row(1, r);
         cpu::run_parts(tasks, threads, split_totals, &split);
-        sums_before(rows, split.before);
+        sums_before(rows, rows.sums->empty(), split.before);
+        split.near = nullptr;
+        if (may_be_near_zero(rows, split.before)) {
+          split.near = near = near ? near : partials();
+          cpu::run_parts(tasks, threads, split_near_zero, &split);
+          sums_before(rows, kNothing, split.near);
+        }
         cpu::run_parts(tasks, threads, split_prefixes, &split);
       }
       return;
