@@ -118,7 +118,8 @@ def test_long_rows_next_to_0():
     """The sum of all elements before, again within 2^-97: on one thread, on many, in place, beside other rows."""
     rng = np.random.default_rng(3)
     p = rng.gamma(0.3, size=70_001)
-    for x in (np.log(p / p.sum() + 1e-300), np.log(p / p.sum() * 1.7 + 1e-300), np.r_[np.full(40_000, -30.0), -1e-9, -25 * p[40_001:]]):
+    late = np.r_[np.full(40_000, -30.0), -1e-9, -25 * p[40_001:]]
+    for x in (np.log(p / p.sum() + 1e-300), np.log(p / p.sum() * 1.7 + 1e-300), late):
         expected = exact_prefixes(x)
         for options in ({}, {"exclusive": True}):
             found = set()
