@@ -69,10 +69,10 @@ def sorted_draw(x, k=50, p=0.9):
     return index.gather(-1, torch.multinomial(share, 1))
 
 
-DRAWS = {"sumexp": lambda x: se.sample(x, seed=1), "logsumexp": se.logsumexp,
+DRAWS = {"sumexp": lambda x: se.sample(x, seed=1), "logsumexp": lambda x: se.logsumexp(x, -1),
          "torch logsumexp": lambda x: torch.logsumexp(x, -1),
          "multinomial": lambda x: torch.multinomial(torch.softmax(x, -1), 1), "numpy choice": choice}
-FILTERED = {"sumexp": lambda x: se.sample(x, seed=1, top_k=50, top_p=0.9), "logsumexp": se.logsumexp,
+FILTERED = {"sumexp": lambda x: se.sample(x, seed=1, top_k=50, top_p=0.9), "logsumexp": lambda x: se.logsumexp(x, -1),
             "sample": DRAWS["sumexp"], "torch topk": sorted_draw}
 
 

@@ -40,14 +40,15 @@ class SampleInfo(NamedTuple):
 
 def rows_of(function, x, axis):
     """(axis from 0, the batch's shape)"""
-    if x.ndim == 0:
+    shape = tuple(x.shape)
+    if not shape:
         raise ValueError(f"{function}: logits has shape (), accepted: at least one dimension")
     try:
         axis = operator.index(axis)
     except TypeError:
         raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
-    axis = normalize_axis_index(axis, x.ndim, f"{function}: axis")
-    return axis, (*x.shape[:axis], *x.shape[axis + 1 :])
+    axis = normalize_axis_index(axis, len(shape), f"{function}: axis")
+    return axis, shape[:axis] + shape[axis + 1 :]
 
 
 def linear_shapes(x, w, bias):
@@ -113,6 +114,8 @@ def per_row(function, argument, value, batch, dtype):
 
 def seeds(function, seed, batch):
     """64 bits for all rows, or for each."""
+    if type(seed) is int and 0 <= seed < 2**64:
+        return np.array([seed], np.uint64)
     if seed is None:
         return np.array([secrets.randbits(64)], np.uint64)
     if isinstance(seed, np.random.Generator):

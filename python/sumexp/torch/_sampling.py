@@ -37,6 +37,7 @@ from ._kernels import DTYPES, PLAIN_TYPES, is_traced
 from ._library import LIBRARY
 from ._private import FakeTensor, FunctionalTensor, functorch_active
 
+CPU = torch.device("cpu")
 STAND_INS = (FakeTensor, FunctionalTensor)
 
 
@@ -101,8 +102,10 @@ def _place(x):
 def _there(function, batch, given, place):
     """(options for the host, those that are tensors on the place's device, contiguous, of one element or one a row)"""
     there = {}
+    if place is Host:
+        return given, there
     for name, value in given.items():
-        if place is Host or not isinstance(value, Tensor) or value.device != place.device:
+        if not isinstance(value, Tensor) or value.device != place.device:
             continue
         integer = name in INTEGERS
         if value.dtype == torch.bool or value.is_complex() or (integer and value.is_floating_point()):
@@ -119,6 +122,9 @@ def _there(function, batch, given, place):
 
 def _plain(function, argument, value):
     """A tensor that the kernels read: of a floating dtype, on the CPU or a CUDA device, without a gradient."""
+    if type(value) is Tensor and value.device == CPU and value.dtype in DTYPES and value.layout is torch.strided:
+        if not (value.is_neg() or value.is_nested):
+            return value.detach() if value.requires_grad else value
     if not isinstance(value, Tensor):
         value = torch.as_tensor(value)
     if value.device.type not in ("cpu", "cuda"):
@@ -189,6 +195,8 @@ def sample(
 
 
 def _options(function, batch, filters, order, seed, stream, num_samples, replacement, place):
+    if place is Host:
+        return sample_options(function, batch, *filters, order, seed, stream, num_samples, replacement)
     given = dict(zip(("temperature", "top_k", "top_p", "min_p"), filters), seed=seed, stream=stream)
     given, there = _there(function, batch, given, place)
     options = sample_options(function, batch, **given, order=order, num_samples=num_samples, replacement=replacement)
