@@ -196,7 +196,7 @@ Wide<T> sum_kept(const Kept<T>& kept, int columns, const Reduction<T>& reduce, T
   return fold_terms(sums);
 }
 
-constexpr int kSparse = 4;  // a chunk is, of which so small a part is kept
+constexpr int kSparse = 8;  // a chunk is, of which so small a part is kept
 
 template <class V>
 bool reduce_kept(const void* from, int count, double cut, int last_tied, void* to) {
