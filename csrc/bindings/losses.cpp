@@ -19,7 +19,8 @@ constexpr const char* kDoc =
     R"(cross_entropy(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, g=None,
               ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None, temperature=1.0, reduction="mean",
               denominator=None, zero_if_empty=False, dlogits=None, loss=None, row_loss=None, lse=None, log_prob=None,
-              entropy=None, z_loss_part=None, predicted=None, correct=None, workspace=None, function="cross_entropy")
+              entropy=None, z_loss_part=None, predicted=None, correct=None, saved=None, first_class=None, classes=0,
+              workspace=None, function="cross_entropy")
 
 sumexp::cross_entropy (losses.hpp) on ndarrays or tensors, all on one device; writes to what is given for the results. Returns None,
 or, on CUDA devices, how many bytes of workspace, contiguous uint8, it wants before it does anything. With "rows" the shape of logits without the class axis, and T float32, or float64 for logits of float64:
@@ -35,6 +36,9 @@ or, on CUDA devices, how many bytes of workspace, contiguous uint8, it wants bef
   loss           of logits' dtype: contiguous rows, or () where the reduction is not "none"
   row_loss, lse, log_prob, entropy, z_loss_part   T, contiguous rows; row_loss before it is reduced and rounded to 16 bits
   predicted      int64, contiguous rows; correct: bool, contiguous rows
+  saved          uint8, contiguous, rows + (cross_entropy_saved_bytes(T is float64, C),), on the CPU: see first_class
+  first_class    of a part of all `classes`: logits and dlogits have those from this one on. The gradient alone is computed,
+                 from what a call with all of them has left in `saved`.
 
 Every result is computed only if it is given, all of them from one sweep. Ignored rows have 0, predicted -1. Errors name
 `function`.)";
@@ -77,7 +81,7 @@ struct Arguments {
   Place place = {};
   CrossEntropyCall call;
   Strided logits, gradient;
-  Shape rows;
+  Shape rows, of_logits;
   int axis = 0;
   std::int64_t strides[4][kMaxDims];  // target, target_weight, token_weight, g
 
@@ -88,13 +92,16 @@ struct Arguments {
   }
   DType number() const { return logits.dtype == DType::f64 ? DType::f64 : DType::f32; }
 
+  // classes: 0, or how many there are where logits have a part of them
   void take_targets(const py::object& x, const py::object& target, int given_axis, const py::object& target_weight,
-                    const py::object& weight, const py::object& token_weight) {
+                    const py::object& weight, const py::object& token_weight, std::int64_t classes = 0) {
     logits = strided(x, name, "logits", &place);
     require(logits.is_floating(), PyExc_TypeError, "logits", "has no floating dtype");
     const int ndim = logits.shape.ndim;
     axis = given_axis < 0 ? given_axis + ndim : given_axis;
     require(axis >= 0 && axis < ndim, PyExc_ValueError, "axis", "is out of range");
+    of_logits = logits.shape;
+    if (classes) logits.shape.dims[axis] = classes;
     call.dtype = logits.dtype, call.ndim = ndim, call.shape = logits.shape.dims, call.axis = axis;
     call.logits = logits.view();
     rows = without_axis(logits.shape, axis);
@@ -176,11 +183,12 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
                              bool zero_if_empty, const py::object& dlogits, const py::object& loss, const py::object& row_loss,
                              const py::object& lse, const py::object& log_prob, const py::object& entropy,
                              const py::object& z_loss_part, const py::object& predicted, const py::object& correct,
+                             const py::object& saved, std::optional<std::int64_t> first_class, std::int64_t classes,
                              const py::object& workspace, const std::string& function) {
   Arguments a;
   a.name = function.c_str();
   CrossEntropyCall& call = a.call;
-  a.take_targets(logits, target, axis, target_weight, weight, token_weight);
+  a.take_targets(logits, target, axis, target_weight, weight, token_weight, classes);
   call.g = a.of_rows(g, "g", a.strides[3]);
   call.ignore_index = ignore_index, call.label_smoothing = label_smoothing, call.z_loss = z_loss;
   a.require(!softcap || *softcap != 0.0, PyExc_ValueError, "softcap", "is 0, accepted: a finite number above 0, or None");
@@ -192,7 +200,7 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
   call.zero_if_empty = zero_if_empty;
   if (given(dlogits)) {
     a.gradient = strided_out(dlogits, a.name, "dlogits", &a.place);
-    require_shape(a.gradient, a.logits.shape, a.name, "dlogits");
+    require_shape(a.gradient, a.of_logits, a.name, "dlogits");
     require_dtype(a.gradient, a.logits.dtype, a.name, "dlogits");
     call.dlogits = a.gradient.view();
   }
@@ -214,6 +222,18 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
     require_shape(array, a.rows, a.name, "correct");
     a.require(array.kind == Kind::boolean, PyExc_TypeError, "correct", "is not of bool");
     call.correct = static_cast<std::uint8_t*>(a.contiguous(array, "correct"));
+  }
+  if (given(saved)) {
+    const Strided array = strided_out(saved, a.name, "saved", &a.place);
+    Shape shape = a.rows;
+    shape.dims[shape.ndim++] = cross_entropy_saved_bytes(call.dtype, call.shape[a.axis]);
+    require_shape(array, shape, a.name, "saved");
+    call.saved = a.contiguous(array, "saved");
+  }
+  a.require(!a.place.is_cuda() || !(call.saved || first_class), PyExc_TypeError, "saved", "is for logits on the CPU");
+  if (first_class) {
+    run_released(a.name, [&] { return cross_entropy_gradient_part(call, *first_class, a.of_logits.dims[a.axis]); });
+    return py::none();
   }
   return run_at(
       a.place, workspace, a.name, [&] { return cross_entropy(call); },
@@ -263,8 +283,12 @@ void add_losses(py::module_& m) {
         py::arg("temperature") = 1.0, py::arg("reduction") = "mean", py::arg("denominator") = none,
         py::arg("zero_if_empty") = false, py::arg("dlogits") = none, py::arg("loss") = none, py::arg("row_loss") = none,
         py::arg("lse") = none, py::arg("log_prob") = none, py::arg("entropy") = none, py::arg("z_loss_part") = none,
-        py::arg("predicted") = none, py::arg("correct") = none, py::arg("workspace") = none,
-        py::arg("function") = "cross_entropy");
+        py::arg("predicted") = none, py::arg("correct") = none, py::arg("saved") = none, py::arg("first_class") = none,
+        py::arg("classes") = 0, py::arg("workspace") = none, py::arg("function") = "cross_entropy");
+  m.def(
+      "_cross_entropy_saved_bytes",
+      [](bool wide, std::int64_t classes) { return cross_entropy_saved_bytes(wide ? DType::f64 : DType::f32, classes); },
+      py::arg("wide"), py::arg("classes"));
   m.def("_cross_entropy_denominator", &run_denominator, kDenominatorDoc, py::arg("logits"), py::arg("target"), py::arg("axis"),
         py::kw_only(), py::arg("target_weight") = none, py::arg("weight") = none, py::arg("token_weight") = none,
         py::arg("ignore_index") = -100, py::arg("out") = none, py::arg("workspace") = none,

@@ -668,3 +668,43 @@ def test_an_infinite_gradient_of_z_loss_is_0_where_p_is(isa, dtype, most):
             assert loss == inf and g[0] == inf and (g[1:] == 0).all()
     finally:
         _core.set_isa(ISAS[-1])
+
+
+# -- the gradient of some classes alone, from what a row has left ------------------------------------------------------------
+
+OF_PARTS = {
+    "plain": {}, "softcap": {"softcap": 3.0}, "smoothing": {"label_smoothing": 0.2}, "z-loss": {"z_loss": 0.3},
+    "temperature": {"temperature": 0.4}, "apart": {"temperature": 1e-38},
+}  # fmt: skip
+
+
+@FORMAT
+@pytest.mark.parametrize("name", OF_PARTS)
+def test_parts_of_the_gradient(fmt, name):
+    """Their bytes are the whole gradient's: every kind of target, weights, special rows, parts of a chunk, chunks, more."""
+    rng = np.random.default_rng(8)
+    n, rows, wide = 4500, 7, fmt is F64
+    number, chunk = (np.float64, 512) if wide else (np.float32, 2048)
+    z = logits(rng, fmt, (rows, n))
+    z[1] *= 20
+    z[2, 7], z[3, :2000], z[4] = np.nan, -np.inf, -np.inf
+    index = rng.integers(0, n, rows)
+    index[5] = -100
+    pairs = rng.integers(0, n, (rows, 3)), rng.random((rows, 3)).astype(number)
+    weight = rng.random(n).astype(number)
+    common = {**OF_PARTS[name], "reduction": "sum", "token_weight": rng.random(rows), "g": rng.random(rows)}
+    size = _core._cross_entropy_saved_bytes(wide, n)
+    y = rng.random((rows, n)).astype(fmt.dtype)
+    for target, more in ((index, {}), (index, {"weight": weight}), (y, {}), (pairs[0], {"target_weight": pairs[1]})):
+        options = {**common, **more}
+        whole, saved = np.empty_like(z), np.empty((rows, size), np.uint8)
+        _core._cross_entropy(z, target, 1, dlogits=whole, **options)
+        _core._cross_entropy(z, target, 1, saved=saved, **options)
+        for step in (300, chunk, n):
+            for first in range(0, n, step):
+                part = z[:, first : first + step].copy()
+                _core._cross_entropy(part, target, 1, dlogits=part, saved=saved, first_class=first, classes=n, **options)
+                assert same(part, whole[:, first : first + step]), (step, first)
+    with pytest.raises(ValueError, match="first, count: got 4000, 501; accepted are some of 4500 classes"):
+        part = np.zeros((rows, 501), number)
+        _core._cross_entropy(part, index, 1, dlogits=part, saved=saved, first_class=4000, classes=n)

@@ -134,6 +134,32 @@ def test_the_package_function():
     torch.testing.assert_close(buffer - 1, se.linear_cross_entropy_with_grad(X, W, T)[2].float(), rtol=0.05, atol=0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_of_16_bits_by_blocks_of_classes(target, options, dtype, monkeypatch):
+    """Their gradient comes from logits made once more: that of a gradient added up in float32, but for its rounding."""
+    classes, options = 5000, dict(OPTIONS[options])
+    x, w, b = normal(N, D, dtype=dtype), normal(classes, D, seed=1, dtype=dtype), normal(classes, seed=2, dtype=dtype)
+    of = {"index": T, "probabilities": normal(N, classes, seed=4).softmax(1), "pairs": TARGETS["pairs"]}[target]
+    if "weight" in options:
+        options["weight"] = normal(classes, seed=6).exp()
+    x, w, b = leaves(x, w, b)
+    called = []
+    by_classes = _linear_sweeps.by_classes
+    monkeypatch.setattr(_linear_sweeps, "by_classes", lambda *a: called.append(1) or by_classes(*a))
+    for chunk_size in (1, 2, 5):
+        loss = ours(x, w, b, of, chunk_size=chunk_size, **options)
+        found = torch.autograd.grad(loss.sum(), (x, w, b))
+        wide = leaves(x, w, b)
+        expected = torch.autograd.grad(ours(*(t.float() for t in wide), of, chunk_size=N, **options).sum(), wide)
+        for got, exact in zip(found, expected):
+            assert got.dtype == dtype
+            error = (got.float() - exact.float()).abs().max() / exact.float().abs().max()
+            assert error < (2e-2 if dtype == torch.bfloat16 else 2e-3), error
+    assert len(called) == 3
+
+
 def test_ignored_rows_are_not_read():
     """pytorch 11551: NaN in an ignored row made every gradient NaN."""
     x = X.clone()
@@ -387,23 +413,34 @@ def test_autocast_has_torchs_dtypes(cast, dtype):
 
 
 MEMORY = """
-import resource, torch, sumexp.torch as st
-n, d, v = 2048, 64, 32000
-x, w = torch.randn(n, d, requires_grad=True), torch.randn(v, d, requires_grad=True)
+import sys, torch, sumexp.torch as st
+dtype, n, d, v = getattr(torch, sys.argv[1]), 4096, 512, 32000
+x, w = (torch.randn(rows, d).to(dtype).requires_grad_() for rows in (n, v))
 t = torch.randint(0, v, (n,))
-def peak(rows):
-    st.linear_cross_entropy(x[:rows], w, t[:rows], chunk_size=8 if rows < 100 else None).backward()
-    x.grad = w.grad = None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak(32)
-print((peak(n) - before) / (4 * n * v))
+def status(field):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+st.linear_cross_entropy(x[:32], w, t[:32], chunk_size=8).backward()
+x.grad = w.grad = None
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak is counted from here on
+before = status("VmRSS")
+st.linear_cross_entropy(x, w, t).backward()
+gradients = x.numel() + w.numel()
+print(((status("VmHWM") - before) / x.element_size() - gradients) / (n * v))
 """
 
 
-def test_memory():
-    """Of 2,048 x 32,000 logits, less than 5 % exist at a time, forward and backward together."""
-    share = float(subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True).stdout)
-    assert share < 0.05
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory(dtype):
+    """Beside the gradients, less than 5 % of 4,096 x 32,000 logits exist at a time, forward and backward together.
+
+    What is freed does not always go back to the system: the least of three processes.
+    """
+    run = [sys.executable, "-c", MEMORY, dtype]
+    shares = [float(subprocess.run(run, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+    assert min(shares) < 0.05, shares
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------

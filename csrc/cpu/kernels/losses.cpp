@@ -91,6 +91,7 @@ struct LossKernel {
       n, job.smoothing, job.z_loss, job.temperature, job.target_moves != nullptr, job.weight != nullptr};
   const bool probabilities = options.probabilities, mixed = options.mixed(), has_dense = options.has_dense();
   const bool changes_logits = job.softcap != 0.0 || job.temperature != 1.0;
+  T* maxima = static_cast<T*>(scratch.maxima);  // of the chunks
 
   int count_of(std::int64_t first) const { return static_cast<int>(n - first < kChunk ? n - first : kChunk); }
   T weight_of(std::int64_t j) const { return job.weight ? static_cast<const T*>(job.weight)[j] : T(1); }
@@ -196,7 +197,7 @@ struct LossKernel {
     state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
                       : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
     const T m = state.sum.m;
-    if (row.gradient) static_cast<T*>(scratch.maxima)[c] = m;
+    maxima[c] = m;
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
@@ -247,7 +248,7 @@ struct LossKernel {
       }
     };
     const LossResult<T> result = finish_loss(options, state, row.part_count, each_part, row.loss_factor, row.gradient_factor,
-                                             row.entropy != nullptr, row.gradient != nullptr, top);
+                                             row.entropy != nullptr, row.gradient || row.saved, top);
     put(row.loss, result.loss), put(row.lse, result.lse), put(row.log_prob, result.log_prob);
     put(row.entropy, result.entropy), put(row.z_loss, result.z_loss);
     put_class(is_nan(state.sum.R));
@@ -257,7 +258,7 @@ struct LossKernel {
   // -- second sweep --------------------------------------------------------------------------------------------
 
   const T* terms_of(std::int64_t c, std::int64_t first, int count, const T* kept, T* slopes) const {
-    const T m = static_cast<T*>(scratch.maxima)[c];
+    const T m = maxima[c];
     if (kept) {
       if (slopes) logits(first, count, slopes);
       return kept + first;
@@ -267,9 +268,17 @@ struct LossKernel {
                         [&](int i, auto memory, V term) SUMEXP_INLINE { memory.store(terms + i, term); });
     return terms;
   }
-  void map(std::int64_t c, const Normalizer<T>& normalizer, const Gradient& gradient, const T* kept) const {
-    const std::int64_t first = c * kChunk;
-    const int count = count_of(first);
+  void map_all(const Normalizer<T>& normalizer, const Gradient& gradient, const T* kept) const {
+    const std::int64_t end = job.first_class + job.classes;
+    for (std::int64_t first = job.first_class, stop; first < end; first = stop) {
+      const std::int64_t c = first / kChunk;
+      stop = (c + 1) * kChunk < end ? (c + 1) * kChunk : end;
+      map(c, first, static_cast<int>(stop - first), normalizer, gradient, kept);
+    }
+  }
+  // Of classes of chunk c.
+  void map(std::int64_t c, std::int64_t first, int count, const Normalizer<T>& normalizer, const Gradient& gradient,
+           const T* kept) const {
     T* const out = static_cast<T*>(scratch.out);
     T* const slopes = job.softcap != 0.0 ? static_cast<T*>(scratch.slopes) : nullptr;
     if (gradient.nan) {
@@ -277,7 +286,7 @@ struct LossKernel {
       return job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
     }
     const T* terms = terms_of(c, first, count, kept, slopes);
-    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, static_cast<T*>(scratch.maxima)[c]);
+    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, maxima[c]);
     const TermScale<V> scale = broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
     if (k.far) {
       T* const far = static_cast<T*>(scratch.terms);
@@ -329,8 +338,27 @@ struct LossKernel {
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 
+  // What the second sweep has of the first; behind it the chunks' maxima.
+  struct Saved {
+    Normalizer<T> scale;
+    Gradient gradient;
+    LossTop<T> top;
+  };
+  static std::int64_t saved_bytes(std::int64_t n) {
+    const std::int64_t bytes = std::int64_t{sizeof(Saved)} + chunk_count<T>(n) * std::int64_t{sizeof(T)};
+    return (bytes + 15) / 16 * 16;
+  }
+  T* maxima_of(void* saved) const { return reinterpret_cast<T*>(static_cast<char*>(saved) + sizeof(Saved)); }
+
   void run() {
+    if (!job.from_saved) return sweep();
+    const Saved& saved = *static_cast<const Saved*>(row.saved);
+    top = saved.top, maxima = maxima_of(row.saved);
+    map_all(saved.scale, saved.gradient, nullptr);
+  }
+  void sweep() {
     const std::int64_t chunks = chunk_count<T>(n);
+    if (row.saved) maxima = maxima_of(row.saved);
     T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms) : nullptr;
     const auto reduce_at = [&](std::int64_t c) { return reduce(c, kept ? kept + c * kChunk : nullptr); };
     const auto reduce_all = [&] {
@@ -345,9 +373,11 @@ struct LossKernel {
       state = reduce_all();
     }
     const Gradient gradient = finish(state);
-    if (!row.gradient) return;
+    if (!row.gradient && !row.saved) return;
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
-    for (std::int64_t c = 0; c < chunks; ++c) map(c, scale, gradient, kept);
+    if (row.saved) *static_cast<Saved*>(row.saved) = {scale, gradient, top};
+    if (!row.gradient) return;
+    map_all(scale, gradient, kept);
   }
 };
 
@@ -389,6 +419,8 @@ void scale_rows(char* at, std::int64_t step, std::int64_t stride, std::int64_t r
 
 const cpu::LossKernels kLossKernels = {
     {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
+    {LossKernel<F32, f16>::saved_bytes, LossKernel<F32, bf16>::saved_bytes, LossKernel<F32, float>::saved_bytes,
+     LossKernel<F64, double>::saved_bytes},
     {scale_rows<F32, f16>, scale_rows<F32, bf16>, scale_rows<F32, float>, scale_rows<F64, double>}};
 
 }  // namespace

@@ -26,6 +26,9 @@ struct LossJob {
   bool keeps_terms;    // between the sweeps
   std::int64_t ahead;  // elements to what is read next
   bool finds_class;    // of the largest logit
+  // Of the gradient of some classes alone, from what rows have `saved`: the first and their number; else 0, n.
+  std::int64_t first_class, classes;
+  bool from_saved;
 };
 
 // One row. Results: each as far as there is a place for it, in T.
@@ -38,6 +41,7 @@ struct LossRow {
   void *loss, *lse, *log_prob, *entropy, *z_loss;
   std::int64_t* predicted;
   std::uint8_t* correct;
+  void* saved;  // what the second sweep has of the first: saved_bytes; or null
 };
 
 // Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; the terms of a row, or null; the maxima
@@ -48,6 +52,7 @@ struct LossScratch {
 
 struct LossKernels {
   void (*row[4])(const LossJob&, const LossScratch&, const LossRow&);  // by dtype
+  std::int64_t (*saved_bytes[4])(std::int64_t n);
   // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
   void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };

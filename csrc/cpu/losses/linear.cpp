@@ -19,7 +19,7 @@ constexpr std::int64_t kLeastLogits = 1 << 20, kMostRows = 512;
 std::int64_t chunk_rows(const LinearCrossEntropyCall& call, std::int64_t kept) {
   if (call.chunk > 0) return std::min(call.chunk, std::max<std::int64_t>(kept, 1));
   const std::int64_t least = kLeastLogits / std::max<std::int64_t>(call.classes, 1);
-  const std::int64_t rows = std::min(std::max({kept / 24 / 16 * 16, least, std::int64_t{16}}), std::max(kMostRows, least));
+  const std::int64_t rows = std::min(std::max({kept / 36 / 16 * 16, least, std::int64_t{16}}), std::max(kMostRows, least));
   return std::max<std::int64_t>(1, std::min(kept, rows));
 }
 

@@ -133,6 +133,7 @@ struct Work {
   double* block_sums;  // a wide number for each block: hi, and lo
   bool by_table;       // rows go to the drivers of the table's operations
   bool scales;         // ... and gradients have factors
+  std::int64_t saved;  // bytes of a row
 };
 
 // Rows [begin, end) by the operations of the table, whose drivers take short rows, and rows side by side, together. They know
@@ -248,6 +249,7 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     row.z_loss = place(call.z_loss_part);
     row.predicted = call.predicted ? call.predicted + r : nullptr;
     row.correct = call.correct ? call.correct + r : nullptr;
+    row.saved = call.saved ? static_cast<char*>(call.saved) + r * work.saved : nullptr;
     if ((indices && row.part_count == 0) || work.nothing_left) {
       void* const numbers[] = {row.lse, row.log_prob, row.entropy, row.z_loss};
       for (void* to : numbers)
@@ -255,8 +257,9 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
       if (row.predicted) *row.predicted = -1;
       if (row.correct) *row.correct = 0;
       std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
-      for (std::int64_t first = 0; row.gradient && first < plan.n; first += work.chunk) {
-        const std::int64_t left = plan.n - first, count = left < work.chunk ? left : work.chunk;
+      const std::int64_t end_class = work.job.first_class + work.job.classes;
+      for (std::int64_t first = work.job.first_class; row.gradient && first < end_class; first += work.chunk) {
+        const std::int64_t left = end_class - first, count = left < work.chunk ? left : work.chunk;
         work.job.moves->unpack_row(plan, kGradient, row.gradient, first, static_cast<int>(count), scratch.out);
       }
     } else {
@@ -284,14 +287,20 @@ double sum_of_blocks(const double* sums, std::int64_t blocks) {
   return head;
 }
 
-void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
+// Classes of which the gradient alone is computed, from what is saved.
+struct Part {
+  std::int64_t first, count;
+};
+
+void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Part* part) {
   const Rows rows = {call, plan};
   const Kernels& kernels = SUMEXP_IN_USE(kernels_);
   const int item = static_cast<int>(item_size(call.dtype)), wide = item == 8 ? 8 : 4;
   const Order order = order_of(wide);
   const bool probabilities = call.kind == TargetKind::probabilities, as_it_is = call.softcap == 0.0 && call.temperature == 1.0;
   const bool mean = call.reduction == LossReduction::mean;
-  const int threads = threads_for(plan.rows * plan.n);
+  const std::int64_t classes = part ? part->count : plan.n;
+  const int threads = threads_for(plan.rows * classes);
   const bool contiguous = plan.row[0].stride[kLogits] == item || plan.n == 1;
   const bool stores = plan.data[kGradient] && (plan.row[0].stride[kGradient] == item || plan.n == 1);
   const std::int64_t next_row = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[kLogits] / item : 0;
@@ -308,9 +317,10 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
   // Over the logits results are in the cache already: written around it they took 0.37 ns per element of float32 rows of 32,000
   // on one thread, through it 0.31 (Zen 5, 2026-11). Into other memory 0.40 and 0.44.
   job.stream = stores && plan.data[kGradient] != plan.data[kLogits] && plan.rows * plan.n * item >= stream_bytes();
-  job.keeps_terms = plan.n * wide <= kKeptBytes;
+  job.keeps_terms = !part && plan.n * wide <= kKeptBytes;
   job.ahead = !job.in_place ? 0 : plan.n > order.chunk ? order.chunk : next_row;
   job.finds_class = call.predicted || call.correct;
+  job.first_class = part ? part->first : 0, job.classes = classes, job.from_saved = part;
 
   const bool weighted = call.weight || call.token_weight.data;
   const bool scales = weighted || call.g.data || (mean && denominator != 1.0);
@@ -322,13 +332,13 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
   const bool plain = call.kind == TargetKind::index && as_it_is && call.label_smoothing == 0.0 && call.z_loss == 0.0;
   // 16 bits would be rounded twice by a factor; a denominator of 0 is for the other way.
   const bool exact_factors = item == wide || (!scales && call.reduction == LossReduction::none && !call.row_loss);
-  const bool by_table = plain && !statistics && exact_factors && !(mean && denominator == 0.0) && plan.n > 1 &&
+  const bool by_table = plain && !statistics && !call.saved && exact_factors && !(mean && denominator == 0.0) && plan.n > 1 &&
                         (plan.columns || plan.n <= order.chunk);
 
   // A power of two of rows: some tasks for every thread.
   int level = 0;
   const std::int64_t fair = plan.rows / (4 * (threads < 1 ? 1 : threads));
-  while (level < 30 && (std::int64_t{2} << level) * (plan.n ? plan.n : 1) <= kTaskElements &&
+  while (level < 30 && (std::int64_t{2} << level) * (classes ? classes : 1) <= kTaskElements &&
          (std::int64_t{2} << level) <= fair)
     ++level;
   const std::int64_t block = std::int64_t{1} << level, blocks = (plan.rows + block - 1) / block;
@@ -344,14 +354,15 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
                      mean && denominator == 0.0 && call.zero_if_empty,
                      sums,
                      by_table,
-                     scales};
+                     scales,
+                     cross_entropy_saved_bytes(call.dtype, plan.n)};
   const auto body = [](void* context, std::int64_t i, Workspace& workspace) {
     const Work& work = *static_cast<const Work*>(context);
     if (work.wide == 8) run_block<double>(work, i, workspace);
     else run_block<float>(work, i, workspace);
   };
   run_parts(blocks, threads < 1 ? 1 : threads, body, const_cast<Work*>(&work));
-  if (call.reduction != LossReduction::none && call.loss) {
+  if (call.reduction != LossReduction::none && call.loss && !part) {
     double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks) : sum_of_blocks<double>(sums, blocks);
     if (mean) sum = work.nothing_left ? 0.0 : base::one_nan(sum / denominator);
     write_number(call.dtype, static_cast<char*>(call.loss), sum);
@@ -361,14 +372,10 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator) {
 #endif
 }
 
-}  // namespace
-
-Status cross_entropy(const CrossEntropyCall& call) noexcept {
-  if (call.given_denominator && call.denominator_at) {
-    CrossEntropyCall made = call;
-    made.denominator = *call.denominator_at, made.denominator_at = nullptr;
-    return cross_entropy(made);
-  }
+// part: of the classes, or null
+Status cross_entropy_of(const CrossEntropyCall& given, const Part* part) {
+  CrossEntropyCall call = given;
+  if (call.given_denominator && call.denominator_at) call.denominator = *call.denominator_at, call.denominator_at = nullptr;
   const DefaultFloatingPoint mode;
   Plan plan;
   double denominator = 1.0;
@@ -380,7 +387,30 @@ Status cross_entropy(const CrossEntropyCall& call) noexcept {
   if (!status.ok()) return status;
   if (call.given_denominator) denominator = call.denominator;
   if (plan.rows && plan.n && !plan.data[kLogits]) return fail(Code::invalid_argument, "logits: missing");
-  return with_scratch([&] { run(call, plan, denominator); });
+  if (part) {
+    if (part->first < 0 || part->count < 0 || part->count > plan.n - part->first)
+      return fail(Code::invalid_argument, "first, count: got %lld, %lld; accepted are some of %lld classes",
+                  static_cast<long long>(part->first), static_cast<long long>(part->count), static_cast<long long>(plan.n));
+    if (plan.rows && part->count && (!call.saved || !plan.data[kGradient]))
+      return fail(Code::invalid_argument, "%s: missing", call.saved ? "dlogits" : "saved");
+    constexpr int kOfClasses[] = {kLogits, kGradient};
+    for (const int k : kOfClasses)  // so that class j lies j strides behind
+      if (plan.data[k]) plan.data[k] = static_cast<char*>(plan.data[k]) - part->first * plan.row[0].stride[k];
+  }
+  return with_scratch([&] { run(call, plan, denominator, part); });
+}
+
+}  // namespace
+
+Status cross_entropy(const CrossEntropyCall& call) noexcept { return cross_entropy_of(call, nullptr); }
+
+Status cross_entropy_gradient_part(const CrossEntropyCall& call, std::int64_t first, std::int64_t count) noexcept {
+  const Part part = {first, count};
+  return cross_entropy_of(call, &part);
+}
+
+std::int64_t cross_entropy_saved_bytes(DType dtype, std::int64_t classes) noexcept {
+  return SUMEXP_IN_USE(loss_kernels_).saved_bytes[static_cast<int>(dtype)](classes);
 }
 
 Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator) noexcept {

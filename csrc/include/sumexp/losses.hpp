@@ -66,10 +66,18 @@ struct CrossEntropyCall {
   void* z_loss_part = nullptr;        // T, rows: z_loss lse^2
   std::int64_t* predicted = nullptr;  // rows: the first of the classes with the largest z; -1 where the row has a NaN
   std::uint8_t* correct = nullptr;    // rows: 1 where that is the target's (first) largest class, else 0
+  void* saved = nullptr;              // rows of cross_entropy_saved_bytes: for cross_entropy_gradient_part. CPU
 };
 
 // Targets out of range are refused, with row and value, before anything is written.
 SUMEXP_API Status cross_entropy(const CrossEntropyCall& call) noexcept;
+
+// The gradient of some classes alone, of logits that exist (again) for these alone, in the bytes that the whole gradient has.
+// `call` is that of a cross_entropy which has filled `saved`, with views `logits` and `dlogits` of `count` classes from `first`
+// on. Nothing but the gradient is computed.
+SUMEXP_API Status cross_entropy_gradient_part(const CrossEntropyCall& call, std::int64_t first, std::int64_t count) noexcept;
+// Of a row, a multiple of 16.
+SUMEXP_API std::int64_t cross_entropy_saved_bytes(DType dtype, std::int64_t classes) noexcept;
 
 // The denominator of the mean, from the shape, the target, weight, token_weight and ignore_index of a call.
 SUMEXP_API Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator) noexcept;

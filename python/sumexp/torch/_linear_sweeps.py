@@ -127,6 +127,39 @@ def summed(losses):
     return total
 
 
+def by_classes(x, w, bias, kept, buffer, options, of_rows, saved):
+    """dw in w's dtype, a block of classes at a time: their logits once more, and the gradient by what each row has in `saved`.
+
+    What is added up in the wide dtype is a block then, not all of dw.
+    """
+    work, wide, buffer = buffer.dtype, ce.wide(buffer.dtype), buffer.view(-1)
+    classes, step = len(w), 512
+    tokens = max(1, len(buffer) // (4 * step))  # a quarter of the buffer: products copy what they transpose
+    dw = torch.empty_like(w, memory_format=torch.contiguous_format)
+    total = w.new_empty(min(step, classes), w.shape[1], dtype=wide)
+    for first in range(0, classes, step):
+        block = w[first : first + step]
+        for count, rows in enumerate(chunks(kept, tokens)):
+            part = x[rows].to(work)
+            z = buffer[: len(part) * len(block)].view(len(part), len(block))
+            product(part, block, None if bias is None else bias[first : first + step], z)
+            ce.raw(
+                _core._cross_entropy,
+                z,
+                axis=1,
+                function=NAME,
+                dlogits=z,
+                saved=saved[rows],
+                first_class=first,
+                classes=classes,
+                **options,
+                **{n: t[rows] for n, t in of_rows.items()},
+            )
+            add_product(z, part, total[: len(block)], count == 0)
+        dw[first : first + step] = total[: len(block)]
+    return dw
+
+
 def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
     """(row losses in the wide dtype, (dx, dw, dbias) as needed, {name: tensor of rows}, what a mean divides by)
 
@@ -158,8 +191,11 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
     dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else None
     if need_x and len(kept) < len(x):
         dx.zero_()
-    dw = out_dw
-    if need_w and dw is None:
+    dw, saved = out_dw, None
+    if need_w and dw is None and w.element_size() == 2 and len(kept) > size and not waits(x):
+        saved = x.new_empty(len(x), _core._cross_entropy_saved_bytes(work == torch.float64, len(w)), dtype=torch.uint8)
+        places["saved"] = saved
+    elif need_w and dw is None:
         dw = w.new_empty(w.shape, dtype=work if len(kept) <= size else wide)
     db = w.new_zeros(len(w), dtype=wide) if need_bias else None
     buffer = x.new_empty(size, len(w), dtype=work)
@@ -172,7 +208,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
             z,
             axis=1,
             function=NAME,
-            dlogits=z if any(need) else None,
+            dlogits=z if need_x or need_bias or (need_w and saved is None) else None,
             **options,
             **{n: t[rows] for n, t in of_rows.items()},
             **{"z_loss_part" if n == "z_loss" else n: t for n, t in made.items()},
@@ -184,14 +220,14 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
             torch.mm(z, w, out=dx[rows])
         elif need_x:
             dx[rows] = product_back(z, w).to(dx.dtype)
-        if need_w:
+        if need_w and saved is None:
             add_product(z, part, dw, count == 0 and out_dw is None)
         if need_bias:
             db += z.sum(0, dtype=wide)
-    if need_w and len(kept) == 0 and out_dw is None:
-        dw.zero_()
-    if need_w and out_dw is None:
-        dw = dw.to(w.dtype)
+    if saved is not None:
+        dw = by_classes(x, w, bias, kept, buffer, options, of_rows, saved)
+    elif need_w and out_dw is None:
+        dw = dw.to(w.dtype) if len(kept) else torch.zeros_like(w)
     return losses, (dx, dw, None if db is None else db.to(w.dtype)), extras, found
 
 
