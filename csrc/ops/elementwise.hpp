@@ -119,15 +119,22 @@ template <class V, class W>
 struct Weights {
   using O = Working<W>;
   Exponential<V, W> e;
+  V lift;        // a power of two that both lack: 1 - E may have a reciprocal beyond the largest number
   W big, small;  // small: without 2^n
 
-  SUMEXP_FN explicit Weights(W t, bool minus) : e(exponential<V>(t)) {
-    const W below = minus ? e.complement() : O::from(V(1.0)) + e.value();
+  SUMEXP_FN explicit Weights(W t, bool minus) : e(exponential<V>(t)), lift(V(1.0)) {
+    W below = minus ? e.complement() : O::from(V(1.0)) + e.value();
+    if (minus) {
+      lift = pick(at_or_above(V(0x1p-900), absolute(O::head(t))), V(0x1p100), lift);
+      below = O::scaled(below, lift);
+    }
     big = O::from(V(1.0)) / below;
     small = e.one_plus_p() / below;
   }
-  SUMEXP_FN V big_times(V g) const { return O::times(big, g); }
-  SUMEXP_FN V small_times(V g) const { return O::times(O::scaled(small, exact_pow2(e.half)), g) * exact_pow2(e.n - e.half); }
+  SUMEXP_FN V big_times(V g) const { return O::times(big, g) * lift; }
+  SUMEXP_FN V small_times(V g) const {
+    return O::times(O::scaled(small, exact_pow2(e.half)), g) * (exact_pow2(e.n - e.half) * lift);
+  }
 };
 
 struct LogAddExpVjp {

@@ -118,6 +118,14 @@ def test_jvp_ulp(name, dtype):
     assert errors(found, [sum(t) for t in terms], dtype, [sum(map(abs, t)) for t in terms]) <= 2
 
 
+def test_differences_below_2_to_the_minus_1022():
+    """Their reciprocals are beyond the largest number, the products with g need not be."""
+    assert se.log1mexp_vjp(1e-310, 1e-310) == 1 and se.log1mexp_vjp(-1e-310, -1e-310) == 1
+    assert se.log1mexp_vjp(1.0, 1e-310) == INF and se.log1mexp_vjp(1.0, 2.0**-1000) == 2.0**1000
+    assert se.logsubexp_vjp(1e-310, 2e-310, 1e-310) == (1, -1)
+    assert se.logsubexp_jvp(1e-310, 1e-310, 2e-310, 1e-310) == 0
+
+
 def test_special_values():
     check = lambda name, cases: [assert_array_equal(getattr(se, name)(*map(np.float64, a)), r) for a, r in cases]
     check("logaddexp", [((-INF, -INF), -INF), ((INF, 1), INF), ((INF, INF), INF), ((INF, -INF), INF), ((NAN, -INF), NAN),

@@ -1,5 +1,7 @@
 """logaddexp and its like, logcumsumexp, logmeanexp and logsumexp with weights, of tensors: derivatives, transforms, bytes."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,56 @@ def test_second_derivative_far_apart(gap):  # pytorch 196704: NaN
     y = torch.full((), gap, dtype=torch.float64, requires_grad=True)
     (dx,) = torch.autograd.grad(st.logaddexp(x, y), x, create_graph=True)
     assert torch.autograd.grad(dx, x)[0].isfinite() and torch.autograd.grad(st.logaddexp(x, y), y)[0] == 1
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0, 30.0, 37.0, 100.0, 700.0])
+def test_second_derivatives_are_no_differences(gap):
+    """e^-d / (1 + e^-d)^2, of which s (1 - s) leaves nothing from 37 on."""
+    expected = math.exp(-gap) / (1 + math.exp(-gap)) ** 2
+    zero = torch.zeros((), dtype=torch.float64)
+    for sign in (1, -1):
+        at = torch.full((), sign * gap, dtype=torch.float64)
+        for f in (st.softplus, lambda x: st.logaddexp(x, zero), lambda x: st.logaddexp(zero, x)):
+            for second in (torch.autograd.functional.hessian(f, at), torch.func.hessian(f)(at)):
+                assert abs(second.item() - expected) <= 1e-14 * expected
+
+
+def test_logsubexp_of_less():
+    """a < b: NaN, and its derivatives, whoever makes them."""
+    a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.0, 5.0))
+    for again in (False, True):
+        assert all(t.isnan() for t in torch.autograd.grad(st.logsubexp(a, b), (a, b), create_graph=again))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_transforms_round_once(dtype):
+    """Formulas of torch's operations are computed in float64: no sum stands still, nothing cancels."""
+    x = torch.zeros(5000, dtype=dtype)
+    offsets = torch.tensor([0, 5000])
+    near = torch.tensor(-0.5).to(dtype)
+    p = torch.linspace(-3, 3, 1000).to(dtype)
+    q = (p.double() + 0.02 * torch.linspace(0, 9, 1000).sin()).to(dtype)
+    cases = {
+        "segment_logsumexp": (lambda x: st.segment_logsumexp(x, offsets=offsets), x),
+        "logmeanexp": (st.logmeanexp, x),
+        "masked_logsumexp": (lambda x: st.masked_logsumexp(x, lengths=4999), x),
+        "logaddexp": (lambda x: st.logaddexp(x, st.log1mexp(near)), near),
+        "kl_div": (lambda x: st.kl_div(x, q), p),
+        "entropy": (st.entropy, p),
+    }
+    eps = torch.finfo(dtype).eps
+    for name, (f, at) in cases.items():
+        y = f(at).double()
+        leaf = at.clone().requires_grad_()
+        (plain,) = torch.autograd.grad(f(leaf).sum(), leaf)
+        (again,) = torch.autograd.grad(f(leaf).sum(), leaf, create_graph=True)
+        primal, _ = torch.func.jvp(f, (at,), (torch.ones_like(at),))
+        batched = torch.vmap(f)(torch.stack([at, at]))[1]
+        for value in (primal, batched):
+            assert ((value.double() - y).abs() <= eps * y.abs()).all(), name
+        for g in (again, torch.func.grad(lambda x: f(x).sum())(at)):
+            scale = plain.double().abs() + 2.0**-6 * plain.double().abs().max()
+            assert ((g.double() - plain.double()).abs() <= 8 * eps * scale).all(), name
 
 
 def test_transforms_and_operations():

@@ -75,25 +75,35 @@ bool is_near_zero(const Rows& rows, const double* begin, const double* end) {
   return may_be_near_zero(rows, *begin, end[-1]) && std::any_of(begin, end, [&](double y) { return std::abs(y) < rows.limit; });
 }
 
-// out of one piece, from x; returns the piece's total.
-Partial put_prefixes(const Rows& rows, const char* x, char* out, std::int64_t piece, const Partial& before, NearZero& near) {
+// The results of a piece, in double.
+struct Prefixes {
   Piece in = {};
   alignas(64) double y[kPiece + 16];
-  const int count = rows.count(piece);
-  rows.load(0, x, piece, in.at);
-  double* const at = rows.exclusive ? y + 1 : y;
-  const Partial total = rows.sums->prefixes(in.at, count, before, at);
-  if (rows.exclusive) y[0] = rows.sums->log(before, 1.0);
-  if (is_near_zero(rows, y, at + count)) {
+  double* at;  // the inclusive ones in y
+  double* end;
+  Partial total;  // of the piece
+
+  Prefixes(const Rows& rows, const char* x, std::int64_t piece, const Partial& before)
+      : at(rows.exclusive ? y + 1 : y), end(at + rows.count(piece)) {
+    rows.load(0, x, piece, in.at);
+    total = rows.sums->prefixes(in.at, rows.count(piece), before, at);
+    if (rows.exclusive) y[0] = rows.sums->log(before, 1.0);
+  }
+};
+
+// out of one piece, from x; returns the piece's total.
+Partial put_prefixes(const Rows& rows, const char* x, char* out, std::int64_t piece, const Partial& before, NearZero& near) {
+  Prefixes of(rows, x, piece, before);
+  if (is_near_zero(rows, of.y, of.end)) {
     catch_up(rows, x, piece, near);
-    const Partial own = rows.sums->near_zero(in.at, count, near.sum, rows.limit, at);
-    if (rows.exclusive && std::abs(y[0]) < rows.limit) y[0] = rows.sums->log(near.sum, 1.0);
+    const Partial own = rows.sums->near_zero(of.in.at, rows.count(piece), near.sum, rows.limit, of.at);
+    if (rows.exclusive && std::abs(of.y[0]) < rows.limit) of.y[0] = rows.sums->log(near.sum, 1.0);
     if (near.pieces == piece) near = {rows.sums->join(near.sum, own), piece + 1};
-  } else if (rows.in_place && at[count - 1] < 0.0) {
+  } else if (rows.in_place && of.end[-1] < 0.0) {
     catch_up(rows, x, piece + 1, near);
   }
-  rows.store(1, out, piece, y);
-  return total;
+  rows.store(1, out, piece, of.y);
+  return of.total;
 }
 
 void prefix_rows(void* context, std::int64_t task, cpu::Workspace&) {
@@ -152,19 +162,33 @@ void split_prefixes(void* context, std::int64_t task, cpu::Workspace&) {
   });
 }
 // Totals become sums of what lies before them; behind them, that of all.
-void sums_before(const Rows& rows, Partial sum, Partial* totals) {
-  for (std::int64_t p = 0; p < rows.pieces; ++p) {
+void sums_before(const Rows& rows, std::int64_t pieces, Partial sum, Partial* totals) {
+  for (std::int64_t p = 0; p < pieces; ++p) {
     const Partial before = sum;
     sum = rows.sums->join(sum, totals[p]);
     totals[p] = before;
   }
-  totals[rows.pieces] = sum;
+  totals[pieces] = sum;
 }
-bool may_be_near_zero(const Rows& rows, const Partial* before) {
-  const auto log = [&](std::int64_t p) { return rows.sums->log(before[p], 1.0); };
-  for (std::int64_t p = 0; p < rows.pieces; ++p)
-    if (may_be_near_zero(rows, log(p), log(p + 1))) return true;
-  return false;
+// The last piece that has results next to 0, counted from 1; 0: none has.
+std::int64_t pieces_to_zero(const SplitRow& split) {
+  const Rows& rows = *split.rows;
+  const auto first_of = [&](auto beyond) {  // sums before pieces grow, until one is NaN
+    std::int64_t low = 0, high = rows.pieces;
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      if (beyond(rows.sums->log(split.before[middle], 1.0))) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  };
+  const std::int64_t begin = first_of([&](double y) { return !(y <= -2.0 * rows.limit); });
+  std::int64_t p = first_of([&](double y) { return !(y < 2.0 * rows.limit); });
+  for (; p > 0 && p >= begin; --p) {  // sums pass -limit in the piece before `begin`
+    const Prefixes of(rows, split.x, p - 1, split.before[p - 1]);
+    if (is_near_zero(rows, of.y, of.end)) return p;
+  }
+  return 0;
 }
 
 // Rows of x, 1, and g, 0, to dx, 2.
@@ -179,7 +203,7 @@ void vjp_rows(void* context, std::int64_t r, cpu::Workspace& workspace) {
     rows.load(1, x, p, in.at);
     before[p] = rows.sums->total(in.at, nullptr, rows.count(p), nullptr);
   }
-  sums_before(rows, rows.sums->empty(), before);
+  sums_before(rows, rows.pieces, rows.sums->empty(), before);
   Partial after = rows.sums->empty();
   double next = 0.0;  // g of the element after, where it belongs to the sum that ends at the one before
   for (std::int64_t p = rows.pieces - 1; p >= 0; --p) {
@@ -406,12 +430,12 @@ Status logcumsumexp(const Running& call, View x, View out) noexcept {
       for (std::int64_t r = 0; r < rows.walk.size; ++r) {
         split.x = rows.row(0, r), split.out = rows.row(1, r);
         cpu::run_parts(tasks, threads, split_totals, &split);
-        sums_before(rows, rows.sums->empty(), split.before);
+        sums_before(rows, rows.pieces, rows.sums->empty(), split.before);
         split.near = nullptr;
-        if (may_be_near_zero(rows, split.before)) {
+        if (const std::int64_t pieces = pieces_to_zero(split)) {
           split.near = near = near ? near : partials();
-          cpu::run_parts(tasks, threads, split_near_zero, &split);
-          sums_before(rows, kNothing, split.near);
+          cpu::run_parts((pieces + kSplit - 1) / kSplit, threads, split_near_zero, &split);
+          sums_before(rows, pieces, kNothing, split.near);
         }
         cpu::run_parts(tasks, threads, split_prefixes, &split);
       }

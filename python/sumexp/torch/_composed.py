@@ -28,6 +28,20 @@ from ._private import (
 )
 
 
+def _widened(formula, count):
+    """The formula in float64: torch's operations round each step, and sums of many terms in 16 bits stand still."""
+
+    def call(*args):
+        dtype = next((t.dtype for t in args[:count] if t is not None and t.is_floating_point()), torch.float64)
+        if dtype not in DTYPES or dtype == torch.float64:
+            return formula(*args)
+        wide = [t.double() if t is not None and t.is_floating_point() else t for t in args[:count]]
+        made = formula(*wide, *args[count:])
+        return made.to(dtype) if isinstance(made, torch.Tensor) else tuple(t.to(dtype) for t in made)
+
+    return call
+
+
 class Composed:
     """See above. Called with `tensors`, of which those that are not floating or None are not differentiated, then options.
 
@@ -44,17 +58,20 @@ class Composed:
     gradient(gradients, tensors, results, options, needs)
         Tuples of tensors, those of `gradients` may be None; a tuple with a new tensor where `needs` says so, else None.
     formula(*tensors, *options)
-        The same as kernel, differentiable.
+        The same as kernel, differentiable. It is computed in float64, and rounded to the first tensor's dtype at the end,
+        unless `widens` is False.
     fake(*tensors, *options)
         New empty tensors of the results' shapes and dtypes.
     devices
         Whose tensors kernel and gradient take, as far as this build serves them.
     """
 
-    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=("cpu",)):
+    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=("cpu",),
+                 widens=True):  # fmt: skip
         self.name, self.count, self.results = name, len(tensors), results
         self.devices = DEVICES.intersection(devices)
-        self.kernel, self.gradient, self.formula, self.fake = kernel, gradient, formula, fake
+        self.kernel, self.gradient, self.fake = kernel, gradient, fake
+        self.formula = _widened(formula, self.count) if widens else formula
         self._register([t.rstrip("?") for t in tensors], ["?" if t.endswith("?") else "" for t in tensors], options)
 
     def __call__(self, *args):

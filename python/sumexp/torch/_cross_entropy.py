@@ -284,11 +284,12 @@ def fake_with_info(*arguments):
 
 DEVICES = ("cpu", "cuda")
 CROSS_ENTROPY = Composed(
-    "cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake, devices=DEVICES
+    "cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake, devices=DEVICES,
+    widens=False,
 )
 WITH_INFO = Composed(
     "cross_entropy_with_info", TENSORS, SCHEMA, kernel=kernel_with_info, gradient=gradient, formula=formula_with_info,
-    fake=fake_with_info, results=1 + len(INFO), devices=DEVICES,
+    fake=fake_with_info, results=1 + len(INFO), devices=DEVICES, widens=False,
 )
 
 

@@ -45,9 +45,13 @@ def _both_formula(x, index, dim, T):
 
 
 def _kl_formula(p_logits, q_logits, dim):
+    """sum p w + q - p, w = log p - log q: what is added sums to 0, and makes of errors of w those of their squares."""
     y, z = log_softmax(p_logits, dim), log_softmax(q_logits, dim)
-    nothing = y == -torch.inf
-    return (y.exp() * (y.masked_fill(nothing, 0) - z.masked_fill(nothing, 0))).sum(dim)
+    nothing, p, q = y == -torch.inf, y.exp(), z.exp()
+    w = y.masked_fill(nothing, 0) - z.masked_fill(nothing, 0)
+    near = (w.abs() < 1) & ~nothing
+    v = torch.where(near, w, 0)
+    return torch.where(near, p * (v + torch.expm1(-v)), p * torch.where(near, 0, w) + (q - p)).sum(dim)
 
 
 # -- kernels -------------------------------------------------------------------------------------------------------

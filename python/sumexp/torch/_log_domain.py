@@ -3,7 +3,7 @@
 import torch
 from torch.autograd import Function
 from torch.compiler import is_compiling
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import softplus as softplus_of
 
 from .. import _core
 from .._operations import LOG_DOMAIN as OPS
@@ -69,26 +69,27 @@ def _log1mexp_of(d):  # log(1 - e^-d), d >= 0; the branch that is not taken is k
     )
 
 
-def _logaddexp_formula(a, b):  # both branches are the whole function: right where a = b
+def _logaddexp_formula(a, b):  # both branches are the whole function: right where a = b, and softplus is of numbers <= 0
     same = (a == b) & (a.abs() == _INF)
     absent = same & (a < 0)
-    d = a.masked_fill(same, 0) - b.masked_fill(same, 0)
+    d = b.masked_fill(same, 0) - a.masked_fill(same, 0)
     upper = a >= b
-    y = torch.where(upper, a.masked_fill(absent, 0), b.masked_fill(absent, 0)) - logsigmoid(torch.where(upper, d, -d))
+    y = torch.where(upper, a.masked_fill(absent, 0), b.masked_fill(absent, 0)) + softplus_of(torch.where(upper, d, -d))
     return y.masked_fill(absent, -_INF)
 
 
 def _logsubexp_formula(a, b):
     nothing, absent = b == -_INF, (b == -_INF) & (a == -_INF)
     d = a.masked_fill(nothing, 1) - b.masked_fill(nothing, 0)
+    d = d * torch.where(d < 0, torch.nan, 1.0)
     return torch.where(nothing, a.masked_fill(absent, 0), a + _log1mexp_of(d)).masked_fill(absent, -_INF)
 
 
 FORMULAS = {
     "logaddexp": _logaddexp_formula,
     "logsubexp": _logsubexp_formula,
-    "log1mexp": lambda x: _log1mexp_of(torch.where(x >= 0, x, -x)),
-    "softplus": lambda x: -logsigmoid(-x),
+    "log1mexp": lambda x: _log1mexp_of(torch.where(x >= 0, x, -x) + 0.0),
+    "softplus": lambda x: torch.where(x > 0, x, 0) + softplus_of(torch.where(x > 0, -x, x)),
 }
 
 
@@ -137,8 +138,9 @@ def logaddexp(input, other, *, out=None):
     """torch.logaddexp: sumexp.logaddexp of tensors, under autograd and torch's transforms.
 
     Accuracy, special values and derivatives are those of sumexp.logaddexp and its VJP: the gradient is right at equal
-    arguments, 0 where both are -inf, and every derivative is finite however far apart they are. In forward mode and
-    torch.func's transforms it is composed of torch's operations. On CUDA devices it has the bytes of the CPU.
+    arguments, 0 where both are -inf, and every derivative is finite however far apart they are. In forward mode,
+    torch.func's transforms and second derivatives it is composed of torch's operations in float64, and rounded once (float64
+    itself: some eps of the largest part). On CUDA devices it has the bytes of the CPU.
     """
     return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
 
@@ -274,6 +276,7 @@ SUMS = Composed(
     gradient=lambda g, tensors, results, options, needs: (_running("logcumsumexp_vjp", g[0], tensors[0], *options),),
     formula=_sums_formula,
     fake=lambda x, *options: x.new_empty(x.shape),
+    widens=False,  # its derivatives are kernels
 )
 
 

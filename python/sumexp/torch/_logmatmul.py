@@ -104,5 +104,6 @@ def _by_terms(a, b):
 
 
 _logmatmulexp = Composed(
-    "logmatmulexp", ("a", "b"), "", kernel=_kernel, gradient=_gradient, formula=_formula, fake=_fake
+    "logmatmulexp", ("a", "b"), "", kernel=_kernel, gradient=_gradient, formula=_formula, fake=_fake,
+    widens=False,
 )

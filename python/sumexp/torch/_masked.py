@@ -177,8 +177,9 @@ def _front(name):
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"""sumexp.{name} with `dim` for `axis`: under autograd and torch's transforms, in x, bias and sink.
 
-    Parameters, result, bound and errors are those of sumexp.{name}. In forward mode and in torch.func's transforms it is
-    composed of this package's plain functions and torch's operations: some ulp are added. On CUDA devices it has the bytes of
+    Parameters, result, bound and errors are those of sumexp.{name}. In forward mode, torch.func's
+    transforms and second derivatives it is composed of this package's plain functions and torch's operations in float64, and
+    rounded once (float64 itself: some ulp are added). On CUDA devices it has the bytes of
     the CPU; lengths are not looked at there, so that nothing waits for the device: those below 0 count as 0, those beyond the
     axis as all of it.
     """

@@ -178,8 +178,9 @@ def _front(name):
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"""sumexp.{name} of a tensor, under autograd and torch's transforms.
 
-    Parameters, result, bound and errors are those of sumexp.{name}; offsets and ids are arrays or tensors. In forward mode
-    and in torch.func's transforms it is composed of torch's operations, and not within this bound. ids that torch.vmap maps
+    Parameters, result, bound and errors are those of sumexp.{name}; offsets and ids are arrays or tensors. In forward mode,
+    torch.func's transforms and second derivatives it is composed of torch's operations in float64, and rounded once (float64
+    itself is not within this bound then). ids that torch.vmap maps
     over are a TypeError, and compiled programs want num_segments beside ids: their values are not read there. On CUDA devices
     it has the bytes of the CPU; offsets that are there already are not looked at, so that nothing waits for the device: where
     they fall, or do not end with the elements, results are any.
