@@ -147,6 +147,11 @@ SUMEXP_FN T one_nan(T x) {
   return x == x ? x : Limits<T>::nan();
 }
 SUMEXP_FN double number(double w) { return w; }
+// Over a denominator of 0: nothing, which is NaN, or 0.
+SUMEXP_FN double mean_of(double sum, double denominator, bool zero_if_empty) {
+  if (denominator == 0.0) return zero_if_empty ? 0.0 : Limits<double>::nan();
+  return one_nan(sum / denominator);
+}
 SUMEXP_FN double number(DD<double> w) { return w.hi + w.lo; }
 
 // sum of b (log S - z) of a dense sum, m and L = log S - m being the row's

@@ -30,7 +30,10 @@ def blocks(rows, columns, size=BLOCK):
 
 def wanted(function, need):
     """`need` as a tuple of names."""
-    need = (need,) if isinstance(need, str) else tuple(need)
+    try:
+        need = (need,) if isinstance(need, str) else tuple(need)
+    except TypeError:
+        raise TypeError(f"{function}: need is {need!r}, accepted: a sequence of 'x', 'w', 'bias'") from None
     for part in need:
         if part not in PARTS:
             raise ValueError(f"{function}: need has {part!r}, accepted: 'x', 'w', 'bias'")

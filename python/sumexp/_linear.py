@@ -186,7 +186,7 @@ class Losses:
         found = _core._cross_entropy_denominator(like, call.target, -1, **of_denominator)  # checks the targets as well
         self.denominator = found if arguments["denominator"] is None else arguments["denominator"]
         if self.reduction == "mean":
-            arguments["denominator"] = self.denominator
+            arguments["denominator"] = np.asarray(self.denominator, np.float64)  # of negative weights negative, too
         of_rows = {"target": call.target, "target_weight": arguments.pop("target_weight")}
         of_rows["token_weight"] = arguments.pop("token_weight")
         of_rows["g"] = None if g is None else call.of_loss("g", g)

@@ -299,7 +299,10 @@ def _number(function, argument, value, accepted, check):
 
 
 def _names(function, info):
-    names = (info,) if isinstance(info, str) else tuple(info)
+    try:
+        names = (info,) if isinstance(info, str) else tuple(info)
+    except TypeError:
+        raise TypeError(f"{function}: info is {info!r}, accepted: a sequence of {', '.join(map(repr, INFO))}") from None
     for name in names:
         if name not in INFO:
             raise ValueError(f"{function}: info has {name!r}, accepted: {', '.join(map(repr, INFO))}")

@@ -1,6 +1,7 @@
 """sumexp.torch.cross_entropy: torch's own samples, every derivative and transform, the bytes of the NumPy face."""
 
 import itertools
+import math
 import sys
 import types
 import unittest
@@ -305,3 +306,90 @@ def test_a_denominator_is_not_differentiated():
     with pytest.raises(TypeError, match="linear_cross_entropy: denominator is a tensor that is watched"):
         st.linear_cross_entropy(x, torch.randn(7, 5), t, denominator=d)
     assert st.cross_entropy(x, t, denominator=d.detach()) == st.cross_entropy(x, t, denominator=4.0)
+
+
+# -- found by trying --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype, of, ignored",
+    [(torch.uint8, 156, -100), (torch.int8, 1, 257), (torch.int32, 0, 2**32), (torch.uint16, 0, -65536), (torch.int64, 3, 3)],
+    ids=str,
+)
+def test_an_ignored_index_does_not_wrap(dtype, of, ignored):
+    """Compared in the target's dtype, -100 is 156 of uint8."""
+    x, w = torch.zeros(1, 200, dtype=f64), torch.eye(200, dtype=f64)
+    x[0, of] = 1
+    t = torch.tensor([of], dtype=dtype)
+    expected = 0.0 if of == ignored else torch.nn.functional.cross_entropy(x, t.long())
+    if of == ignored:
+        assert st.cross_entropy(x, t, ignore_index=ignored, on_empty="zero") == 0
+        return
+    slope = torch.func.grad(lambda x: st.cross_entropy(x, t.long()))(x)
+    assert torch.isclose(st.cross_entropy(x, t, ignore_index=ignored), expected)
+    assert torch.isclose(st.linear_cross_entropy(x, w, t, ignore_index=ignored), expected)
+    assert torch.equal(torch.func.grad(lambda x: st.cross_entropy(x, t, ignore_index=ignored))(x), slope)
+    leaf = x.clone().requires_grad_()
+    (again,) = torch.autograd.grad(st.cross_entropy(leaf, t, ignore_index=ignored), leaf, create_graph=True)
+    assert torch.allclose(again, slope)
+
+
+def test_a_denominator_of_0():
+    """NaN, also where losses are left over (torch has the same), or 0; what is told of rows is as ever."""
+    x, t, none = torch.tensor([[1.0, 2, 3], [0, 5, 1]]), torch.tensor([0, 1]), torch.tensor([0.0, 0, 1])
+    eye = torch.eye(3)
+    for options in ({"label_smoothing": 0.1}, {"z_loss": 0.1}, {}):
+        for loss in (
+            st.cross_entropy(x, t, weight=none, **options), st.linear_cross_entropy(x, eye, t, weight=none, **options),
+            torch.vmap(lambda x: st.cross_entropy(x, t, weight=none, **options))(x[None]),
+        ):  # fmt: skip
+            assert loss.isnan().all()
+        empty = {"weight": none, "on_empty": "zero", **options}
+        leaf = x.clone().requires_grad_()
+        loss, info = st.cross_entropy(leaf, t, info=("lse", "predicted", "correct"), **empty)
+        assert loss == 0 and torch.autograd.grad(loss, leaf)[0].count_nonzero() == 0
+        assert torch.allclose(info["lse"], x.logsumexp(1)) and info["predicted"].tolist() == [2, 1]
+        assert info["correct"].tolist() == [False, True]
+        _, of_head = st.linear_cross_entropy(x, eye, t, info=("lse", "predicted"), **empty)
+        assert torch.equal(of_head["lse"], info["lse"]) and of_head["predicted"].tolist() == [2, 1]
+
+
+def test_softcap_at_minus_infinity_under_transforms():
+    x, y = torch.tensor([[0, -math.inf, 1]], dtype=f64), torch.tensor([[0.5, 0.5, 0]], dtype=f64)
+    loss = lambda x: st.cross_entropy(x, y, softcap=3, reduction="sum")
+    leaf = x.clone().requires_grad_()
+    assert torch.allclose(torch.func.grad(loss)(x), torch.autograd.grad(loss(leaf), leaf)[0])
+
+
+def test_linear_of_what_cross_entropy_takes():
+    """Negative weights, no classes; tangents of targets, which are not differentiated, are refused."""
+    x, t, eye = torch.tensor([[1.0, 2, 3], [0, 5, 1]]), torch.tensor([0, 1]), torch.eye(3)
+    for options in ({"weight": -torch.ones(3)}, {"token_weight": -torch.ones(2)}):
+        expected = st.cross_entropy(x, t, **options)
+        assert st.linear_cross_entropy(x, eye, t, **options) == expected
+        arrays = {n: v.numpy() for n, v in options.items()}
+        assert se.linear_cross_entropy(x.numpy(), eye.numpy(), t.numpy(), **arrays) == expected.item()
+    assert st.linear_cross_entropy(torch.empty(2, 4), torch.empty(0, 4), torch.empty(2, 0)).isnan()
+    y = torch.rand(2, 3)
+    for f, at in ((lambda y: st.linear_cross_entropy(x, eye, y), y),
+                  (lambda v: st.linear_cross_entropy(x, eye, t, token_weight=v), torch.rand(2))):  # fmt: skip
+        with pytest.raises(NotImplementedError, match="has a tangent, accepted: of input, linear_weight and linear_bias"):
+            torch.func.jvp(f, (at,), (at,))
+
+
+@pytest.mark.parametrize("option, value, text", [
+    ("ignore_index", 1.5, "ignore_index is 1.5, accepted: an int"),
+    ("label_smoothing", "a", "label_smoothing is 'a', accepted: a number from 0 to 1"),
+    ("z_loss", None, "z_loss is None, accepted: a finite number"),
+    ("z_loss", torch.ones((), requires_grad=True), "z_loss is a tensor that is watched"),
+    ("softcap", "a", "softcap is 'a', accepted: a finite number > 0"),
+    ("denominator", "a", "denominator is 'a', accepted: a number or a 0-d tensor"),
+    ("info", None, "info is None, accepted: a sequence of 'lse'"),
+    ("weight", torch.ones(3, dtype=torch.complex64), "weight has dtype torch.complex64, accepted: a floating dtype"),
+])  # fmt: skip
+def test_options_of_other_types(option, value, text):
+    x, t = torch.ones(2, 3), torch.tensor([0, 1])
+    for name, f in (("cross_entropy", lambda **o: st.cross_entropy(x, t, **o)),
+                    ("linear_cross_entropy", lambda **o: st.linear_cross_entropy(x, torch.eye(3), t, **o))):  # fmt: skip
+        with pytest.raises(TypeError, match=f"^{name}: {text}"):
+            f(**{option: value})

@@ -232,7 +232,7 @@ struct LossKernel {
     double best = 0.0;
     for (std::int64_t k = 0; k < row.part_count; ++k)
       if (k == 0 || row.parts[k].weight > best) best = row.parts[k].weight, right = row.parts[k].index;
-    *row.correct = !nan && z_place == right;
+    *row.correct = !nan && z_place >= 0 && z_place == right;
   }
   Gradient finish(const State& state) const {
     const auto each_part = [&](auto body) SUMEXP_INLINE {

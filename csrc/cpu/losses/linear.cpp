@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../../ops/losses.hpp"
 #include "../status.hpp"
 #include "call.hpp"
 
@@ -171,7 +172,7 @@ class Head {
     if (wants_gradient()) loss.dlogits = loss.logits;
     if (!loss.row_loss) loss.row_loss = row_loss_.data() + bytes(row);
     if (loss.reduction != LossReduction::none) loss.loss = nullptr;
-    loss.given_denominator = loss.reduction == LossReduction::mean, loss.denominator = denominator_;
+    loss.given_denominator = loss.reduction == LossReduction::mean, loss.denominator_at = &denominator_;
     return cross_entropy(loss);
   }
   template <class T>
@@ -197,7 +198,7 @@ class Head {
     if (loss.reduction == LossReduction::none) return Status{};
     double sum = 0.0;
     const Status status = sum_rows(loss.row_loss ? loss.row_loss : row_loss_.data(), loss.dtype, call_.tokens, &sum);
-    if (loss.reduction == LossReduction::mean) sum = denominator_ == 0.0 && loss.zero_if_empty ? 0.0 : sum / denominator_;
+    if (loss.reduction == LossReduction::mean) sum = SUMEXP_NS::mean_of(sum, denominator_, loss.zero_if_empty);
     if (item_ == 8) *static_cast<double*>(loss.loss) = sum;
     else *static_cast<float*>(loss.loss) = static_cast<float>(sum);
     return status;

@@ -250,23 +250,29 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     row.predicted = call.predicted ? call.predicted + r : nullptr;
     row.correct = call.correct ? call.correct + r : nullptr;
     row.saved = call.saved ? static_cast<char*>(call.saved) + r * work.saved : nullptr;
-    if ((indices && row.part_count == 0) || work.nothing_left) {
+    const auto clear_gradient = [&](char* gradient) {
+      std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
+      const std::int64_t end_class = work.job.first_class + work.job.classes;
+      for (std::int64_t first = work.job.first_class; gradient && first < end_class; first += work.chunk) {
+        const std::int64_t left = end_class - first, count = left < work.chunk ? left : work.chunk;
+        work.job.moves->unpack_row(plan, kGradient, gradient, first, static_cast<int>(count), scratch.out);
+      }
+    };
+    if (indices && row.part_count == 0) {
       void* const numbers[] = {row.lse, row.log_prob, row.entropy, row.z_loss};
       for (void* to : numbers)
         if (to) *static_cast<T*>(to) = T(0);
       if (row.predicted) *row.predicted = -1;
       if (row.correct) *row.correct = 0;
-      std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
-      const std::int64_t end_class = work.job.first_class + work.job.classes;
-      for (std::int64_t first = work.job.first_class; row.gradient && first < end_class; first += work.chunk) {
-        const std::int64_t left = end_class - first, count = left < work.chunk ? left : work.chunk;
-        work.job.moves->unpack_row(plan, kGradient, row.gradient, first, static_cast<int>(count), scratch.out);
-      }
+      clear_gradient(row.gradient);
     } else {
       row.logits = rows.at(kLogits, offsets), row.probabilities = indices ? nullptr : rows.at(kTarget, offsets);
       row.loss_factor = rows.factor(kToken, offsets);
       row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
-      kernel(work.job, scratch, row);
+      char* const gradient = row.gradient;
+      if (work.nothing_left) row.gradient = nullptr;
+      if (!work.nothing_left || !work.job.from_saved) kernel(work.job, scratch, row);
+      if (work.nothing_left) clear_gradient(gradient);
     }
     put_loss(r, loss);
   });
@@ -364,7 +370,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   run_parts(blocks, threads < 1 ? 1 : threads, body, const_cast<Work*>(&work));
   if (call.reduction != LossReduction::none && call.loss && !part) {
     double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks) : sum_of_blocks<double>(sums, blocks);
-    if (mean) sum = work.nothing_left ? 0.0 : base::one_nan(sum / denominator);
+    if (mean) sum = base::mean_of(sum, denominator, call.zero_if_empty);
     write_number(call.dtype, static_cast<char*>(call.loss), sum);
   }
 #if defined(__x86_64__)
@@ -375,11 +381,11 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
 // part: of the classes, or null
 Status cross_entropy_of(const CrossEntropyCall& given, const Part* part) {
   CrossEntropyCall call = given;
-  if (call.given_denominator && call.denominator_at) call.denominator = *call.denominator_at, call.denominator_at = nullptr;
   const DefaultFloatingPoint mode;
   Plan plan;
   double denominator = 1.0;
   Status status = check_loss_options(call);
+  if (call.given_denominator && call.denominator_at) call.denominator = *call.denominator_at, call.denominator_at = nullptr;
   if (status.ok()) status = lay_out_losses(call, plan);
   if (!status.ok()) return status;
   const Rows rows = {call, plan};

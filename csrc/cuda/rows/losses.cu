@@ -77,7 +77,7 @@ SUMEXP_DEVICE void put_sum(const SumResult& to, double sum) {
   if (!to.loss) return;
   if (to.mean) {
     const double denominator = to.denominator_at ? *to.denominator_at : to.denominator;
-    sum = to.zero_if_empty && denominator == 0.0 ? 0.0 : sum / denominator;
+    sum = mean_of(sum, denominator, to.zero_if_empty);
   }
   sum = quiet(sum);
   switch (to.dtype) {

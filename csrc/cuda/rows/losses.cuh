@@ -151,15 +151,16 @@ class LossRow {
     const double denominator = job_.denominator_at ? *job_.denominator_at : job_.denominator;
     const Targets targets = look();
     const bool nothing_left = job_.mean && job_.zero_if_empty && denominator == 0.0;
-    if (targets.bad || (targets.count == 0 && !probabilities()) || nothing_left) {
-      const T value = targets.bad && !nothing_left ? Limits<T>::nan() : T(0);
+    if (targets.bad || (targets.count == 0 && !probabilities())) {
+      const T value = targets.bad ? Limits<T>::nan() : T(0);
       if (threadIdx.x == 0) put(row, {value, value, value, value, value, {}}, -1, false);
-      return fill(value);
+      return fill(nothing_left ? T(0) : value);
     }
     const State state = reduce_all();
     if (arch::warp() == 0) finish(row, state, targets.count, denominator);
     if (!at_[cpu::kGradient]) return;
     arch::block_sync();  // all that is read of the row but by chunks has been: the gradient may take its place
+    if (nothing_left) return fill(T(0));
     const Finished found = finished_;
     if (found.gradient.nan) return fill(Limits<T>::nan());
     for (std::int64_t c = arch::warp(); c < chunk_count<T>(n_); c += warps()) {
@@ -438,7 +439,7 @@ class LossRow {
     const LossResult<T> result =
         finish_loss<T>(job_.options, sums, part_count, parts, token, of_gradient, kMore && job_.entropy, gradient, top_);
     if (arch::lane() != 0) return;
-    put(row, result, nan ? -1 : state.z.place, !nan && state.z.place == right);
+    put(row, result, nan ? -1 : state.z.place, !nan && state.z.place >= 0 && state.z.place == right);
     if (!gradient) return;
     Finished found = {result.gradient, {}, result.gradient.late ? of_gradient : of_gradient / job_.options.temperature};
     if (!result.gradient.nan) found.normalizer = normalizer<Terms>(sums.sum);

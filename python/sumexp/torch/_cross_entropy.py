@@ -4,6 +4,7 @@ The loss and its gradient are kernels (csrc/include/sumexp/losses.hpp has the fo
 that are differentiable any number of times.
 """
 
+import operator
 import sys
 from typing import NamedTuple
 
@@ -58,11 +59,19 @@ def weighted(a, nll):
     return a * nll.masked_fill((a == 0) & torch.isinf(nll), 0)
 
 
+def is_kept(target, ignore_index):
+    """Where an index is not the ignored one, which may be beyond what its dtype holds."""
+    limits = torch.iinfo(target.dtype)
+    if limits.min <= ignore_index <= limits.max:
+        return target != ignore_index
+    return torch.ones_like(target, dtype=torch.bool)
+
+
 def kept_rows(target, target_weight, o):
     """Which rows are not ignored, and of pairs which pairs; None: all are."""
     if target.is_floating_point():
         return None, None
-    kept = target != o.ignore_index
+    kept = is_kept(target, o.ignore_index)
     return (kept, None) if target_weight is None else (kept.any(-1), kept)
 
 
@@ -74,7 +83,7 @@ def row_losses(input, target, target_weight, weight, token_weight, o, info=False
         x = torch.where(rows.unsqueeze(o.dim), x, 0)
     z = x
     if o.softcap:
-        z = torch.where(torch.isinf(x), x, o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
+        z = torch.where(torch.isinf(x), x.detach(), o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
     classes = z.shape[o.dim]
     nll = -_front.log_softmax(z, o.dim, temperature=o.temperature)
     whole, z = z, _formulas.quotient(z, o.temperature)
@@ -116,7 +125,7 @@ def row_losses(input, target, target_weight, weight, token_weight, o, info=False
             "lse": lse,
             "log_prob": -weighted(y, of_target).sum(o.dim),
             "entropy": weighted((-nll).exp(), nll).sum(o.dim),
-            "z_loss": o.z_loss * lse.square(),
+            "z_loss": o.z_loss * lse.square() if o.z_loss else torch.zeros_like(lse),
             "predicted": predicted,
             "correct": predicted == likeliest,
         }
@@ -150,9 +159,9 @@ def reduced(losses, denominator, o):
 
 def quotient(total, denominator, o):
     denominator = denominator.to(total.dtype)
-    if not o.zero_if_empty:
-        return total / denominator
     empty = denominator == 0
+    if not o.zero_if_empty:
+        return total / torch.where(empty, torch.nan, denominator)
     return torch.where(empty, 0, total / torch.where(empty, 1, denominator))
 
 
@@ -296,15 +305,24 @@ WITH_INFO = Composed(
 # -- checks of arguments --------------------------------------------------------------------------------------------
 
 
+def as_float(function, name, value, accepted):
+    if isinstance(value, torch.Tensor) and _front.is_watched(value):
+        raise TypeError(f"{function}: {name} is a tensor that is watched, accepted: {accepted}; it is not differentiated")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}") from None
+
+
 def fraction(function, name, value):
-    number = float(value)
+    number = as_float(function, name, value, "a number from 0 to 1")
     if not 0 <= number <= 1:
         raise ValueError(f"{function}: {name} is {value!r}, accepted: a number from 0 to 1")
     return number
 
 
 def number(function, name, value, positive=False):
-    found = float(value)
+    found = as_float(function, name, value, f"a finite number{' > 0' if positive else ''}")
     if not abs(found) <= sys.float_info.max or (positive and found <= 0):
         raise ValueError(f"{function}: {name} is {value!r}, accepted: a finite number{' > 0' if positive else ''}")
     return found
@@ -320,6 +338,13 @@ def a_tensor(function, name, value):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}, accepted: a tensor")
     return value
+
+
+def real(function, name, tensor):
+    """Weights."""
+    if tensor is not None and (a_tensor(function, name, tensor).is_complex() or tensor.dtype == torch.bool):
+        raise TypeError(f"{function}: {name} has dtype {tensor.dtype}, accepted: a floating dtype or integers")
+    return tensor
 
 
 def of_shape(function, name, tensor, shape):
@@ -343,7 +368,8 @@ def checked_target(function, target, shape, dim, ignore_index=-100):
     rows = rows_shape(shape, dim)
     if isinstance(target, (tuple, list)):
         if len(target) != 2:
-            raise ValueError(f"{function}: target is {len(target)} tensors, accepted: indices and their weights")
+            given = f"a {type(target).__name__} of {len(target)}"
+            raise ValueError(f"{function}: target is {given}, accepted: a tensor, or a pair of indices and their weights")
         index, weights = a_tensor(function, "target[0]", target[0]), a_tensor(function, "target[1]", target[1])
         if index.is_floating_point() or index.dtype == torch.bool or index.is_complex():
             raise TypeError(f"{function}: target[0] has dtype {index.dtype}, accepted: integers")
@@ -374,7 +400,8 @@ def checked_denominator(function, value, reduction, device):
                 "recorded for; divide the sum of the losses to differentiate in it"
             )
         return of_shape(function, "denominator", value.detach(), ()).to(device, torch.float64)
-    return torch.tensor(float(value), dtype=torch.float64, device=device)
+    value = as_float(function, "denominator", value, "a number or a 0-d tensor")
+    return torch.tensor(value, dtype=torch.float64, device=device)
 
 
 def legacy_reduction(size_average, reduce, reduction):
@@ -473,6 +500,10 @@ def checked(
     if input.dim() == 0:
         raise ValueError(f"{function}: input has shape (), accepted: at least one dimension")
     one_of(function, "reduction", reduction, REDUCTIONS)
+    try:
+        ignore_index = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"{function}: ignore_index is {ignore_index!r}, accepted: an int") from None
     index, pair_weights = checked_target(function, target, input.shape, dim, ignore_index)
     options = Options(
         dim, ignore_index, fraction(function, "label_smoothing", label_smoothing), number(function, "z_loss", z_loss),
@@ -481,11 +512,14 @@ def checked(
         one_of(function, "on_empty", on_empty, ("nan", "zero")) == "zero",
     )
     tensors = (
-        input, index, pair_weights, of_shape(function, "weight", weight, (input.shape[dim],)),
-        of_rows(function, "token_weight", token_weight, rows_shape(input.shape, dim)),
+        input, index, pair_weights, of_shape(function, "weight", real(function, "weight", weight), (input.shape[dim],)),
+        of_rows(function, "token_weight", real(function, "token_weight", token_weight), rows_shape(input.shape, dim)),
         checked_denominator(function, denominator, reduction, input.device),
     )
-    info = (info,) if isinstance(info, str) else tuple(info)
+    try:
+        info = (info,) if isinstance(info, str) else tuple(info)
+    except TypeError:
+        raise TypeError(f"{function}: info is {info!r}, accepted: a sequence of {', '.join(map(repr, INFO))}") from None
     for name in info:
         one_of(function, "info", name, INFO)
     return tensors, options, info

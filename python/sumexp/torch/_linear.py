@@ -78,7 +78,7 @@ def of_positions(tensors, o, info):
         else:
             like, index = x.detach().new_empty(()).expand(len(x), len(w), count), target
             if not target.is_floating_point():  # those out of range are for the kernels
-                index = torch.where(target == o.ignore_index, target, target.clamp(0, max(len(w) - 1, 0)))
+                index = torch.where(ce.is_kept(target, o.ignore_index), target.clamp(0, max(len(w) - 1, 0)), target)
             denominator = ce.denominator_of(like, index, target_weight, weight, token_weight, o.of_rows())
     parts = lambda t, d: [None] * count if t is None else t.unbind(d)
     split = [parts(w, 1), parts(bias, 1), parts(target, 2 if target.is_floating_point() else 1), parts(target_weight, 1)]
@@ -225,7 +225,8 @@ def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size
         index = merged(index, 2 if probabilities else 1)
         w, bias, pair_weights, tokens = (merged(t) for t in (w, bias, pair_weights, tokens))
         return (x, w, bias, index, pair_weights, weight, tokens, denominator), Options(*options[1:], chunk), info, batch, dtype
-    flat = lambda t: t if t is None else t.reshape(-1, *t.shape[len(batch) :])
-    rows = x.reshape(-1 if x.shape[-1] else math.prod(batch), x.shape[-1])
+    count = math.prod(batch) if 0 in (x.shape[-1], classes) else -1  # -1: for batches that a program does not know yet
+    flat = lambda t: t if t is None else t.reshape(count, *t.shape[len(batch) :])
+    rows = x.reshape(count, x.shape[-1])
     tensors = (rows, w, bias, flat(index), flat(pair_weights), weight, flat(tokens), denominator)
     return tensors, Options(*options[1:], chunk), info, batch, dtype

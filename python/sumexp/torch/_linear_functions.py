@@ -100,15 +100,23 @@ class Rows(Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.o, *tensors = inputs
+        ctx.set_materialize_grads(False)
         save(ctx, tensors)
 
     @staticmethod
     def backward(ctx, u):
+        if u is None:
+            return (None,) * (1 + COUNT)
         made = gradients_of(ctx.o, ctx.needs_input_grad[1:4], u.to(torch.float64), ctx.saved_tensors)
         return None, *made, *(None for _ in TENSORS[3:])
 
     @jvp_rule
     def jvp(ctx, saved, _, *tangents):
+        for name, tangent in zip(TENSORS[3:], tangents[3:]):
+            if tangent is not None:
+                raise NotImplementedError(
+                    f"{NAME}: {name.rstrip('?')} has a tangent, accepted: of input, linear_weight and linear_bias"
+                )
         return Tangent.apply(ctx.o, *tangents[:3], *saved)
 
 

@@ -84,7 +84,7 @@ def kept_rows(target, target_weight, o):
     """(indices of the rows that are left, on the CPU, None); where to count these would be to wait, (all, which are left)."""
     if target.is_floating_point():
         return torch.arange(len(target)), None
-    kept = target != o.ignore_index
+    kept = ce.is_kept(target, o.ignore_index)
     kept = kept if target_weight is None else kept.any(1)
     return (torch.arange(len(target)), kept) if waits(target) else (kept.nonzero().squeeze(1), None)
 
