@@ -203,8 +203,8 @@ SUMEXP_FN auto nowhere(V x, V y) {
   return equal(pick(equal(x, lowest), V(ElementOf<V>(0)), y), lowest);
 }
 
-// What is known of both rows, or of some of their elements: the sums, and with P and Q these, p = e^x / P and q = e^y / Q, the
-// divergence and log Q - log P. The latter is (q.m - p.m) + rest, so that rest is small, whatever the offsets of the rows.
+// What is known of both rows, or of some of their elements alone: the sums P and Q, the divergence, and log Q - log P. That is
+// (q.m - p.m) + rest, so that rest is log n at most, whatever the rows' offsets.
 template <class T>
 struct DivergenceState {
   ExpState<T> p, q;
@@ -232,13 +232,12 @@ template <class V>
 SUMEXP_FN V log_ratio_at_maxima(const LogRatio<V>& ratio) {
   return log_ratio(ratio.p_max, ratio.q_max, ratio);
 }
-// divergence: sum p_j (e^-w_j - 1 + w_j); change: sum p_j (e^-w_j - 1), which is what log Q - log P of `ratio` lacks; constant:
-// all w_j are log_ratio_at_maxima
+// mean: sum p_j w_j, which the divergence would be if `ratio` had no error; constant: all w_j are log_ratio_at_maxima
 template <class T>
 SUMEXP_FN DivergenceState<T> with_divergence(const ExpState<T>& p, const ExpState<T>& q, const LogRatio<T>& ratio,
-                                             Wide<T> divergence, Wide<T> change, bool infinite, bool constant) {
+                                             Wide<T> divergence, Wide<T> mean, bool infinite, bool constant) {
   if (constant) return {p, q, WideOf<T>::constant(0), WideOf<T>::constant(0), infinite};
-  return {p, q, divergence, WideOf<T>::from(T(0) - ratio.h, T(0) - ratio.l) + change, infinite};
+  return {p, q, divergence, WideOf<T>::from(T(0) - ratio.h, T(0) - ratio.l) + minus(divergence, mean), infinite};
 }
 
 // a - b in the wide type, exactly; where it overflows, the largest number
@@ -261,11 +260,7 @@ SUMEXP_FN Totals<T> totals(const ExpState<T>& a, const ExpState<T>& b) {
   return {pick(a_upper, high, low), pick(a_upper, low, high)};
 }
 
-// With s and 1 - s the shares of p, g the difference of both log Q - log P, that of the part with the share s, the smaller,
-// less the other's, and r the quotient of both Q:
-//   log Q - log P    grows by log(1 - s + s e^g) = log(1 - s) + log(1 + r) over the larger part's
-//   divergence       the parts', weighted, and that less s g: log(1 + (1 - s) (e^v - 1 - v) + s (e^u - 1 - u)), v = -s g, u = g
-//   + v
+// The part with the larger share of p and the smaller, s, as numerics/information.hpp has them; r: the quotient of both Q.
 template <class T>
 SUMEXP_FN DivergenceState<T> merge(const DivergenceState<T>& a, const DivergenceState<T>& b) {
   using O = WideOf<T>;

@@ -18,7 +18,7 @@ namespace {
 using cpu::fail;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
-constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch: half of a 1 MB L2
+constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch, for a gradient: half of a 1 MB L2
 constexpr std::int64_t kTileRow = 256;              // longer rows, one after the other, go one by one
 
 using cpu::kAbsent, cpu::kFull, cpu::kOneARow, cpu::kPicked;

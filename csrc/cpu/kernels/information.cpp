@@ -251,18 +251,18 @@ DivergenceState<ElementOf<V>> divergence_of_chunk(const LogitsOf<V>& x, const Lo
   const LogRatio<V> ratios = broadcast<V, LogRatio<V>>(ratio);
   const auto of_p = x.last_chunk(c, p), of_q = y.last_chunk(c, q);
   V sums[2][Geometry<T>::kGroup / V::W];
-  int infinite = 0;
-  const V at_maxima = log_ratio_at_maxima(ratios), one = V(T(1));
-  V differs = V(T(0));
+  const V at_maxima = log_ratio_at_maxima(ratios), one = V(T(1)), lowest = V(-Limits<T>::infinity);
+  V differs = V(T(0)), alone = lowest;  // the largest x beside a y of -inf
   lane_sweep<V, 2>(x.count(c), sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
     use_pair<V>(of_p, of_q, ratios, i, memory, [&](V a, V b, const PairAt<V>& at) SUMEXP_INLINE {
-      infinite += count(nowhere(a, b));
+      alone = larger(pick(equal(b, lowest), a, lowest), alone);
       differs = pick(equal(at.w, at_maxima), differs, one);
       acc[0] = acc[0] + at.parts.part;
-      acc[1] = acc[1] + at.parts.change;
+      acc[1] = fma(at.p, at.w, acc[1]);
     });
   });
-  return with_divergence(p, q, ratio, fold_group(sums[0]), fold_group(sums[1]), infinite != 0, largest(differs) == T(0));
+  return with_divergence(p, q, ratio, fold_group(sums[0]), fold_group(sums[1]), is_finite(largest(alone)),
+                         largest(differs) == T(0));
 }
 
 template <class V>

@@ -1,5 +1,5 @@
-// log_prob, entropy and kl_div with their gradients, a block a row. A row's sums take one read of it; kl_div's divergence and
-// all gradients read it again, a lane row at a time, from the caches where it fits there.
+// log_prob, entropy and kl_div with their gradients, a block a row. A row's sums take one read of it. kl_div's divergence reads
+// each chunk again as soon as its sums are there, gradients the row, a lane row at a time, from the caches where it fits there.
 #pragma once
 
 #include "row.cuh"  // first: ops take `quiet` from formats.cuh
@@ -319,7 +319,7 @@ SUMEXP_DEVICE DivergenceState<Compute<S>> divergence_of_chunk(const InformationR
   if (!has_divergence(sums.p, sums.q)) return DivergenceState<T>::of(sums.p, sums.q);
   const LogRatio<T> ratio = row_pair(sums.p, sums.q).ratio;
   const T at_maxima = log_ratio_at_maxima(ratio);
-  T divergence[kValues][1] = {}, change[kValues][1] = {};
+  T divergence[kValues][1] = {}, mean[kValues][1] = {};
   bool infinite = false, differs = false;
   each_lane_row<S>(row, c, {normalizer<FullTerms>(sums.p), sums.p.m}, {normalizer<FullTerms>(sums.q), sums.q.m}, ratio,
                    [&](int, const LaneRow<S>& x, const LaneRow<S>& y, const Pairs<S>& at) {
@@ -328,10 +328,10 @@ SUMEXP_DEVICE DivergenceState<Compute<S>> divergence_of_chunk(const InformationR
                        infinite = infinite || nowhere(x[0][i], y[0][i]);
                        differs = differs || at[i].w != at_maxima;
                        divergence[i][0] = divergence[i][0] + at[i].parts.part;
-                       change[i][0] = change[i][0] + at[i].parts.change;
+                       mean[i][0] = fma(at[i].p, at[i].w, mean[i][0]);
                      }
                    });
-  return with_divergence(sums.p, sums.q, ratio, fold_lanes<S>(divergence), fold_lanes<S>(change), arch::any(infinite),
+  return with_divergence(sums.p, sums.q, ratio, fold_lanes<S>(divergence), fold_lanes<S>(mean), arch::any(infinite),
                          !arch::any(differs));
 }
 
