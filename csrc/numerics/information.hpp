@@ -18,8 +18,8 @@
 //
 // D is the divergence of the parts' masses, and no number in it is negative either. But it takes g as exact as the rows'
 // differences are: log Q - log P from the sums has an error that is large beside a g of 1e-6. What it lacks is in the elements:
-// sum p_j (e^(-w_j) - 1), the divergence less sum p_j w_j, would be 0 with w_j exact. Beyond |g| = 1, D is log1p(-s) + log1p(Q_b / Q_a) - s g, in which nothing
-// overflows, and which holds for a part without p, s = 0.
+// sum p_j (e^(-w_j) - 1), the divergence less sum p_j w_j, would be 0 with w_j exact. Beyond |g| = 1, D is log1p(-s) +
+// log1p(Q_b / Q_a) - s g, in which nothing overflows, and which holds for a part without p, s = 0.
 //
 // Errors, relative, with e = 2^-24 for float rows and 2^-53 for double ones (numerics/README.md); eps = 2 e:
 //

@@ -255,7 +255,11 @@ def chunked_pairs(fmt):
     for u in (tiny, 1e-3, 0.3, 1, 4):
         between, within = rng.normal(size=3)[of], rng.normal(size=n)
         yield f"between chunks {u}", base * 0, u * between
+        yield f"tilted chunks {u}", base, base + u * between
         yield f"both {u}", base, base + u * (between + 1e-2 * within)
+    few = np.where(np.arange(n) % chunk < 5, np.round(base * 300) / 1024, -40)  # sums with the errors of five terms
+    steps = np.array([3, -5, 8])[of] + rng.integers(-1, 2, size=n)
+    yield "nearly equal", few, np.where(few > -40, few + steps * 2.0 ** (-22 if fmt is F32 else -50), few)
     away = base.copy()
     away[chunk - 3] += 60
     yield "far apart at one element", base, np.where(away != base, base - 3, base + tiny * rng.normal(size=n))
