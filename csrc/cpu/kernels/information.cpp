@@ -270,6 +270,7 @@ void kl_div(const InformationRow& row) {
   using T = ElementOf<V>;
   const LogitsOf<V> x(row, cpu::kLogits, 0), y(row, cpu::kOther, 1);
   if (x.chunks == 0) return write_one(row, cpu::kResult, 0, T(0));  // a sum of nothing
+  if (x.chunks == 1) return write_one(row, cpu::kResult, 0, divergence_of(divergence_of_chunk<V>(x, y, 0)));
   MergeTree<DivergenceState<T>> tree;
   for (std::int64_t c = 0; c + 1 < x.chunks; ++c) tree.push(divergence_of_chunk<V>(x, y, c));
   write_one(row, cpu::kResult, 0, divergence_of(tree.finish(divergence_of_chunk<V>(x, y, x.chunks - 1))));
