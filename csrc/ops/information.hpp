@@ -139,7 +139,7 @@ SUMEXP_FN V gradient_at_winner(const RowSum<V>& sum, const Wide<V>& mean, V h, c
 
 // -- the Kullback-Leibler divergence -----------------------------------------------------------------------------------
 
-// What is summed over the elements of both rows.
+// What is summed over the elements of both rows, for the gradient.
 template <class T>
 struct DivergenceSums {
   Wide<T> divergence, of_others;  // sum p_j (e^-w_j - 1 + w_j); sum of p_j w_j without the winner's
@@ -174,6 +174,11 @@ SUMEXP_FN RowPair<V> row_pair(const RowSum<V>& p, const Wide<V>& p_L, const RowS
   return pair;
 }
 
+template <class T>
+SUMEXP_FN RowPair<T> row_pair(const ExpState<T>& p, const ExpState<T>& q) {
+  return row_pair(row_sum(p), log_over_max(p), row_sum(q), log_over_max(q));
+}
+
 // One element of both: p, w = log p - log q, its part of the divergence, q - p.
 template <class V>
 struct PairAt {
@@ -196,6 +201,101 @@ template <class V>
 SUMEXP_FN auto nowhere(V x, V y) {
   const V lowest = V(-Limits<ElementOf<V>>::infinity);
   return equal(pick(equal(x, lowest), V(ElementOf<V>(0)), y), lowest);
+}
+
+// What is known of both rows, or of some of their elements alone: the sums P and Q, the divergence, and log Q - log P. That is
+// (q.m - p.m) + rest, so that rest is log n at most, whatever the rows' offsets.
+template <class T>
+struct DivergenceState {
+  ExpState<T> p, q;
+  Wide<T> divergence, rest;
+  bool infinite;  // somewhere p > 0 and q = 0
+
+  SUMEXP_FN static DivergenceState of(const ExpState<T>& p, const ExpState<T>& q) {
+    const bool infinite = is_finite(p.m) && q.m == -Limits<T>::infinity;
+    return {p, q, WideOf<T>::constant(0), WideOf<T>::constant(0), infinite};
+  }
+  SUMEXP_FN static DivergenceState empty() { return of(ExpState<T>::empty(), ExpState<T>::empty()); }
+};
+template <class T>
+SUMEXP_FN DivergenceState<T> pick(bool mask, const DivergenceState<T>& a, const DivergenceState<T>& b) {
+  return {pick(mask, a.p, b.p), pick(mask, a.q, b.q), pick(mask, a.divergence, b.divergence), pick(mask, a.rest, b.rest),
+          mask ? a.infinite : b.infinite};
+}
+// Whether a chunk with these sums has a divergence: numbers above -inf in both, and no NaN.
+template <class T>
+SUMEXP_FN bool has_divergence(const ExpState<T>& p, const ExpState<T>& q) {
+  return is_finite(p.m) && is_finite(q.m) && !is_nan(p.R) && !is_nan(q.R);
+}
+// w where x and y are the maxima: of all elements, where rows differ by a constant
+template <class V>
+SUMEXP_FN V log_ratio_at_maxima(const LogRatio<V>& ratio) {
+  return log_ratio(ratio.p_max, ratio.q_max, ratio);
+}
+// mean: sum p_j w_j, which the divergence would be if `ratio` had no error; constant: all w_j are log_ratio_at_maxima
+template <class T>
+SUMEXP_FN DivergenceState<T> with_divergence(const ExpState<T>& p, const ExpState<T>& q, const LogRatio<T>& ratio,
+                                             Wide<T> divergence, Wide<T> mean, bool infinite, bool constant) {
+  if (constant) return {p, q, WideOf<T>::constant(0), WideOf<T>::constant(0), infinite};
+  return {p, q, divergence, WideOf<T>::from(T(0) - ratio.h, T(0) - ratio.l) + minus(divergence, mean), infinite};
+}
+
+// a - b in the wide type, exactly; where it overflows, the largest number
+template <class T>
+SUMEXP_FN Wide<T> apart(T a, T b) {
+  const Wide<T> d = WideOf<T>::from(a, T(0) - b);
+  if (is_finite(head(d))) return d;
+  return WideOf<T>::constant(head(d) > 0 ? 0x1.fffffffffffffp1023 : -0x1.fffffffffffffp1023);
+}
+// The sums of two states relative to the same power of two, that of the upper one.
+template <class T>
+struct Totals {
+  Wide<T> a, b;
+};
+template <class T>
+SUMEXP_FN Totals<T> totals(const ExpState<T>& a, const ExpState<T>& b) {
+  const bool a_upper = a.m >= b.m;
+  const ExpState<T> upper = pick(a_upper, a, b), lower = pick(a_upper, b, a);
+  const Wide<T> high = total(upper), low = shifted<T>(total(lower), exponent_gap(lower.m, lower.N, upper.m, upper.N));
+  return {pick(a_upper, high, low), pick(a_upper, low, high)};
+}
+
+// The part with the larger share of p and the smaller, s, as numerics/information.hpp has them; r: the quotient of both Q.
+template <class T>
+SUMEXP_FN DivergenceState<T> merge(const DivergenceState<T>& a, const DivergenceState<T>& b) {
+  using O = WideOf<T>;
+  const Wide<T> zero = O::constant(0);
+  const Totals<T> P = totals(a.p, b.p), Q = totals(a.q, b.q);
+  DivergenceState<T> to = {merge(a.p, b.p), merge(a.q, b.q), zero, zero, a.infinite || b.infinite};
+  if (!has_divergence(to.p, to.q)) return to;
+  const bool swap = head(P.b) > head(P.a);
+  const DivergenceState<T> large = pick(swap, b, a), small = pick(swap, a, b);
+  const Wide<T> all = P.a + P.b, s = pick(swap, P.a, P.b) / all, rest_s = pick(swap, P.b, P.a) / all;
+  Wide<T> g = zero, shift, of_masses;
+  if (head(s) > 0) g = (apart(small.q.m, large.q.m) + apart(large.p.m, small.p.m)) + minus(small.rest, large.rest);
+  if (head(s) > 0 && head(g) <= 1 && head(g) >= -1) {
+    const double v = head(minus(zero, s * g)), u = head(rest_s * g);
+    of_masses = log1p_wide(O::constant(head(rest_s) * exp_excess(v) + head(s) * exp_excess(u)));
+    shift = of_masses + s * g;
+  } else {
+    const Wide<T> r = pick(swap, Q.a, Q.b) / pick(swap, Q.b, Q.a);
+    const bool large_r = !(head(r) < 0x1p900);
+    const Wide<T> grown =
+        large_r ? apart(small.q.m, large.q.m) + minus(log_over_max(small.q), log_over_max(large.q)) : log1p_wide(r);
+    shift = log1p_wide(minus(zero, s)) + grown;
+    of_masses = minus(shift, s * g);
+    if (!(head(of_masses) > 0)) of_masses = zero;
+  }
+  to.divergence = (rest_s * large.divergence + of_masses) + (head(s) > 0 ? s * small.divergence : zero);
+  to.rest = ((apart(large.q.m, to.q.m) + apart(to.p.m, large.p.m)) + large.rest) + shift;
+  return to;
+}
+
+// Of rows with elements: NaN where one is special.
+template <class T>
+SUMEXP_FN T divergence_of(const DivergenceState<T>& rows) {
+  const bool special = is_special<LogitsOp>(rows.p) || is_special<LogitsOp>(rows.q);
+  return special ? Limits<T>::nan() : divergence_of<T>(rows.divergence, rows.infinite);
 }
 
 // dp_j = g p_j (w_j - KL), of the winner g p_w (w_w (1 - p_w) - sum_{j != w} p_j w_j); dq_j = g (q_j - p_j). Where KL is

@@ -157,10 +157,11 @@ def kl_div(p_logits, q_logits, axis=-1, *, out=None):
 
     Notes
     -----
-    Never negative, 0 for equal rows, and within 20 eps of itself plus (eps / 8)**2: also of rows that are nearly equal, or
-    equal up to a constant, where the definition's terms cancel. It is computed as sum_j p_j (exp(-w_j) - 1 + w_j) with
-    w = log p - log q, the same number, whose terms are not negative (Schulman's estimator k3, summed over all classes). eps
-    is 2**-52 in float64 and 2**-23 in float32, in which float16 and bfloat16 are computed.
+    Never negative, 0 for rows that are equal or differ by a constant, and within 20 eps of itself plus (eps / 8)**2: also of
+    rows that are nearly equal, where the definition's terms cancel. It is computed as sum_j p_j (exp(-w_j) - 1 + w_j) with
+    w = log p - log q, the same number, whose terms are not negative (Schulman's estimator k3, summed over all classes); long
+    rows in parts, which join without a difference, so that memory is read once. eps is 2**-52 in float64 and 2**-23 in
+    float32, in which float16 and bfloat16 are computed.
 
     A class with p = 0 counts nothing; one with q = 0 and p > 0, which logits of -inf alone make, gives +inf. Rows with NaN or
     +inf, or nothing above -inf, in either give NaN; rows of no elements 0.

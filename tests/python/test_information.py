@@ -243,6 +243,89 @@ def test_kl_div(fmt):
     assert worst <= 20
 
 
+def chunked_pairs(fmt):
+    """Rows of three chunks that differ within them, between them, or both: (what, p's logits, q's)."""
+    rng = np.random.default_rng(41)
+    chunk = 2048 if fmt is F32 else 512
+    n = 2 * chunk + 77
+    of = np.arange(n) // chunk  # the chunk of each element
+    base = (rng.normal(size=n) * 2).astype(fmt.dtype)
+    tiny = 1e-5 if fmt is F32 else 1e-11
+    yield "halves tilted", base, base + fmt.dtype.type(tiny) * (np.arange(n) > n // 2)
+    for u in (tiny, 1e-3, 0.3, 1, 4):
+        between, within = rng.normal(size=3)[of], rng.normal(size=n)
+        yield f"between chunks {u}", base * 0, u * between
+        yield f"tilted chunks {u}", base, base + u * between
+        yield f"both {u}", base, base + u * (between + 1e-2 * within)
+    few = np.where(np.arange(n) % chunk < 5, np.round(base * 300) / 1024, -40)  # sums with the errors of five terms
+    steps = np.array([3, -5, 8])[of] + rng.integers(-1, 2, size=n)
+    yield "nearly equal", few, np.where(few > -40, few + steps * 2.0 ** (-22 if fmt is F32 else -50), few)
+    away = base.copy()
+    away[chunk - 3] += 60
+    yield "far apart at one element", base, np.where(away != base, base - 3, base + tiny * rng.normal(size=n))
+    for spread in (100, 1000, 1e4):
+        yield f"p spread {spread}", base + spread * (of == 1), base
+        yield f"q spread {spread}", base, base - spread * (of == 1)
+        yield f"q elsewhere {spread}", base + spread * (of == 0), base + spread * (of == 2)
+        yield f"together {spread}", base + spread * (of == 1), base + spread * (of == 1) + 1e-3 * rng.normal(size=3)[of]
+    winner, other = base.copy(), base.copy()
+    winner[3] += 40
+    other[chunk + 5] += 40
+    yield "winners in two chunks", winner, other
+    yield "one winner", winner, winner + 1e-3 * rng.normal(size=n)
+    yield "small share, large ratio", base - 30 * (of == 1), base + 20 * (of == 1)
+    yield "an offset of 1e30", base, base * 0 + 1e30
+    yield "from 1e30 to -1e30", 1e30 * (1 - of), base
+    for k in range(3):
+        yield f"-inf in p, {k}", np.where(of == k, -np.inf, base), base
+        yield f"-inf in p, {k}, and q there", np.where(of == k, -np.inf, base), base + 50 * (of == k)
+        yield f"-inf in p, but {k}", np.where(of != k, -np.inf, base), base + 0.1 * rng.normal(size=n)
+        yield f"-inf in both, {k}", *(np.where(of == k, -np.inf, a) for a in (base, base + tiny * rng.normal(size=n)))
+
+
+@pytest.mark.parametrize("fmt", FULL, ids=["f32", "f64"])
+def test_kl_div_of_chunks(fmt):
+    eps = rounding(fmt)[0]
+    worst = {}
+    for what, x, y in chunked_pairs(fmt):
+        x, y = x.astype(fmt.dtype), y.astype(fmt.dtype)
+        with mp.workprec(250):
+            p, q = Row(x), Row(y)
+            want = sum(p.p[j] * (p.log_p(j) - q.log_p(j)) for j in range(x.size) if p.p[j])
+            got = se.kl_div(x, y)
+            assert 0 <= got < np.inf, what
+            worst[what] = excess(got, want, want, fmt, floor=(eps / 8) ** 2)
+    print(fmt.name, "kl_div of chunks", max(worst.values()))
+    assert all(v <= 20 for v in worst.values()), {k: v for k, v in worst.items() if v > 20}
+
+
+@pytest.mark.parametrize("fmt", FULL, ids=["f32", "f64"])
+def test_kl_div_of_equal_and_of_impossible_rows(fmt):
+    """Exactly 0 of rows that are equal up to a constant, in one chunk or several; +inf where p > 0 and q = 0, wherever."""
+    rng = np.random.default_rng(42)
+    for n in (1, 5, 100, 256, 2000, 2048, 2049, 9000):
+        x = (np.round(rng.normal(size=n) * 48) / 16).astype(fmt.dtype)
+        x[n // 2] += 40
+        masked = np.where(rng.random(n) < 0.3, -np.inf, x).astype(fmt.dtype)
+        masked[0] = 1
+        for base in (x, masked):
+            for offset in (0, 64, -3, 1000):
+                assert se.kl_div(base, base + fmt.dtype.type(offset)) == 0
+            rows = np.broadcast_to(base, (37, n))  # many at a time
+            assert not se.kl_div(rows, rows + fmt.dtype.type(8)).any()
+        for at in {0, n // 3, n - 1}:
+            y = x.copy()
+            y[at] = -np.inf
+            if n > 1:
+                assert se.kl_div(x, y) == np.inf and 0 < se.kl_div(y, x) < np.inf
+        if n == 9000:
+            y = x.copy()
+            y[2048:4096] = -np.inf  # whole chunks
+            assert se.kl_div(x, y) == np.inf and 0 < se.kl_div(y, x) < np.inf and se.kl_div(y, y) == 0
+            y[5] = np.nan
+            assert np.isnan(se.kl_div(x, y)) and np.isnan(se.kl_div(y, x))
+
+
 @pytest.mark.parametrize("fmt", FULL, ids=["f32", "f64"])
 def test_kl_div_vjp(fmt):
     eps = rounding(fmt)[0]
@@ -338,6 +421,9 @@ def sample(fmt, rows, n, seed=0):
         x[2, n // 2] += fmt.dtype.type(60)
     if n > 3000:
         x[2, :2100] -= fmt.dtype.type(400)
+        y[0, :2100] -= fmt.dtype.type(300)
+    if n > 5000:
+        x[1, 2048:4096] = -np.inf
     return x, y, rng.integers(n, size=(rows, 2))
 
 
@@ -359,7 +445,7 @@ def test_instruction_sets(fmt):
 @pytest.mark.parametrize("fmt", FORMATS, ids=NAMES)
 def test_place_does_not_matter(fmt):
     """Alone or in a batch, over any axis, at any stride, on any number of threads."""
-    for n in (5, 100, 2100):
+    for n in (5, 100, 2100, 4500):
         x, y, index = sample(fmt, 3, n, seed=1)
         want = as_bytes(everything(x, y, index))
         alone = [everything(x[r], y[r], index[r]) for r in range(3)]

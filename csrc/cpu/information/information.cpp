@@ -18,7 +18,7 @@ namespace {
 using cpu::fail;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
-constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch: half of a 1 MB L2
+constexpr std::int64_t kResidentBytes = 512 << 10;  // of a row in scratch, for a gradient: half of a 1 MB L2
 constexpr std::int64_t kTileRow = 256;              // longer rows, one after the other, go one by one
 
 using cpu::kAbsent, cpu::kFull, cpu::kOneARow, cpu::kPicked;
@@ -100,7 +100,7 @@ struct Work {
   void run(std::int64_t i, cpu::Workspace& workspace) const {
     const std::int64_t chunks = (plan.n + order.chunk - 1) / order.chunk;
     cpu::InformationRow row = {plan, moves, {}, picks, {}, false, distances, {}, {}, {}};
-    row.resident = 2 * sides * in_lines(chunks * order.chunk) <= kResidentBytes;
+    row.resident = full_result && 2 * sides * in_lines(chunks * order.chunk) <= kResidentBytes;
     const std::int64_t place = in_lines(row.resident ? chunks * order.chunk : order.chunk), maxima = in_lines(chunks);
     const std::int64_t tile = tiled() ? in_lines((plan.n + moves.width - 1) / moves.width * moves.width * moves.width) : 0;
     workspace.reset();

@@ -116,6 +116,11 @@ struct RowOf {
     const T *x, *terms;
     TermScale<V> scale;
   };
+  // The one that was reduced last, as if it were the row; `sum` is its own.
+  Chunk last_chunk(std::int64_t c, const ExpState<T>& sum) const {
+    const T* const x = row.direct[side] ? logits(c, true) : place(packed, c);
+    return {x, place(terms, c), broadcast<V, TermScale<V>>(chunk_scale<Terms>(normalizer<Terms>(sum), sum.m).near)};
+  }
   Chunk chunk(std::int64_t c, const Normalizer<T>& normalizer, T* far_terms) const {
     Chunk chunk;
     chunk.x = logits(c, true);
@@ -223,11 +228,60 @@ void log_prob_vjp(const InformationRow& row) {
 // -- the Kullback-Leibler divergence -----------------------------------------------------------------------------------
 
 template <class V>
+using LogitsOf = RowOf<V, FullTerms>;
+
+// use(x, y, the PairAt) of the elements at i of a chunk of both rows
+template <class V, class Memory, class Use>
+SUMEXP_FN void use_pair(const typename LogitsOf<V>::Chunk& x, const typename LogitsOf<V>::Chunk& y, const LogRatio<V>& ratio,
+                        int i, Memory memory, Use use) {
+  using T = ElementOf<V>;
+  const V a = memory.template load<V>(x.x + i, -Limits<T>::infinity),
+          b = memory.template load<V>(y.x + i, -Limits<T>::infinity);
+  const V p = probability<FullTerms>(memory.template load<V>(x.terms + i, T(0)), x.scale);
+  const V q = probability<FullTerms>(memory.template load<V>(y.terms + i, T(0)), y.scale);
+  use(a, b, pair_at(a, b, p, q, ratio));
+}
+
+template <class V>
+DivergenceState<ElementOf<V>> divergence_of_chunk(const LogitsOf<V>& x, const LogitsOf<V>& y, std::int64_t c) {
+  using T = ElementOf<V>;
+  const ExpState<T> p = x.reduce(c).sum, q = y.reduce(c).sum;
+  if (!has_divergence(p, q)) return DivergenceState<T>::of(p, q);
+  const LogRatio<T> ratio = row_pair(p, q).ratio;
+  const LogRatio<V> ratios = broadcast<V, LogRatio<V>>(ratio);
+  const auto of_p = x.last_chunk(c, p), of_q = y.last_chunk(c, q);
+  V sums[2][Geometry<T>::kGroup / V::W];
+  const V at_maxima = log_ratio_at_maxima(ratios), one = V(T(1)), lowest = V(-Limits<T>::infinity);
+  V differs = V(T(0)), alone = lowest;  // the largest x beside a y of -inf
+  lane_sweep<V, 2>(x.count(c), sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
+    use_pair<V>(of_p, of_q, ratios, i, memory, [&](V a, V b, const PairAt<V>& at) SUMEXP_INLINE {
+      alone = larger(pick(equal(b, lowest), a, lowest), alone);
+      differs = pick(equal(at.w, at_maxima), differs, one);
+      acc[0] = acc[0] + at.parts.part;
+      acc[1] = fma(at.p, at.w, acc[1]);
+    });
+  });
+  return with_divergence(p, q, ratio, fold_group(sums[0]), fold_group(sums[1]), is_finite(largest(alone)),
+                         largest(differs) == T(0));
+}
+
+template <class V>
+void kl_div(const InformationRow& row) {
+  using T = ElementOf<V>;
+  const LogitsOf<V> x(row, cpu::kLogits, 0), y(row, cpu::kOther, 1);
+  if (x.chunks == 0) return write_one(row, cpu::kResult, 0, T(0));  // a sum of nothing
+  if (x.chunks == 1) return write_one(row, cpu::kResult, 0, divergence_of(divergence_of_chunk<V>(x, y, 0)));
+  MergeTree<DivergenceState<T>> tree;
+  for (std::int64_t c = 0; c + 1 < x.chunks; ++c) tree.push(divergence_of_chunk<V>(x, y, c));
+  write_one(row, cpu::kResult, 0, divergence_of(tree.finish(divergence_of_chunk<V>(x, y, x.chunks - 1))));
+}
+
+// Both rows, finished, for the gradient.
+template <class V>
 struct TwoRows {
   using T = ElementOf<V>;
   using Terms = FullTerms;
-  using Row = RowOf<V, Terms>;
-  Row x, y;
+  LogitsOf<V> x, y;
   RowSum<T> p;
   Normalizer<T> p_scale, q_scale;
   RowPair<V> pair;
@@ -235,25 +289,18 @@ struct TwoRows {
 
   explicit TwoRows(const InformationRow& row) : x(row, cpu::kLogits, 0), y(row, cpu::kOther, 1) {
     const ExpState<T> p_state = x.reduce().sum, q_state = y.reduce().sum;
-    const FinishedLogits<T> first = finished(p_state), second = finished(q_state);
-    special = first.special || second.special;
+    special = is_special<LogitsOp>(p_state) || is_special<LogitsOp>(q_state);
     if (special) return;
-    p = first.sum;
+    p = row_sum(p_state);
     p_scale = normalizer<Terms>(p_state), q_scale = normalizer<Terms>(q_state);
-    pair = broadcast<V, RowPair<V>>(row_pair(first.sum, first.L, second.sum, second.L));
+    pair = broadcast<V, RowPair<V>>(row_pair(p_state, q_state));
   }
 
   // loop(element), where element(i, memory, use) uses the logits and the PairAt of those at i of chunk c
   template <class Loop>
   SUMEXP_FN void each(std::int64_t c, T (&far_terms)[2][Geometry<T>::kChunk], Loop loop) const {
     const auto p_chunk = x.chunk(c, p_scale, far_terms[0]), q_chunk = y.chunk(c, q_scale, far_terms[1]);
-    loop([&](int i, auto memory, auto use) SUMEXP_INLINE {
-      const V a = memory.template load<V>(p_chunk.x + i, -Limits<T>::infinity);
-      const V b = memory.template load<V>(q_chunk.x + i, -Limits<T>::infinity);
-      const V p = probability<Terms>(memory.template load<V>(p_chunk.terms + i, T(0)), p_chunk.scale);
-      const V q = probability<Terms>(memory.template load<V>(q_chunk.terms + i, T(0)), q_chunk.scale);
-      use(a, b, pair_at(a, b, p, q, pair.ratio));
-    });
+    loop([&](int i, auto memory, auto use) SUMEXP_INLINE { use_pair<V>(p_chunk, q_chunk, pair.ratio, i, memory, use); });
   }
 
   DivergenceSums<T> sums(std::int64_t c) const {
@@ -277,22 +324,6 @@ struct TwoRows {
     return tree.finish(sums(x.chunks - 1));
   }
 };
-
-template <class V>
-void kl_div(const InformationRow& row) {
-  using T = ElementOf<V>;
-  T result = T(0);  // a sum of nothing
-  if (row.plan.n > 0) {
-    const TwoRows<V> both(row);
-    if (both.special) {
-      result = Limits<T>::nan();
-    } else {
-      const DivergenceSums<T> sums = both.sums();
-      result = divergence_of<T>(sums.divergence, sums.infinite);
-    }
-  }
-  write_one(row, cpu::kResult, 0, result);
-}
 
 template <class V>
 void kl_div_vjp(const InformationRow& row) {

@@ -156,7 +156,7 @@ struct TwoTiles {
   RowSum<V> p;
   TermScale<V> p_scale, q_scale;
   RowPair<V> pair;
-  V infinite;
+  V infinite, differs;  // 1: p > 0 and q = 0 somewhere; the rows differ by more than a constant
   Wide<V> divergence, of_others;
 
   explicit TwoTiles(const cpu::Tile* tiles) : tiles(tiles) {}
@@ -173,20 +173,23 @@ struct TwoTiles {
     p_scale = term_scale<FullTerms, true>(p, states[0].N), q_scale = term_scale<FullTerms, true>(q, states[1].N);
     pair = row_pair(p, log_over_max(p), q, log_over_max(q));
     const V zero = V(T(0)), one = V(T(1));
-    V found = zero;
+    const V at_maxima = log_ratio_at_maxima(pair.ratio);
+    V found = zero, other = zero;
     Wide<V> member[2][Geometry<T>::kGroup];
     tile_reduce<V, 2>(
         n, T(0),
         [&](V* acc, int j) SUMEXP_INLINE {
           found = pick(nowhere(x[j], y[j]), one, found);
-          add_pair(x[j], at(j), pair.winner, acc);
+          const PairAt<V> pair_j = at(j);
+          other = pick(equal(pair_j.w, at_maxima), other, one);
+          add_pair(x[j], pair_j, pair.winner, acc);
         },
         [&](int i, const V* acc) SUMEXP_INLINE {
           for (int a = 0; a < 2; ++a) member[a][i] = O::from(acc[a]);
         });
     divergence = tile_fold_members(n, member[0]) + O::constant(0);
     of_others = tile_fold_members(n, member[1]) + O::constant(0);
-    infinite = found;
+    infinite = found, differs = other;
     return true;
   }
   V value() const { return divergence_of<V>(divergence, equal(infinite, V(T(1)))); }
@@ -196,7 +199,8 @@ template <class V>
 bool kl_div_tile(const InformationRow& row, const cpu::Tile* tiles, const std::int64_t* step) {
   TwoTiles<V> both(tiles);
   if (!both.reduce()) return false;
-  write_rows(row, cpu::kResult, 0, both.value(), tiles[0].rows, step);
+  const V value = pick(equal(both.differs, V(ElementOf<V>(1))), both.value(), V(ElementOf<V>(0)));
+  write_rows(row, cpu::kResult, 0, value, tiles[0].rows, step);
   return true;
 }
 // Results take the place of the logits.

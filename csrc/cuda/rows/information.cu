@@ -18,10 +18,11 @@ constexpr View kNothing;
 struct Kernels {
   cudaError_t (*log_prob)(const Call&, cudaStream_t);
   cudaError_t (*kl_div)(const Call&, cudaStream_t);
+  cudaError_t (*kl_div_vjp)(const Call&, cudaStream_t);
 };
 template <class S>
 constexpr Kernels kernels_of() {
-  return {gpu::Information<S>::log_prob, gpu::Information<S>::kl_div};
+  return {gpu::Information<S>::log_prob, gpu::Information<S>::kl_div, gpu::Information<S>::kl_div_vjp};
 }
 constexpr Kernels kKernels[] = {kernels_of<gpu::f16>(), kernels_of<gpu::bf16>(), kernels_of<float>(), kernels_of<double>()};
 
@@ -93,10 +94,9 @@ Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, c
                                {"g", &g, kOneARow},
                                {"out_p", &out_p, kFull}};
   Call call = {};
-  call.gradient = true;
   Status status = prepare(rows, arguments, call);
   if (status.ok()) status = cpu::check_no_temperature(rows, "kl_div_vjp");
-  return status.ok() ? launch(rows, call, &Kernels::kl_div, target) : status;
+  return status.ok() ? launch(rows, call, &Kernels::kl_div_vjp, target) : status;
 }
 
 }  // namespace sumexp::cuda

@@ -1,5 +1,5 @@
-// log_prob, entropy and kl_div with their gradients, a block a row. A row's sums take one read of it; kl_div's divergence and
-// all gradients read it again, a lane row at a time, from the caches where it fits there.
+// log_prob, entropy and kl_div with their gradients, a block a row. A row's sums take one read of it. kl_div's divergence reads
+// each chunk again as soon as its sums are there, gradients the row, a lane row at a time, from the caches where it fits there.
 #pragma once
 
 #include "row.cuh"  // first: ops take `quiet` from formats.cuh
@@ -270,6 +270,87 @@ SUMEXP_FN PairState<T> merge(const PairState<T>& a, const PairState<T>& b) {
   return {merge(a.p, b.p), merge(a.q, b.q)};
 }
 
+// Both sums of chunk c, one after the other in the same registers.
+template <class S, int kRows>
+SUMEXP_DEVICE PairState<Compute<S>> pair_of_chunk(const InformationRow<S>& row, std::int64_t c) {
+  using T = Compute<S>;
+  PairState<T> mine = PairState<T>::empty();
+  const RowView sides[] = {row.view(InformationCall::kLogits), row.view(InformationCall::kOther)};
+  RowView from = sides[0];
+#pragma unroll 1
+  for (int side = 0; side < 2; ++side) {
+    T x[kRows][Tile<S>::kValues];
+    row.load(from, c, 0, x);
+    mine.p = mine.q, mine.q = exp_chunk<S, true, false, FullTerms>(x);
+    from = sides[1];
+  }
+  return mine;
+}
+
+template <class S>
+using LaneRow = Compute<S>[1][Tile<S>::kValues];
+template <class S>
+using Pairs = PairAt<Compute<S>>[Tile<S>::kValues];
+template <class S>
+using LogitProbability = ChunkProbability<FullTerms, Compute<S>>;
+
+// use(lane row, x, y, their pairs) for all lane rows of chunk c
+template <class S, class Use>
+SUMEXP_DEVICE void each_lane_row(const InformationRow<S>& row, std::int64_t c, const LogitProbability<S>& p_of,
+                                 const LogitProbability<S>& q_of, const LogRatio<Compute<S>>& ratio, Use use) {
+#pragma unroll 1
+  for (int r = 0; r < row.lane_rows(c); ++r) {
+    LaneRow<S> x, y;
+    Pairs<S> at;
+    row.load(row.view(InformationCall::kLogits), c, r, x);
+    row.load(row.view(InformationCall::kOther), c, r, y);
+#pragma unroll
+    for (int i = 0; i < Tile<S>::kValues; ++i) at[i] = pair_at(x[0][i], y[0][i], p_of.of(x[0][i]), q_of.of(y[0][i]), ratio);
+    use(r, x, y, at);
+  }
+}
+
+// Of chunk c, with its two sums.
+template <class S>
+SUMEXP_DEVICE DivergenceState<Compute<S>> divergence_of_chunk(const InformationRow<S>& row, std::int64_t c,
+                                                              const PairState<Compute<S>>& sums) {
+  using T = Compute<S>;
+  constexpr int kValues = Tile<S>::kValues;
+  if (!has_divergence(sums.p, sums.q)) return DivergenceState<T>::of(sums.p, sums.q);
+  const LogRatio<T> ratio = row_pair(sums.p, sums.q).ratio;
+  const T at_maxima = log_ratio_at_maxima(ratio);
+  T divergence[kValues][1] = {}, mean[kValues][1] = {};
+  bool infinite = false, differs = false;
+  each_lane_row<S>(row, c, {normalizer<FullTerms>(sums.p), sums.p.m}, {normalizer<FullTerms>(sums.q), sums.q.m}, ratio,
+                   [&](int, const LaneRow<S>& x, const LaneRow<S>& y, const Pairs<S>& at) {
+#pragma unroll
+                     for (int i = 0; i < kValues; ++i) {
+                       infinite = infinite || nowhere(x[0][i], y[0][i]);
+                       differs = differs || at[i].w != at_maxima;
+                       divergence[i][0] = divergence[i][0] + at[i].parts.part;
+                       mean[i][0] = fma(at[i].p, at[i].w, mean[i][0]);
+                     }
+                   });
+  return with_divergence(sums.p, sums.q, ratio, fold_lanes<S>(divergence), fold_lanes<S>(mean), arch::any(infinite),
+                         !arch::any(differs));
+}
+
+template <class S, int kRows>
+__global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1) kl_div_rows(SUMEXP_PARAMETER InformationCall call) {
+  using T = Compute<S>;
+  auto& board = *arch::dynamic_shared<RowBoard<DivergenceState<T>>>();
+  each_row(call.views.rows, [&](std::int64_t r) {
+    const InformationRow<S> row(call, r);
+    const DivergenceState<T> state = reduce_row(
+        row.chunks, board, [&](std::int64_t c) { return divergence_of_chunk(row, c, pair_of_chunk<S, kRows>(row, c)); });
+    if (threadIdx.x != 0) return;
+    const T kl = row.chunks ? divergence_of(state) : T(0);  // a sum of nothing
+    write_number<S>(row.at[InformationCall::kResult], kl);
+  });
+}
+
+// -- its gradient ------------------------------------------------------------------------------------------------------
+
 template <class T>
 struct PairBoards {
   RowBoard<PairState<T>> rows;
@@ -280,36 +361,22 @@ struct PairBoards {
 template <class S>
 struct FinishedPair {
   using T = Compute<S>;
-  using LaneRow = T[1][Tile<S>::kValues];
-  using Pairs = PairAt<T>[Tile<S>::kValues];
   const InformationRow<S>& row;
   RowSum<T> p;
   Normalizer<T> p_scale, q_scale;
   RowPair<T> pair;
 
-  // use(lane row, x, y, their pairs) for all lane rows of chunk c
   template <class Use>
   SUMEXP_DEVICE void each(std::int64_t c, Use use) const {
-    const ChunkProbability<FullTerms, T> p_of(p_scale, row.chunk_maximum(row.view(InformationCall::kLogits), c));
-    const ChunkProbability<FullTerms, T> q_of(q_scale, row.chunk_maximum(row.view(InformationCall::kOther), c));
-#pragma unroll 1
-    for (int r = 0; r < row.lane_rows(c); ++r) {
-      LaneRow x, y;
-      Pairs at;
-      row.load(row.view(InformationCall::kLogits), c, r, x);
-      row.load(row.view(InformationCall::kOther), c, r, y);
-#pragma unroll
-      for (int i = 0; i < Tile<S>::kValues; ++i)
-        at[i] = pair_at(x[0][i], y[0][i], p_of.of(x[0][i]), q_of.of(y[0][i]), pair.ratio);
-      use(r, x, y, at);
-    }
+    each_lane_row<S>(row, c, {p_scale, row.chunk_maximum(row.view(InformationCall::kLogits), c)},
+                     {q_scale, row.chunk_maximum(row.view(InformationCall::kOther), c)}, pair.ratio, use);
   }
 
   SUMEXP_DEVICE DivergenceSums<T> sums(std::int64_t c) const {
     constexpr int kValues = Tile<S>::kValues;
     T divergence[kValues][1] = {}, of_others[kValues][1] = {};
     bool infinite = false;
-    each(c, [&](int, const LaneRow& x, const LaneRow& y, const Pairs& at) {
+    each(c, [&](int, const LaneRow<S>& x, const LaneRow<S>& y, const Pairs<S>& at) {
 #pragma unroll
       for (int i = 0; i < kValues; ++i) {
         infinite = infinite || nowhere(x[0][i], y[0][i]);
@@ -326,7 +393,7 @@ struct FinishedPair {
     const PairGradient<T> gradient = pair_gradient(g, p, pair.winner, kl, sums.divergence, sums.of_others);
 #pragma unroll 1
     for (std::int64_t c = arch::warp(); c < row.chunks; c += warps())
-      each(c, [&](int r, LaneRow& x, LaneRow& y, const Pairs& at) {
+      each(c, [&](int r, LaneRow<S>& x, LaneRow<S>& y, const Pairs<S>& at) {
 #pragma unroll
         for (int i = 0; i < Tile<S>::kValues; ++i) {
           x[0][i] = gradient.of_p(x[0][i], at[i]);
@@ -354,37 +421,18 @@ SUMEXP_DEVICE void fill_nan(const InformationRow<S>& row) {
 }
 
 template <class S, int kRows>
-__global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1) kl_div_rows(SUMEXP_PARAMETER InformationCall call) {
+__global__ void __launch_bounds__(kRowWarps* arch::lane_count, 1) kl_div_vjp_rows(SUMEXP_PARAMETER InformationCall call) {
   using T = Compute<S>;
   auto& boards = *arch::dynamic_shared<PairBoards<T>>();
   each_row(call.views.rows, [&](std::int64_t r) {
     const InformationRow<S> row(call, r);
-    const PairState<T> state = reduce_row(row.chunks, boards.rows, [&](std::int64_t c) {
-      PairState<T> mine = PairState<T>::empty();
-      const RowView sides[] = {row.view(InformationCall::kLogits), row.view(InformationCall::kOther)};
-      RowView from = sides[0];
-#pragma unroll 1
-      for (int side = 0; side < 2; ++side) {
-        T x[kRows][Tile<S>::kValues];
-        row.load(from, c, 0, x);
-        mine.p = mine.q, mine.q = exp_chunk<S, true, false, FullTerms>(x);
-        from = sides[1];
-      }
-      return mine;
-    });
-    const FinishedLogits<T> p = finished(state.p), q = finished(state.q);
-    const bool nan = p.special || q.special;
-    T kl = row.chunks ? Limits<T>::nan() : T(0);  // a sum of nothing
-    if (!nan) {
-      const FinishedPair<S> both = {row, p.sum, normalizer<FullTerms>(state.p), normalizer<FullTerms>(state.q),
-                                    row_pair(p.sum, p.L, q.sum, q.L)};
-      const DivergenceSums<T> sums = reduce_row(row.chunks, boards.sums, [&](std::int64_t c) { return both.sums(c); });
-      kl = divergence_of<T>(sums.divergence, sums.infinite);
-      if (call.gradient) both.put_gradient(sums, kl);
-    } else if (call.gradient) {
-      fill_nan<S>(row);
-    }
-    if (!call.gradient && threadIdx.x == 0) write_number<S>(row.at[InformationCall::kResult], kl);
+    const PairState<T> state =
+        reduce_row(row.chunks, boards.rows, [&](std::int64_t c) { return pair_of_chunk<S, kRows>(row, c); });
+    if (is_special<LogitsOp>(state.p) || is_special<LogitsOp>(state.q)) return fill_nan<S>(row);
+    const FinishedPair<S> both = {row, row_sum(state.p), normalizer<FullTerms>(state.p), normalizer<FullTerms>(state.q),
+                                  row_pair(state.p, state.q)};
+    const DivergenceSums<T> sums = reduce_row(row.chunks, boards.sums, [&](std::int64_t c) { return both.sums(c); });
+    both.put_gradient(sums, divergence_of<T>(sums.divergence, sums.infinite));
   });
 }
 
@@ -401,10 +449,18 @@ cudaError_t Information<S>::log_prob(const cuda::InformationCall& call, cudaStre
 template <class S>
 cudaError_t Information<S>::kl_div(const cuda::InformationCall& call, cudaStream_t stream) {
   using T = Compute<S>;
-  const auto how = launch_of_rows<PairState<T>>(call.views.rows, chunk_count<T>(call.views.n), stream,
-                                                sizeof(PairBoards<T>) - sizeof(RowBoard<PairState<T>>));
+  const auto how = launch_of_rows<DivergenceState<T>>(call.views.rows, chunk_count<T>(call.views.n), stream);
   if (call.views.n <= Geometry<T>::kLanes) return arch::launch(kl_div_rows<S, 1>, how, call);
   return arch::launch(kl_div_rows<S, Geometry<T>::kLaneRows>, how, call);
+}
+
+template <class S>
+cudaError_t Information<S>::kl_div_vjp(const cuda::InformationCall& call, cudaStream_t stream) {
+  using T = Compute<S>;
+  const auto how = launch_of_rows<PairState<T>>(call.views.rows, chunk_count<T>(call.views.n), stream,
+                                                sizeof(PairBoards<T>) - sizeof(RowBoard<PairState<T>>));
+  if (call.views.n <= Geometry<T>::kLanes) return arch::launch(kl_div_vjp_rows<S, 1>, how, call);
+  return arch::launch(kl_div_vjp_rows<S, Geometry<T>::kLaneRows>, how, call);
 }
 
 }  // namespace sumexp::SUMEXP_NS

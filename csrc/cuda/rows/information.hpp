@@ -15,7 +15,7 @@ struct InformationCall {
   std::int64_t picks;      // indices of a row
   double temperature;
   bool distances;  // the entropy is wanted, or has a gradient
-  bool gradient;   // kOfPicks and kOfRow are gradients; else, of log_prob, results
+  bool gradient;   // of log_prob: kOfPicks and kOfRow are gradients; else results
 };
 
 }  // namespace sumexp::cuda
@@ -26,6 +26,7 @@ template <class S>
 struct Information {
   static cudaError_t log_prob(const cuda::InformationCall& call, cudaStream_t stream);
   static cudaError_t kl_div(const cuda::InformationCall& call, cudaStream_t stream);
+  static cudaError_t kl_div_vjp(const cuda::InformationCall& call, cudaStream_t stream);
 };
 
 }  // namespace sumexp::SUMEXP_NS
