@@ -108,22 +108,22 @@ def integers(function, argument, value):
     return native(array)
 
 
-def result(function, out, shape, dtype, *inputs):
+def result(function, out, shape, dtype, *inputs, name="out"):
     """A new array, or `out` if a result of this shape and dtype can be written to it: apart from all inputs, or exactly one."""
     if out is None:
         return np.empty(shape, dtype)
-    view = _writeable_view(function, out)
+    view = _writeable_view(function, out, name)
     if view.dtype != dtype:
-        raise TypeError(f"{function}: out has dtype {view.dtype}, accepted: {dtype}, the dtype of the result")
+        raise TypeError(f"{function}: {name} has dtype {view.dtype}, accepted: {dtype}, the dtype of the result")
     if view.shape != tuple(shape):
-        raise ValueError(f"{function}: out has shape {view.shape}, accepted: {tuple(shape)}, the shape of the result")
+        raise ValueError(f"{function}: {name} has shape {view.shape}, accepted: {tuple(shape)}, the shape of the result")
     if not view.flags.writeable or not view.flags.aligned:
         given = "not aligned" if view.flags.writeable else "read-only"
-        raise ValueError(f"{function}: out is {given}, accepted: a writeable, aligned array")
+        raise ValueError(f"{function}: {name} is {given}, accepted: a writeable, aligned array")
     for a in inputs:
         same = a is not None and view.ctypes.data == a.ctypes.data and view.strides == a.strides and view.shape == a.shape
         if a is not None and not same and np.may_share_memory(view, a) and shares_memory(view, a):
-            raise ValueError(f"{function}: out overlaps an input, accepted: memory of its own, or exactly an input")
+            raise ValueError(f"{function}: {name} overlaps an input, accepted: memory of its own, or exactly an input")
     return view
 
 
@@ -202,10 +202,10 @@ def _mask(function, value):
     return mask
 
 
-def _writeable_view(function, out):
+def _writeable_view(function, out, name="out"):
     view = np.from_dlpack(out) if is_foreign(out) else out
     if not isinstance(view, np.ndarray) or isinstance(view, np.ma.MaskedArray):
-        raise TypeError(f"{function}: out is a {type(out).__name__}, accepted: an array")
+        raise TypeError(f"{function}: {name} is a {type(out).__name__}, accepted: an array")
     return view.view(np.ndarray)
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 
 from .. import _core
+from .._row_shapes import row_axis
 from . import _formulas, _front
 from ._checks import check_out, into
 from ._composed import Composed
-from ._kernels import dims_of
 from ._private import is_zero_tensor
 
 INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
@@ -530,7 +530,7 @@ def checked(
 
 def from_package(function, logits, target, axis, *, out=None, g=None, **options):
     """sumexp.cross_entropy, cross_entropy_with_grad or cross_entropy_vjp of tensors."""
-    (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim()) or (0,)
+    dim = row_axis(function, "logits", tuple(a_tensor(function, "logits", logits).shape), axis)
     tensors, options, info = checked(function, logits, target, dim, **options)
     if function == "cross_entropy":
         made = called(tensors, options, info)

@@ -159,7 +159,11 @@ def _logits(name, argument, value, like=None):
 
 
 def _index(name, index, x, dim):
-    index = torch.as_tensor(index, device=x.device) if not isinstance(index, torch.Tensor) else index
+    if not isinstance(index, torch.Tensor):
+        try:
+            index = torch.as_tensor(index, device=x.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name}: index is {index!r}, accepted: integers") from None
     index = a_tensor(name, "index", index, x)
     if index.dtype not in _INTEGERS:
         raise TypeError(f"{name}: index has dtype {index.dtype}, accepted: integers")
