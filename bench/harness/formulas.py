@@ -24,12 +24,11 @@ def classes(rows, n):
 def with_gradient(x, target):
     leaf = x.detach().requires_grad_()
     loss = F.cross_entropy(leaf, target)
-    return torch.cat([loss.detach().reshape(1), torch.autograd.grad(loss, leaf)[0].ravel()])
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
 
 
-def ours_with_gradient(x, target):
-    loss, gradient = se.cross_entropy_with_grad(x, target)
-    return torch.cat([loss.reshape(1), gradient.ravel()])
+def log_divergence(x, y):
+    return F.kl_div(torch.log_softmax(y, -1), torch.log_softmax(x, -1), reduction="none", log_target=True).sum(-1)
 
 
 def pyro(a, b):
@@ -89,10 +88,12 @@ CELLS = {
     "cross_entropy": ((4096, 32000), (64, 100), labelled, {
         "sumexp": se.cross_entropy, "torch": F.cross_entropy, "copy": lambda x, t: x.clone()}),
     "cross_entropy + gradient": ((4096, 32000), (64, 100), labelled, {
-        "sumexp": ours_with_gradient, "torch": with_gradient, "copy": lambda x, t: x.clone()}),
+        "sumexp": se.cross_entropy_with_grad, "torch": with_gradient, "copy": lambda x, t: x.clone()}),
     "entropy": ((1024, 32000), (64, 100), rows_of, {"sumexp": se.entropy, "torch": softmax_entropy}),
     "log_prob": ((1024, 32000), (64, 100), labelled, {
         "sumexp": se.log_prob, "torch": lambda x, t: torch.log_softmax(x, -1).gather(-1, t[:, None])[:, 0]}),
+    "kl_div": ((1024, 32000), (64, 100), lambda s: (normal(*s), normal(*s, seed=1)), {
+        "sumexp": se.kl_div, "torch": log_divergence}),
     "sample": ((64, 128256), (4, 100), rows_of, DRAWS),
     "sample, 1 row": ((1, 128256), (1, 100), rows_of, DRAWS),
     "sample, short rows": ((10000, 100), (4, 10), rows_of, {n: DRAWS[n] for n in ("sumexp", "logsumexp", "multinomial")}),
