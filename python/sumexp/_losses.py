@@ -95,7 +95,8 @@ def cross_entropy_with_grad(logits, target, axis=-1, *, weight=None, ignore_inde
     (loss, gradient), or (loss, gradient, {name: array}) with info. With reduction="none" the gradient is that of the sum of
     the losses. Of index targets without options every element is within 4 ulp. With options it is within 16 eps of
     its absolute parts, f ((sum_k |a_k| + 2 z_loss |lse|) p_j + |a_j|) dz_j/dlogits_j with f the row's factor, and with softcap
-    or temperature within 16 eps of (1 + |z_j| + |lse|) times that.
+    or temperature within 16 eps of (1 + |z_j| + |lse|) times that. (z is rounded to the type that computes; where eps |z_j| is
+    not small, this holds of the gradient at the rounded z.)
 
     Raises
     ------

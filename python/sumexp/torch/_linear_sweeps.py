@@ -1,6 +1,8 @@
 """Cross-entropy of logits x W^T + bias that never exist whole: sweeps over plain tensors, a chunk of tokens at a time.
 
-As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits.
+As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits. On the CPU the gradient of weights of
+16 bits, which is added up in float32, comes at the end by blocks of classes (by_classes), so that no float32 array of their
+size is there.
 """
 
 from typing import NamedTuple
