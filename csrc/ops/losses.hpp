@@ -238,7 +238,8 @@ SUMEXP_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& st
   if (!gradient) return to;
   double f = gradient_factor / o.temperature;
   if (!is_finite(gradient_factor)) {  // of a mean over nothing
-    to.gradient = {T(0), T(0), T(0), true};
+    const T nan = Limits<T>::nan();
+    to.gradient = {nan, nan, nan, true};
     return to;
   }
   const double slope = o.z_loss == 0.0 ? 0.0 : lse_1 * (2.0 * o.z_loss);  // infinite, it is all there is of the sums

@@ -393,3 +393,16 @@ def test_options_of_other_types(option, value, text):
                     ("linear_cross_entropy", lambda **o: st.linear_cross_entropy(x, torch.eye(3), t, **o))):  # fmt: skip
         with pytest.raises(TypeError, match=f"^{name}: {text}"):
             f(**{option: value})
+
+
+def test_targets_out_of_range_under_transforms():
+    """A ValueError with place and value, where torch.gather has its own words; those that vmap maps over cannot be seen."""
+    x, t = torch.randn(2, 3), torch.tensor([0, 7])
+    for name, f in (("cross_entropy: target", lambda x: st.cross_entropy(x, t)),
+                    ("log_prob: index", lambda x: st.log_prob(x, t).sum())):  # fmt: skip
+        for call in (func.grad(f), lambda x, f=f: func.jvp(f, (x,), (x,)), func.hessian(f)):
+            with pytest.raises(ValueError, match=f"{name}: got 7 at 1; accepted are indices from 0 below 3"):
+                call(x)
+    with pytest.raises((RuntimeError, IndexError)):
+        torch.vmap(st.cross_entropy)(x, t)
+    assert func.grad(lambda x: st.cross_entropy(x, torch.tensor([0, -100])))(x)[1].count_nonzero() == 0

@@ -148,21 +148,18 @@ class LossRow {
   SUMEXP_DEVICE void run(std::int64_t row) {
     place_row(job_.rows, row, at_);
     division_ = Division::quotient, top_ = {};
-    const double denominator = job_.denominator_at ? *job_.denominator_at : job_.denominator;
     const Targets targets = look();
-    const bool nothing_left = job_.mean && job_.zero_if_empty && denominator == 0.0;
     if (targets.bad || (targets.count == 0 && !probabilities())) {
       const T value = targets.bad ? Limits<T>::nan() : T(0);
       if (threadIdx.x == 0) put(row, {value, value, value, value, value, {}}, -1, false);
-      return fill(nothing_left ? T(0) : value);
+      return fill(is_zero(denominator()) ? T(0) : value);
     }
     const State state = reduce_all();
-    if (arch::warp() == 0) finish(row, state, targets.count, denominator);
+    if (arch::warp() == 0) finish(row, state, targets.count);
     if (!at_[cpu::kGradient]) return;
     arch::block_sync();  // all that is read of the row but by chunks has been: the gradient may take its place
-    if (nothing_left) return fill(T(0));
     const Finished found = finished_;
-    if (found.gradient.nan) return fill(Limits<T>::nan());
+    if (found.gradient.nan) return fill(found.gradient.scale);
     for (std::int64_t c = arch::warp(); c < chunk_count<T>(n_); c += warps()) {
       if constexpr (kMore) map_more(c, found, targets.count);
       else map(c, found);
@@ -411,9 +408,12 @@ class LossRow {
 
   // -- the finished row, by one warp ---
 
+  SUMEXP_DEVICE double denominator() const { return job_.denominator_at ? *job_.denominator_at : job_.denominator; }
+  // Whether a mean over it is to be 0, and its gradient.
+  SUMEXP_DEVICE bool is_zero(double denominator) const { return job_.mean && job_.zero_if_empty && denominator == 0.0; }
   SUMEXP_DEVICE double factor(int k) const { return at_[k] ? *reinterpret_cast<const double*>(at_[k]) : 1.0; }
 
-  SUMEXP_DEVICE void finish(std::int64_t row, const State& state, std::int64_t part_count, double denominator) const {
+  SUMEXP_DEVICE void finish(std::int64_t row, const State& state, std::int64_t part_count) const {
     const auto all = [](const LossPart<T>&) { return true; };
     std::int64_t right = -1;
     if constexpr (kMore) right = state.y.place;
@@ -434,7 +434,7 @@ class LossRow {
       });
     };
     const LossState<T> sums = state.sums();
-    const double token = factor(cpu::kToken), of_gradient = token * factor(cpu::kFactor) / denominator;
+    const double over = denominator(), token = factor(cpu::kToken), of_gradient = token * factor(cpu::kFactor) / over;
     const bool gradient = at_[cpu::kGradient] != nullptr, nan = is_nan(sums.sum.R);
     const LossResult<T> result =
         finish_loss<T>(job_.options, sums, part_count, parts, token, of_gradient, kMore && job_.entropy, gradient, top_);
@@ -443,6 +443,7 @@ class LossRow {
     if (!gradient) return;
     Finished found = {result.gradient, {}, result.gradient.late ? of_gradient : of_gradient / job_.options.temperature};
     if (!result.gradient.nan) found.normalizer = normalizer<Terms>(sums.sum);
+    if (is_zero(over)) found.gradient.nan = true, found.gradient.scale = T(0);
     finished_ = found;
   }
   SUMEXP_DEVICE static void put_at(void* to, std::int64_t row, T value) {
