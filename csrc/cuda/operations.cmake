@@ -30,6 +30,7 @@ foreach(family IN LISTS SUMEXP_CUDA_ROW_FAMILIES)
   string(REGEX REPLACE "[.].*" "" name ${family})
   list(APPEND SUMEXP_CUDA_SOURCES rows/${name})
 endforeach()
+list(APPEND SUMEXP_CUDA_SOURCES rows/linear)  # over the losses'
 
 # sumexp_cuda_unit(FILE FOLDER TYPE OPS...): writes a translation unit with these, of the sources in FOLDER
 function(sumexp_cuda_unit file folder type)

@@ -8,6 +8,7 @@
 #include "../../ops/losses.hpp"
 #include "../status.hpp"
 #include "call.hpp"
+#include "head.hpp"
 
 namespace sumexp {
 
@@ -15,21 +16,12 @@ namespace {
 
 using namespace cpu;
 
-constexpr std::int64_t kLeastLogits = 1 << 20, kMostRows = 512;
-
-std::int64_t chunk_rows(const LinearCrossEntropyCall& call, std::int64_t kept) {
-  if (call.chunk > 0) return std::min(call.chunk, std::max<std::int64_t>(kept, 1));
-  const std::int64_t least = kLeastLogits / std::max<std::int64_t>(call.classes, 1);
-  const std::int64_t rows = std::min(std::max({kept / 36 / 16 * 16, least, std::int64_t{16}}), std::max(kMostRows, least));
-  return std::max<std::int64_t>(1, std::min(kept, rows));
-}
-
 class Head {
  public:
-  explicit Head(const LinearCrossEntropyCall& call) : call_(call), item_(call.loss.dtype == DType::f64 ? 8 : 4) {}
+  explicit Head(const LinearCrossEntropyCall& call) : call_(call), item_(head_item(call)) {}
 
   Status run() {
-    Status status = check();
+    Status status = check_head(call_);
     if (!status.ok()) return status;
     CrossEntropyCall loss = of_rows(0, call_.tokens);
     double denominator = 1.0;
@@ -40,7 +32,7 @@ class Head {
     find_kept();
     if (!loss.row_loss) row_loss_.resize(static_cast<std::size_t>(call_.tokens * item_));
     clear_left_out();
-    const std::int64_t kept = static_cast<std::int64_t>(kept_.size()), chunk = chunk_rows(call_, kept);
+    const std::int64_t kept = static_cast<std::int64_t>(kept_.size()), chunk = head_rows(call_, kept);
     logits_.resize(static_cast<std::size_t>(std::min(chunk, kept) * call_.classes * item_));
     for (std::int64_t first = 0; first < kept && status.ok(); first += chunk)
       status = sweep(kept_.data() + first, std::min(chunk, kept - first), first == 0);
@@ -53,43 +45,7 @@ class Head {
   const char* x_row(std::int64_t r) const { return static_cast<const char*>(call_.x) + r * call_.x_step * item_; }
   char* at(void* all, std::int64_t element) const { return static_cast<char*>(all) + element * item_; }
 
-  Status check() const {
-    const CrossEntropyCall& loss = call_.loss;
-    if (loss.dtype != DType::f32 && loss.dtype != DType::f64)
-      return fail(Code::invalid_argument, "dtype: got code %d; accepted are 2 and 3 (f32, f64)", static_cast<int>(loss.dtype));
-    const std::int64_t sizes[] = {call_.tokens, call_.width, call_.classes, call_.chunk};
-    const char* const names[] = {"tokens", "width", "classes", "chunk"};
-    for (int k = 0; k < 4; ++k)
-      if (sizes[k] < 0)
-        return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from 0", names[k],
-                    static_cast<long long>(sizes[k]));
-    if (!call_.gemm.multiply) return fail(Code::invalid_argument, "gemm: missing");
-    if (call_.width > 0 && ((call_.tokens > 0 && !call_.x) || (call_.classes > 0 && !call_.w)))
-      return fail(Code::invalid_argument, "%s: missing", call_.classes > 0 && !call_.w ? "w" : "x");
-    if (call_.x_step < call_.width || call_.w_step < call_.width)
-      return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from the width, %lld",
-                  call_.x_step < call_.width ? "x_step" : "w_step",
-                  static_cast<long long>(call_.x_step < call_.width ? call_.x_step : call_.w_step),
-                  static_cast<long long>(call_.width));
-    if (loss.reduction != LossReduction::none && !loss.loss) return fail(Code::invalid_argument, "loss: missing");
-    return Status{};
-  }
-
-  // The loss of tokens [first, first + count) of the batch, without logits.
-  CrossEntropyCall of_rows(std::int64_t first, std::int64_t count) {
-    shape_[0] = count, shape_[1] = call_.classes;
-    CrossEntropyCall loss = call_.loss;
-    loss.ndim = 2, loss.shape = shape_, loss.axis = 1;
-    loss.logits = loss.dlogits = {};
-    for (View* view : {&loss.target, &loss.target_weight, &loss.token_weight, &loss.g})
-      if (view->data) view->data = static_cast<char*>(view->data) + first * view->strides[0];
-    for (void** rows : {&loss.row_loss, &loss.lse, &loss.log_prob, &loss.entropy, &loss.z_loss_part})
-      if (*rows) *rows = at(*rows, first);
-    if (loss.predicted) loss.predicted += first;
-    if (loss.correct) loss.correct += first;
-    if (loss.reduction == LossReduction::none && loss.loss) loss.loss = at(loss.loss, first);
-    return loss;
-  }
+  CrossEntropyCall of_rows(std::int64_t first, std::int64_t count) { return loss_of_tokens(call_, first, count, shape_); }
 
   bool is_ignored(std::int64_t row) const {
     const CrossEntropyCall& loss = call_.loss;
@@ -214,6 +170,54 @@ class Head {
 };
 
 }  // namespace
+
+Status cpu::check_head(const LinearCrossEntropyCall& call) {
+  const CrossEntropyCall& loss = call.loss;
+  if (loss.dtype != DType::f32 && loss.dtype != DType::f64)
+    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 2 and 3 (f32, f64)", static_cast<int>(loss.dtype));
+  const std::int64_t sizes[] = {call.tokens, call.width, call.classes, call.chunk};
+  const char* const names[] = {"tokens", "width", "classes", "chunk"};
+  for (int k = 0; k < 4; ++k)
+    if (sizes[k] < 0)
+      return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from 0", names[k],
+                  static_cast<long long>(sizes[k]));
+  if (!call.gemm.multiply) return fail(Code::invalid_argument, "gemm: missing");
+  if (call.width > 0 && ((call.tokens > 0 && !call.x) || (call.classes > 0 && !call.w)))
+    return fail(Code::invalid_argument, "%s: missing", call.classes > 0 && !call.w ? "w" : "x");
+  if (call.x_step < call.width || call.w_step < call.width)
+    return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from the width, %lld",
+                call.x_step < call.width ? "x_step" : "w_step",
+                static_cast<long long>(call.x_step < call.width ? call.x_step : call.w_step),
+                static_cast<long long>(call.width));
+  if (loss.reduction != LossReduction::none && !loss.loss) return fail(Code::invalid_argument, "loss: missing");
+  return Status{};
+}
+
+std::int64_t cpu::head_rows(const LinearCrossEntropyCall& call, std::int64_t tokens) {
+  if (call.chunk > 0) return std::min(call.chunk, std::max<std::int64_t>(tokens, 1));
+  constexpr std::int64_t kLeastLogits = 1 << 20, kMostRows = 512;
+  const std::int64_t least = kLeastLogits / std::max<std::int64_t>(call.classes, 1);
+  const std::int64_t rows = std::min(std::max({tokens / 36 / 16 * 16, least, std::int64_t{16}}), std::max(kMostRows, least));
+  return std::max<std::int64_t>(1, std::min(tokens, rows));
+}
+
+CrossEntropyCall cpu::loss_of_tokens(const LinearCrossEntropyCall& call, std::int64_t first, std::int64_t count,
+                                     std::int64_t* shape) {
+  shape[0] = count, shape[1] = call.classes;
+  const std::int64_t item = head_item(call);
+  const auto at = [&](void* all, std::int64_t element) { return static_cast<char*>(all) + element * item; };
+  CrossEntropyCall loss = call.loss;
+  loss.ndim = 2, loss.shape = shape, loss.axis = 1;
+  loss.logits = loss.dlogits = {};
+  for (View* view : {&loss.target, &loss.target_weight, &loss.token_weight, &loss.g})
+    if (view->data) view->data = static_cast<char*>(view->data) + first * view->strides[0];
+  for (void** rows : {&loss.row_loss, &loss.lse, &loss.log_prob, &loss.entropy, &loss.z_loss_part})
+    if (*rows) *rows = at(*rows, first);
+  if (loss.predicted) loss.predicted += first;
+  if (loss.correct) loss.correct += first;
+  if (loss.reduction == LossReduction::none && loss.loss) loss.loss = at(loss.loss, first);
+  return loss;
+}
 
 Status linear_cross_entropy(const LinearCrossEntropyCall& call) noexcept {
   return with_scratch([&] { return Head(call).run(); });

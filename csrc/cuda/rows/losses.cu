@@ -93,17 +93,11 @@ template <class T>
 SUMEXP_DEVICE double row_weight(const LossJob& job, std::int64_t row) {
   char* at[cpu::kOperands];
   place_row(job.rows, row, at);
-  const bool pairs = job.kind == TargetKind::pairs;
-  const std::int64_t targets = pairs ? job.pairs : job.kind == TargetKind::index ? 1 : 0;
-  bool any = targets == 0;
-  Index t = {0, false};
-  for (std::int64_t k = 0; k < targets && !any; ++k) {
-    t = read_index(job.index_type, at[cpu::kTarget] + k * (pairs ? job.rows.stride[cpu::kTarget] : 0));
-    any = t.huge || t.value != job.ignore_index;
-  }
-  if (!any) return 0.0;
+  if (is_ignored(job, at[cpu::kTarget])) return 0.0;
   const double token = at[cpu::kToken] ? *reinterpret_cast<const double*>(at[cpu::kToken]) : 1.0;
-  if (job.kind != TargetKind::index || !job.weight || t.huge || t.value < 0 || t.value >= job.rows.n) return token;
+  if (job.kind != TargetKind::index || !job.weight) return token;
+  const Index t = read_index(job.index_type, at[cpu::kTarget]);
+  if (t.huge || t.value < 0 || t.value >= job.rows.n) return token;
   return token * static_cast<double>(static_cast<const T*>(job.weight)[t.value]);
 }
 
@@ -143,11 +137,6 @@ struct Blocks {
   }
 };
 std::size_t aligned(std::int64_t bytes) { return (static_cast<std::size_t>(bytes) + 255) / 256 * 256; }
-// Of the sums of blocks.
-std::size_t parts_bytes(std::int64_t rows) {
-  const Blocks blocks(rows);
-  return blocks.count > 1 ? aligned(blocks.count * std::int64_t{sizeof(DD<double>)}) : 0;
-}
 
 arch::Launch launch_of(std::int64_t blocks, cudaStream_t stream) {
   arch::Launch how;
@@ -185,7 +174,13 @@ cudaError_t add_weights(const LossJob& job, bool wide, void* parts, double* deno
                       static_cast<const double*>(sums), blocks.count, one.each, static_cast<double*>(nullptr), to);
 }
 
-// The job of a call that has been checked.
+}  // namespace
+
+std::size_t parts_bytes(std::int64_t rows) {
+  const Blocks blocks(rows);
+  return blocks.count > 1 ? aligned(blocks.count * std::int64_t{sizeof(DD<double>)}) : 0;
+}
+
 Status job_of(const CrossEntropyCall& call, LossJob& job) {
   Status status = cpu::check_loss_options(call);
   if (!status.ok()) return status;
@@ -223,6 +218,17 @@ Status job_of(const CrossEntropyCall& call, LossJob& job) {
   job.z_loss = call.z_loss_part, job.predicted = call.predicted, job.correct = call.correct;
   return status;
 }
+
+cudaError_t reduce_losses(const CrossEntropyCall& call, std::int64_t rows, void* parts, cudaStream_t stream) {
+  const double* const at = call.given_denominator ? call.denominator_at : nullptr;
+  const bool mean = call.reduction == LossReduction::mean;
+  const SumResult to = {
+      nullptr, call.loss, call.dtype, mean, call.zero_if_empty, at, call.given_denominator ? call.denominator : 1.0};
+  return call.dtype == DType::f64 ? add_losses<double>(call.row_loss, rows, parts, to, stream)
+                                  : add_losses<float>(call.row_loss, rows, parts, to, stream);
+}
+
+namespace {
 
 cudaError_t launch_rows(DType dtype, const LossJob& job, cudaStream_t stream) {
   if (job.rows.rows == 0) return cudaSuccess;
@@ -263,10 +269,10 @@ Status cross_entropy(const CrossEntropyCall& call, Target& target) noexcept {
     }
     if (error == cudaSuccess) error = gpu::launch_rows(call.dtype, job, stream);
     if (error != cudaSuccess || !sums) return error;
-    const gpu::SumResult to = {nullptr,           call.loss,          call.dtype,     job.mean,
-                               job.zero_if_empty, job.denominator_at, job.denominator};
-    return wide ? gpu::add_losses<double>(job.row_loss, rows, at, to, stream)
-                : gpu::add_losses<float>(job.row_loss, rows, at, to, stream);
+    CrossEntropyCall made = call;
+    made.row_loss = job.row_loss;
+    if (counts) made.given_denominator = true, made.denominator_at = job.denominator_at;
+    return gpu::reduce_losses(made, rows, at, stream);
   });
 }
 

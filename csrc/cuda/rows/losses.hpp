@@ -31,6 +31,24 @@ struct LossJob {
   }
 };
 
+// The job of a call, checked.
+Status job_of(const CrossEntropyCall& call, LossJob& job);
+// Of the sums that blocks make of so many rows.
+std::size_t parts_bytes(std::int64_t rows);
+// The reduction of `rows` contiguous losses, row_loss, to the call's loss.
+cudaError_t reduce_losses(const CrossEntropyCall& call, std::int64_t rows, void* parts, cudaStream_t stream);
+
+// Whether nothing is left of a row, whose target is here.
+SUMEXP_DEVICE bool is_ignored(const LossJob& job, const char* target) {
+  if (job.kind == TargetKind::probabilities) return false;
+  const std::int64_t count = job.kind == TargetKind::pairs ? job.pairs : 1;
+  for (std::int64_t k = 0; k < count; ++k) {
+    const Index t = read_index(job.index_type, target + k * job.rows.stride[cpu::kTarget]);
+    if (t.huge || t.value != job.ignore_index) return false;
+  }
+  return true;
+}
+
 // A block a row.
 template <class S>
 struct LossRows {

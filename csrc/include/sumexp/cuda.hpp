@@ -13,6 +13,7 @@
 #pragma once
 
 #include "information.hpp"
+#include "linear.hpp"
 #include "log_domain.hpp"
 #include "losses.hpp"
 #include "ragged.hpp"
@@ -43,6 +44,10 @@ SUMEXP_API Status segments(const SegmentsCall& call, Target& target) noexcept;
 SUMEXP_API Status cross_entropy(const CrossEntropyCall& call, Target& target) noexcept;
 SUMEXP_API Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator, Target& target) noexcept;
 SUMEXP_API Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum, Target& target) noexcept;
+
+// The function of linear.hpp on device memory, but for the call itself; products are enqueued on the target's stream by the
+// call's gemm. Nothing waits for the targets: tokens that are ignored have logits as well, of zeros in place of their x.
+SUMEXP_API Status linear_cross_entropy(const LinearCrossEntropyCall& call, Target& target) noexcept;
 
 // The functions of sampling.hpp on device memory, options and results included: nothing in them is looked at before the kernels
 // run. So a row with NaN or +inf, with nothing to draw from, or with a temperature that is none is no error: it gives -1 for
