@@ -194,7 +194,7 @@ SUMEXP_FN PairAt<V> pair_at(V x, V y, V p, V q, const LogRatio<V>& ratio) {
 template <class V>
 SUMEXP_FN void add_pair(V x, const PairAt<V>& pair, V winner, V* acc) {
   acc[0] = acc[0] + pair.parts.part;
-  acc[1] = acc[1] + pick(equal(x, winner), V(ElementOf<V>(0)), pair.p * pair.w);
+  acc[1] = pick(equal(x, winner), acc[1], fma(pair.p, pair.w, acc[1]));
 }
 // A mask: p > 0 and q = 0
 template <class V>
@@ -261,8 +261,13 @@ SUMEXP_FN Totals<T> totals(const ExpState<T>& a, const ExpState<T>& b) {
 }
 
 // The part with the larger share of p and the smaller, s, as numerics/information.hpp has them; r: the quotient of both Q.
+#if defined(__CUDACC__)
+#define SUMEXP_MERGE SUMEXP_FN
+#else
+#define SUMEXP_MERGE __attribute__((noinline))  // some KB, at every place that merges
+#endif
 template <class T>
-SUMEXP_FN DivergenceState<T> merge(const DivergenceState<T>& a, const DivergenceState<T>& b) {
+SUMEXP_MERGE DivergenceState<T> merge(const DivergenceState<T>& a, const DivergenceState<T>& b) {
   using O = WideOf<T>;
   const Wide<T> zero = O::constant(0);
   const Totals<T> P = totals(a.p, b.p), Q = totals(a.q, b.q);

@@ -17,7 +17,7 @@ namespace {
 using Bytes = std::vector<unsigned char>;
 
 // Of all results, by the portable kernels, contiguous.
-constexpr std::uint64_t kDigest = 0xdc43c4835a6f0bf3u;
+constexpr std::uint64_t kDigest = 0x954cac2ba5a78a49u;
 
 char g_doing[160];
 void on_fault(int) {

@@ -242,6 +242,30 @@ SUMEXP_FN void use_pair(const typename LogitsOf<V>::Chunk& x, const typename Log
   use(a, b, pair_at(a, b, p, q, ratio));
 }
 
+// Of a chunk of both rows: the divergence, sum p_j w_j without the winner's, whether p > 0 and q = 0 somewhere, and whether
+// some w_j is another than `usual`.
+template <class V>
+struct PairSums {
+  Wide<ElementOf<V>> divergence, mean;
+  bool infinite, varies;
+};
+template <class V>
+__attribute__((noinline)) PairSums<V> pair_sums(const typename LogitsOf<V>::Chunk& x, const typename LogitsOf<V>::Chunk& y,
+                                                int count, const LogRatio<V>& ratio, V winner, V usual) {
+  using T = ElementOf<V>;
+  V sums[2][Geometry<T>::kGroup / V::W];
+  const V one = V(T(1));
+  V varies = V(T(0)), infinite = V(T(0));
+  lane_loop<V, 2>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
+    use_pair<V>(x, y, ratio, i, memory, [&](V a, V b, const PairAt<V>& at) SUMEXP_INLINE {
+      infinite = pick(nowhere(a, b), one, infinite);
+      varies = pick(equal(at.w, usual), varies, one);
+      add_pair(a, at, winner, acc);
+    });
+  });
+  return {fold_group(sums[0]), fold_group(sums[1]), largest(infinite) > T(0), largest(varies) > T(0)};
+}
+
 template <class V>
 DivergenceState<ElementOf<V>> divergence_of_chunk(const LogitsOf<V>& x, const LogitsOf<V>& y, std::int64_t c) {
   using T = ElementOf<V>;
@@ -250,19 +274,8 @@ DivergenceState<ElementOf<V>> divergence_of_chunk(const LogitsOf<V>& x, const Lo
   const LogRatio<T> ratio = row_pair(p, q).ratio;
   const LogRatio<V> ratios = broadcast<V, LogRatio<V>>(ratio);
   const auto of_p = x.last_chunk(c, p), of_q = y.last_chunk(c, q);
-  V sums[2][Geometry<T>::kGroup / V::W];
-  const V at_maxima = log_ratio_at_maxima(ratios), one = V(T(1)), lowest = V(-Limits<T>::infinity);
-  V differs = V(T(0)), alone = lowest;  // the largest x beside a y of -inf
-  lane_sweep<V, 2>(x.count(c), sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
-    use_pair<V>(of_p, of_q, ratios, i, memory, [&](V a, V b, const PairAt<V>& at) SUMEXP_INLINE {
-      alone = larger(pick(equal(b, lowest), a, lowest), alone);
-      differs = pick(equal(at.w, at_maxima), differs, one);
-      acc[0] = acc[0] + at.parts.part;
-      acc[1] = fma(at.p, at.w, acc[1]);
-    });
-  });
-  return with_divergence(p, q, ratio, fold_group(sums[0]), fold_group(sums[1]), is_finite(largest(alone)),
-                         largest(differs) == T(0));
+  const PairSums<V> sums = pair_sums<V>(of_p, of_q, x.count(c), ratios, V(Limits<T>::nan()), log_ratio_at_maxima(ratios));
+  return with_divergence(p, q, ratio, sums.divergence, sums.mean, sums.infinite, !sums.varies);
 }
 
 template <class V>
@@ -296,26 +309,11 @@ struct TwoRows {
     pair = broadcast<V, RowPair<V>>(row_pair(p_state, q_state));
   }
 
-  // loop(element), where element(i, memory, use) uses the logits and the PairAt of those at i of chunk c
-  template <class Loop>
-  SUMEXP_FN void each(std::int64_t c, T (&far_terms)[2][Geometry<T>::kChunk], Loop loop) const {
-    const auto p_chunk = x.chunk(c, p_scale, far_terms[0]), q_chunk = y.chunk(c, q_scale, far_terms[1]);
-    loop([&](int i, auto memory, auto use) SUMEXP_INLINE { use_pair<V>(p_chunk, q_chunk, pair.ratio, i, memory, use); });
-  }
-
   DivergenceSums<T> sums(std::int64_t c) const {
     T far_terms[2][Geometry<T>::kChunk];
-    V sums[2][Geometry<T>::kGroup / V::W];
-    int infinite = 0;
-    each(c, far_terms, [&](auto element) SUMEXP_INLINE {
-      lane_sweep<V, 2>(x.count(c), sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
-        element(i, memory, [&](V a, V b, const PairAt<V>& at) SUMEXP_INLINE {
-          infinite += count(nowhere(a, b));
-          add_pair(a, at, pair.winner, acc);
-        });
-      });
-    });
-    return {fold_group(sums[0]), fold_group(sums[1]), infinite != 0};
+    const auto p_chunk = x.chunk(c, p_scale, far_terms[0]), q_chunk = y.chunk(c, q_scale, far_terms[1]);
+    const PairSums<V> sums = pair_sums<V>(p_chunk, q_chunk, x.count(c), pair.ratio, pair.winner, pair.winner);
+    return {sums.divergence, sums.mean, sums.infinite};
   }
   DivergenceSums<T> sums() const {
     if (x.chunks < 2) return sums(0);
@@ -341,12 +339,11 @@ void kl_div_vjp(const InformationRow& row) {
   T far_terms[2][Geometry<T>::kChunk], to_p[Geometry<T>::kChunk], to_q[Geometry<T>::kChunk];
   for (std::int64_t c = 0; c < both.x.chunks; ++c) {
     const int count = both.x.count(c);
-    both.each(c, far_terms, [&](auto element) SUMEXP_INLINE {
-      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-        element(i, memory, [&](V a, V, const PairAt<V>& at) SUMEXP_INLINE {
-          memory.store(to_p + i, gradient.of_p(a, at));
-          memory.store(to_q + i, gradient.of_q(at));
-        });
+    const auto p = both.x.chunk(c, both.p_scale, far_terms[0]), q = both.y.chunk(c, both.q_scale, far_terms[1]);
+    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+      use_pair<V>(p, q, both.pair.ratio, i, memory, [&](V a, V, const PairAt<V>& at) SUMEXP_INLINE {
+        memory.store(to_p + i, gradient.of_p(a, at));
+        memory.store(to_q + i, gradient.of_q(at));
       });
     });
     const std::int64_t first = c * both.x.kChunk;

@@ -183,6 +183,21 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
   fold_slots((columns + kFolded - 1) / kFolded, slots, group);
 }
 
+// The same sums for bodies that do much: one copy of the body in a loop, the sums in memory.
+template <class V, int kSums, class Body>
+SUMEXP_FN void lane_loop(int count, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
+  using G = Geometry<ElementOf<V>>;
+  constexpr int kSlots = G::kLanes / V::W, kVectors = G::kGroup / V::W;
+  const int columns = column_count<ElementOf<V>>(count);
+  V slots[kSlots][kSums];
+  for (int slot = 0; slot < (columns ? columns : 1) * kVectors; ++slot)
+    for (int a = 0; a < kSums; ++a) slots[slot][a] = V(ElementOf<V>(0));
+  int i = 0;
+  for (; i + V::W <= count; i += V::W) body(slots[i / V::W % kSlots], i, Whole{});
+  if (i < count) body(slots[i / V::W % kSlots], i, Part{count - i});
+  fold_slots(columns, slots, group);
+}
+
 // The same sums for bodies that do little but read: straight through memory, all lanes at once. Where a lane has but
 // one element, nothing waits in memory.
 template <class V, int kSums, class Body>
@@ -190,16 +205,7 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
   using G = Geometry<ElementOf<V>>;
   constexpr int kSlots = G::kLanes / V::W, kVectors = G::kGroup / V::W;
   const V zero = V(ElementOf<V>(0));
-  if constexpr (!V::kRegister) {
-    const int columns = column_count<ElementOf<V>>(count);
-    V slots[kSlots][kSums];
-    for (int slot = 0; slot < (columns ? columns : 1) * kVectors; ++slot)
-      for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
-    int i = 0;
-    for (; i + V::W <= count; i += V::W) body(slots[i / V::W % kSlots], i, Whole{});
-    if (i < count) body(slots[i / V::W % kSlots], i, Part{count - i});
-    return fold_slots(columns, slots, group);
-  }
+  if constexpr (!V::kRegister) return lane_loop<V, kSums>(count, group, body);
   if (count < G::kLanes) {
     const int whole = count / G::kGroup;
     V last[kSums][kVectors];  // the column that is not full
