@@ -530,7 +530,7 @@ def checked(
 
 def from_package(function, logits, target, axis, *, out=None, g=None, **options):
     """sumexp.cross_entropy, cross_entropy_with_grad or cross_entropy_vjp of tensors."""
-    (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim()) or (0,)
+    (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim(), function, "axis", "an int") or (0,)
     tensors, options, info = checked(function, logits, target, dim, **options)
     if function == "cross_entropy":
         made = called(tensors, options, info)
