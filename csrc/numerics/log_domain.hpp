@@ -193,6 +193,7 @@ SUMEXP_FN Exponential<D, DD<D>> exponential_accurate(DD<D> x) {
   p = r * (p + DD<D>{D(1.0), D(0.0)});
 #pragma GCC unroll 1
   for (int i = 0; i < 8; ++i) p = p * (DD<D>{D(2.0), D(0.0)} + p);
+  p = pick_pair(at_or_above(absolute(x.hi), D(0x1p-200)), p, x);  // r / 256 of the smallest is subnormal
   return {n, nearest(n * D(0.5)), p};
 }
 // e^x - 1 within 2^-97 (e^x + 1)
@@ -200,7 +201,7 @@ template <class D>
 SUMEXP_FN DD<D> expm1_accurate(DD<D> x) {
   const Exponential<D, DD<D>> e = exponential_accurate(x);
   const D power = exact_pow2(at_least(D(-1000.0), e.n));
-  return pick_pair(equal(e.n, D(0.0)), e.p, DD<D>{power - D(1.0), D(0.0)} + DD<D>{e.p.hi * power, e.p.lo * power});
+  return pick_pair(equal(e.n, D(0.0)), e.p, two_sum(power, D(-1.0)) + DD<D>{e.p.hi * power, e.p.lo * power});
 }
 
 // m + log(1 + e^t), or with `minus` m + log(1 - e^t), which is next to 0: the logarithm of e^m (1 +- e^t), whose distance from

@@ -6,6 +6,7 @@ devices go to _devices. Functions written in Python make them by `together`, `in
 knows of torch: tensors have been sent elsewhere.
 """
 
+import operator
 import sys
 
 import numpy as np
@@ -85,6 +86,35 @@ def together(function, **given):
     return [made.get(n) for n in given], back
 
 
+def check_axis(function, axis, ndim):
+    """An axis of an array of ndim dimensions, counted from 0. One of none counts as one of one."""
+    ndim = max(ndim, 1)
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
+    if not -ndim <= number < ndim:
+        raise np.exceptions.AxisError(number, ndim, function)
+    return number % ndim
+
+
+def check_axes(function, axis, ndim):
+    """A tuple of axes, counted from 0, in the order given; None is all."""
+    if axis is None:
+        return tuple(range(max(ndim, 1)))
+    try:
+        numbers = (operator.index(axis),)
+    except TypeError:
+        try:
+            numbers = tuple(map(operator.index, (None,) if isinstance(axis, str) else axis))
+        except TypeError:
+            raise TypeError(f"{function}: axis is {axis!r}, accepted: an int, a tuple of ints or None") from None
+    axes = tuple(check_axis(function, a, ndim) for a in numbers)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{function}: duplicate value in axis, which is {axis!r}, accepted: each axis once")
+    return axes
+
+
 def _scalar_if_0d(result):
     return result[()] if result.ndim == 0 else result
 
@@ -142,6 +172,15 @@ def as_array(function, argument, value):
         raise ValueError(f"{function}: {argument} is no array ({error}), accepted: an array, or lists of one length") from None
 
 
+def _exported(function, argument, value):
+    """What DLPack cannot hand over: bfloat16 among others, which NumPy cannot import and its owner can export."""
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor that requires a gradient among others
+        given = f"a {type(value).__name__} that is no array ({error})"
+        raise TypeError(f"{function}: {argument} is {given}, accepted: arrays that NumPy can read") from None
+
+
 def ingest(function, argument, value):
     """`value` as an ndarray, of any dtype that can become one of the kernels'."""
     if isinstance(value, np.ma.MaskedArray):
@@ -150,7 +189,7 @@ def ingest(function, argument, value):
         try:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError):
-            array = np.asarray(value)  # bfloat16 among others: NumPy cannot import it, its owner can export it
+            array = _exported(function, argument, value)
     else:
         array = as_array(function, argument, value)
     if array.dtype == np.longdouble and array.itemsize == 8:  # where long double is double

@@ -4,7 +4,6 @@ The kernels are csrc/cpu/log_domain; csrc/numerics/README.md derives their error
 """
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from . import _arrays, _core
 from ._devices import is_torch
@@ -174,19 +173,12 @@ def softplus_vjp(g, x, *, out=None):
 # -- running sums --------------------------------------------------------------------------------------------
 
 
-def _axis(function, axis, x):
-    try:
-        return normalize_axis_index(axis, max(x.ndim, 1))
-    except TypeError:
-        raise TypeError(f"{function}: axis is a {type(axis).__name__}, accepted: an int") from None
-
-
 def _along(function, given, x, axis, reverse, exclusive, out, jvp=False):
     (given, x), back = _arrays.together(function, **{"t" if jvp else "g": given}, x=x)
     if given is not None and given.shape != x.shape:
         name = "t" if jvp else "g"
         raise ValueError(f"{function}: {name} has shape {given.shape}, accepted: {x.shape}, the shape of x")
-    axis = _axis(function, axis, x)
+    axis = _arrays.check_axis(function, axis, x.ndim)
     inputs = [x] if given is None else [given, x]
     made = _arrays.result(function, out, x.shape, x.dtype, *inputs)
     views = [a if a is None or x.ndim else a.reshape(1) for a in (given, x, made)]
@@ -241,11 +233,6 @@ def logcumsumexp_jvp(t, x, axis=-1, *, reverse=False, exclusive=False, out=None)
 
 
 # -- rows with weights -----------------------------------------------------------------------------------------
-
-
-def _axes(x, axis):
-    ndim = max(x.ndim, 1)
-    return tuple(range(ndim)) if axis is None else normalize_axis_tuple(axis, ndim)
 
 
 def _as_rows(x, axes):
@@ -306,7 +293,7 @@ def logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     (x, b), back = _arrays.together("logmeanexp", x=x, b=b)
     if b is not None:
         x, b = _broadcast("logmeanexp", x=x, b=b)
-    axes = _axes(x, axis)
+    axes = _arrays.check_axes("logmeanexp", axis, x.ndim)
     shape = _row_shape(x.shape, axes, keepdims)
     kept = _kept("logmeanexp", where, x.shape)
     count = None
@@ -342,7 +329,7 @@ def weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
         raise TypeError(f"{name}: out is a {type(out).__name__}, accepted: None, with b, as there are two results")
     (g, x, b), back = _arrays.together(name, g=g, x=x, b=b)
     full = _broadcast(name, x=x, b=b)
-    axes = _axes(full[0], axis)
+    axes = _arrays.check_axes(name, axis, full[0].ndim)
     shape = _row_shape(full[0].shape, axes, keepdims)
     if g.shape != shape:
         raise ValueError(f"{name}: g has shape {g.shape}, accepted: {shape}, the shape of the result of logsumexp")
@@ -361,7 +348,7 @@ def weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None):
         if tangent is not None and tangent.shape != shape:
             raise ValueError(f"{name}: {argument} has shape {tangent.shape}, accepted: {shape}, the shape of {of}")
     full = _broadcast(name, x=x, b=b)[0].shape
-    axes = _axes(np.empty(full, bool), axis)
+    axes = _arrays.check_axes(name, axis, len(full))
     rows, weights, t, t_b = (None if a is None else _as_rows(np.broadcast_to(a, full), axes) for a in (x, b, t, t_b))
     shape = _row_shape(full, axes, keepdims)
     made = _arrays.result(name, out, shape, x.dtype, x, b)

@@ -5,7 +5,17 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-from ._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid, shape_error
+from ._masked_arguments import (
+    NAMES,
+    OPS,
+    check_axis,
+    check_causal,
+    check_empty,
+    check_lengths,
+    check_softcap,
+    laid,
+    shape_error,
+)
 from ._scalars import temperature as check_temperature
 
 _OPTIONS = """
@@ -96,8 +106,8 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         where = laid(function, "where", _arrays._mask(function, where), shape)
     if lengths is not None:
         lengths = laid(function, "lengths", _arrays.integers(function, "lengths", lengths), shape, axis)
-        if lengths.dtype == np.uint64 and (lengths > shape[axis]).any():
-            lengths = np.minimum(lengths, np.uint64(shape[axis] + 1))  # to be refused
+        if lengths.dtype == np.uint64:  # beyond int64 they would be others; the kernel checks the rest
+            check_lengths(function, lengths, shape, axis)
         lengths = np.require(lengths, np.int64, ["ALIGNED"])
     options = {
         "where": where,

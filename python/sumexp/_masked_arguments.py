@@ -35,8 +35,19 @@ def check_axis(function, axis, ndim):
     return number % ndim
 
 
+def check_lengths(function, lengths, shape, axis):
+    """A ValueError for one outside of the axis, as the kernel has it. `lengths` is an ndarray, laid."""
+    rows = lengths.reshape(-1) if 0 not in shape[:axis] + shape[axis + 1 :] else lengths[:0].reshape(-1)  # none: no rows
+    outside = np.flatnonzero((rows < 0) | (rows > shape[axis]))
+    if outside.size:
+        row, accepted = outside[0], f"accepted are 0 to {shape[axis]}, the length of the axis"
+        raise ValueError(f"{function}: lengths: got {rows[row]} for row {row}; {accepted}")
+
+
 def check_causal(function, causal, ndim):
     """The offset, or None."""
+    if str(getattr(causal, "dtype", "")).endswith("bool") and causal.ndim == 0:
+        causal = bool(causal)
     if causal is None or causal is False:
         return None
     try:
@@ -61,6 +72,6 @@ def check_softcap(function, softcap):
 
 
 def check_empty(function, empty):
-    if empty not in ("zero", "nan"):
+    if not isinstance(empty, str) or empty not in ("zero", "nan"):
         raise ValueError(f"{function}: empty is {empty!r}, accepted: 'zero' or 'nan'")
     return empty == "nan"

@@ -7,10 +7,9 @@ lie, a part of one waits in a buffer. The states of subtrees are the elements of
 import operator
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
 
 from . import _core
-from ._arrays import together
+from ._arrays import check_axes, together
 
 # One subtree of one row, as sumexp/stream.hpp has it: the elements that it is of and
 #   sum e^x = 2^exponent (at_maximum e^(maximum - exponent ln 2) + others 2^-carry)
@@ -337,8 +336,7 @@ def rows_of(function, x, axis):
     """(x with its reduced axes as one, the last; these axes)."""
     if x.ndim == 0:
         x = x.reshape(1)
-    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim, f"{function}: axis")
-    axes = tuple(sorted(axes))
+    axes = tuple(sorted(check_axes(function, axis, x.ndim)))
     moved = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
     if len(axes) == 1:
         return moved, axes

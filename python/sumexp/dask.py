@@ -16,8 +16,8 @@ import itertools
 
 import dask.array as da
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_tuple
 
+from ._arrays import check_axes
 from ._stream import ALL, APART, LOG_SOFTMAX, SOFTMAX, STATE, LogSumExp, joined, mapped, reduced, rows_of
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
@@ -68,7 +68,7 @@ def _prepared(function, x, axis):
         raise TypeError(f"{function}: x has dtype {x.dtype}, accepted: float16, bfloat16, float32, float64, integers and bools")
     if x.ndim == 0:
         x = x.reshape(1)
-    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim, f"{function}: axis")
+    axes = check_axes(function, axis, x.ndim)
     if any(np.isnan(n) for chunks in x.chunks for n in chunks):
         raise ValueError(f"{function}: x has blocks of unknown size, accepted: known ones, as after x.compute_chunk_sizes()")
     return x, tuple(sorted(axes))

@@ -193,8 +193,8 @@ def test_absent_at_first():  # pytorch 52213: NaN where a sum has but -inf so fa
 
 
 @pytest.mark.parametrize("call, kind, text", [
-    (lambda out: se.logcumsumexp(out, 1, out=out), np.exceptions.AxisError, "axis 1 is out of bounds"),
-    (lambda out: se.logcumsumexp(out, None, out=out), TypeError, "logcumsumexp: axis is a NoneType, accepted: an int"),
+    (lambda out: se.logcumsumexp(out, 1, out=out), np.exceptions.AxisError, "logcumsumexp: axis 1 is out of bounds"),
+    (lambda out: se.logcumsumexp(out, None, out=out), TypeError, "logcumsumexp: axis is None, accepted: an int"),
     (lambda out: se.logcumsumexp(np.ones(4), out=out), ValueError, r"logcumsumexp: out has shape \(3,\), accepted: \(4,\)"),
     (lambda out: se.logcumsumexp(np.ones(3, np.float32), out=out), TypeError, "logcumsumexp: out has dtype float64"),
     (lambda out: se.logcumsumexp(out[::-1], out=out), ValueError, "logcumsumexp: out overlaps an input"),

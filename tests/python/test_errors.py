@@ -1,5 +1,7 @@
 """Wrong arguments: the error names the argument, what was given and what is accepted, and nothing is written."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -168,6 +170,127 @@ def test_overlap():
 def test_message(call, error, pattern):
     with pytest.raises(error, match=pattern):
         call()
+
+
+# -- axes --------------------------------------------------------------------------------------------------------
+
+ONE = {  # functions of one axis, of arrays
+    "logcumsumexp": se.logcumsumexp,
+    "logcumsumexp_vjp": lambda x, a: se.logcumsumexp_vjp(x, x, a),
+    "logcumsumexp_jvp": lambda x, a: se.logcumsumexp_jvp(x, x, a),
+}
+MANY = {
+    "logmeanexp": se.logmeanexp,
+    "logsumexp_vjp": lambda x, a: se.logsumexp_vjp(x, x, a, b=x),
+    "logsumexp_jvp": lambda x, a: se.logsumexp_jvp(x, x, a, b=x),
+    "LogSumExp.update": lambda x, a: se.LogSumExp().update(x, axis=a),
+    "LogSumExp.softmax": lambda x, a: se.LogSumExp().update(x).softmax(x, axis=a),
+    "LogSumExp.log_softmax": lambda x, a: se.LogSumExp().update(x).log_softmax(x, axis=a),
+}
+BEYOND = np.exceptions.AxisError
+
+
+@pytest.mark.parametrize("axis, error, text", [
+    ("a", TypeError, "axis is 'a', accepted: an int"), (1.0, TypeError, "axis is 1.0, accepted: an int"),
+    (2, BEYOND, "axis 2 is out of bounds for array of dimension 2"), (-3, BEYOND, "axis -3 is out of bounds"),
+    (2**70, BEYOND, f"axis {2**70} is out of bounds"),
+])
+@pytest.mark.parametrize("name", [*ONE, *MANY])
+def test_axis_of_every_function(name, axis, error, text):
+    accepted = ", a tuple of ints or None" if name in MANY and error is TypeError else ""
+    with pytest.raises(error, match=f"^{name}: {text}{accepted}" + ("$" if error is TypeError else "")):
+        (ONE | MANY)[name](X, axis)
+
+
+@pytest.mark.parametrize("name", [*ONE, *MANY])
+def test_tuples_of_axes(name):
+    call = (ONE | MANY)[name]
+    for axis, error, text in [
+        ((0, 0), ValueError, r"duplicate value in axis, which is \(0, 0\), accepted: each axis once$"),
+        ((1, -1), ValueError, r"duplicate value in axis, which is \(1, -1\)"),
+        ((0, 2), BEYOND, "axis 2 is out of bounds"),
+        (("a",), TypeError, r"axis is \('a',\), accepted: an int, a tuple of ints or None$"),
+    ]:
+        if name in ONE:
+            error, text = TypeError, re.escape(f"axis is {axis!r}, accepted: an int") + "$"
+        with pytest.raises(error, match=f"^{name}: {text}"):
+            call(X, axis)
+
+
+def test_axis_of_dask():
+    da, sd = pytest.importorskip("dask.array"), pytest.importorskip("sumexp.dask")
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        for axis, error, text in [("a", TypeError, "axis is 'a', accepted: an int, a tuple of ints or None$"),
+                                  (2, BEYOND, "axis 2 is out of bounds for array of dimension 2$"),
+                                  ((0, 0), ValueError, "duplicate value in axis, which is .*, accepted: each axis once$")]:
+            with pytest.raises(error, match=f"^{name}: {text}"):
+                getattr(sd, name)(da.from_array(X), axis=axis)
+
+
+def test_dims_of_tensors():
+    torch, st = pytest.importorskip("torch"), pytest.importorskip("sumexp.torch")
+    t = torch.from_numpy(X)
+    some, one, several = "an int, a sequence of ints or None$", "an int$", "an int or a sequence of ints$"
+    calls = [
+        ("softmax", "dim", one, st.softmax), ("log_softmax", "dim", one, st.log_softmax),
+        ("logsumexp", "dim", several, st.logsumexp), ("logcumsumexp", "dim", one, st.logcumsumexp),
+        ("logcumsumexp", "axis", one, lambda t, a: st.logcumsumexp(t, axis=a)), ("logmeanexp", "dim", some, st.logmeanexp),
+        ("softmax", "axis", some, se.softmax), ("logsumexp", "axis", some, se.logsumexp),
+        ("logsumexp", "axis", some, lambda t, a: se.logsumexp(t, a, b=t)),
+        ("softmax_vjp", "axis", some, lambda t, a: se.softmax_vjp(t, t, a)),
+        ("logcumsumexp", "axis", one, se.logcumsumexp), ("logmeanexp", "axis", some, se.logmeanexp),
+        ("logcumsumexp_vjp", "axis", one, lambda t, a: se.logcumsumexp_vjp(t, t, a)),
+        ("logcumsumexp_jvp", "axis", one, lambda t, a: se.logcumsumexp_jvp(t, t, a)),
+        ("logsumexp_vjp", "axis", some, lambda t, a: se.logsumexp_vjp(t, t, a, b=t)),
+        ("logsumexp_jvp", "axis", some, lambda t, a: se.logsumexp_jvp(t, t, a, b=t)),
+        ("cross_entropy", "axis", one, lambda t, a: se.cross_entropy(t, torch.tensor([0, 1, 2]), a)),
+    ]
+    for function, argument, accepted, call in calls:
+        for dim in ("a", 1.0, True, ("a",)):
+            with pytest.raises(TypeError, match=f"^{function}: {argument} is {re.escape(repr(dim))}, accepted: {accepted}"):
+                call(t, dim)
+        with pytest.raises(IndexError, match=f"^{function}: {argument}: Dimension out of range .*got 2"):
+            call(t, 2)
+        if accepted != one:
+            with pytest.raises(RuntimeError, match=rf"^{function}: {argument} is \(0, -2\), accepted: each dimension once$"):
+                call(t, (0, -2))
+
+
+# -- other arguments ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call, error, text", [
+    (lambda t, st: se.LogSumExp().update(t.clone().requires_grad_()), TypeError,
+     r"LogSumExp.update: x is a Tensor that is no array \(.*grad.*\), accepted: arrays that NumPy can read$"),
+    (lambda t, st: st.masked_softmax(t, where="a"), TypeError, "masked_softmax: where is a str .*, accepted: .* of bool$"),
+    (lambda t, st: st.masked_softmax(t, lengths="a"), TypeError, "masked_softmax: lengths is a str .*, accepted: .* of inte"),
+    (lambda t, st: st.masked_softmax(t, lengths=[[1], [2, 3]]), TypeError, "masked_softmax: lengths is a list .*, accepted: "),
+    (lambda t, st: st.masked_softmax(t, bias="a"), TypeError, "masked_softmax: bias is a str .*, accepted: a tensor, an array"),
+    (lambda t, st: st.masked_softmax(t, sink="a"), TypeError, "masked_softmax: sink is a str .*, accepted: a tensor, an array"),
+    (lambda t, st: se.softmax(t, where="a"), TypeError, "softmax: where is a str .*, accepted: a tensor or an array of bool$"),
+    (lambda t, st: st.logmeanexp(t, where="a"), TypeError, "logmeanexp: where is a str .*, accepted: "),
+    (lambda t, st: st.softplus(t, "a"), TypeError, "softplus: beta is 'a', accepted: a number$"),
+    (lambda t, st: st.masked_softmax(t, empty=np.array([1, 2])), ValueError, "masked_softmax: empty is array.*, accepted: "),
+    (lambda t, st: se.masked_softmax(X, empty=np.array([1, 2])), ValueError, "masked_softmax: empty is array.*, accepted: "),
+    (lambda t, st: se.masked_softmax(X, empty=None), ValueError, "masked_softmax: empty is None, accepted: 'zero' or 'nan'"),
+    (lambda t, st: se.masked_softmax(X, lengths=np.array([1, 2, 2**63], np.uint64)), ValueError,
+     f"masked_softmax: lengths: got {2**63} for row 2; accepted are 0 to 4, the length of the axis$"),
+    (lambda t, st: st.masked_softmax(t, lengths=np.array([1, 2, 2**63], np.uint64)), ValueError,
+     f"masked_softmax: lengths: got {2**63} for row 2; accepted are 0 to 4, the length of the axis$"),
+])
+def test_argument_is_named(call, error, text):
+    torch, st = pytest.importorskip("torch"), pytest.importorskip("sumexp.torch")
+    with pytest.raises(error, match="^" + text):
+        call(torch.from_numpy(X), st)
+
+
+def test_causal_bools_of_every_kind():
+    for yes in (np.True_, np.array(True)):
+        assert se.masked_softmax(X, causal=yes).tobytes() == se.masked_softmax(X, causal=True).tobytes()
+    for no in (np.False_, np.array(False), None):
+        assert se.masked_softmax(X, causal=no).tobytes() == se.masked_softmax(X).tobytes()
+    with pytest.raises(TypeError, match=r"^masked_softmax: causal is array\(\[ ?True\]\), accepted: an int or a bool$"):
+        se.masked_softmax(X, causal=np.array([True]))
 
 
 TAKERS = {

@@ -315,3 +315,36 @@ def test_offsets_that_vmap_maps_over():
         made = torch.vmap(lambda z, o: getattr(st, name)(z, offsets=o))(z, offsets)
         for one, x, o in zip(made, z, offsets):
             assert torch.allclose(one, getattr(st, name)(x, offsets=o), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("axis, lengths, text", [
+    (1, [[2], [5]], "got 5 for row 1"), (1, [2, -1, 7], "got -1 for row 1"), (0, [0, 1, 3, 2], "got 3 for row 2"),
+    (-1, 2**63, f"got {2**63} for row 0"),
+])  # fmt: skip
+def test_bad_lengths_in_forward_mode_and_transforms(name, axis, lengths, text):
+    x = torch.ones(2, 3, 4, dtype=torch.float64)[:, :, : 4 if axis != 1 else 3]
+    if axis == 0:
+        x = x[:, 0]
+    lengths = torch.tensor(lengths, dtype=torch.uint64 if axis == -1 else torch.int64)
+
+    def call(x, lengths=lengths):
+        return getattr(st, name)(x, axis, lengths=lengths).sum()
+
+    def refused(run):
+        with pytest.raises(ValueError, match=f"^{name}(_vjp)?: lengths: {text}; accepted are 0 to {x.shape[axis]}, the "):
+            run()
+
+    refused(lambda: call(x))
+    refused(lambda: torch.func.grad(call)(x))
+    refused(lambda: torch.func.grad(call)(x, lengths))
+    refused(lambda: torch.func.jvp(call, (x,), (x,)))
+    refused(lambda: torch.func.grad(lambda x: torch.func.grad(call)(x).sum())(x))
+    refused(lambda: torch.vmap(call)(torch.stack([x, x])))
+    g = x.sum(axis) if name == "masked_logsumexp" else x
+    refused(lambda: torch.func.grad(lambda x: getattr(se, name + "_vjp")(g, x, axis, lengths=lengths).sum())(x))
+    with forward_ad.dual_level():
+        refused(lambda: call(forward_ad.make_dual(x, x)))
+    if axis != -1:  # mapped over they are not looked at: below 0 is 0, beyond is all
+        made = torch.vmap(call, (None, 0))(x, torch.stack([lengths, lengths.clamp(0, x.shape[axis])]))
+        assert torch.equal(made[0], made[1])

@@ -1,12 +1,25 @@
 """Checks of tensors that all functions share, and results written to out=."""
 
+import numpy as np
 import torch
+
+from ._private import functorch_active
 
 
 def a_tensor(function, argument, value):
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{function}: {argument} is a {type(value).__name__}, accepted: a tensor, as the others are")
     return value
+
+
+def as_tensor(function, argument, value, device, accepted):
+    """torch.as_tensor, with an error that names the argument."""
+    if isinstance(value, torch.Tensor):
+        return torch.as_tensor(value, device=device)
+    try:
+        return torch.as_tensor(value, device=device)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{function}: {argument} is a {type(value).__name__} ({error}), accepted: {accepted}") from None
 
 
 def beside(function, argument, tensor, name, other):
@@ -21,13 +34,28 @@ def floating(x):
     return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
 
 
+def readable(t):
+    """A tensor of integers as an array where a transform would not let its values be seen; of one that vmap maps over, None."""
+    if not isinstance(t, torch.Tensor) or not functorch_active():
+        return t
+    try:
+        return np.from_dlpack(t)  # which transforms do not watch
+    except (RuntimeError, TypeError, BufferError):
+        pass
+    dtype = np.uint64 if t.dtype is torch.uint64 else np.int64
+    try:
+        return np.array(t.tolist(), None if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool else dtype)
+    except RuntimeError:
+        return None
+
+
 def mask_of(function, x, where):
     """where as a tensor of x's shape; None stays None."""
     if where is None:
         return None
     if isinstance(where, torch.Tensor):
         beside(function, "where", where, "x", x)
-    mask = torch.as_tensor(where, device=x.device)
+    mask = as_tensor(function, "where", where, x.device, "a tensor or an array of bool")
     if mask.dtype is not torch.bool:
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")
     if len(mask.shape) > x.dim() or any(m not in (1, n) for m, n in zip(reversed(mask.shape), reversed(x.shape))):

@@ -12,11 +12,10 @@ import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._row_shapes import row_axis
 from . import _formulas, _front
 from ._checks import check_out, into
 from ._composed import Composed
-from ._kernels import PLAIN_TYPES, is_traced, is_wrapper
+from ._kernels import PLAIN_TYPES, dims_of, is_traced, is_wrapper
 from ._private import is_functorch_wrapped, is_zero_tensor
 
 INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
@@ -551,7 +550,9 @@ def checked(
 
 def from_package(function, logits, target, axis, *, out=None, g=None, **options):
     """sumexp.cross_entropy, cross_entropy_with_grad or cross_entropy_vjp of tensors."""
-    dim = row_axis(function, "logits", tuple(a_tensor(function, "logits", logits).shape), axis)
+    if isinstance(axis, (tuple, list)):
+        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int")
+    (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim(), function, "axis", "an int") or (0,)
     tensors, options, info = checked(function, logits, target, dim, **options)
     if function == "cross_entropy":
         made = called(tensors, options, info)

@@ -13,8 +13,8 @@ from ._kernels import is_traced
 from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
 
 
-def _dims(x, axis):
-    return tuple(range(x.dim())) if axis is None else _kernels.dims_of(axis, x.dim())
+def _dims(function, x, axis):
+    return _log_domain.dims_of(function, "axis", axis, x)
 
 
 def _leave_out(x, mask):
@@ -96,7 +96,7 @@ def _softmax(x, axis=-1, *, temperature=1.0, where=None, out=None, _name="softma
     x = autocast(floating(a_tensor(_name, "x", x)))
     mask = mask_of(_name, x, where)
     T = check_temperature(_name, temperature)
-    dims = _dims(x, axis)
+    dims = _dims(_name, x, axis)
     if _is_direct(_name, (x,), mask):
         return _launch(_name, _name, (x,), dims, T, shape=x.shape, where=mask, out=out)
     x = _leave_out(x, mask)
@@ -114,7 +114,7 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
         return _weighted(x, axis, b, keepdims, return_sign, where, out)
     x = autocast(floating(x))
     mask = mask_of("logsumexp", x, where)
-    dims = _dims(x, axis)
+    dims = _dims("logsumexp", x, axis)
     if _is_direct("logsumexp", (x,), mask):
         shape = _kernels.row_shape(x.shape, dims, keepdims)
         lse = _launch("logsumexp", "logsumexp", (x,), dims, shape=shape, where=mask, out=out)
@@ -168,10 +168,10 @@ def _weighted(x, axis, b, keepdims, return_sign, where, out):
     if not _is_direct("logsumexp", (x, b), mask, watched=lambda: dispatch_mode_count() or is_tracing()):
 
         x, b = (x, b) if mask is None else (_leave_out(x, mask), b.masked_fill(~mask, 0))
-        lse, sign = (t.to(dtype) for t in _log_domain.WEIGHTED(x, b, _dims(x, axis), bool(keepdims)))
+        lse, sign = (t.to(dtype) for t in _log_domain.WEIGHTED(x, b, _dims("logsumexp", x, axis), bool(keepdims)))
         lse = into("logsumexp", out, lse if return_sign else lse.masked_fill(sign < 0, float("nan")))
         return (lse, sign) if return_sign else lse
-    dims = _dims(x, axis)
+    dims = _dims("logsumexp", x, axis)
     shape = _kernels.row_shape(x.shape, dims, keepdims)
     sign = x.new_empty(shape)
     target = out if x.dtype == dtype else None
@@ -202,7 +202,7 @@ def _derivative(function, *args, **kwargs):
     tensors = [a_tensor(function, n, given.pop(n)) for n in names]
     last = tensors[-1]  # has the full shape
     out, keepdims = given.pop("out", None), given.pop("keepdims", False)
-    dims = _dims(last, given.pop("axis", None if "logsumexp" in op else -1))
+    dims = _dims(function, last, given.pop("axis", None if "logsumexp" in op else -1))
     T = check_temperature(function, given.pop("temperature", 1.0))
     shapes = [last.shape] * len(names)
     if op == "logsumexp_vjp":

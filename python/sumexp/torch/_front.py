@@ -231,7 +231,7 @@ def _softmax_like(name, x, dim, stacklevel, dtype, T):
         dim = implicit_softmax_dim(name, x.dim(), stacklevel + 1)
     elif isinstance(dim, (tuple, list)):
         raise TypeError(f"{name}: dim is {dim!r}, accepted: an int")
-    return soft(name, x, dims_of(dim, x.dim()), T)
+    return soft(name, x, dims_of(dim, x.dim(), name, accepted="an int"), T)
 
 
 def logsumexp(
@@ -283,7 +283,7 @@ def logsumexp(
         dim = tuple(range(input.dim()))
     if not is_ours("logsumexp", input):
         return torch.logsumexp(input, dim, keepdim)
-    return summed(input, dims_of(dim, input.dim()), keepdim)
+    return summed(input, dims_of(dim, input.dim(), "logsumexp"), keepdim)
 
 
 def recorded(function, *args, **kwargs):

@@ -97,7 +97,7 @@ class Softmax(Function):
             return g_anchor, None
         anchor = ctx.saved_tensors[0]
         name, dims, T = ctx.call
-        dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim()), T)
+        dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim(), name), T)
         return dx if g_anchor is None else dx + g_anchor, None
 
     @jvp_rule
@@ -106,7 +106,7 @@ class Softmax(Function):
             return None, None
         name, dims, T = ctx.call
         jvp = "softmax_vjp" if name == "softmax" else "log_softmax_jvp"  # softmax's Jacobian is symmetric
-        return differentiable(jvp, (t, *saved), dims_of(dims, t.dim()), T), t.view_as(t)
+        return differentiable(jvp, (t, *saved), dims_of(dims, t.dim(), name), T), t.view_as(t)
 
 
 class SoftmaxFast(Softmax):

@@ -44,23 +44,30 @@ _run = _core.run_tensors
 _empty_like = torch.empty_like
 
 
-def dims_of(dim, ndim):
+def dims_of(dim, ndim, function, argument="dim", accepted="an int or a sequence of ints"):
     """dim, an integer or a sequence of them, as a tuple of dimensions counted from 0."""
-    if not isinstance(dim, (int, tuple, list, torch.Size)):
-        dim = operator.index(dim)  # NumPy's integers, tensors of one
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    dims = tuple(dim) if isinstance(dim, (tuple, list, torch.Size)) else (dim,)
+    dims = tuple(d if isinstance(d, int) else _integer(d, dim, function, argument, accepted) for d in dims)
     if any(isinstance(d, bool) for d in dims):
-        raise TypeError(f"dim is {dim!r}, accepted: an int or a sequence of ints")
+        raise TypeError(f"{function}: {argument} is {dim!r}, accepted: {accepted}")
     least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
     for d in dims:
         if not least <= d <= most:
-            raise IndexError(f"Dimension out of range (expected to be in range of [{least}, {most}], but got {d})")
+            expected = f"(expected to be in range of [{least}, {most}], but got {d})"
+            raise IndexError(f"{function}: {argument}: Dimension out of range {expected}")
     if ndim == 0:
         return ()
     dims = tuple(d % ndim for d in dims)
     if len(set(dims)) < len(dims):
-        raise RuntimeError(f"dim {dim} names a dimension twice")
+        raise RuntimeError(f"{function}: {argument} is {dim!r}, accepted: each dimension once")
     return dims
+
+
+def _integer(number, dim, function, argument, accepted):
+    try:
+        return operator.index(number)  # NumPy's integers, tensors of one
+    except TypeError:
+        raise TypeError(f"{function}: {argument} is {dim!r}, accepted: {accepted}") from None
 
 
 def row_shape(shape, dims, keepdim=True):

@@ -162,6 +162,8 @@ def softplus(input, beta=1.0, threshold=20.0):
     beta = 1, and `threshold` is accepted without effect.
     """
     (x,) = _prepare("softplus", ("input",), input)
+    if not isinstance(beta, (int, float, torch.Tensor)) and not hasattr(type(beta), "__float__"):
+        raise TypeError(f"softplus: beta is {beta!r}, accepted: a number")
     return OPERATIONS["softplus"](x) if beta == 1 else OPERATIONS["softplus"](x * beta) / beta
 
 
@@ -280,11 +282,17 @@ SUMS = Composed(
 )
 
 
-def _dim(dim, x):
-    dims = _kernels.dims_of(dim, x.dim())
+def _dim(function, argument, dim, x):
     if isinstance(dim, (tuple, list)):
-        raise TypeError(f"logcumsumexp: dim is {dim!r}, accepted: an int")
+        raise TypeError(f"{function}: {argument} is {dim!r}, accepted: an int")
+    dims = _kernels.dims_of(dim, x.dim(), function, argument, "an int")
     return dims[0] if dims else 0
+
+
+def dims_of(function, argument, dim, x):
+    if dim is None:
+        return tuple(range(x.dim()))
+    return _kernels.dims_of(dim, x.dim(), function, argument, "an int, a sequence of ints or None")
 
 
 def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, out=None):
@@ -293,9 +301,9 @@ def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, 
     it is composed of torch's operations."""
     if (dim is None) == (axis is None):
         raise TypeError(f"logcumsumexp: dim is {dim!r} and axis {axis!r}, accepted: an int for one of the two")
-    dim = axis if dim is None else dim
     (x,) = _prepare("logcumsumexp", ("input",), input)
-    return into("logcumsumexp", out, SUMS(x, _dim(dim, x), bool(reverse), bool(exclusive)))
+    along = _dim("logcumsumexp", "axis", axis, x) if dim is None else _dim("logcumsumexp", "dim", dim, x)
+    return into("logcumsumexp", out, SUMS(x, along, bool(reverse), bool(exclusive)))
 
 
 # -- rows with weights -------------------------------------------------------------------------------------------
@@ -433,7 +441,7 @@ def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sig
 
     On CUDA devices result and gradient have the bytes of the CPU.
     """
-    dims = lambda x: tuple(range(x.dim())) if dim is None else _kernels.dims_of(dim, x.dim())
+    dims = lambda x: dims_of("logmeanexp", "dim", dim, x)
     return _logmeanexp(input, dims, keepdim, b, where, return_sign, None)
 
 
@@ -508,14 +516,15 @@ def numpy_logsubexp_jvp(ta, tb, a, b, *, out=None):
 
 
 def numpy_logcumsumexp(x, axis=-1, *, reverse=False, exclusive=False, out=None):
-    return logcumsumexp(x, axis, reverse=reverse, exclusive=exclusive, out=out)
+    (x,) = _prepare("logcumsumexp", ("x",), x)
+    return into("logcumsumexp", out, SUMS(x, _dim("logcumsumexp", "axis", axis, x), bool(reverse), bool(exclusive)))
 
 
 def _product(function, u, x, axis, reverse, exclusive, out, jvp):
     u, x = _prepare(function, ("t" if jvp else "g", "x"), u, x)
     if not is_ours(function, x) or x.device.type != "cpu":
         raise NotImplementedError(f"{function}: x is a {type(x).__name__} on {x.device}, accepted: a plain tensor on the CPU")
-    return into(function, out, _Product.apply(u, x, _dim(axis, x), bool(reverse), bool(exclusive), jvp))
+    return into(function, out, _Product.apply(u, x, _dim(function, "axis", axis, x), bool(reverse), bool(exclusive), jvp))
 
 
 def numpy_logcumsumexp_vjp(g, x, axis=-1, *, reverse=False, exclusive=False, out=None):
@@ -527,13 +536,13 @@ def numpy_logcumsumexp_jvp(t, x, axis=-1, *, reverse=False, exclusive=False, out
 
 
 def numpy_logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where=None, out=None):
-    dims = lambda x: tuple(range(x.dim())) if axis is None else _kernels.dims_of(axis, x.dim())
+    dims = lambda x: dims_of("logmeanexp", "axis", axis, x)
     return _logmeanexp(x, dims, keepdims, b, where, return_sign, out)
 
 
 def _weighted_parts(function, x, b, axis, keepdims):
     full = _prepare(function, ("x", "b"), x, b)
-    dims = tuple(range(full[0].dim())) if axis is None else _kernels.dims_of(axis, full[0].dim())
+    dims = dims_of(function, "axis", axis, full[0])
     return full, dims, tuple(_kernels.row_shape(full[0].shape, dims, keepdims))
 
 

@@ -1,13 +1,17 @@
 """masked_softmax, masked_log_softmax and masked_logsumexp of tensors."""
 
+import numpy as np
 import torch
+from torch.compiler import is_compiling
 
 from .. import _core
-from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_softcap, laid
-from ._checks import a_tensor, beside, floating, into, mask_of
+from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_lengths, check_softcap, laid
+from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, readable
 from ._composed import Composed
 from ._formulas import quotient
 from ._front import check_temperature, log_softmax, logsumexp, softmax
+from ._kernels import PLAIN_TYPES, is_traced
+from ._private import forward_ad, functorch_active
 
 _TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
 _SCHEMA = "int dim, int? causal, float softcap, float temperature, bool nan"
@@ -105,9 +109,22 @@ def _operation(name):
 OPERATIONS = {name: _operation(name) for name in OPS}
 
 
+def _look_at_lengths(function, given, shape, dim):
+    """A ValueError for one outside of the axis, where no kernel will look at them or int64 has others; on the CPU."""
+    if is_compiling() or is_traced() or type(given) not in PLAIN_TYPES or given.device.type != "cpu":
+        return
+    if functorch_active() or forward_ad._current_level >= 0 or given.dtype is torch.uint64:
+        values = readable(given)
+        if values is not None:
+            check_lengths(function, laid(function, "lengths", np.asarray(values), shape, dim), shape, dim)
+
+
 def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
     x = floating(a_tensor(function, "x", x))
-    given = {n: t if t is None else torch.as_tensor(t, device=x.device) for n, t in (("bias", bias), ("sink", sink))}
+    accepted = "a tensor, an array or a number"
+    given = {
+        n: t if t is None else as_tensor(function, n, t, x.device, accepted) for n, t in (("bias", bias), ("sink", sink))
+    }
     dtype = x.dtype
     for n, t in given.items():
         if t is None:
@@ -123,14 +140,18 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
     bias = laid(function, "bias", given["bias"], shape)
     sink = laid(function, "sink", given["sink"], shape, dim)
     if where is not None:
-        mask = where if isinstance(where, torch.Tensor) else torch.as_tensor(where, device=x.device)
+        mask = where
+        if not isinstance(where, torch.Tensor):
+            mask = as_tensor(function, "where", where, x.device, "a tensor or an array of bool")
         mask_of(function, x, mask)
         where = laid(function, "where", mask, shape)
     if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=x.device)
+        lengths = as_tensor(function, "lengths", lengths, x.device, "a tensor or an array of integers")
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
             raise TypeError(f"{function}: lengths has dtype {lengths.dtype}, accepted: integers")
-        lengths = laid(function, "lengths", beside(function, "lengths", lengths, "x", x).long(), shape, dim)
+        given = beside(function, "lengths", lengths, "x", x)
+        lengths = laid(function, "lengths", given.long(), shape, dim)
+        _look_at_lengths(function, given, shape, dim)
     tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
     offset, cap = check_causal(function, causal, x.dim()), check_softcap(function, softcap)
     T = check_temperature(function, temperature)
@@ -179,8 +200,8 @@ def _front(name):
 
     Parameters, result, bound and errors are those of sumexp.{name}. In forward mode, torch.func's
     transforms and second derivatives it is composed of this package's plain functions and torch's operations in float64, and
-    rounded once (float64 itself: some ulp are added). On CUDA devices it has the bytes of
-    the CPU; lengths are not looked at there, so that nothing waits for the device: those below 0 count as 0, those beyond the
+    rounded once (float64 itself: some ulp are added). On CUDA devices it has the bytes of the CPU. lengths are not looked at
+    there, so that nothing waits for the device, nor where torch.vmap maps over them: those below 0 count as 0, those beyond the
     axis as all of it.
     """
     return function

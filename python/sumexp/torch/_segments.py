@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
-from ._checks import a_tensor, beside, floating, into
+from ._checks import a_tensor, beside, floating, into, readable
 from ._composed import Composed
 from ._private import forward_ad, functorch_active
 
@@ -106,26 +106,12 @@ def _offsets_on_device(function, offsets, num_segments):
     return offsets.long().contiguous()
 
 
-def _readable(t):
-    """A tensor of integers as an array where a transform would not let its values be seen; of one that vmap maps over, None."""
-    if not isinstance(t, torch.Tensor) or not functorch_active():
-        return t
-    try:
-        return np.from_dlpack(t)  # which transforms do not watch
-    except (RuntimeError, TypeError, BufferError):
-        pass
-    try:
-        return np.array(t.tolist(), None if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool else np.int64)
-    except RuntimeError:
-        return None
-
-
 def _offsets(function, x, offsets, ids, num_segments):
     if is_compiling():
         return _compiled_offsets(function, offsets, ids, num_segments)
     if ids is None and isinstance(offsets, torch.Tensor) and offsets.device == x.device and x.device.type == "cuda":
         return _offsets_on_device(function, offsets, num_segments)
-    given = [_readable(t) for t in (offsets, ids)]
+    given = [readable(t) for t in (offsets, ids)]
     if ids is not None and given[1] is None:
         raise TypeError(f"{function}: ids are mapped over by torch.vmap, accepted: offsets, of which the values are not needed")
     if offsets is not None and given[0] is None:
