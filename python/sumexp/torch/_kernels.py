@@ -59,7 +59,7 @@ def dims_of(dim, ndim, function, argument="dim", accepted="an int or a sequence 
         return ()
     dims = tuple(d % ndim for d in dims)
     if len(set(dims)) < len(dims):
-        raise RuntimeError(f"{function}: {argument} is {dim!r}, accepted: each dimension once")
+        raise RuntimeError(f"{function}: {argument} is {dim!r}, accepted: no dimension twice")
     return dims
 
 
