@@ -206,6 +206,11 @@ def logcumsumexp(x, axis=-1, *, reverse=False, exclusive=False, out=None):
         Of x's shape. Every prefix within 2 ulp of the exact value (float16 and bfloat16 0.51), next to 0 as well: an
         absolute error of 2^-96 shows where large terms cancel to less than 2^-44. The bytes do not depend on strides, threads
         or the instruction set.
+
+    Raises
+    ------
+    TypeError for dtypes that are not real numbers, an axis that is no int, and an out of another dtype; numpy's AxisError for an
+    axis that x has not; ValueError for an out of another shape, or that overlaps x and is not x.
     """
     if f := _for_torch("logcumsumexp", x, out):
         return f(x, axis, reverse=reverse, exclusive=exclusive, out=out)
@@ -287,6 +292,11 @@ def logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     ndarray or scalar, or (log |mean|, sign)
         Rounded once: within 1 ulp of max(|result|, |the maximum|) and, as for `logsumexp`, relative to the sum of the sizes of
         the terms where weights cancel. The mean of nothing is NaN. Its derivatives are those of `logsumexp`.
+
+    Raises
+    ------
+    TypeError for dtypes and axes that are none, numpy's AxisError for an axis that x has not, ValueError for shapes that do not
+    broadcast and for out, as `logsumexp`.
     """
     if f := _for_torch("logmeanexp", x, b, out):
         return f(x, axis, b=b, keepdims=keepdims, return_sign=return_sign, where=where, out=out)

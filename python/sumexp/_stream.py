@@ -130,7 +130,8 @@ class LogSumExp:
         """Adds what another object was given: other parts of the same rows, before, behind or between this one's.
 
         Merged in the order of the row, objects whose parts meet where chunks do give the bytes of the whole row. `other` stays
-        as it is. Returns the object itself.
+        as it is. Returns the object itself. TypeError where `other` is none, ValueError where parts overlap or are of other
+        rows, dtypes or weights.
         """
         if not isinstance(other, LogSumExp):
             raise TypeError(f"LogSumExp.merge: other is a {type(other).__name__}, accepted: a LogSumExp")
@@ -186,13 +187,19 @@ class LogSumExp:
         start : where `x` begins in its rows. Pieces that begin and end where chunks do, or rows, have the bytes of
             ``sumexp.softmax`` of the whole rows; in others the last bit may differ where logits are above 65,536 or results
             subnormal.
+
+        Within 2 ulp, as ``sumexp.softmax``, in the dtype of the pieces. ValueError for pieces of other rows, and where the
+        object was made with softmax=False.
         """
         if self._batch is not None and not self._softmax:
             raise ValueError("LogSumExp.softmax: made with softmax=False, accepted: True")
         return self._map("softmax", SOFTMAX, x, axis, start)
 
     def log_softmax(self, x, axis=-1):
-        """log_softmax of the rows of which `x` is a piece, with the bytes of ``sumexp.log_softmax`` of the whole rows."""
+        """log_softmax of the rows of which `x` is a piece, with the bytes of ``sumexp.log_softmax`` of the whole rows.
+
+        Parameters and errors as for `softmax`.
+        """
         return self._map("log_softmax", LOG_SOFTMAX, x, axis, 0)
 
     def to_array(self):
