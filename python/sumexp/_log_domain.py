@@ -209,8 +209,8 @@ def logcumsumexp(x, axis=-1, *, reverse=False, exclusive=False, out=None):
 
     Raises
     ------
-    TypeError for dtypes that are not real numbers, an axis that is no int, and an out of another dtype; numpy's AxisError for an
-    axis that x has not; ValueError for an out of another shape, or that overlaps x and is not x.
+    TypeError for dtypes that are not real numbers, an axis that is no int, and an out of another dtype; numpy's AxisError for
+    an axis that x has not; ValueError for an out of another shape, or that overlaps x and is not x.
     """
     if f := _for_torch("logcumsumexp", x, out):
         return f(x, axis, reverse=reverse, exclusive=exclusive, out=out)
