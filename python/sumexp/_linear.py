@@ -32,8 +32,8 @@ def linear_cross_entropy(
     weight, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight, reduction, denominator, on_empty, info
         As in cross_entropy.
     chunk_size : int
-        How many tokens' logits exist at a time; None chooses from the shapes: a 36th of them, but 2^20 logits at least and
-        512 tokens at most.
+        How many tokens' logits exist at a time; None chooses from the shapes: about a 24th of them, but 2^20 logits at
+        least and 512 tokens at most.
 
     Returns
     -------

@@ -197,7 +197,8 @@ std::int64_t cpu::head_rows(const LinearCrossEntropyCall& call, std::int64_t tok
   if (call.chunk > 0) return std::min(call.chunk, std::max<std::int64_t>(tokens, 1));
   constexpr std::int64_t kLeastLogits = 1 << 20, kMostRows = 512;
   const std::int64_t least = kLeastLogits / std::max<std::int64_t>(call.classes, 1);
-  const std::int64_t rows = std::min(std::max({tokens / 36 / 16 * 16, least, std::int64_t{16}}), std::max(kMostRows, least));
+  const std::int64_t share = (tokens / 24 - kLeastLogits * 3 / 2 / std::max<std::int64_t>(call.classes, 1)) / 16 * 16;
+  const std::int64_t rows = std::min(std::max({share, least, std::int64_t{16}}), std::max(kMostRows, least));
   return std::max<std::int64_t>(1, std::min(tokens, rows));
 }
 

@@ -33,7 +33,7 @@ struct LinearCrossEntropyCall {
   // Gradients, (N, D), (V, D) and (V,), contiguous; absent: not wanted, and not computed. add_dw: dW is added to.
   void *dx = nullptr, *dw = nullptr, *dbias = nullptr;
   bool add_dw = false;
-  std::int64_t chunk = 0;  // tokens whose logits exist at a time; 0 chooses: a 36th of them, 2^20 logits at least
+  std::int64_t chunk = 0;  // tokens whose logits exist at a time; 0 chooses: about a 24th of them, 2^20 logits at least
   Gemm gemm;
 };
 
