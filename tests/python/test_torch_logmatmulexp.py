@@ -111,3 +111,24 @@ def test_the_packages_function_takes_tensors():
     assert torch.equal(da, expected[0]) and torch.equal(db, expected[1])
     with pytest.raises(ValueError, match="logmatmulexp: out"):
         se.logmatmulexp(a.detach(), b.detach(), out=torch.empty(5, 6))
+
+
+def test_blocks_of_the_formula(monkeypatch):
+    """Where a product has more terms than are formed at a time: derivatives of every kind form them block by block."""
+    monkeypatch.setattr(_logmatmul, "TERMS", 40)
+    a, b = (torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) for shape in ((7, 4), (4, 5)))
+    whole = lambda a, b: torch.logsumexp(a[..., :, :, None] + b[..., None, :, :], -2)
+    leaf = a.clone().requires_grad_()
+
+    def again(f):
+        (first,) = torch.autograd.grad(f(leaf, b).cos().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(first.sum(), leaf)[0]
+
+    for call in (
+        lambda f: torch.func.jvp(f, (a, b), (b.mean() * a, b))[1],
+        lambda f: torch.func.grad(lambda a: f(a, b).cos().sum())(a),
+        lambda f: torch.func.hessian(lambda a: f(a, b).cos().sum())(a),
+        lambda f: torch.vmap(f)(torch.stack([a, a + 1]), torch.stack([b, b])),
+        again,
+    ):
+        torch.testing.assert_close(call(st.logmatmulexp), call(whole))

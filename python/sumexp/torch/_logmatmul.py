@@ -1,13 +1,16 @@
 """logmatmulexp of tensors."""
 
 import torch
+from torch.autograd import Function
+from torch.compiler import is_compiling
 
 from .. import _core
 from . import _front
 from ._checks import into
 from ._composed import Composed
+from ._functions import jvp_rule
 
-TERMS = 1 << 24  # that the formula forms at a time
+TERMS = 1 << 20  # that the formula forms at a time
 
 
 def logmatmulexp(a, b):
@@ -16,7 +19,7 @@ def logmatmulexp(a, b):
 
     Right for every finite input, however far apart, within the bound of sumexp.logmatmulexp, on the CPU; gradients are made of
     products as well. A sum of nothing is -inf, and its gradient 0. Forward mode, torch.func's transforms and tensors on CUDA
-    devices form the terms, 2^24 or those of a row at a time; second derivatives all M x K x N.
+    devices form the terms, 2^20 or those of a row at a time; second derivatives all M x K x N.
     """
     a, b = a_tensor("a", a), a_tensor("b", b)
     dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
@@ -87,11 +90,35 @@ def _summed_to(x, shape):
     return x.double().sum_to_size(shape).to(x.dtype)  # rounded once
 
 
+class _Block(Function):
+    """_by_terms, of which derivatives form the terms anew: none of a whole product are kept."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a, b):
+        return _by_terms(a, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):
+        return torch.func.vjp(_by_terms, *ctx.saved_tensors)[1](g)
+
+    @jvp_rule
+    def jvp(ctx, saved, ta, tb):
+        tangents = tuple(torch.zeros_like(x) if t is None else t for x, t in zip(saved, (ta, tb)))
+        return torch.func.jvp(_by_terms, tuple(saved), tangents)[1]
+
+
 def _formula(a, b):
     rows = max(1, TERMS // max(1, a.numel() // max(1, a.shape[-2]) * b.shape[-1]))
-    if a.shape[-2] <= rows:
+    if a.shape[-2] <= rows or is_compiling():
         return _by_terms(a, b)
-    return torch.cat([_by_terms(part, b) for part in a.split(rows, -2)], -2)
+    return torch.cat([_Block.apply(part, b) for part in a.split(rows, -2)], -2)
 
 
 def _by_terms(a, b):
