@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
+from torch.compiler import is_compiling
 
+from ._kernels import PLAIN_TYPES, is_traced, is_wrapper
 from ._private import functorch_active
 
 
@@ -47,6 +49,28 @@ def readable(t):
         return np.array(t.tolist(), None if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool else dtype)
     except RuntimeError:
         return None
+
+
+def values_of(t):
+    """Integers on the CPU as an array; None where they cannot be seen: in programs, and where vmap maps over them."""
+    if is_compiling() or is_traced() or type(t) not in PLAIN_TYPES or t.device.type != "cpu" or is_wrapper(t):
+        return None
+    values = readable(t)
+    return values if values is None else np.asarray(values)
+
+
+def check_classes(function, name, index, classes, *ignored):
+    """A ValueError for the first index of no class, with its place, as far as values can be seen."""
+    values = values_of(index)
+    if values is None:
+        return
+    bad = (values < 0) | (values >= classes)
+    for value in ignored:
+        bad &= values != value
+    if bad.any():
+        at = int(np.flatnonzero(bad)[0])
+        accepted = f"indices from 0 below {classes}" + "".join(f", and {value}" for value in ignored)
+        raise ValueError(f"{function}: {name}: got {values.reshape(-1)[at]} at {at}; accepted are {accepted}")
 
 
 def mask_of(function, x, where):

@@ -9,14 +9,13 @@ import sys
 from typing import NamedTuple
 
 import torch
-from torch.compiler import is_compiling
 
 from .. import _core
 from . import _formulas, _front
-from ._checks import check_out, into
+from ._checks import check_classes, check_out, into
 from ._composed import Composed
-from ._kernels import PLAIN_TYPES, dims_of, is_traced, is_wrapper
-from ._private import is_functorch_wrapped, is_zero_tensor
+from ._kernels import dims_of
+from ._private import is_zero_tensor
 
 INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
 REDUCTIONS = ("none", "mean", "sum")  # their numbers in the kernels
@@ -166,28 +165,11 @@ def quotient(total, denominator, o):
     return torch.where(empty, 0, total / torch.where(empty, 1, denominator))
 
 
-def check_index(function, name, index, classes, ignored=()):
-    """A ValueError for an index of no class, with its row, where values can be seen: not those that vmap maps over."""
-    watched = is_compiling() or is_traced() or is_functorch_wrapped(index) or is_wrapper(index)
-    if watched or type(index) not in PLAIN_TYPES or index.device.type != "cpu":
-        return
-    values = index.detach().long().reshape(-1)
-    bad = (values < 0) | (values >= classes)
-    for value in ignored:
-        bad &= is_kept(values, value)
-    if bad.any():
-        at = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{function}: {name}: got {values[at].item()} at {at}; accepted are indices from 0 below {classes}"
-            + "".join(f", and {value}" for value in ignored)
-        )
-
-
 def formula(*arguments, info=False):
     tensors, o = arguments[: len(TENSORS)], Options(*arguments[len(TENSORS) :])
     *rest, denominator = tensors
     if not rest[1].is_floating_point():
-        check_index("cross_entropy", "target", rest[1], rest[0].shape[o.dim], (o.ignore_index,))
+        check_classes("cross_entropy", "target", rest[1], rest[0].shape[o.dim], o.ignore_index)
     losses, found = row_losses(*rest, o, info)
     if denominator is None and o.reduction == REDUCTIONS.index("mean"):
         denominator = denominator_of(*rest, o)

@@ -5,9 +5,8 @@ import torch
 
 from .. import _core
 from .._row_shapes import check_index, row_axis, same_shape, without
-from ._checks import check_out
+from ._checks import check_classes, check_out
 from ._composed import Composed
-from ._cross_entropy import check_index as check_values
 from ._front import check_temperature, log_softmax
 from ._kernels import DEVICES
 
@@ -32,7 +31,7 @@ def _at(index, x, dim):
 
 
 def _log_prob_formula(x, index, dim, T):
-    check_values("log_prob", "index", index, x.shape[dim])
+    check_classes("log_prob", "index", index, x.shape[dim])
     at, back = _at(index, x, dim)
     return back(log_softmax(x, dim, temperature=T).gather(dim, at))
 

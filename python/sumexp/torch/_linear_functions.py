@@ -52,6 +52,8 @@ def vmapped(function):
 
 
 def save(ctx, tensors):
+    """For backward and jvp, which get None for what is 0."""
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
 
@@ -100,7 +102,6 @@ class Rows(Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.o, *tensors = inputs
-        ctx.set_materialize_grads(False)
         save(ctx, tensors)
 
     @staticmethod
@@ -136,7 +137,6 @@ class Gradients(Function):
     @staticmethod
     def setup_context(ctx, inputs, outputs):
         ctx.o, ctx.need, *tensors = inputs
-        ctx.set_materialize_grads(False)
         save(ctx, tensors)
 
     @staticmethod
@@ -173,7 +173,6 @@ class Tangent(Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.o, *tensors = inputs
-        ctx.set_materialize_grads(False)
         save(ctx, tensors)
 
     @staticmethod

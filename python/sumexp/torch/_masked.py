@@ -1,16 +1,13 @@
 """masked_softmax, masked_log_softmax and masked_logsumexp of tensors."""
 
-import numpy as np
 import torch
-from torch.compiler import is_compiling
 
 from .. import _core
 from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_lengths, check_softcap, laid
-from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, readable
+from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, values_of
 from ._composed import Composed
 from ._formulas import quotient
 from ._front import check_temperature, log_softmax, logsumexp, softmax
-from ._kernels import PLAIN_TYPES, is_traced
 from ._private import forward_ad, functorch_active
 
 _TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
@@ -111,12 +108,10 @@ OPERATIONS = {name: _operation(name) for name in OPS}
 
 def _look_at_lengths(function, given, shape, dim):
     """A ValueError for one outside of the axis, where no kernel will look at them or int64 has others; on the CPU."""
-    if is_compiling() or is_traced() or type(given) not in PLAIN_TYPES or given.device.type != "cpu":
-        return
     if functorch_active() or forward_ad._current_level >= 0 or given.dtype is torch.uint64:
-        values = readable(given)
+        values = values_of(given)
         if values is not None:
-            check_lengths(function, laid(function, "lengths", np.asarray(values), shape, dim), shape, dim)
+            check_lengths(function, laid(function, "lengths", values, shape, dim), shape, dim)
 
 
 def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
