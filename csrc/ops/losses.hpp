@@ -105,7 +105,7 @@ struct LossPart {
 template <class T>
 struct LossGradient {
   T scale, dense, at_target;
-  bool nan;  // all of it is `scale`: NaN, or 0 on a GPU where nothing is left of a mean
+  bool nan;           // all of it is `scale`: NaN, or 0 on a GPU where nothing is left of a mean
   bool late = false;  // divided by the temperature at last, since factors would overflow
 };
 // A row in which a quotient by the temperature T overflows is taken less its maximum: z_j = 2 ((x_j/2 - top/2) / T). What is
