@@ -36,7 +36,8 @@ Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> redu
                              ElementOf<V>* terms, std::int64_t ahead) {
   V sums[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W];
   const Reduction<V> to = {V(reduce.shift), V(reduce.floor)};
-  sum_term_lanes<Terms, V, kApart, kStore>(x, count, to, V(bound), counted, terms, ahead, sums);
+  sum_term_lanes<Terms, V, kApart, kStore>(x, count, to, V(bound), counted, terms,
+                                           beyond_chunk(ahead, Geometry<ElementOf<V>>::kChunk), sums);
   return fold_terms(sums);
 }
 

@@ -38,18 +38,42 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   return best;
 }
 
+// Elements to what is prefetched: into the first cache what is read next, into the second what comes then. Of panels, whose
+// rows are short, only the latter.
+struct Ahead {
+  std::int64_t near, far;
+};
+struct FarAhead {
+  std::int64_t far;
+};
+// ahead: elements to the next chunk, or row.
+SUMEXP_FN Ahead beyond_chunk(std::int64_t ahead, std::int64_t chunk) {
+  const bool longer = ahead > chunk || ahead < -chunk;
+  const std::int64_t near = longer ? chunk : ahead;
+  return {near, longer && (ahead >= 2 * chunk || ahead < 0) ? ahead : 2 * near};
+}
+template <class E>
+SUMEXP_FN void prefetch(const E* x, const Ahead& ahead) {
+  __builtin_prefetch(x + ahead.near, 0, 3);
+  __builtin_prefetch(x + ahead.far, 0, 2);
+}
+template <class E>
+SUMEXP_FN void prefetch(const E* x, const FarAhead& ahead) {
+  __builtin_prefetch(x + ahead.far, 0, 2);
+}
+
 // The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
 // from `bound` up are counted in `counted` instead. kStore: terms, theirs too, are written to `terms`, which may be x. While
-// the arithmetic runs, what lies `ahead` elements on is prefetched.
-template <class Terms, class V, bool kApart, bool kStore, class E>
+// the arithmetic runs, what lies ahead is prefetched.
+template <class Terms, class V, bool kApart, bool kStore, class E, class Distance>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
-                              std::int64_t ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
+                              const Distance& ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
   int left_out = 0;
   lane_reduce<V, Terms::kSums>(count, Terms::template start<T>(), sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
     using U = std::remove_pointer_t<decltype(acc)>;  // V, or some of them unrolled
     const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
-    for (int j = 0; j < U::W; j += V::W) __builtin_prefetch(x + i + j + ahead, 0, 2);
+    for (int j = 0; j < U::W; j += V::W) prefetch(x + i + j, ahead);
     const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
     auto e = Terms::parts(raw, to);
     if constexpr (kApart) {
