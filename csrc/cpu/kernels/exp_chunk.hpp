@@ -69,11 +69,12 @@ template <class Terms, class V, bool kApart, bool kStore, class E, class Distanc
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
                               const Distance& ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
+  constexpr int kLine = 64 / sizeof(E);  // elements of a cache line
   int left_out = 0;
   lane_reduce<V, Terms::kSums>(count, Terms::template start<T>(), sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
     using U = std::remove_pointer_t<decltype(acc)>;  // V, or some of them unrolled
     const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
-    for (int j = 0; j < U::W; j += V::W) prefetch(x + i + j, ahead);
+    for (int j = 0; j < U::W; j += kLine > V::W ? kLine : V::W) prefetch(x + i + j, ahead);
     const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
     auto e = Terms::parts(raw, to);
     if constexpr (kApart) {
