@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import sumexp as se
+from isas import ISAS
 from oracle.formats import FORMATS
 from oracle.ops import OPS
 
@@ -271,6 +272,38 @@ def test_bytes_do_not_depend_on_streaming():
     """What is written around the cache, small results too when it is asked for, and what is not."""
     streamed = output(STREAMING, SUMEXP_STREAM_BYTES="0")
     assert len(streamed.splitlines()) > 100 and streamed == output(STREAMING, SUMEXP_STREAM_BYTES=str(1 << 62))
+
+
+OVERLAPPED = """
+import hashlib, numpy as np, sumexp as se
+def digest(*arrays):
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
+rng = np.random.default_rng(0)
+for n in (300, 2047, 4096, 5003, 20_000):
+    x = rng.normal(0, 5, (70, n)).astype(np.float32)
+    t = rng.integers(0, n, 70)
+    x[3] = np.nan; x[5, 7] = np.nan; x[8] = -np.inf; x[9, 1:] = -np.inf; x[11, 5] = np.inf; x[13, :200] = 1e30
+    x[15, : n // 2] += 3000; x[17] *= 1e4; x[19, t[19]] = -np.inf; x[20, :] = 2.0; x[22, n - 1] = 500
+    t[[4, 9, 30, 31, 69]] = -100
+    for scaled in (x, x[:, ::-1], np.asfortranarray(x), np.pad(x, ((0, 0), (0, 3)))[:, 1 : n + 1]):
+        for options in ({}, {"reduction": "none"}, {"temperature": 0.7}, {"weight": np.linspace(-1, 2, n).astype(np.float32)},
+                        {"z_loss": 1e-3}, {"label_smoothing": 0.1}, {"softcap": 30.0}, {"info": ["entropy", "lse", "correct"]}):
+            loss, gradient, *info = se.cross_entropy_with_grad(scaled, t, 1, **options)
+            print(n, sorted(options), digest(loss, gradient, *(info[0].values() if info else ())))
+        over = scaled.copy()
+        print(n, digest(*se.cross_entropy_with_grad(over, t, 1, out=over)))
+        rows = [se.cross_entropy_with_grad(scaled[r : r + 1], t[r : r + 1], 1, reduction="sum")[1] for r in range(70)]
+        assert digest(*rows) == digest(se.cross_entropy_with_grad(scaled, t, 1, reduction="sum")[1])
+"""
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_gradients_of_losses_do_not_depend_on_overlap(isa, threads):
+    """Written while the next row is summed, as large results are, or after their own row."""
+    given = {"SUMEXP_ISA": isa, "SUMEXP_NUM_THREADS": threads}
+    overlapped = output(OVERLAPPED, SUMEXP_STREAM_BYTES="0", **given)
+    assert len(overlapped.splitlines()) == 180 and overlapped == output(OVERLAPPED, SUMEXP_STREAM_BYTES=str(1 << 62), **given)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")

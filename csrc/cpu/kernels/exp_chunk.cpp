@@ -33,25 +33,25 @@ void shift_chunk(const E* x, int count, ElementOf<V> anchor, ElementOf<V>* to) {
 
 template <class Terms, class V, bool kApart, bool kStore, class E>
 Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> reduce, ElementOf<V> bound, int& counted,
-                             ElementOf<V>* terms, std::int64_t ahead) {
+                             ElementOf<V>* terms, const Meanwhile& meanwhile) {
   V sums[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W];
   const Reduction<V> to = {V(reduce.shift), V(reduce.floor)};
   sum_term_lanes<Terms, V, kApart, kStore>(x, count, to, V(bound), counted, terms,
-                                           beyond_chunk(ahead, Geometry<ElementOf<V>>::kChunk), sums);
+                                           WithinRow<Geometry<ElementOf<V>>::kChunk>(meanwhile), sums);
   return fold_terms(sums);
 }
 
 // Of a chunk whose maximum, `base`'s, is finite.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 void sum_chunk(const E* x, int count, const Reduction<ElementOf<V>>& reduce, ElementOf<V> limit, ExpState<ElementOf<V>>& state,
-               ElementOf<V>* terms, std::int64_t ahead) {
+               ElementOf<V>* terms, const Meanwhile& meanwhile) {
   int of_max = 0;
-  state.R = sum_terms<Terms, V, kApart, kStore>(x, count, reduce, limit, of_max, terms, ahead);
+  state.R = sum_terms<Terms, V, kApart, kStore>(x, count, reduce, limit, of_max, terms, meanwhile);
   state.c = WideOf<ElementOf<V>>::constant(of_max);
 }
 
 template <class Terms, class V, bool kApart, bool kStore, class E>
-ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std::int64_t ahead) {
+ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, const Meanwhile& meanwhile) {
   using T = ElementOf<V>;
   ExpState<T> state = ExpState<T>::empty();
   state.m = largest_of<V>(x, count);
@@ -64,10 +64,11 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std
   state.N = base.N;
   T shifted_x[Geometry<T>::kChunk];
   if (base.anchor == T(0)) {
-    sum_chunk<Terms, V, kApart, kStore>(x, count, base.reduce, state.m, state, terms, ahead);
+    sum_chunk<Terms, V, kApart, kStore>(x, count, base.reduce, state.m, state, terms, meanwhile);
   } else {
     shift_chunk<V>(x, count, base.anchor, shifted_x);
-    sum_chunk<Terms, V, kApart, kStore>(static_cast<const T*>(shifted_x), count, base.reduce, T(0), state, terms, 0);
+    sum_chunk<Terms, V, kApart, kStore>(static_cast<const T*>(shifted_x), count, base.reduce, T(0), state, terms,
+                                        {0, meanwhile.overlap});
     state.R = state.R * exp_wide(base.rho);
   }
   if (kApart && !Terms::kShort && needs_refinement(state)) {
@@ -76,11 +77,11 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std
     const Base<T> lower = base_of(next);
     Wide<T> R;
     if (lower.anchor == T(0)) {
-      R = sum_terms<Terms, V, true, false>(x, count, lower.reduce, state.m, others, static_cast<T*>(nullptr), 0);
+      R = sum_terms<Terms, V, true, false>(x, count, lower.reduce, state.m, others, static_cast<T*>(nullptr), {});
     } else {
       shift_chunk<V>(x, count, lower.anchor, shifted_x);
       R = sum_terms<Terms, V, true, false>(static_cast<const T*>(shifted_x), count, lower.reduce, state.m - lower.anchor,
-                                           others, static_cast<T*>(nullptr), 0) *
+                                           others, static_cast<T*>(nullptr), {}) *
           exp_wide(lower.rho);
     }
     state.R = shifted<T>(R, exponent_gap(next, lower.N, state.m, base.N));
@@ -88,11 +89,11 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std
   return state;
 }
 
-#define SUMEXP_CHUNK(Terms, V, E)                                                                                   \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, true, E>(const E*, int, ElementOf<V>*, std::int64_t);  \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, false, E>(const E*, int, ElementOf<V>*, std::int64_t); \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, false, E>(const E*, int, ElementOf<V>*, std::int64_t);  \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, true, E>(const E*, int, ElementOf<V>*, std::int64_t);
+#define SUMEXP_CHUNK(Terms, V, E)                                                                                       \
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, true, E>(const E*, int, ElementOf<V>*, const Meanwhile&);  \
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, false, E>(const E*, int, ElementOf<V>*, const Meanwhile&); \
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, false, E>(const E*, int, ElementOf<V>*, const Meanwhile&);  \
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, true, E>(const E*, int, ElementOf<V>*, const Meanwhile&);
 
 SUMEXP_CHUNK(FullTerms, F32, float)
 SUMEXP_CHUNK(FullTerms, F64, double)
@@ -103,8 +104,9 @@ SUMEXP_CHUNK(ShortTerms, F32, bf16)
 #endif
 
 // For tiles, of which a few rows need refinement.
-template double sum_terms<FullTerms, F32, true, false>(const float*, int, Reduction<float>, float, int&, float*, std::int64_t);
+template double sum_terms<FullTerms, F32, true, false>(const float*, int, Reduction<float>, float, int&, float*,
+                                                       const Meanwhile&);
 template DD<double> sum_terms<FullTerms, F64, true, false>(const double*, int, Reduction<double>, double, int&, double*,
-                                                           std::int64_t);
+                                                           const Meanwhile&);
 
 }  // namespace sumexp::SUMEXP_NS

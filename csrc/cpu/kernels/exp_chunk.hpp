@@ -4,6 +4,7 @@
 
 #include "../../numerics/state.hpp"
 #include "lanes.hpp"
+#include "table.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -38,67 +39,81 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   return best;
 }
 
-// Elements to what is prefetched: into the first cache what is read next, into the second what comes then. Of panels, whose
-// rows are short, only the latter.
-struct Ahead {
+// What the memory does while a chunk is summed: elements to the next chunk, or row, which is prefetched, and other work.
+struct Meanwhile {
+  std::int64_t ahead = 0;
+  const cpu::Overlap* overlap = nullptr;
+};
+// The next chunk comes into the first cache, what is behind it into the second.
+template <int kChunk>
+struct WithinRow {
   std::int64_t near, far;
+  const cpu::Overlap* overlap;
+
+  explicit WithinRow(const Meanwhile& m) : overlap(m.overlap) {
+    const bool longer = m.ahead > kChunk || m.ahead < -kChunk;
+    near = longer ? kChunk : m.ahead;
+    far = longer && (m.ahead >= 2 * kChunk || m.ahead < 0) ? m.ahead : 2 * near;
+  }
+  template <class E>
+  SUMEXP_FN void prefetch(const E* x) const {
+    __builtin_prefetch(x + near, 0, 3);
+    __builtin_prefetch(x + far, 0, 2);
+  }
+  SUMEXP_FN void advance(int elements) const {
+    if (overlap) overlap->advance(overlap->of, elements);
+  }
 };
-struct FarAhead {
-  std::int64_t far;
+// Of panels, whose rows are short.
+struct ToNextRow {
+  std::int64_t ahead;
+  template <class E>
+  SUMEXP_FN void prefetch(const E* x) const {
+    __builtin_prefetch(x + ahead, 0, 2);
+  }
+  SUMEXP_FN void advance(int) const {}
 };
-// ahead: elements to the next chunk, or row.
-SUMEXP_FN Ahead beyond_chunk(std::int64_t ahead, std::int64_t chunk) {
-  const bool longer = ahead > chunk || ahead < -chunk;
-  const std::int64_t near = longer ? chunk : ahead;
-  return {near, longer && (ahead >= 2 * chunk || ahead < 0) ? ahead : 2 * near};
-}
-template <class E>
-SUMEXP_FN void prefetch(const E* x, const Ahead& ahead) {
-  __builtin_prefetch(x + ahead.near, 0, 3);
-  __builtin_prefetch(x + ahead.far, 0, 2);
-}
-template <class E>
-SUMEXP_FN void prefetch(const E* x, const FarAhead& ahead) {
-  __builtin_prefetch(x + ahead.far, 0, 2);
-}
 
 // The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
 // from `bound` up are counted in `counted` instead. kStore: terms, theirs too, are written to `terms`, which may be x. While
-// the arithmetic runs, what lies ahead is prefetched.
-template <class Terms, class V, bool kApart, bool kStore, class E, class Distance>
+// the arithmetic runs, the memory does what is to be done meanwhile.
+template <class Terms, class V, bool kApart, bool kStore, class E, class Memory>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
-                              const Distance& ahead, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
+                              const Memory& meanwhile, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
   constexpr int kLine = 64 / sizeof(E);  // elements of a cache line
   int left_out = 0;
-  lane_reduce<V, Terms::kSums>(count, Terms::template start<T>(), sums, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
-    using U = std::remove_pointer_t<decltype(acc)>;  // V, or some of them unrolled
-    const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
-    for (int j = 0; j < U::W; j += kLine > V::W ? kLine : V::W) prefetch(x + i + j, ahead);
-    const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
-    auto e = Terms::parts(raw, to);
-    if constexpr (kApart) {
-      if constexpr (kStore) memory.store(terms + i, Terms::term(e));
-      const auto out = at_or_above(raw, U(bound));
-      left_out += ::sumexp::SUMEXP_NS::count(out);
-      e.s = clear(out, e.s);
-    }
-    const U term = Terms::term(e);
-    Terms::add(acc, e, term);
-    if constexpr (!kApart && kStore) memory.store(terms + i, term);
-  });
+  lane_reduce<V, Terms::kSums>(
+      count, Terms::template start<T>(), sums,
+      [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
+        using U = std::remove_pointer_t<decltype(acc)>;  // V, or some of them unrolled
+        const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
+        for (int j = 0; j<U::W; j += kLine> V::W ? kLine : V::W) meanwhile.prefetch(x + i + j);
+        const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
+        auto e = Terms::parts(raw, to);
+        if constexpr (kApart) {
+          if constexpr (kStore) memory.store(terms + i, Terms::term(e));
+          const auto out = at_or_above(raw, U(bound));
+          left_out += ::sumexp::SUMEXP_NS::count(out);
+          e.s = clear(out, e.s);
+        }
+        const U term = Terms::term(e);
+        Terms::add(acc, e, term);
+        if constexpr (!kApart && kStore) memory.store(terms + i, term);
+      },
+      [&](int elements) SUMEXP_INLINE { meanwhile.advance(elements); });
   counted = left_out;
 }
 
 // The same, folded to one number: sum of e^x 2^(carry - N), for `reduce` to 2^N.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> reduce, ElementOf<V> bound, int& counted,
-                             ElementOf<V>* terms, std::int64_t ahead);
+                             ElementOf<V>* terms, const Meanwhile& meanwhile);
 
 // The state of a chunk, its maximum kept out of R (kApart) or in it. kStore: its terms go to `terms`, relative to what
 // base_of(maximum) says; `terms` may be x, but not where the maximum is apart, since x may be read again.
 template <class Terms, class V, bool kApart, bool kStore, class E>
-ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, std::int64_t ahead);
+ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, const Meanwhile& meanwhile = {});
 
 // The terms of a chunk alone: the same instructions on the same input, hence the same bits. `use(i, memory, term)`.
 template <class Terms, class V, class E, class Use>

@@ -88,7 +88,7 @@ struct RowOf {
     T* const to = place(terms, c);
     const int n = count(c);
     const std::int64_t ahead = row.direct[side] ? kChunk : 0;
-    const ExpState<T> sum = exp_chunk<Terms, V, true, true>(x, n, to, ahead);
+    const ExpState<T> sum = exp_chunk<Terms, V, true, true>(x, n, to, {ahead});
     maxima[c] = sum.m;
     if (!row.distances || !has_distances(sum)) return {sum, WideOf<T>::constant(0)};
     return with_distances(sum, distance_sum<V>(x, to, n, sum.m));

@@ -318,7 +318,7 @@ double by_terms(const char* x, std::int64_t x_stride, const double* y, const cha
     if (first) tree.push(state);
     const int n = static_cast<int>(count - first < kChunk ? count - first : kChunk);
     load_sums(first, n, nullptr);
-    state = exp_chunk<FullTerms, F64, true, false>(static_cast<const double*>(sums), n, static_cast<double*>(nullptr), 0);
+    state = exp_chunk<FullTerms, F64, true, false>(static_cast<const double*>(sums), n, static_cast<double*>(nullptr));
   }
   state = tree.finish(state);
   if (is_nan(state.R)) return Limits<double>::nan();

@@ -74,6 +74,32 @@ Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, i
   return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
 }
 
+// Gradients of a chunk of one row, scale p, from its terms; by pieces that end with cache lines.
+template <class V, class S>
+struct ProbabilityWriter {
+  using T = ElementOf<V>;
+  using Terms = TermsOf<S>;
+  const T* terms;
+  S* to;
+  TermScale<V> scale;
+  V all;
+  int count;
+  bool stream;
+  int done = 0;
+
+  void advance(int elements) {
+    int end = elements < count - done ? done + elements : count;
+    if (end < count) end -= static_cast<int>(reinterpret_cast<std::uintptr_t>(to + end) % 64 / sizeof(S));
+    if (end <= done) return;
+    const T* const from = terms + done;
+    store_chunk<V>(to + done, end - done, stream, [&](int i, auto memory) SUMEXP_INLINE {
+      return all * probability<Terms>(memory.template load<V>(from + i, T(0)), scale);
+    });
+    done = end;
+  }
+  static void overlapped(void* of, int elements) { static_cast<ProbabilityWriter*>(of)->advance(elements); }
+};
+
 template <class V, class S>
 struct LossKernel {
   using T = ElementOf<V>;
@@ -81,17 +107,17 @@ struct LossKernel {
   using State = LossState<T>;
   using Gradient = LossGradient<T>;
   static constexpr int kChunk = Geometry<T>::kChunk;
-  static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister;
+  static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister, kOverlaps = std::is_same_v<S, float>;
 
   const cpu::LossJob& job;
-  const cpu::LossScratch& scratch;
+  cpu::LossScratch& scratch;
   const cpu::LossRow& row;
   const std::int64_t n = job.plan->n;
   const LossOptions options = {
       n, job.smoothing, job.z_loss, job.temperature, job.target_moves != nullptr, job.weight != nullptr};
   const bool probabilities = options.probabilities, mixed = options.mixed(), has_dense = options.has_dense();
   const bool changes_logits = job.softcap != 0.0 || job.temperature != 1.0;
-  T* maxima = static_cast<T*>(scratch.maxima);  // of the chunks
+  T* maxima = static_cast<T*>(scratch.maxima[scratch.row]);  // of the chunks
 
   int count_of(std::int64_t first) const { return static_cast<int>(n - first < kChunk ? n - first : kChunk); }
   T weight_of(std::int64_t j) const { return job.weight ? static_cast<const T*>(job.weight)[j] : T(1); }
@@ -188,14 +214,14 @@ struct LossKernel {
     best = top, place = first + i;
   }
 
-  State reduce(std::int64_t c, T* terms) {
+  State reduce(std::int64_t c, T* terms, const cpu::Overlap* overlap) {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
     State state = State::empty(top.apart);
     if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
-    state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, job.ahead)
-                      : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), job.ahead);
+    state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, {job.ahead, overlap})
+                      : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), {job.ahead, overlap});
     const T m = state.sum.m;
     maxima[c] = m;
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
@@ -286,25 +312,14 @@ struct LossKernel {
       return job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
     }
     const T* terms = terms_of(c, first, count, kept, slopes);
-    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, maxima[c]);
-    const TermScale<V> scale = broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
-    if (k.far) {
-      T* const far = static_cast<T*>(scratch.terms);
-      for (int i = 0; i < count; ++i) far[i] = far_term<Terms>(terms[i], k);
-      terms = far;
-    }
+    const TermScale<V> scale = scale_of(c, count, normalizer, terms);
     const V all = V(gradient.scale);
     const bool bounded = is_finite(gradient.scale);
-    const auto probability_at = [&](int i, auto memory) SUMEXP_INLINE {
-      return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
-    };
     if constexpr (kStores)
-      if (job.stores && !has_dense && !slopes && row.part_count == 1 && !gradient.late && bounded) {
+      if (writes_probabilities(gradient)) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
-        store_chunk<V>(to, count, job.stream, probability_at);
-        if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
-          write<S>(reinterpret_cast<char*>(to + i), gradient.at_target);
-        return;
+        ProbabilityWriter<V, S>{terms, to, scale, all, count, job.stream}.advance(count);
+        return write_target(first, count, gradient);
       }
     if (has_dense) {
       const T* const b = dense(first, count, probabilities ? target(first, count) : nullptr);
@@ -316,7 +331,9 @@ struct LossKernel {
                      bounded ? dense_gradient(p, all, weight, minus) : times_unbounded(p, gradient.scale) + weight * minus);
       });
     } else if (bounded) {
-      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE { memory.store(out + i, probability_at(i, memory)); });
+      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+        memory.store(out + i, all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale));
+      });
     } else {
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         const V p = probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
@@ -336,6 +353,71 @@ struct LossKernel {
       each_vector<V>(count, [&](int i, auto memory)
                                 SUMEXP_INLINE { memory.store(out + i, quiet(memory.template load<V>(out + i, T(0)))); });
     job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+  }
+
+  // What probability() takes of a chunk beside its terms, which are others where the chunk is far below the row's maximum.
+  TermScale<V> scale_of(std::int64_t c, int count, const Normalizer<T>& normalizer, const T*& terms) const {
+    const ChunkScale<T> k = chunk_scale<Terms>(normalizer, maxima[c]);
+    if (k.far) {
+      T* const far = static_cast<T*>(scratch.terms);
+      for (int i = 0; i < count; ++i) far[i] = far_term<Terms>(terms[i], k);
+      terms = far;
+    }
+    return broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
+  }
+  // Is the gradient scale p, in the caller's memory as it is, but of the one target?
+  bool writes_probabilities(const Gradient& gradient) const {
+    return kStores && job.stores && !has_dense && job.softcap == 0.0 && row.part_count == 1 && !gradient.nan &&
+           !gradient.late && is_finite(gradient.scale);
+  }
+  void write_target(std::int64_t first, int count, const Gradient& gradient) const {
+    if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
+      write<S>(row.gradient + (first + i) * std::int64_t{sizeof(S)}, gradient.at_target);
+  }
+
+  // -- rows one behind the other: a gradient is written while the next row is summed ----------------------------------
+
+  struct Waiting {
+    cpu::LossRow row;
+    cpu::TargetPart part;
+    Normalizer<T> scale;
+    Gradient gradient;
+    const T* terms;
+    T* maxima;
+  };
+  static_assert(sizeof(Waiting) <= cpu::LossScratch::kWaitingBytes);
+  const Waiting& waiting() const { return as<Waiting>(scratch.waiting); }
+  // The kernel of the row that waits.
+  LossKernel behind() const {
+    LossKernel kernel{job, scratch, waiting().row};
+    kernel.maxima = waiting().maxima;
+    return kernel;
+  }
+  void wait(const Normalizer<T>& scale, const Gradient& gradient, const T* kept) const {
+    Waiting& to = as<Waiting>(scratch.waiting);
+    to = {row, row.parts[0], scale, gradient, kept, maxima};
+    to.row.parts = &to.part;
+    scratch.waits = true, scratch.row = 1 - scratch.row;
+  }
+  // reduce, and the same chunk of the waiting row's gradient.
+  State reduce_over(const LossKernel& behind, std::int64_t c, T* terms) {
+    const std::int64_t first = c * kChunk;
+    const int count = count_of(first);
+    const Waiting& waiting = behind.waiting();
+    const T* kept = waiting.terms + first;
+    const TermScale<V> scale = behind.scale_of(c, count, waiting.scale, kept);
+    S* const to = reinterpret_cast<S*>(waiting.row.gradient) + first;
+    ProbabilityWriter<V, S> writer = {kept, to, scale, V(waiting.gradient.scale), count, job.stream};
+    const cpu::Overlap overlap = {ProbabilityWriter<V, S>::overlapped, &writer};
+    const State state = reduce(c, terms, &overlap);
+    writer.advance(count);
+    behind.write_target(first, count, waiting.gradient);
+    return state;
+  }
+  void write_waiting() const {
+    if (!scratch.waits) return;
+    behind().map_all(waiting().scale, waiting().gradient, waiting().terms);
+    scratch.waits = false;
   }
 
   // What the second sweep has of the first; behind it the chunks' maxima.
@@ -359,8 +441,13 @@ struct LossKernel {
   void sweep() {
     const std::int64_t chunks = chunk_count<T>(n);
     if (row.saved) maxima = maxima_of(row.saved);
-    T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms) : nullptr;
-    const auto reduce_at = [&](std::int64_t c) { return reduce(c, kept ? kept + c * kChunk : nullptr); };
+    T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[scratch.row]) : nullptr;
+    const auto reduce_at = [&](std::int64_t c) {
+      T* const terms = kept ? kept + c * kChunk : nullptr;
+      if constexpr (kOverlaps)
+        if (scratch.waits) return reduce_over(behind(), c, terms);
+      return reduce(c, terms, nullptr);
+    };
     const auto reduce_all = [&] {
       MergeTree<State> tree;
       tree.clear();
@@ -368,6 +455,7 @@ struct LossKernel {
       return tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
     };
     State state = reduce_all();
+    scratch.waits = false;
     if (overflows) {
       set_apart();
       state = reduce_all();
@@ -377,13 +465,19 @@ struct LossKernel {
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
     if (row.saved) *static_cast<Saved*>(row.saved) = {scale, gradient, top};
     if (!row.gradient) return;
+    if constexpr (kOverlaps)
+      if (job.overlaps && kept && writes_probabilities(gradient)) return wait(scale, gradient, kept);
     map_all(scale, gradient, kept);
   }
 };
 
 template <class V, class S>
-void loss_row(const cpu::LossJob& job, const cpu::LossScratch& scratch, const cpu::LossRow& row) {
+void loss_row(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow& row) {
   LossKernel<V, S>{job, scratch, row}.run();
+}
+template <class V, class S>
+void write_waiting(const cpu::LossJob& job, cpu::LossScratch& scratch) {
+  LossKernel<V, S>{job, scratch, {}}.write_waiting();
 }
 
 // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
@@ -419,6 +513,7 @@ void scale_rows(char* at, std::int64_t step, std::int64_t stride, std::int64_t r
 
 const cpu::LossKernels kLossKernels = {
     {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
+    write_waiting<F32, float>,
     {LossKernel<F32, f16>::saved_bytes, LossKernel<F32, bf16>::saved_bytes, LossKernel<F32, float>::saved_bytes,
      LossKernel<F64, double>::saved_bytes},
     {scale_rows<F32, f16>, scale_rows<F32, bf16>, scale_rows<F32, float>, scale_rows<F64, double>}};

@@ -24,6 +24,7 @@ struct LossJob {
   bool stores;         // gradients are contiguous
   bool stream;         // ... and go around the cache
   bool keeps_terms;    // between the sweeps
+  bool overlaps;       // gradients may be written while the next row is summed, from terms that are kept
   std::int64_t ahead;  // elements to what is read next
   bool finds_class;    // of the largest logit
   // Of the gradient of some classes alone, from what rows have `saved`: the first and their number; else 0, n.
@@ -44,14 +45,20 @@ struct LossRow {
   void* saved;  // what the second sweep has of the first: saved_bytes; or null
 };
 
-// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; the terms of a row, or null; the maxima
-// of its chunks.
+// Scratch, of T: chunks of logits, of dense weights, of terms, of results, of slopes; the terms of a row, or null, and the
+// maxima of its chunks, of this row and of the one that waits.
 struct LossScratch {
-  void *z, *dense, *terms, *out, *slopes, *row_terms, *maxima;
+  static constexpr int kWaitingBytes = 512;
+
+  void *z, *dense, *terms, *out, *slopes, *row_terms[2] = {}, *maxima[2] = {};
+  int row = 0;         // which of the two is this row's
+  bool waits = false;  // the row before has its sums, but not all of its gradient
+  alignas(16) char waiting[kWaitingBytes];
 };
 
 struct LossKernels {
-  void (*row[4])(const LossJob&, const LossScratch&, const LossRow&);  // by dtype
+  void (*row[4])(const LossJob&, LossScratch&, const LossRow&);  // by dtype
+  void (*write_waiting)(const LossJob&, LossScratch&);           // the gradient of the last row, where that overlaps
   std::int64_t (*saved_bytes[4])(std::int64_t n);
   // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
   void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);

@@ -94,7 +94,7 @@ struct PanelRows {
       if (kAll || want.at[b] != T(0)) {
         V sums[Terms::kSums][kVectors];
         const Reduction<V> to = {V(shift.at[b]), V(floor.at[b])};
-        sum_term_lanes<Terms, V, kApart, kStore>(row.in(0), count, to, V(bound.at[b]), out, row.terms(), FarAhead{at->ahead},
+        sum_term_lanes<Terms, V, kApart, kStore>(row.in(0), count, to, V(bound.at[b]), out, row.terms(), ToNextRow{at->ahead},
                                                  sums);
         groups[b] = term_members(sums);
       } else {

@@ -37,7 +37,7 @@ template <class V>
 void reduce(const void* x, int count, void* state) {
   using T = ElementOf<V>;
   as<ExpState<T>>(state) =
-      exp_chunk<FullTerms, V, true, false>(static_cast<const T*>(x), count, static_cast<T*>(nullptr), Geometry<T>::kChunk);
+      exp_chunk<FullTerms, V, true, false>(static_cast<const T*>(x), count, static_cast<T*>(nullptr), {Geometry<T>::kChunk});
 }
 
 SUMEXP_FN const double* widened(const double* x, int, double*) { return x; }

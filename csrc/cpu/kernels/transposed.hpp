@@ -155,7 +155,7 @@ struct Transposed {
       for (int j = 0; j < n; ++j) memcpy(row + j, reinterpret_cast<const char*>(in[0] + j) + b * sizeof(T), sizeof(T));
       int out = 0;
       sum[b] = ::sumexp::SUMEXP_NS::sum_terms<Terms, V, true, false>(static_cast<const T*>(row), n, {shift[b], floor[b]},
-                                                                     bound[b], out, static_cast<T*>(nullptr), 0);
+                                                                     bound[b], out, static_cast<T*>(nullptr), {});
     }
     return wide_lanes(sum);
   }
