@@ -14,8 +14,10 @@
 
 #if defined(__CUDACC__)
 #define SUMEXP_FN __host__ __device__ __forceinline__
+#define SUMEXP_LARGE_FN SUMEXP_FN
 #else
 #define SUMEXP_FN inline __attribute__((always_inline))
+#define SUMEXP_LARGE_FN __attribute__((noinline))  // some KB, that would be at every place that calls it
 #endif
 
 #define SUMEXP_INLINE __attribute__((always_inline))  // of a lambda, behind its parameters

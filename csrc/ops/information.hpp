@@ -261,13 +261,8 @@ SUMEXP_FN Totals<T> totals(const ExpState<T>& a, const ExpState<T>& b) {
 }
 
 // The part with the larger share of p and the smaller, s, as numerics/information.hpp has them; r: the quotient of both Q.
-#if defined(__CUDACC__)
-#define SUMEXP_MERGE SUMEXP_FN
-#else
-#define SUMEXP_MERGE __attribute__((noinline))  // some KB, at every place that merges
-#endif
 template <class T>
-SUMEXP_MERGE DivergenceState<T> merge(const DivergenceState<T>& a, const DivergenceState<T>& b) {
+SUMEXP_LARGE_FN DivergenceState<T> merge(const DivergenceState<T>& a, const DivergenceState<T>& b) {
   using O = WideOf<T>;
   const Wide<T> zero = O::constant(0);
   const Totals<T> P = totals(a.p, b.p), Q = totals(a.q, b.q);
