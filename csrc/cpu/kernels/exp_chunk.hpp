@@ -56,11 +56,14 @@ struct WithinRow {
     far = longer && (m.ahead >= 2 * kChunk || m.ahead < 0) ? m.ahead : 2 * near;
   }
   template <class E>
-  SUMEXP_FN void prefetch(const E* x) const {
-    __builtin_prefetch(x + near, 0, 3);
-    __builtin_prefetch(x + far, 0, 2);
-  }
-  SUMEXP_FN void advance(int elements) const {
+  SUMEXP_FN void prefetch(const E*) const {}
+  template <class E>
+  SUMEXP_FN void advance(const E* x, int elements) const {
+    if (near)
+      for (int i = 0; i < elements; i += int(64 / sizeof(E))) {
+        __builtin_prefetch(x + i + near, 0, 3);
+        __builtin_prefetch(x + i + far, 0, 2);
+      }
     if (overlap) overlap->advance(overlap->of, elements);
   }
 };
@@ -71,7 +74,8 @@ struct ToNextRow {
   SUMEXP_FN void prefetch(const E* x) const {
     __builtin_prefetch(x + ahead, 0, 2);
   }
-  SUMEXP_FN void advance(int) const {}
+  template <class E>
+  SUMEXP_FN void advance(const E*, int) const {}
 };
 
 // The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
@@ -101,7 +105,7 @@ SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce,
         Terms::add(acc, e, term);
         if constexpr (!kApart && kStore) memory.store(terms + i, term);
       },
-      [&](int elements) SUMEXP_INLINE { meanwhile.advance(elements); });
+      [&](int first, int elements) SUMEXP_INLINE { meanwhile.advance(x + first, elements); });
   counted = left_out;
 }
 

@@ -132,7 +132,7 @@ SUMEXP_FN int column_count(int count) {
 }
 
 struct Nothing {
-  SUMEXP_FN void operator()(int) const {}
+  SUMEXP_FN void operator()(int, int) const {}
 };
 
 // Steps 1 and 2 of the geometry for `kSums` sums at once: body(acc, i, memory) adds the vector, or unrolled vectors, at
@@ -141,7 +141,7 @@ struct Nothing {
 //
 // For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go V::kUnroll at a time,
 // down all lane rows, so that their sums stay in registers; if they are columns, these fold before they are put aside. Before
-// each such step, between(how many elements it takes of a full chunk).
+// each such step, between(first, count): equal shares of a full chunk's elements, in order.
 template <class V, int kSums, class Body, class Between = Nothing>
 SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body,
                            Between between = {}) {
@@ -156,7 +156,7 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
     for (int u = 0; u < kVectors; ++u)
       for (int a = 0; a < kSums; ++a) slots[u][a] = V(T(0));
   for (int first = 0, slot = 0; first < columns * G::kGroup; first += Together::W, slot += kKept) {
-    between(Together::W * G::kLaneRows);
+    between(first * G::kLaneRows, Together::W * G::kLaneRows);
     Together acc[kSums];
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) acc[a] = Together(a == 0 ? start : T(0));
