@@ -165,6 +165,23 @@ def test_bad_input():
     assert st.logaddexp(torch.zeros(2), 0, out=out) is out and np.allclose(out, np.log(2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_softplus_where_beta_times_input_overflows(dtype):
+    """The result is the input, or 0, as torch's; so are derivatives, in beta too."""
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([largest, -largest, largest / 4, 0.0, 1.0], dtype=dtype, requires_grad=True)
+    for beta in (8.0, torch.tensor(8.0, dtype=dtype, requires_grad=True)):
+        result = st.softplus(x, beta)
+        torch.testing.assert_close(result, torch.nn.functional.softplus(x, 8.0))
+        x.grad = None
+        result.sum().backward()
+        assert x.grad.tolist()[:4] == [1, 0, 1, 0.5]
+    assert beta.grad.isfinite()
+    infinite = torch.tensor([float("inf"), float("-inf"), float("nan")], dtype=dtype)
+    torch.testing.assert_close(st.softplus(infinite, 8.0), torch.nn.functional.softplus(infinite, 8.0), equal_nan=True)
+    torch.testing.assert_close(torch.func.grad(lambda t: st.softplus(t, 8.0).sum())(x.detach()[:4]), x.grad[:4])
+
+
 def test_axis_is_dim():
     x = torch.randn(3, 4)
     assert torch.equal(st.logcumsumexp(x, axis=0), st.logcumsumexp(x, 0))

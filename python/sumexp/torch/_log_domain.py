@@ -164,7 +164,12 @@ def softplus(input, beta=1.0, threshold=20.0):
     (x,) = _prepare("softplus", ("input",), input)
     if not isinstance(beta, (int, float, torch.Tensor)) and not hasattr(type(beta), "__float__"):
         raise TypeError(f"softplus: beta is {beta!r}, accepted: a number")
-    return OPERATIONS["softplus"](x) if beta == 1 else OPERATIONS["softplus"](x * beta) / beta
+    if beta == 1:
+        return OPERATIONS["softplus"](x)
+    product = x * beta
+    beyond = torch.isinf(product) & torch.isfinite(x)  # the product overflows, the result does not
+    found = OPERATIONS["softplus"](torch.where(beyond, 0, product)) / beta
+    return torch.where(beyond, torch.where(product > 0, x, 0), found)
 
 
 # -- running sums ----------------------------------------------------------------------------------------------
