@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy as theirs  # noqa: E402
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from sumexp.torch import _cross_entropy  # noqa: E402
 from torch_cases import same_bytes  # noqa: E402
 
 f64 = torch.float64
@@ -118,6 +119,58 @@ def test_derivatives(target, options):
     call = lambda x: st.cross_entropy(x, target, **options)
     assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(call, x, check_fwd_over_rev=True, check_rev_over_rev=True)
+
+
+def of_formula(x, target, pair_weights, weight, token_weight, denominator, *options):
+    """Gradients of the formula in all floating tensors but the denominator; and the loss."""
+    tensors = [x, target, pair_weights, weight, token_weight]
+    leaves = [t.clone().requires_grad_() if t is not None and t.is_floating_point() else t for t in tensors]
+    loss = _cross_entropy.formula(*leaves, denominator, *options)
+    found = iter(torch.autograd.grad(loss.sum(), [t for t in leaves if t is not None and t.requires_grad]))
+    return [next(found) if t is not None and t.requires_grad else None for t in leaves], loss
+
+
+@pytest.mark.parametrize("reduction", [0, 1, 2])
+@pytest.mark.parametrize("target", TARGETS)
+def test_gradients_in_targets_and_weights_are_the_formulas(target, reduction):
+    """Of any number of dimensions, with rows and pairs ignored, and with classes of weight 0 and probability 0."""
+    for dim, shape in ((1, (4, 5)), (1, (4, 5, 3)), (-1, (2, 3, 5)), (0, (5,))):
+        rows = _cross_entropy.rows_shape(shape, dim)
+        x, weight = logits(*shape), torch.tensor([1.0, 0, 2, 0.5, 3], dtype=f64)
+        index, y, shares = indices(*rows), logits(*shape, seed=6).softmax(dim), None
+        if target == "pairs":
+            index, shares = indices(*rows, 3, seed=7), logits(*rows, 3, seed=8).exp()
+        if rows:
+            index[0], index.view(-1)[-1] = -100, -100
+        x.select(dim, 1).fill_(-float("inf"))  # whose class has weight 0
+        index = torch.where(index == 1, 2, index)
+        for denominator in (None, torch.tensor(3.0, dtype=f64)) if reduction == 1 else (None,):
+            for options in ((0.0, 0.0, 0.0, 1.0), (0.1, 0.2, 2.0, 0.7)):
+                tensors = x, y if target == "probabilities" else index, shares, weight, logits(rows, seed=9), denominator
+                given = dim, -100, *options, reduction, False
+                needs = [t is not None and t.is_floating_point() for t in tensors[:-1]] + [False]
+                expected, loss = of_formula(*tensors, *given)
+                u = torch.ones_like(loss)
+                found = _cross_entropy.gradient((u,), tensors, (loss.detach(),), given, needs)
+                for got, exact in zip(found[1:], expected[1:]):
+                    assert (got is None) == (exact is None)
+                    if exact is not None:
+                        torch.testing.assert_close(got, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_compiled_gradients_in_targets_and_weights(target):
+    """A compiled program asked the operation's kernel for autograd, which is off there, and stopped."""
+    index, y = TARGETS[target] if target == "pairs" else (TARGETS[target], TARGETS[target])
+    inputs = [t.clone().requires_grad_() for t in (logits(4, 5), WEIGHT, torch.rand(4, dtype=f64), y) if t.is_floating_point()]
+
+    def call(x, w, tokens, y=index):
+        return st.cross_entropy(x, (index, y) if target == "pairs" else y, w, token_weight=tokens, label_smoothing=0.1)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    found, expected = (torch.autograd.grad(f(*inputs), inputs) for f in (compiled, call))
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -75,15 +75,20 @@ def kept_rows(target, target_weight, o):
     return (kept, None) if target_weight is None else (kept.any(-1), kept)
 
 
+def capped(input, rows, o):
+    """The logits in the wide dtype, after softcap. An ignored row is not read: whatever it holds, its gradient is 0."""
+    x = input.to(wide(input.dtype))
+    if rows is not None:
+        x = torch.where(rows.unsqueeze(o.dim), x, 0)
+    if not o.softcap:
+        return x
+    return torch.where(torch.isinf(x), x.detach(), o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
+
+
 def row_losses(input, target, target_weight, weight, token_weight, o, info=False):
     """(the rows' losses in the wide dtype, a dict of what else there is if `info`)."""
     rows, pairs = kept_rows(target, target_weight, o)
-    x = input.to(wide(input.dtype))
-    if rows is not None:  # an ignored row is not read: whatever it holds, its gradient is 0
-        x = torch.where(rows.unsqueeze(o.dim), x, 0)
-    z = x
-    if o.softcap:
-        z = torch.where(torch.isinf(x), x.detach(), o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
+    z = capped(input, rows, o)
     classes = z.shape[o.dim]
     nll = -_front.log_softmax(z, o.dim, temperature=o.temperature)
     whole, z = z, _formulas.quotient(z, o.temperature)
@@ -147,6 +152,68 @@ def denominator_of(input, target, target_weight, weight, token_weight, o):
     if weight is not None and target_weight is None:
         each = each * weight.to(each.dtype)[torch.where(rows, target, 0).to(torch.int64)]
     return torch.where(rows, each, 0).sum()
+
+
+def of_denominator(u, target, target_weight, weight, token_weight, o):
+    """The gradients of denominator_of() in weight and token_weight, or None, for a gradient u of it."""
+    kept, _ = kept_rows(target, target_weight, o)
+    shape = rows_shape(target.shape, o.dim) if kept is None else kept.shape
+    share = u.to(torch.float64).expand(shape)
+    share = share if kept is None else torch.where(kept, share, 0)
+    of_classes = weight is not None and kept is not None and target_weight is None
+    of_weight = of_tokens = None
+    if of_classes:
+        index = torch.where(kept, target, 0).to(torch.int64)
+    if weight is not None:
+        of_weight = torch.zeros_like(weight, dtype=torch.float64)
+        if of_classes:
+            part = share if token_weight is None else share * token_weight
+            of_weight = of_weight.index_add(0, index.flatten(), part.flatten())
+        of_weight = of_weight.to(weight.dtype)
+    if token_weight is not None:
+        of_tokens = (share * weight.to(share.dtype)[index] if of_classes else share).to(token_weight.dtype)
+    return of_weight, of_tokens
+
+
+def gradients_of_others(input, target, target_weight, weight, token_weight, o, g, needs):
+    """The gradients of sum_i g_i l_i in target, target_weight, weight and token_weight, as needed, in the wide dtype.
+
+    They are those of row_losses, in plain operations: a registered operation's kernel cannot call for autograd.
+    """
+    rows, pairs = kept_rows(target, target_weight, o)
+    classes, share = input.shape[o.dim], 1 - o.label_smoothing
+    nll = -_front.log_softmax(capped(input, rows, o), o.dim, temperature=o.temperature)
+    g = g.to(nll.dtype) if rows is None else torch.where(rows, g.to(nll.dtype), 0)
+    scale = (g if token_weight is None else g * token_weight.to(g.dtype)).unsqueeze(o.dim)
+    w = None if weight is None else weight.to(nll.dtype)
+    each = lambda a, nll: scale * nll.masked_fill((a == 0) & torch.isinf(nll), 0)  # as weighted()
+    by_class = lambda t: t.movedim(o.dim, 0).reshape(classes, -1).sum(1)
+    found = [None] * 4
+    if target.is_floating_point():
+        y = target.to(nll.dtype) * share + o.label_smoothing / classes
+        of = each(y if w is None else y * along(w, y.dim(), o.dim), nll)
+        if needs[0]:
+            found[0] = of * share if w is None else of * share * along(w, y.dim(), o.dim)
+        if needs[2]:
+            found[2] = by_class(of * y)
+    elif needs[1] or needs[2]:
+        kept = rows.unsqueeze(o.dim) if pairs is None else pairs.movedim(-1, o.dim)
+        index = target.unsqueeze(o.dim) if pairs is None else target.movedim(-1, o.dim)
+        index = torch.where(kept, index, 0).to(torch.int64)
+        y = torch.ones_like(index, dtype=nll.dtype)
+        if pairs is not None:
+            y = torch.where(kept, target_weight.movedim(-1, o.dim).to(nll.dtype), 0)
+        of = share * each(y if w is None else y * w[index], nll.gather(o.dim, index))
+        if needs[1]:
+            found[1] = torch.where(kept, of if w is None else of * w[index], 0).movedim(o.dim, -1)
+        if needs[2]:
+            found[2] = torch.zeros_like(w).index_add(0, index.flatten(), (of * y).flatten())
+            if o.label_smoothing:
+                even = along(w * (o.label_smoothing / classes), nll.dim(), o.dim)
+                found[2] += by_class(each(even, nll)) * (o.label_smoothing / classes)
+    if needs[3]:
+        found[3] = g * row_losses(input, target, target_weight, weight, None, o)[0]
+    return found
 
 
 def reduced(losses, denominator, o):
@@ -263,21 +330,27 @@ def kernel_with_info(*arguments):
 
 
 def gradient(gradients, tensors, results, options, needs):
-    """The input's by the kernel, those of target and weights by the formula."""
+    """The input's by the kernel, those of target and weights by gradients_of_others."""
     u, o = gradients[0], Options(*options)
     found = [None] * len(tensors)
     if needs[0]:
         found[0] = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
         g = u.detach().to(torch.float64).expand(rows_shape(tensors[0].shape, o.dim))
         _run((*tensors, *options), dlogits=found[0], g=g, with_loss=False)
-    wanted = [i for i in range(1, len(tensors)) if needs[i]]
-    if wanted:
-        with torch.enable_grad():
-            given = [t if t is None else t.detach().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
-            loss = formula(*given, *options)
-            of = torch.autograd.grad(loss, [given[i] for i in wanted], u, allow_unused=True, materialize_grads=True)
-        for i, t in zip(wanted, of):
-            found[i] = t
+    if any(needs[1:]):
+        *rest, denominator = (t if t is None else t.detach() for t in tensors)
+        u = u.detach().to(wide(tensors[0].dtype))
+        mean, divided = o.reduction == REDUCTIONS.index("mean"), None
+        if mean:
+            divided = denominator_of(*rest, o) if denominator is None else denominator
+            u = quotient(u, divided, o)
+        rows = rows_shape(tensors[0].shape, o.dim)
+        found[1:-1] = gradients_of_others(*rest, o, u.expand(rows), needs[1:-1])
+        if mean and denominator is None and any(needs[3:]):
+            loss = row_losses(*rest, o)[0].sum(dtype=torch.float64)
+            of = of_denominator(-loss * quotient(u.to(loss.dtype), divided, o), *rest[1:], o)
+            found[3:-1] = (a if a is None else a + b for a, b in zip(found[3:-1], of))
+        found[1:] = (a if a is None else a.to(t.dtype) for a, t in zip(found[1:], tensors[1:]))
     return tuple(found)
 
 
