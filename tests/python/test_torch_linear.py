@@ -264,6 +264,165 @@ def test_compiled(target, reduction):
     assert all(torch.equal(g.grad, e.grad) for g, e in zip(got, expected))
 
 
+# -- targets and weights, and what else is told ---------------------------------------------------------------------------
+
+
+def with_weights(function, target, **options):
+    """(a function of x, w, b, the floating part of the target if it has one, class weights and token weights; these)"""
+    y = target[1] if isinstance(target, tuple) else target
+    smooth = [y] if y.is_floating_point() else []
+
+    def call(x, w, b, *rest):
+        *share, weight, token_weight = rest
+        given = (target[0], share[0]) if isinstance(target, tuple) else share[0] if share else target
+        return function(x, w, b, given, weight=weight, token_weight=token_weight, **options)
+
+    return call, [X, W, B, *smooth, ALL["weight"], ALL["token_weight"]]
+
+
+MORE = {n: ALL[n] for n in ("label_smoothing", "z_loss", "softcap", "temperature")}
+REDUCED = {"mean": {}, "sum": {"reduction": "sum"}, "none": {"reduction": "none"}, "denominator": {"denominator": 5.0}}
+
+
+@pytest.mark.parametrize("more", [{}, MORE], ids=["plain", "all"])
+@pytest.mark.parametrize("reduced", REDUCED)
+@pytest.mark.parametrize("target", TARGETS)
+def test_derivatives_in_targets_and_weights(target, reduced, more):
+    call, given = with_weights(ours, TARGETS[target], **REDUCED[reduced], **more)
+    whole_logits, _ = with_weights(composition, TARGETS[target], **REDUCED[reduced], **more)
+    inputs, wide = leaves(*given), leaves(*given)
+    loss, expected = call(*inputs), whole_logits(*wide)
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=1e-13)
+    u = torch.rand_like(expected)
+    exact = torch.autograd.grad(expected, wide, u)
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs, u), exact, rtol=1e-12, atol=1e-13)
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.autograd.grad(compiled(*inputs), inputs, u), exact, rtol=1e-12, atol=1e-13)
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, inputs, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True)
+
+
+def test_transforms_in_targets_and_weights():
+    for target in TARGETS.values():
+        (call, given), (expected, _) = (with_weights(f, target, **MORE) for f in (ours, composition))
+        of = tuple(range(3, len(given)))
+        torch.testing.assert_close(func.grad(call, of)(*given), func.grad(expected, of)(*given))
+        along = tuple(normal(*t.shape, seed=30 + k) for k, t in enumerate(given))
+        once = lambda f: lambda *t: func.jvp(f, t, along)[1]
+        for change in (once, lambda f: once(once(f)), lambda f: func.grad(once(f), of), lambda f: once(func.grad(f, of))):
+            torch.testing.assert_close(change(call)(*given), change(expected)(*given))
+        batch = [torch.stack([t, t.flip(0)]) for t in given]
+        torch.testing.assert_close(func.vmap(func.grad(call, of))(*batch), func.vmap(func.grad(expected, of))(*batch))
+
+
+def test_only_the_gradients_in_targets_and_weights_that_are_needed(monkeypatch):
+    call, given = with_weights(ours, TARGETS["probabilities"])
+    everything = leaves(*given)
+    exact = torch.autograd.grad(call(*everything), everything)
+    monkeypatch.setattr(_linear_sweeps, "add_product", lambda *_: pytest.fail("dW was computed"))
+    for k in (3, 4, 5):
+        inputs = [t.clone().requires_grad_(i == k) for i, t in enumerate(given)]
+        torch.testing.assert_close(torch.autograd.grad(call(*inputs), inputs[k])[0], exact[k], rtol=1e-12, atol=1e-15)
+
+
+def test_ignored_rows_have_no_gradient_in_weights():
+    x = X.clone()
+    x[2] = float("nan")
+    for target in (T, (torch.stack([T, T.flip(0)], 1).index_fill(0, torch.tensor(2), -100), TARGETS["pairs"][1])):
+        call, given = with_weights(ours, target)
+        inputs = leaves(x, *given[1:])
+        found = torch.autograd.grad(call(*inputs), inputs)
+        assert all(t.isfinite().all() for t in found) and found[-1][2] == 0
+        pair = isinstance(target, tuple)
+        ignored = torch.full_like(target[0] if pair else target, -100)
+        call, _ = with_weights(ours, (ignored, target[1]) if pair else ignored, on_empty="zero")
+        assert not any(t.any() for t in torch.autograd.grad(call(*inputs), inputs))
+
+
+def test_derivatives_in_weights_of_positions():
+    inputs = leaves(X, WS, BS, ALL_MANY["weight"], ALL_MANY["token_weight"])
+    wide = leaves(*inputs)
+    for target, options in itertools.product(MANY.values(), ({}, {"reduction": "none"}, {"denominator": 9.0})):
+        call = lambda f, x, w, b, c, t: f(x, w, b, target, weight=c, token_weight=t, **options)
+        got, expected = call(ours, *inputs).sum(), call(whole, *wide).sum()
+        found, exact = torch.autograd.grad(got, inputs), torch.autograd.grad(expected, wide)
+        torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-13)
+    call = lambda *t: ours(*t[:3], MANY["index"], weight=t[3], token_weight=t[4])
+    assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+
+
+def test_gradients_of_targets_and_weights_are_refused_where_there_are_none():
+    for name in ("weight", "token_weight"):
+        given = {name: ALL[name].clone().requires_grad_()}
+        with pytest.raises(NotImplementedError, match=f"^linear_cross_entropy_with_grad: {name} requires a gradient, accepted"):
+            se.linear_cross_entropy_with_grad(X, W, T, **given)
+
+
+INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_info(target, reduction):
+    """Of the logits that the loss is of, under every transform; not differentiated."""
+    x, w, b = ((t * 2).round() for t in (X, W, B))  # integers, whose products are exact
+    options = {**MORE, "reduction": reduction, "info": INFO}
+    loss, expected = composition(x, w, b, TARGETS[target], **options)
+    call = lambda x: ours(x, w, b, TARGETS[target], **options)
+    total = lambda x: (lambda loss, found: (loss.sum(), (loss, found)))(*call(x))
+    torch._dynamo.reset()
+    for way in (
+        call, torch.compile(call, fullgraph=True, backend="aot_eager"), lambda x: call(x.clone().requires_grad_()),
+        lambda x: torch.compile(call, fullgraph=True, backend="aot_eager")(x.clone().requires_grad_()),
+        lambda x: func.grad(total, has_aux=True)(x)[1], lambda x: func.vjp(total, x, has_aux=True)[2],
+        lambda x: func.jvp(total, (x,), (x,), has_aux=True)[2],
+    ):  # fmt: skip
+        again, found = way(x)
+        assert torch.equal(again, loss) and list(found) == list(INFO)
+        for name in INFO:
+            assert found[name].dtype == expected[name].dtype and not found[name].requires_grad
+            assert torch.equal(found[name], expected[name]), name
+    each = [call(a) for a in (x, x.flip(0))]
+    for way in (func.vmap(call), torch.no_grad()(func.vmap(call))):
+        again, found = way(torch.stack([x, x.flip(0)]))
+        assert torch.equal(again, torch.stack([a for a, _ in each]))
+        assert all(torch.equal(found[n], torch.stack([f[n] for _, f in each])) for n in INFO)
+    gradients, (_, found) = func.vmap(func.grad(total, has_aux=True))(torch.stack([x, x.flip(0)]))
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(gradients[0], torch.autograd.grad(call(leaf)[0].sum(), leaf)[0], rtol=1e-12, atol=1e-13)
+    assert torch.equal(found["lse"][1], each[1][1]["lse"])
+
+
+def test_info_is_compiled_only_as_asked():
+    torch._dynamo.reset()
+    call = torch.compile(lambda x: ours(x, W, B, T, info=("correct",)), fullgraph=True, backend="aot_eager", dynamic=True)
+    for x in (X, normal(N, D, seed=20)):
+        found = call(x)[1]
+        assert list(found) == ["correct"] and torch.equal(found["correct"], ours(x, W, B, T, info="correct")[1]["correct"])
+
+
+def test_batches_of_targets():
+    targets = torch.stack([T, T.flip(0), T * 0])
+    call = lambda t: ours(X, W, B, t, info=("predicted",))
+    for size in (3, 0):
+        loss, found = func.vmap(call)(targets[:size])
+        assert loss.shape == (size,) and found["predicted"].shape == (size, N)
+        assert all(torch.equal(a, call(t)[0]) for a, t in zip(loss, targets))
+    for bad in (func.vmap(call), torch.no_grad()(func.vmap(call))):
+        with pytest.raises(ValueError, match="^linear_cross_entropy: target: got 5 for row 0; accepted are indices from 0"):
+            bad(torch.full_like(targets, 5))
+
+
+def test_a_loss_under_no_grad_within_a_transform():
+    def scaled(x):
+        with torch.no_grad():
+            loss = ours(x, W, B, T)
+        return loss * x.sum()
+
+    assert torch.equal(func.grad(scaled)(X), ours(X, W, B, T) * torch.ones_like(X))
+
+
 def test_exported():
     layer = st.nn.LinearCrossEntropyLoss(D, V, bias=True, dtype=f64, ignore_index=1)
     program = torch.export.export(layer, (X, T.clamp(min=0)))
@@ -458,7 +617,6 @@ ERRORS = {
     "target": ((X, W, T[1:]), {}, ValueError, r"target has shape \(6,\), accepted: \(7,\)"),
     "range": ((X, W, T.abs()), {}, ValueError, "target: got 100 for row 2; accepted are indices from 0 below 5, and -100"),
     "chunk": ((X, W, T), {"chunk_size": 0}, ValueError, "chunk_size is 0, accepted: an int from 1, or None"),
-    "recorded": ((X, W, T), {"weight": B.clone().requires_grad_()}, NotImplementedError, "weight requires a gradient"),
     "meta": ((X.to("meta"), W.to("meta"), T.to("meta")), {}, TypeError, "on meta, accepted: plain tensors on the CPU"),
 }  # fmt: skip
 

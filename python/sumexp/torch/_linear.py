@@ -4,7 +4,6 @@ _linear_sweeps has the chunks, _linear_functions what is differentiated.
 """
 
 import functools
-import math
 
 import torch
 
@@ -12,8 +11,8 @@ from .. import _core
 from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
 from ._kernels import DEVICES
-from ._linear_functions import Divisor, Fused, Rows, Sum
-from ._linear_sweeps import NAME, Options, divisor, reduced, sweep
+from ._linear_functions import Divisor, Fused, Rows, Sum, called
+from ._linear_sweeps import DIFFERENTIATED, NAME, Options, divisor, reduced, sweep
 from ._private import forward_ad
 
 
@@ -33,7 +32,7 @@ def linear_cross_entropy(
         Of the same dtype; or (C, d1, ..., D) for torch's K-dimensional losses, of an input (N, D): a head for each position.
     target : Tensor or pair of tensors
         Class indices (...), probabilities (..., C), or indices and weights (..., K); with positions (N, d1, ...),
-        (N, C, d1, ...) and (N, d1, ..., K). Probabilities, class weights and token weights are not differentiated in.
+        (N, C, d1, ...) and (N, d1, ..., K).
     linear_bias : Tensor (C,) or (C, d1, ...)
     weight, reduction, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight, denominator, on_empty, info
         As in cross_entropy; ignore_index=None is -100.
@@ -50,8 +49,9 @@ def linear_cross_entropy(
     bits, in float32, as torch's.
 
     Where a gradient is recorded and reduction is not "none", it is made in the same sweep, for those of input, linear_weight
-    and linear_bias that need one; others cost nothing. The latter two are added up in float32 or float64. Double backward,
-    forward mode and torch.func compute chunks again; third derivatives raise.
+    and linear_bias that need one; others cost nothing. The latter two are added up in float32 or float64. Probabilities, the
+    weights of pairs, class weights and token weights are differentiated in too, which computes chunks again, as do double
+    backward, forward mode and torch.func. Third derivatives raise. info is not differentiated.
 
     Raises
     ------
@@ -71,55 +71,54 @@ def linear_cross_entropy(
 def of_positions(tensors, o, info):
     """computed() of w (V, P, D), bias (V, P), target (N, P), (N, V, P) or (N, P, K) and token_weight (N, P)."""
     x, w, bias, target, target_weight, weight, token_weight, denominator = tensors
-    count = w.shape[1]
+    count, asked = w.shape[1], o
+    by_weights = any(t is not None and _front.is_watched(t) for t in (weight, token_weight))
     if denominator is None and o.reduction == ce.REDUCTIONS.index("mean"):
-        if ways(tensors) in ("kernel", "function"):
+        if ways(tensors) in ("kernel", "function") and not by_weights:
             denominator = divisor([ce.plain(t) for t in tensors], o)
         else:
             like, index = x.detach().new_empty(()).expand(len(x), len(w), count), target
             if not target.is_floating_point():  # those out of range are for the kernels
                 index = torch.where(ce.is_kept(target, o.ignore_index), target.clamp(0, max(len(w) - 1, 0)), target)
             denominator = ce.denominator_of(like, index, target_weight, weight, token_weight, o.of_rows())
+        if by_weights:  # the mean is a quotient, both of whose parts are differentiated
+            o = o._replace(reduction=ce.REDUCTIONS.index("sum"))
     parts = lambda t, d: [None] * count if t is None else t.unbind(d)
     split = [parts(w, 1), parts(bias, 1), parts(target, 2 if target.is_floating_point() else 1), parts(target_weight, 1)]
     made = [
-        computed((x, *of_one, weight, tokens, denominator), o, info)
+        computed((x, *of_one, weight, tokens, denominator if o is asked else None), o, info)
         for *of_one, tokens in zip(*split, parts(token_weight, 1))
     ]
     if not made:  # the sum of no element of w
         total = w.sum(dtype=torch.float64)
         empty = x.new_empty(len(x), 0)
-        loss = empty if not o.reduction else ce.quotient(total, denominator, o) if denominator is not None else total
-        return loss, dict.fromkeys(info, empty)
+        loss = empty if not o.reduction else ce.quotient(total, denominator, asked) if denominator is not None else total
+        return loss, ce.info_places(info, (len(x), 0), x)
     losses = [loss for loss, _ in made]
     loss = functools.reduce(torch.add, losses) if o.reduction else torch.stack(losses, 1)
+    loss = loss if o is asked else ce.quotient(loss, denominator, asked)
     return loss, {n: torch.stack([found[n] for _, found in made], 1) for n in info}
 
 
 def computed(tensors, o, info):
     """(the loss, or those of the rows, in a wide dtype, {name: tensor of rows})"""
     taken = ways(tensors)
+    recorded = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in tensors[:DIFFERENTIATED]]
     if taken == "op":
-        if info:
-            raise NotImplementedError(f"{NAME}: info is given while a program is compiled or traced, accepted: ()")
-        recorded = torch.is_grad_enabled()
-        need = [recorded and t is not None and t.requires_grad for t in tensors[:3]]
-        loss, found = getattr(torch.ops.sumexp, NAME)(*tensors, *o, need)[0], {}
+        loss, found = called(tensors, o, recorded, info)
     elif taken == "kernel":
         losses, _, found, divided = sweep(tensors, o, info=info)
         loss = reduced(losses, divided, o)
-    elif taken == "function" and forward_ad._current_level < 0 and o.reduction:
+    elif taken == "function" and forward_ad._current_level < 0 and o.reduction and not any(recorded[3:]):
         loss, *found = Fused.apply(o, info, *tensors)
         found = dict(zip(info, found))
     else:
-        if info and taken == "functorch":
-            raise NotImplementedError(f"{NAME}: info is given under a transform of torch.func, accepted: ()")
-        found = sweep(tensors, o, info=info)[2] if info else {}
-        loss = Rows.apply(o, *tensors)
+        loss, *found = Rows.apply(o, info, *tensors)
+        found = dict(zip(info, found))
         if o.reduction:
             loss = Sum.apply(loss)
         if o.reduction == ce.REDUCTIONS.index("mean"):
-            loss = ce.quotient(loss, Divisor.apply(o, *tensors), o)
+            loss = ce.quotient(loss, Divisor.apply(o, *tensors) if tensors[-1] is None else tensors[-1], o)
         if not torch.is_grad_enabled():
             loss = loss.detach()
     return loss, found
@@ -171,8 +170,8 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **opt
         if g is not None:
             g = g.detach().to(torch.float64).reshape(-1).expand(len(tensors[0]))
             if o.reduction == ce.REDUCTIONS.index("mean"):
-                g = ce.quotient(g, divisor([ce.plain(t) for t in tensors], o), o)
-        losses, (dx, dw, db), found, divided = sweep(tensors, o, need, g=g, info=info, out_dw=place)
+                g = ce.quotient(g, divisor([ce.plain(t) for t in tensors], o, function), o)
+        losses, (dx, dw, db), found, divided = sweep(tensors, o, need, g=g, info=info, out_dw=place, function=function)
         if place is not None:
             dw = out_dw if place is out_dw else out_dw.add_(place)
     like = lambda a, t: a if a is None or a is out_dw else a.to(t.dtype).reshape(t.shape)
@@ -218,15 +217,14 @@ def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size
     )
     chunk = 0 if chunk_size is None else chunk_rows(function, chunk_size, 1 << 62, w.shape[0])
     for name, t in (("target", index), ("target[1]", pair_weights), ("weight", weight), ("token_weight", tokens)):
-        if t is not None and t.requires_grad and torch.is_grad_enabled():
-            raise NotImplementedError(f"{function}: {name} requires a gradient, accepted: input, linear_weight and linear_bias")
+        if function != NAME and t is not None and t.requires_grad and torch.is_grad_enabled():
+            accepted = f"one that does not, or sumexp.torch.{NAME}"
+            raise NotImplementedError(f"{function}: {name} requires a gradient, accepted: {accepted}")
     if positions:
         merged = lambda t, d=1: t if t is None else t.flatten(d, d + len(positions) - 1)
         index = merged(index, 2 if probabilities else 1)
         w, bias, pair_weights, tokens = (merged(t) for t in (w, bias, pair_weights, tokens))
         return (x, w, bias, index, pair_weights, weight, tokens, denominator), Options(*options[1:], chunk), info, batch, dtype
-    count = math.prod(batch) if 0 in (x.shape[-1], classes) else -1  # -1: for batches that a program does not know yet
-    flat = lambda t: t if t is None else t.reshape(count, *t.shape[len(batch) :])
-    rows = x.reshape(count, x.shape[-1])
-    tensors = (rows, w, bias, flat(index), flat(pair_weights), weight, flat(tokens), denominator)
+    flat = lambda t: t if t is None else t.flatten(0, len(batch) - 1) if batch else t.unsqueeze(0)
+    tensors = (flat(x), w, bias, flat(index), flat(pair_weights), weight, flat(tokens), denominator)
     return tensors, Options(*options[1:], chunk), info, batch, dtype

@@ -1,12 +1,13 @@
 """What autograd, torch's transforms and compiled programs see of linear_cross_entropy.
 
-Where a gradient is recorded, and the loss is one number, the forward sweep makes it, and backward only multiplies by what comes
-back. Everything else that is derived is a sweep of its own. With L = sum_i g_i l_i(x, w, b) and the rows' tangent of the logits
+Where a gradient in x, w or bias is recorded, and the loss is one number, the forward sweep makes it, and backward only
+multiplies by what comes back. Everything else that is derived is a sweep of its own. Let q be the targets and weights, as far
+as they are differentiated in. With L = sum_i g_i l_i(x, w, b, q) and the rows' tangent of the logits
 v = t_x W^T + x t_w^T + t_b, all derivatives up to the second are those of one function,
 
-    Phi(g, x, w, b; t) = sum_i g_i <dl_i/dlogits, v_i> :
+    Phi(g, x, w, b, q; t) = sum_i g_i (<dl_i/dlogits, v_i> + <dl_i/dq, t_q>) :
 
-    Gradients = dPhi/dt        Tangent = dPhi/dg        Second = dPhi/d(x, w, b)        Bilinear = the rows of t H t'
+    Gradients = dPhi/dt        Tangent = dPhi/dg        Second = dPhi/d(x, w, b, q)        Bilinear = the rows of t H t'
 """
 
 import torch
@@ -16,7 +17,22 @@ from . import _cross_entropy as ce
 from ._functions import jvp_rule
 from ._kernels import DEVICES
 from ._library import LIBRARY, has_tangent, maybe_dual
-from ._linear_sweeps import NAME, TENSORS, Options, divisor, reduced, second, summed, sweep, waits
+from ._linear_sweeps import (
+    COUNT,
+    DIFFERENTIATED,
+    NAME,
+    TENSORS,
+    WEIGHT,
+    Options,
+    divisor,
+    gradients,
+    others,
+    reduced,
+    second,
+    summed,
+    sweep,
+    waits,
+)
 from ._private import AutogradInfo, functorch_active, make_autograd_impl
 
 SCHEMA = (
@@ -28,20 +44,26 @@ SCHEMA = (
 # -- what autograd sees ------------------------------------------------------------------------------------------------
 # Arguments of the Functions: o, then tensors of TENSORS, which are all given, so that vmap finds each.
 
-COUNT = len(TENSORS)
+
+def stacked(call, size, in_dims, args):
+    """(the results of `size` calls, in a new first dimension, where it is)"""
+    made = []
+    for i in range(max(size, 1)):
+        if size:
+            each = [a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims)]
+        else:  # for the shapes
+            each = [a.sum(d) if isinstance(d, int) else a for a, d in zip(args, in_dims)]
+        made.append(call(*each))
+    if isinstance(made[0], tuple):
+        return tuple(torch.stack(parts)[:size] for parts in zip(*made)), tuple(0 for _ in made[0])
+    return torch.stack(made)[:size], 0
 
 
 def one_by_one(function):
     """A vmap rule: the calls of a batch one after the other, as a loop would make them."""
 
     def vmap(info, in_dims, *args):
-        made = []
-        for i in range(info.batch_size):
-            each = [a.select(d, i) if isinstance(d, int) else a for a, d in zip(args, in_dims)]
-            made.append(function.apply(*each))
-        if isinstance(made[0], tuple):
-            return tuple(torch.stack(parts) for parts in zip(*made)), tuple(0 for _ in made[0])
-        return torch.stack(made), 0
+        return stacked(function.apply, info.batch_size, in_dims, args)
 
     return staticmethod(vmap)
 
@@ -49,6 +71,11 @@ def one_by_one(function):
 def vmapped(function):
     function.vmap = one_by_one(function)
     return function
+
+
+def filled(made, like):
+    """What is None as an empty tensor."""
+    return tuple(like.new_empty(0) if t is None else t for t in made)
 
 
 def save(ctx, tensors):
@@ -82,7 +109,8 @@ class Fused(Function):
             tensors = ctx.saved_tensors
             if o.reduction == ce.REDUCTIONS.index("mean"):
                 u = ce.quotient(u, ctx.found, o)
-            made = gradients_of(o, ctx.need, u.to(torch.float64).expand(len(tensors[0])), tensors)
+            need = (*ctx.need, *(False for _ in range(3, DIFFERENTIATED)))
+            made = gradients_of(o, need, u.to(torch.float64).expand(len(tensors[0])), tensors)[:3]
         else:
             if made is None:
                 made = sweep(ctx.saved_tensors, o, ctx.need)[1]
@@ -93,37 +121,34 @@ class Fused(Function):
 
 @vmapped
 class Rows(Function):
-    """The rows' losses, in the wide dtype."""
+    """The rows' losses, in the wide dtype, and what `info` names, which is not differentiated."""
 
     @staticmethod
-    def forward(o, *tensors):
-        return sweep(tensors, o)[0]
+    def forward(o, info, *tensors):
+        losses, _, extras, _ = sweep(tensors, o, info=info)
+        return losses, *(extras[n] for n in info)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.o, *tensors = inputs
+    def setup_context(ctx, inputs, outputs):
+        ctx.o, ctx.info, *tensors = inputs
         save(ctx, tensors)
+        ctx.mark_non_differentiable(*outputs[1:])
 
     @staticmethod
-    def backward(ctx, u):
+    def backward(ctx, u, *_):
         if u is None:
-            return (None,) * (1 + COUNT)
-        made = gradients_of(ctx.o, ctx.needs_input_grad[1:4], u.to(torch.float64), ctx.saved_tensors)
-        return None, *made, *(None for _ in TENSORS[3:])
+            return (None,) * (2 + COUNT)
+        return None, None, *gradients_of(ctx.o, ctx.needs_input_grad[2:], u.to(torch.float64), ctx.saved_tensors), None
 
     @jvp_rule
-    def jvp(ctx, saved, _, *tangents):
-        for name, tangent in zip(TENSORS[3:], tangents[3:]):
-            if tangent is not None:
-                raise NotImplementedError(
-                    f"{NAME}: {name.rstrip('?')} has a tangent, accepted: of input, linear_weight and linear_bias"
-                )
-        return Tangent.apply(ctx.o, *tangents[:3], *saved)
+    def jvp(ctx, saved, o, info, *tangents):
+        return Tangent.apply(ctx.o, *tangents[:DIFFERENTIATED], *saved), *(None for _ in ctx.info)
 
 
 def gradients_of(o, need, g, tensors):
-    """The gradients of sum_i g_i l_i in x, w and bias, as needed."""
-    made = Gradients.apply(o, tuple(need), g, *tensors)
+    """The gradients of sum_i g_i l_i in the first DIFFERENTIATED of the tensors, as needed."""
+    need = tuple(need[:DIFFERENTIATED])
+    made = Gradients.apply(o, need, g, *tensors)
     return tuple(t if needed else None for t, needed in zip(made, need))
 
 
@@ -131,8 +156,7 @@ def gradients_of(o, need, g, tensors):
 class Gradients(Function):
     @staticmethod
     def forward(o, need, g, *tensors):
-        made = sweep(tensors, o, need, g=g)[1]
-        return tuple(g.new_empty(0) if t is None else t for t in made)
+        return filled(gradients(tensors, o, need, g), g)
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
@@ -146,16 +170,16 @@ class Gradients(Function):
             return (None,) * (3 + COUNT)
         g, *tensors = ctx.saved_tensors
         need = ctx.needs_input_grad
-        firsts, *made = Second.apply(ctx.o, tuple(need[3:6]), g, *t, *tensors)
-        made = (a if needed else None for a, needed in zip(made, need[3:6]))
-        return None, None, firsts.to(g.dtype) if need[2] else None, *made, *(None for _ in TENSORS[3:])
+        firsts, *made = Second.apply(ctx.o, tuple(need[3 : 3 + DIFFERENTIATED]), g, *t, *tensors)
+        made = (a if needed else None for a, needed in zip(made, need[3:]))
+        return None, None, firsts.to(g.dtype) if need[2] else None, *made, None
 
     @jvp_rule
     def jvp(ctx, saved, o, need, *tangents):
         g, *tensors = saved
-        change = [None] * 3
-        if any(t is not None for t in tangents[1:4]):
-            change = Second.apply(ctx.o, ctx.need, g, *tangents[1:4], *tensors)[1:]
+        change = [None] * DIFFERENTIATED
+        if any(t is not None for t in tangents[1:]):
+            change = Second.apply(ctx.o, ctx.need, g, *tangents[1 : 1 + DIFFERENTIATED], *tensors)[1:]
         if tangents[0] is not None:
             along = Gradients.apply(ctx.o, ctx.need, tangents[0], *tensors)
             change = [b if a is None else a + b for a, b in zip(change, along)]
@@ -164,11 +188,11 @@ class Gradients(Function):
 
 @vmapped
 class Tangent(Function):
-    """The change of the rows' losses along tangents of x, w and bias, any of which may be None."""
+    """The change of the rows' losses along tangents of the first DIFFERENTIATED of the tensors, any of which may be None."""
 
     @staticmethod
-    def forward(o, tx, tw, tb, *tensors):
-        return second(tensors, o, None, (tx, tw, tb), (False, False, False))[0]
+    def forward(o, *args):
+        return second(args[DIFFERENTIATED:], o, None, args[:DIFFERENTIATED], (False,) * DIFFERENTIATED)[0]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -178,37 +202,38 @@ class Tangent(Function):
     @staticmethod
     def backward(ctx, u):
         if u is None:
-            return (None,) * (4 + COUNT)
-        tx, tw, tb, *tensors = ctx.saved_tensors
-        need, g = ctx.needs_input_grad, u.to(torch.float64)
-        of_t, of_tensors = (None,) * 3, (None,) * 3
-        if any(need[1:4]):
-            of_t = gradients_of(ctx.o, need[1:4], g, tensors)
-        if any(need[4:7]):
-            made = Second.apply(ctx.o, tuple(need[4:7]), g, tx, tw, tb, *tensors)[1:]
-            of_tensors = tuple(a if needed else None for a, needed in zip(made, need[4:7]))
-        return None, *of_t, *of_tensors, *(None for _ in TENSORS[3:])
+            return (None,) * (1 + DIFFERENTIATED + COUNT)
+        t, tensors = ctx.saved_tensors[:DIFFERENTIATED], ctx.saved_tensors[DIFFERENTIATED:]
+        need, g = ctx.needs_input_grad[1:], u.to(torch.float64)
+        need_t, need = need[:DIFFERENTIATED], tuple(need[DIFFERENTIATED : 2 * DIFFERENTIATED])
+        of_t, of_tensors = (None,) * DIFFERENTIATED, (None,) * DIFFERENTIATED
+        if any(need_t):
+            of_t = gradients_of(ctx.o, need_t, g, tensors)
+        if any(need):
+            made = Second.apply(ctx.o, need, g, *t, *tensors)[1:]
+            of_tensors = tuple(a if needed else None for a, needed in zip(made, need))
+        return None, *of_t, *of_tensors, None
 
     @jvp_rule
     def jvp(ctx, saved, _, *tangents):
-        t, tensors = saved[:3], saved[3:]
+        t, tensors = saved[:DIFFERENTIATED], saved[DIFFERENTIATED:]
         change = None
-        if any(a is not None for a in tangents[3:6]):
-            change = Bilinear.apply(ctx.o, *t, *tangents[3:6], *tensors)
-        if any(a is not None for a in tangents[:3]):
-            along = Tangent.apply(ctx.o, *tangents[:3], *tensors)
+        if any(a is not None for a in tangents[DIFFERENTIATED:]):
+            change = Bilinear.apply(ctx.o, *t, *tangents[DIFFERENTIATED : 2 * DIFFERENTIATED], *tensors)
+        if any(a is not None for a in tangents[:DIFFERENTIATED]):
+            along = Tangent.apply(ctx.o, *tangents[:DIFFERENTIATED], *tensors)
             change = along if change is None else change + along
         return change
 
 
 @vmapped
 class Second(Function):
-    """(dPhi/dg, dPhi/dx, dPhi/dw, dPhi/dbias), those not needed empty."""
+    """(dPhi/dg, and in the first DIFFERENTIATED of the tensors), those not needed empty."""
 
     @staticmethod
-    def forward(o, need, g, tx, tw, tb, *tensors):
-        firsts, made, _ = second(tensors, o, g, (tx, tw, tb), need)
-        return firsts, *(firsts.new_empty(0) if t is None else t for t in made)
+    def forward(o, need, g, *args):
+        firsts, made, _ = second(args[DIFFERENTIATED:], o, g, args[:DIFFERENTIATED], need)
+        return firsts, *filled(made, firsts)
 
     @staticmethod
     def setup_context(ctx, inputs, outputs):
@@ -220,8 +245,9 @@ class Second(Function):
 @vmapped
 class Bilinear(Function):
     @staticmethod
-    def forward(o, tx, tw, tb, ax, aw, ab, *tensors):
-        return second(tensors, o, None, (tx, tw, tb), (False, False, False), along=(ax, aw, ab))[2]
+    def forward(o, *args):
+        t, along, tensors = args[:DIFFERENTIATED], args[DIFFERENTIATED : 2 * DIFFERENTIATED], args[2 * DIFFERENTIATED :]
+        return second(tensors, o, None, t, (False,) * DIFFERENTIATED, along=along)[2]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -254,7 +280,7 @@ class Sum(Function):
 
 @vmapped
 class Divisor(Function):
-    """What a mean divides by, in float64; not differentiated."""
+    """What a mean divides by, in float64; differentiated in class weights and token weights. No denominator is given."""
 
     @staticmethod
     def forward(o, *tensors):
@@ -262,39 +288,73 @@ class Divisor(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.count = len(inputs)
-        ctx.mark_non_differentiable(output)
+        ctx.o, *tensors = inputs
+        save(ctx, tensors)
 
     @staticmethod
-    def backward(ctx, _):
-        return (None,) * ctx.count
+    def backward(ctx, u):
+        *_, target, target_weight, weight, token_weight, _ = ctx.saved_tensors
+        if u is None:
+            return (None,) * (1 + COUNT)
+        of = ce.of_denominator(u, target, target_weight, weight, token_weight, ctx.o.of_rows())
+        need = ctx.needs_input_grad[1 + WEIGHT :]
+        return *(None for _ in TENSORS[: 1 + WEIGHT]), *(t if needed else None for t, needed in zip(of, need)), None
 
-    @staticmethod
-    def jvp(ctx, *_):
-        return None
+    @jvp_rule
+    def jvp(ctx, saved, _, *tangents):
+        *_, target, target_weight, weight, token_weight, _ = saved
+        change = torch.zeros((), dtype=torch.float64, device=target.device)
+        # it is linear in each of the two: its gradients, times the tangents
+        of = ce.of_denominator(torch.ones_like(change), target, target_weight, weight, token_weight, ctx.o.of_rows())
+        for t, gradient in zip(tangents[WEIGHT:-1], of):
+            if t is not None:
+                change = change + (t.to(torch.float64) * gradient).sum()
+        return change
 
 
 # -- the registered operations ---------------------------------------------------------------------------------------------
 
 _arguments = ", ".join(f"Tensor{'?' if t.endswith('?') else ''} {t.rstrip('?')}" for t in TENSORS)
 _tags = (torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout)
-LIBRARY.define(f"{NAME}({_arguments}, {SCHEMA}, bool[] need) -> (Tensor, Tensor, Tensor, Tensor)", tags=_tags)
-LIBRARY.define(f"{NAME}_vjp(Tensor g, {_arguments}, {SCHEMA}, bool[] need) -> (Tensor, Tensor, Tensor)", tags=_tags)
+_results = ", ".join(["Tensor"] * (1 + DIFFERENTIATED + len(ce.INFO)))  # the loss, gradients, info; what is not wanted is empty
+LIBRARY.define(f"{NAME}({_arguments}, {SCHEMA}, bool[] need, bool[] info) -> ({_results})", tags=_tags)
+_results = ", ".join(["Tensor"] * DIFFERENTIATED)
+LIBRARY.define(f"{NAME}_vjp(Tensor g, {_arguments}, {SCHEMA}, bool[] need) -> ({_results})", tags=_tags)
 
 
-def _filled(made, like):
-    return tuple(like.new_empty(0) if t is None else t for t in made)
+def called(tensors, o, need, info):
+    """The registered operation: (loss, {name: tensor of rows})"""
+    made = getattr(torch.ops.sumexp, NAME)(*tensors, *o, list(need), [n in info for n in ce.INFO])
+    found = dict(zip(ce.INFO, made[1 + DIFFERENTIATED :]))
+    return made[0], {n: found[n] for n in info}
 
 
 def _operation(*args):
-    tensors, o, need = args[:COUNT], Options(*args[COUNT:-1]), args[-1]
-    losses, gradients, _, found = sweep(tensors, o, need if o.reduction else (False,) * 3)
-    return reduced(losses, found, o), *_filled(gradients, tensors[0])
+    tensors, o, need, info = args[:COUNT], Options(*args[COUNT:-2]), args[-2], args[-1]
+    need = need if o.reduction else (False,) * DIFFERENTIATED
+    losses, found, extras, divided = sweep(tensors, o, need[:3], info=[n for n, wanted in zip(ce.INFO, info) if wanted])
+    loss = reduced(losses, divided, o)
+    of_others = _of_others(tensors, o, need, loss, divided)
+    return loss, *filled((*found, *of_others, *(extras.get(n) for n in ce.INFO)), tensors[0])
+
+
+def _of_others(tensors, o, need, loss, divided):
+    """The reduced loss's gradients in targets and weights; those of a mean in its divisor, too."""
+    if not any(need[3:]):
+        return (None,) * (DIFFERENTIATED - 3)
+    mean = o.reduction == ce.REDUCTIONS.index("mean")
+    one = torch.ones_like(loss)
+    g = (ce.quotient(one, divided, o) if mean else one).expand(len(tensors[0]))
+    made = list(others(tensors, o, need, g))
+    if mean and tensors[-1] is None and any(need[WEIGHT:]):
+        of_divisor = ce.of_denominator(-ce.quotient(loss, divided, o), *tensors[3:-1], o.of_rows())
+        made[2:] = (a if a is None else a + b for a, b in zip(made[2:], of_divisor))
+    return made
 
 
 def _operation_vjp(g, *args):
     tensors, o, need = args[:COUNT], Options(*args[COUNT:-1]), args[-1]
-    return _filled(sweep(tensors, o, need, g=g)[1], tensors[0])
+    return filled(gradients(tensors, o, need, g), tensors[0])
 
 
 def _fake_gradients(tensors, need):
@@ -306,24 +366,26 @@ def _fake_gradients(tensors, need):
 
 
 def _fake(*args):
-    x, o, need = args[0], Options(*args[COUNT:-1]), args[-1]
+    x, o, need, info = args[0], Options(*args[COUNT:-2]), args[-2], args[-1]
     wide = torch.float64 if o.reduction else ce.wide(x.dtype)
     loss = x.new_empty(() if o.reduction else x.shape[0], dtype=wide)
-    return loss, *_fake_gradients(args[:3], need if o.reduction else (False,) * 3)
+    extras = ce.info_places([n for n, wanted in zip(ce.INFO, info) if wanted], (x.shape[0],), x)
+    made = _fake_gradients(args[:DIFFERENTIATED], need if o.reduction else (False,) * DIFFERENTIATED)
+    return loss, *made, *filled((extras.get(n) for n in ce.INFO), x)
 
 
 def _fake_vjp(g, *args):
-    return _fake_gradients(args[:3], args[-1])
+    return _fake_gradients(args[:DIFFERENTIATED], args[-1])
 
 
 def _setup_context(ctx, inputs, output):
-    ctx.o, ctx.need = Options(*inputs[COUNT:-1]), inputs[-1]
-    ctx.save_for_backward(*(output[1:] if ctx.o.reduction else inputs[:COUNT]))
+    ctx.o, ctx.need = Options(*inputs[COUNT:-2]), inputs[-2]
+    ctx.save_for_backward(*(output[1 : 1 + DIFFERENTIATED] if ctx.o.reduction else inputs[:COUNT]))
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, u, *_):
-    saved, nothing = ctx.saved_tensors, (None,) * (COUNT - 3 + len(Options._fields) + 1)
+    saved, nothing = ctx.saved_tensors, (None,) * (COUNT - DIFFERENTIATED + len(Options._fields) + 2)
     if ctx.o.reduction:
         made = [t * u.to(t.dtype) if needed else None for t, needed in zip(saved, ctx.need)]
         return *made, *nothing
@@ -332,13 +394,18 @@ def _backward(ctx, u, *_):
     return *(t if needed else None for t, needed in zip(made, ctx.need)), *nothing
 
 
+def _vmap(operation):
+    return lambda info, in_dims, *args: stacked(operation, info.batch_size, in_dims, args)
+
+
 def _register():
     operation, vjp = (getattr(torch.ops.sumexp, n).default for n in (NAME, NAME + "_vjp"))
     reverse = make_autograd_impl(operation, AutogradInfo(_backward, _setup_context))
 
     def autograd(keyset, *args):
         tensors = [t for t in args[:COUNT] if t is not None]
-        if functorch_active() or (maybe_dual() and any(map(has_tangent, tensors))):
+        watched = functorch_active() and torch.is_grad_enabled()
+        if watched or (maybe_dual() and any(map(has_tangent, tensors))):
             raise NotImplementedError(f"{NAME}: a torch.func transform or forward mode within a compiled program")
         return reverse(keyset, *args)
 
@@ -349,6 +416,8 @@ def _register():
     LIBRARY.impl(NAME + "_vjp", make_autograd_impl(vjp, AutogradInfo(None, None)), "Autograd", with_keyset=True)
     torch.library.register_fake(f"sumexp::{NAME}", _fake, lib=LIBRARY)
     torch.library.register_fake(f"sumexp::{NAME}_vjp", _fake_vjp, lib=LIBRARY)
+    torch.library.register_vmap(f"sumexp::{NAME}", _vmap(operation), lib=LIBRARY)
+    torch.library.register_vmap(f"sumexp::{NAME}_vjp", _vmap(vjp), lib=LIBRARY)
 
 
 _register()

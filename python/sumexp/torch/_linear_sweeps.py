@@ -35,6 +35,9 @@ class Options(NamedTuple):
 
 # x (N, D), w (V, D), bias (V), target (N), (N, V) or with target_weight (N, K), weight (V), token_weight (N), denominator ()
 TENSORS = ("x", "w", "bias?", "target", "target_weight?", "weight?", "token_weight?", "denominator?")
+COUNT = len(TENSORS)
+DIFFERENTIATED = COUNT - 1  # so many are differentiated in, as far as they are floating: all but the denominator
+WEIGHT = TENSORS.index("weight?")  # of these alone, beside w and bias, not of a row each
 
 
 # -- products ------------------------------------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ def chunks(kept, size):
         yield slice(first, last + 1) if last - first == len(part) - 1 else part
 
 
-def divisor(tensors, o):
+def divisor(tensors, o, function=NAME):
     """What a mean divides by, in float64; checks the targets in any case."""
     x, w, _, target, target_weight, weight, token_weight, denominator = tensors
     found = x.new_empty((), dtype=torch.float64)
@@ -117,7 +120,7 @@ def divisor(tensors, o):
         token_weight=None if token_weight is None else token_weight.to(torch.float64),
         ignore_index=o.ignore_index,
         out=found,
-        function=NAME,
+        function=function,
     )
     return found if denominator is None else denominator
 
@@ -162,16 +165,20 @@ def by_classes(x, w, bias, kept, buffer, options, of_rows, saved):
     return dw
 
 
-def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
+def work_of(x):
+    """The dtype of logits: bfloat16 has fast products."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
+def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, function=NAME):
     """(row losses in the wide dtype, (dx, dw, dbias) as needed, {name: tensor of rows}, what a mean divides by)
 
     The gradients are those of the reduced loss, or with g of sum_i g_i l_i.
     """
     tensors, g = [ce.plain(t) for t in tensors], ce.plain(g)
     x, w, bias, target, target_weight, weight, token_weight, _ = tensors
-    wide = ce.wide(x.dtype)
-    work = wide if x.dtype == torch.float16 else x.dtype  # of logits: bfloat16 has fast products
-    found = divisor(tensors, o)
+    wide, work = ce.wide(x.dtype), work_of(x)
+    found = divisor(tensors, o, function)
     options = dict(ce.raw_options(o), weight=None if weight is None else weight.to(ce.wide(work)).contiguous())
     if g is not None:
         options["reduction"] = "none"
@@ -209,7 +216,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None):
             _core._cross_entropy,
             z,
             axis=1,
-            function=NAME,
+            function=function,
             dlogits=z if need_x or need_bias or (need_w and saved is None) else None,
             **options,
             **{n: t[rows] for n, t in of_rows.items()},
@@ -241,57 +248,129 @@ def reduced(losses, found, o):
     return ce.quotient(total, found, o) if o.reduction == ce.REDUCTIONS.index("mean") else total
 
 
+def each(tensor, k, rows):
+    """Of the tensor that TENSORS has at k, what belongs to some rows."""
+    return tensor if tensor is None or k == WEIGHT else tensor[rows]
+
+
+def leaves_of(tensors, parts, rows, wide):
+    """{k: a tensor to differentiate in}: of the targets and weights that `parts` names, those of some rows."""
+    return {k: each(tensors[k], k, rows).detach().to(wide, copy=True).requires_grad_() for k in parts}
+
+
+def losses_of(z, tensors, leaves, rows, o):
+    others = (leaves.get(k, each(tensors[k], k, rows)) for k in range(3, DIFFERENTIATED))
+    return ce.row_losses(z, *others, o.of_rows())[0]
+
+
+class Places:
+    """Gradients in targets and weights: of each row its own; of the class weights a sum, in float64."""
+
+    def __init__(self, tensors, need):
+        self.tensors = tensors
+        self.found = {
+            k: tensors[k].new_zeros(tensors[k].shape, dtype=torch.float64 if k == WEIGHT else tensors[k].dtype)
+            for k in range(3, DIFFERENTIATED)
+            if need[k]
+        }
+
+    def put(self, k, rows, gradient):
+        if k == WEIGHT:
+            self.found[k] += gradient
+        elif k in self.found:
+            self.found[k][rows] = gradient.to(self.found[k].dtype)
+
+    def results(self):
+        return tuple(self.found[k].to(self.tensors[k].dtype) if k in self.found else None for k in range(3, DIFFERENTIATED))
+
+
+def others(tensors, o, need, g):
+    """The gradients of sum_i g_i l_i in target, target_weight, weight and token_weight, as needed, of the sweep's logits."""
+    tensors, g = [ce.plain(t) for t in tensors], ce.plain(g)
+    places = Places(tensors, need)
+    if not places.found:
+        return places.results()
+    x, w, bias, target, target_weight, *_ = tensors
+    kept, left = kept_rows(target, target_weight, o)
+    size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 8)  # as in second()
+    buffer = x.new_empty(size, len(w), dtype=work_of(x))
+    for rows in chunks(kept, size):
+        part = of_input(x, rows, left).to(buffer.dtype)
+        z = product(part, w, bias, buffer[: len(part)])
+        of_rows = [each(tensors[k], k, rows) for k in range(3, DIFFERENTIATED)]
+        made = ce.gradients_of_others(z, *of_rows, o.of_rows(), g[rows], need[3:])
+        for k in places.found:
+            places.put(k, rows, made[k - 3])
+    return places.results()
+
+
+def gradients(tensors, o, need, g):
+    """Those of sum_i g_i l_i in the first DIFFERENTIATED of the tensors, as needed."""
+    return (*(sweep(tensors, o, need[:3], g=g)[1] if any(need[:3]) else (None,) * 3), *others(tensors, o, need, g))
+
+
 def second(tensors, o, g, t, need, along=None):
-    """(rows <dl_i, v_i>, (gradients of Phi in x, w and bias as needed), rows of the bilinear form of t and `along`)"""
+    """(rows dPhi/dg, (gradients of Phi in the tensors, as needed), rows of the bilinear form of t and `along`)
+
+    need, t and `along` have a tangent, or None, for each of the first DIFFERENTIATED.
+    """
     tensors, g = [ce.plain(a) for a in tensors], ce.plain(g)
-    x, w, bias, target, target_weight, weight, token_weight, _ = tensors
-    tx, tw, tb = (ce.plain(a) for a in t)
+    x, w, bias, target, target_weight, *_ = tensors
+    t = [ce.plain(a) for a in t]
+    tx, tw, tb = t[:3]
+    along = None if along is None else [ce.plain(a) for a in along]
     wide = ce.wide(x.dtype)
     kept, left = kept_rows(target, target_weight, o)
     size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 8)  # the formula keeps some arrays of this size
-    rows_of = lambda a, rows: None if a is None else a[rows]
     zeros = lambda *shape: x.new_zeros(shape, dtype=wide)
     firsts, both = zeros(len(x)), zeros(len(x))
     hx = zeros(*x.shape) if need[0] else None
     hw = zeros(*w.shape) if need[1] else None
     hb = zeros(len(w)) if need[2] else None
+    places = Places(tensors, need)
+    parts = [k for k in range(3, DIFFERENTIATED) if need[k] or t[k] is not None or (along is not None and along[k] is not None)]
 
-    def tangent(part, tx, tw, tb):
+    def tangent(part, rows, tx, tw, tb):
         v = zeros(len(part), len(w))
         scratch = torch.empty_like(v)
         if tx is not None:
-            v += product(tx.to(wide), w, None, scratch)
+            v += product(tx[rows].to(wide), w, None, scratch)
         if tw is not None:
             v += product(part, tw, None, scratch)
         return v if tb is None else v + tb
+
+    def directed(of_z, v, of_others, t, rows):
+        """The gradients of logits and of `parts` times their tangents."""
+        terms = (of * each(t[k], k, rows).to(wide) for k, of in zip(parts, of_others) if t[k] is not None)
+        return sum((term.sum() for term in terms), (of_z * v).sum())
 
     for rows in chunks(kept, size):
         part = of_input(x, rows, left).to(wide)
         z = product(part, w, None, x.new_empty(len(part), len(w), dtype=wide))
         z = z if bias is None else z + bias
-        v = tangent(part, rows_of(tx, rows), tw, tb)
+        v = tangent(part, rows, tx, tw, tb)
         with torch.enable_grad():
             z.requires_grad_()
-            of_rows = (target[rows], rows_of(target_weight, rows), weight, rows_of(token_weight, rows))
-            losses, _ = ce.row_losses(z, *of_rows, o.of_rows())
-            (first,) = torch.autograd.grad(losses.sum(), z, create_graph=True)
-            inner = (first * v).sum(1)
-            (Hv,) = torch.autograd.grad(inner.sum(), z, materialize_grads=True)
-        first = first.detach()
-        firsts[rows] = inner.detach()
-        if along is not None:
-            ax, aw, ab = (ce.plain(a) for a in along)
-            u = tangent(part, rows_of(ax, rows), aw, ab)
-            both[rows] = (Hv * u).sum(1)
-            mixed = torch.zeros_like(u)
-            if tx is not None and aw is not None:
-                mixed += product(tx[rows].to(wide), aw, None, torch.empty_like(u))
-            if ax is not None and tw is not None:
-                mixed += product(ax[rows].to(wide), tw, None, torch.empty_like(u))
-            both[rows] += (first * mixed).sum(1)
-        if g is not None:
-            scale = g[rows].to(wide).unsqueeze(1)
-            first, Hv = first * scale, Hv * scale
+            c = z.new_ones(len(part)) if g is None else g[rows].to(wide, copy=True)
+            c.requires_grad_()  # Phi is linear in it
+            leaves = leaves_of(tensors, parts, rows, wide)
+            losses = losses_of(z, tensors, leaves, rows, o)
+            inputs = (z, *leaves.values())
+            first, *of_others = torch.autograd.grad((c * losses).sum(), inputs, create_graph=True, materialize_grads=True)
+            Phi = directed(first, v, of_others, t, rows)
+            again = along is not None
+            of_c, Hv, *H_others = torch.autograd.grad(Phi, (c, *inputs), create_graph=again, materialize_grads=True)
+            if again:
+                ax, aw, ab = along[:3]
+                u = tangent(part, rows, ax, aw, ab)
+                mixed = torch.zeros_like(u)
+                if tx is not None and aw is not None:
+                    mixed += product(tx[rows].to(wide), aw, None, torch.empty_like(u))
+                if ax is not None and tw is not None:
+                    mixed += product(ax[rows].to(wide), tw, None, torch.empty_like(u))
+                form = directed(Hv, u, H_others, along, rows) + (first * mixed).sum()
+                both[rows] = torch.autograd.grad(form, c)[0]
+        first, Hv, firsts[rows] = first.detach(), Hv.detach(), of_c.detach()
         if need[0]:
             hx[rows] = product_back(Hv, w) + (0 if tw is None else product_back(first, tw))
         if need[1]:
@@ -300,5 +379,8 @@ def second(tensors, o, g, t, need, along=None):
                 add_product(first, tx[rows].to(wide), hw, False)
         if need[2]:
             hb += Hv.sum(0)
+        for k, H in zip(parts, H_others):
+            if need[k]:
+                places.put(k, rows, H.detach())
     made = tuple(None if a is None else a.to(x.dtype) for a in (hx, hw, hb))
-    return firsts, made, both
+    return firsts, made + places.results(), both
