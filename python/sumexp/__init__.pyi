@@ -173,6 +173,7 @@ def linear_cross_entropy(
     denominator: SupportsFloat | None = None,
     on_empty: Literal["nan", "zero"] = "nan",
     info: str | Sequence[str] = (),
+    out: ArrayLike | Any | None = None,
     chunk_size: SupportsIndex | None = None,
 ) -> Any: ...
 def linear_cross_entropy_vjp(

@@ -17,7 +17,7 @@ from ._losses import INFO, Call
 
 def linear_cross_entropy(
     x, w, target, *, bias=None, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None, temperature=1.0,
-    token_weight=None, reduction="mean", denominator=None, on_empty="nan", info=(), chunk_size=None,
+    token_weight=None, reduction="mean", denominator=None, on_empty="nan", info=(), out=None, chunk_size=None,
 ):
     """cross_entropy(x @ w.T + bias, target, ...) without the logits ever being whole.
 
@@ -31,6 +31,8 @@ def linear_cross_entropy(
     bias : array (V,)
     weight, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight, reduction, denominator, on_empty, info
         As in cross_entropy.
+    out : array
+        For the loss: of its shape and dtype.
     chunk_size : int
         How many tokens' logits exist at a time; None chooses from the shapes: about a 24th of them, but 2^20 logits at
         least and 512 tokens at most.
@@ -43,7 +45,7 @@ def linear_cross_entropy(
 
     Raises
     ------
-    TypeError and ValueError as cross_entropy, and for shapes of x, w and bias that do not fit together.
+    TypeError and ValueError as cross_entropy, and for shapes of x, w and bias that do not fit together; nothing is written.
     """
     return _run("linear_cross_entropy", **locals())
 
@@ -89,22 +91,22 @@ def linear_cross_entropy_vjp(
     return _run("linear_cross_entropy_vjp", **locals())
 
 
-def _run(function, x, w, target, bias, *, need=(), out_dw=None, info=(), **options):
+def _run(function, x, w, target, bias, *, need=(), out_dw=None, info=(), out=None, **options):
     with_grad, with_g = function == "linear_cross_entropy_with_grad", "g" in options
     if is_torch(x) or is_torch(options.get("g")):
         from .torch import _linear
 
         if with_grad or with_g:
             return _linear.with_grad(function, x, w, target, bias, need=need, out_dw=out_dw, info=info, **options)
-        return _linear.linear_cross_entropy(x, w, target, linear_bias=bias, info=info, **options)
-    *results, found = _swept(function, x, w, target, bias, wanted(function, need), out_dw, info=info, **options)
+        return _linear.from_package(function, x, w, target, bias, out=out, info=info, **options)
+    *results, found = _swept(function, x, w, target, bias, wanted(function, need), out_dw, out, info=info, **options)
     if with_g:
         return tuple(results[1:])
     results = (*(results if with_grad else results[:1]), *((found,) if found else ()))
     return results if len(results) > 1 else results[0]
 
 
-def _swept(function, x, w, target, bias, need, out_dw, *, chunk_size, **options):
+def _swept(function, x, w, target, bias, need, out_dw, out, *, chunk_size, **options):
     """(loss, dx, dw, dbias, info)"""
     (x, w, bias), back = _arrays.together(function, x=x, w=w, bias=bias)
     if w.ndim != 2:
@@ -120,6 +122,9 @@ def _swept(function, x, w, target, bias, need, out_dw, *, chunk_size, **options)
     total = x.reshape(math.prod(batch), width)
     kept = losses.kept()
     chunk = chunk_rows(function, chunk_size, len(kept), classes)
+    of_loss = None
+    if out is not None:
+        of_loss = _arrays.result(function, out, losses.shape, dtype, x, w, bias, *losses.inputs())
     need_x, need_w, need_bias = "x" in need, "w" in need, "bias" in need and bias is not None
     dw, given = None, None
     if need_w:
@@ -157,7 +162,9 @@ def _swept(function, x, w, target, bias, need, out_dw, *, chunk_size, **options)
         given += dw
     dw = out_dw if out_dw is not None and need_w else None if dw is None else back(dw.astype(dtype, copy=False))
     db = None if db is None else back(db.astype(dtype, copy=False))
-    return back(loss), None if dx is None else back(dx.reshape(x.shape)), dw, db, info
+    if of_loss is not None:
+        of_loss[...] = loss
+    return back(loss) if out is None else out, None if dx is None else back(dx.reshape(x.shape)), dw, db, info
 
 
 def _place_for_dw(function, out, w, work, inputs):
@@ -196,6 +203,14 @@ class Losses:
         self.row_loss = np.zeros(rows, work)
         dtypes = {"predicted": np.int64, "correct": np.bool_}
         self.info = {n: np.full(rows, -1 if n == "predicted" else 0, dtypes.get(n, work)) for n in call.info}
+
+    @property
+    def shape(self):
+        """Of the loss."""
+        return self.batch if self.reduction == "none" else ()
+
+    def inputs(self):
+        return *self.of_rows.values(), self.arguments["weight"]
 
     def kept(self):
         """The rows that are not ignored, in order."""

@@ -156,6 +156,44 @@ def test_sums_of_16_bits():
     assert np.array_equal(dw.astype(float), [[-2048.0], [2048.0]])
 
 
+def test_losses_written_to_out():
+    for reduction, shape in (("mean", ()), ("none", (N,))):
+        expected, info = se.linear_cross_entropy(X, W, T, reduction=reduction, info="lse")
+        out = np.empty(shape)
+        loss, found = se.linear_cross_entropy(X, W, T, reduction=reduction, info="lse", out=out)
+        assert loss is out and np.array_equal(out, expected) and np.array_equal(found["lse"], info["lse"])
+    tokens = np.linspace(0.5, 2, N)
+    expected = se.linear_cross_entropy(X, W, T, reduction="none", token_weight=tokens)
+    assert se.linear_cross_entropy(X, W, T, reduction="none", token_weight=tokens, out=tokens) is tokens
+    assert np.array_equal(tokens, expected)
+    out = np.full(N, 7.0)
+    with pytest.raises(ValueError, match="^linear_cross_entropy: target: got 6"):
+        se.linear_cross_entropy(X, W, np.full(N, V), reduction="none", out=out)
+    assert (out == 7).all()
+    torch = pytest.importorskip("torch")
+    x, w, t = map(torch.from_numpy, (X, W, T))
+    out = torch.full((N,), 7.0, dtype=torch.float64)
+    with pytest.raises(ValueError, match="^linear_cross_entropy: target: got 6"):
+        se.linear_cross_entropy(x, w, t * 0 + V, reduction="none", out=out)
+    assert (out == 7).all()
+    loss, found = se.linear_cross_entropy(x, w, t, reduction="none", info="lse", out=out)
+    assert loss is out and torch.equal(out, se.linear_cross_entropy(x, w, t, reduction="none")) and list(found) == ["lse"]
+    with pytest.raises(RuntimeError, match="^linear_cross_entropy: out= cannot be differentiated"):
+        se.linear_cross_entropy(x.clone().requires_grad_(), w, t, reduction="none", out=out)
+
+
+def test_errors_name_the_function_called():
+    torch = pytest.importorskip("torch")
+    for lift in (lambda a: a, torch.from_numpy):
+        for bad in (np.full(N, V), T[1:], (np.full((N, 2), V), np.ones((N, 2)))):
+            target = tuple(map(lift, bad)) if isinstance(bad, tuple) else lift(bad)
+            x, w, buffer = lift(X), lift(W), lift(np.ones((V, D)))
+            for name, g in (("linear_cross_entropy_with_grad", ()), ("linear_cross_entropy_vjp", (1.0,))):
+                with pytest.raises(ValueError, match=f"^{name}: target"):
+                    getattr(se, name)(*g, x, w, target, out_dw=buffer)
+                assert (buffer == 1).all()
+
+
 def test_memory():
     """Beside the results, less than 5 % of what whole logits would take."""
     n, d, v = 1024, 16, 20_000

@@ -20,6 +20,7 @@ CASES = {
     "log_softmax_vjp": ((G, LOGY), {}), "log_softmax_jvp": ((G, LOGY), {}), "log_softmax_hvp": ((G, X, LOGY), {}),
     "logsumexp_vjp": ((ROWS, X, -1), {}), "logsumexp_jvp": ((G, X, -1), {}),
     "cross_entropy": ((X, TARGET), {"reduction": "none"}), "cross_entropy_vjp": ((ROWS, X, TARGET), {"reduction": "none"}),
+    "linear_cross_entropy": ((X, G, TARGET), {"reduction": "none"}),
     "log_prob": ((X, TARGET), {}), "log_prob_vjp": ((ROWS, X, TARGET), {}), "entropy": ((X,), {}),
     "entropy_vjp": ((ROWS, X), {}), "kl_div": ((X, G), {}), "log_prob_and_entropy_vjp": (((ROWS, ROWS), X, TARGET), {}),
     "sample": ((X,), {"seed": 1, "num_samples": 4}), "sample_counts": ((X, 1000), {"seed": 1}),
@@ -40,7 +41,7 @@ CASES = {
 # What gives several arrays, or none, or a matrix a row.
 WITHOUT = {
     "get_num_threads", "set_num_threads", "show_config", "softmax_jacobian", "log_softmax_jacobian", "logsumexp_hessian",
-    "linear_cross_entropy", "linear_cross_entropy_with_grad", "linear_cross_entropy_vjp", "log_prob_and_entropy",
+    "linear_cross_entropy_with_grad", "linear_cross_entropy_vjp", "log_prob_and_entropy",
     "kl_div_vjp", "logaddexp_vjp", "logsubexp_vjp", "logmatmulexp_vjp", "masked_softmax_vjp", "masked_log_softmax_vjp",
     "masked_logsumexp_vjp",
 }  # fmt: skip

@@ -240,6 +240,24 @@ def test_module():
     torch.testing.assert_close(both[0], torch.nn.functional.cross_entropy(x, t) + 0.1 * x.logsumexp(1).square().mean())
 
 
+def test_one_row_with_a_target_of_one_dimension():
+    """As torch: indices of shape (1,) for logits (C,) are those of shape ()."""
+    x, eye = logits(5).requires_grad_(), torch.eye(5, dtype=f64)
+    for target, reduction in itertools.product((2, -100), ("none", "sum", "mean")):
+        expected = theirs(x, torch.tensor([target]), reduction=reduction)
+        for call in (st.cross_entropy, lambda x, t, **o: st.linear_cross_entropy(x, eye, t, **o)):
+            loss = call(x, torch.tensor([target]), reduction=reduction)
+            assert loss.shape == expected.shape == ()
+            torch.testing.assert_close(loss, expected, equal_nan=True)
+    peer = torch.nn.functional.linear_cross_entropy(x, eye, torch.tensor([2]))
+    torch.testing.assert_close(st.linear_cross_entropy(x, eye, torch.tensor([2])), peer)
+    for bad in (torch.tensor([1, 2]), torch.tensor([[1]])):
+        with pytest.raises(ValueError, match="^cross_entropy: target has shape .* accepted: "):
+            st.cross_entropy(x, bad)
+    y = torch.rand(1, dtype=f64)  # probabilities of the one class
+    torch.testing.assert_close(st.cross_entropy(logits(1), y), theirs(logits(1), y))
+
+
 def test_older_names_of_reduction():
     x, t = logits(4, 5), indices(4)
     with pytest.warns(UserWarning, match="size_average"):

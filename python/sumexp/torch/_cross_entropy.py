@@ -462,6 +462,14 @@ def checked_target(function, target, shape, dim, ignore_index=-100):
     return of_shape(function, "target", target, rows), None
 
 
+def of_one_row(input, target):
+    """The target, where torch takes indices of shape (1,) for a single row of input as one without dimensions."""
+    if isinstance(input, torch.Tensor) and input.dim() == 1 and isinstance(target, torch.Tensor):
+        if target.shape == (1,) and not target.is_floating_point():
+            return target.reshape(())
+    return target
+
+
 def checked_denominator(function, value, reduction, device):
     """A 0-d float64 tensor, or None."""
     if value is None:
@@ -499,8 +507,8 @@ def cross_entropy(
     input : Tensor of float16, bfloat16, float32 or float64
         Logits of shape (C,), (N, C) or (N, C, d1, ...).
     target : Tensor, or a pair of tensors
-        Class indices of any integer dtype, of the shape without C; probabilities of the shape of input; or a pair of class
-        indices and their weights, of the shape without C and (K,) behind it.
+        Class indices of any integer dtype, of the shape without C, or of shape (1,) for an input (C,); probabilities of the
+        shape of input; or a pair of class indices and their weights, of the shape without C and (K,) behind it.
     weight : Tensor
         A weight for each class, of shape (C,).
     size_average, reduce
@@ -549,7 +557,7 @@ def cross_entropy(
         )
     reduction = legacy_reduction(size_average, reduce, reduction)
     input = _front.autocast(a_tensor(name, "input", input), DEVICES)
-    dim = 0 if input.dim() == 1 else 1
+    dim, target = 0 if input.dim() == 1 else 1, of_one_row(input, target)
     tensors, options, info = checked(
         name, input, target, dim, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, z_loss=z_loss,
         softcap=softcap, temperature=temperature, token_weight=token_weight, reduction=reduction, denominator=denominator,

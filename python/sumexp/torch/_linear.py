@@ -10,6 +10,7 @@ import torch
 from .. import _core
 from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
+from ._checks import into
 from ._kernels import DEVICES
 from ._linear_functions import Divisor, Fused, Rows, Sum, called
 from ._linear_sweeps import DIFFERENTIATED, NAME, Options, divisor, reduced, sweep
@@ -31,8 +32,8 @@ def linear_cross_entropy(
     linear_weight : Tensor (C, D)
         Of the same dtype; or (C, d1, ..., D) for torch's K-dimensional losses, of an input (N, D): a head for each position.
     target : Tensor or pair of tensors
-        Class indices (...), probabilities (..., C), or indices and weights (..., K); with positions (N, d1, ...),
-        (N, C, d1, ...) and (N, d1, ..., K).
+        Class indices (...), or of shape (1,) for an input (D,); probabilities (..., C); or indices and weights (..., K). With
+        positions these are (N, d1, ...), (N, C, d1, ...) and (N, d1, ..., K).
     linear_bias : Tensor (C,) or (C, d1, ...)
     weight, reduction, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight, denominator, on_empty, info
         As in cross_entropy; ignore_index=None is -100.
@@ -58,6 +59,7 @@ def linear_cross_entropy(
     As cross_entropy; NotImplementedError for what cannot be served without whole logits.
     """
     chunk_size = chunk_of(options) if chunk_size is None else chunk_size
+    target = ce.of_one_row(input, target)
     tensors, o, info, batch, dtype = checked(
         NAME, input, linear_weight, target, linear_bias, weight=weight, reduction=reduction, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, temperature=temperature, token_weight=token_weight,
@@ -142,6 +144,13 @@ def _way(t):
                 f"{NAME}: a {type(t).__name__} of {t.dtype} on {t.device}, accepted: plain tensors on {_core.served_devices()}"
             )
     return _front.way(t)
+
+
+def from_package(function, x, w, target, bias, *, out, **options):
+    """sumexp.linear_cross_entropy of tensors."""
+    made = linear_cross_entropy(x, w, target, linear_bias=bias, **options)
+    loss, *found = made if isinstance(made, tuple) else (made,)
+    return (into(function, out, loss), *found) if found else into(function, out, loss)
 
 
 def chunk_of(options):
