@@ -500,6 +500,11 @@ def test_positions_info_bytes_and_empty():
     nothing = X, WS[:, :0], BS[:, :0], MANY["index"][:, :0]
     assert ours(*nothing).isnan() and ours(*nothing, reduction="sum") == 0
     assert ours(*nothing, reduction="none").shape == (N, 0, 3)
+    for reduction in ("none", "sum", "mean"):
+        for k in range(3):
+            given = [t.clone().requires_grad_(i == k) for i, t in enumerate(nothing[:3])]
+            (found,) = torch.autograd.grad(ours(*given, nothing[3], reduction=reduction).sum(), given[k])
+            assert found.shape == given[k].shape and not found.nan_to_num().any()
 
 
 def test_derivatives_of_positions():

@@ -91,9 +91,9 @@ def of_positions(tensors, o, info):
         computed((x, *of_one, weight, tokens, denominator if o is asked else None), o, info)
         for *of_one, tokens in zip(*split, parts(token_weight, 1))
     ]
-    if not made:  # the sum of no element of w
-        total = w.sum(dtype=torch.float64)
-        empty = x.new_empty(len(x), 0)
+    if not made:  # a sum of no elements, recorded as of all
+        total = sum(t.sum(dtype=torch.float64) for t in (w, bias, x[:0]) if t is not None)
+        empty = total.to(ce.wide(x.dtype)).expand(len(x), 0)
         loss = empty if not o.reduction else ce.quotient(total, denominator, asked) if denominator is not None else total
         return loss, ce.info_places(info, (len(x), 0), x)
     losses = [loss for loss, _ in made]

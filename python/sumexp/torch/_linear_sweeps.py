@@ -292,7 +292,7 @@ def others(tensors, o, need, g):
         return places.results()
     x, w, bias, target, target_weight, *_ = tensors
     kept, left = kept_rows(target, target_weight, o)
-    size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 8)  # as in second()
+    size = max(1, chunk_rows(NAME, o.chunk or None, len(kept), len(w)) // 4)  # the formula keeps some arrays of this size
     buffer = x.new_empty(size, len(w), dtype=work_of(x))
     for rows in chunks(kept, size):
         part = of_input(x, rows, left).to(buffer.dtype)
