@@ -67,7 +67,7 @@ def test_values(target, options, dtype):
     wide = leaves(*(t.double() for t in inputs))
     target, options = TARGETS[target], OPTIONS[options]
     expected = composition(*wide, target, **options)
-    u = torch.rand_like(expected) + 0.5  # of a number near 0, results of 16 bits are subnormal, with an error that is large beside it
+    u = torch.rand_like(expected) + 0.5  # near 0, results of 16 bits are subnormal: their error is large beside them
     gradients = torch.autograd.grad(expected, wide, u)
     tolerance = {f64: 1e-13, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 4e-2}[dtype]
     for chunk in (None, 2):
