@@ -95,9 +95,9 @@ Strided of_tensor(PyObject* given, const char* function, const char* argument, P
 }  // namespace
 
 bool Strided::is_contiguous() const {
+  if (shape.size() == 0) return true;
   std::int64_t step = item;
   for (int d = shape.ndim - 1; d >= 0; --d) {
-    if (shape.dims[d] == 0) return true;
     if (shape.dims[d] != 1 && strides[d] != step) return false;
     step *= shape.dims[d];
   }

@@ -708,3 +708,12 @@ def test_parts_of_the_gradient(fmt, name):
     with pytest.raises(ValueError, match="first, count: got 4000, 501; accepted are some of 4500 classes"):
         part = np.zeros((rows, 501), number)
         _core._cross_entropy(part, index, 1, dlogits=part, saved=saved, first_class=4000, classes=n)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5), (2, 0, 5), (3, 2, 0, 5)])
+def test_no_rows_in_several_dimensions(shape):
+    x, t = np.zeros(shape, np.float32), np.zeros(shape[:-1], int)
+    assert se.cross_entropy(x, t, -1, reduction="none").shape == shape[:-1]
+    loss, gradient = se.cross_entropy_with_grad(x, t, -1, reduction="none")
+    assert loss.shape == shape[:-1] and gradient.shape == shape
+    assert se.cross_entropy(x, t, -1, reduction="sum") == 0
