@@ -182,8 +182,8 @@ SUMEXP_FN LossResult<T> nan_loss(const LossState<T>& state) {
 // are not made.
 template <class T, class EachPart>
 SUMEXP_LARGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& state, std::int64_t part_count,
-                                    const EachPart& each_part, double loss_factor, double gradient_factor, bool entropy,
-                                    bool gradient, const LossTop<T>& top = {}) {
+                                          const EachPart& each_part, double loss_factor, double gradient_factor, bool entropy,
+                                          bool gradient, const LossTop<T>& top = {}) {
   using O = WideOf<T>;
   if (is_nan(state.sum.R) || !is_finite(state.sum.m)) return nan_loss(state);
   const RowSum<T> sum = row_sum(state.sum);
