@@ -15,9 +15,15 @@
 #if defined(__CUDACC__)
 #define SUMEXP_FN __host__ __device__ __forceinline__
 #define SUMEXP_LARGE_FN SUMEXP_FN
+#define SUMEXP_MERGE_FN SUMEXP_FN
 #else
 #define SUMEXP_FN inline __attribute__((always_inline))
 #define SUMEXP_LARGE_FN __attribute__((noinline))  // some KB, that would be at every place that calls it
+#if defined(SUMEXP_SMALL)
+#define SUMEXP_MERGE_FN SUMEXP_LARGE_FN  // in the portable variant, which is to be small
+#else
+#define SUMEXP_MERGE_FN SUMEXP_FN  // where a row of one chunk would wait for memory: 10 % of short rows
+#endif
 #endif
 
 #define SUMEXP_INLINE __attribute__((always_inline))  // of a lambda, behind its parameters

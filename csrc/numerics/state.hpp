@@ -103,7 +103,7 @@ SUMEXP_FN ExpState<T> pick(bool mask, const ExpState<T>& a, const ExpState<T>& b
 }
 
 template <class T>
-SUMEXP_LARGE_FN ExpState<T> merge(const ExpState<T>& a, const ExpState<T>& b) {
+SUMEXP_MERGE_FN ExpState<T> merge(const ExpState<T>& a, const ExpState<T>& b) {
   const bool a_upper = a.m >= b.m;
   const ExpState<T> upper = pick(a_upper, a, b), lower = pick(a_upper, b, a);
   if (a.m == b.m) return {a.m, a.N, a.c + b.c, a.R + b.R};
@@ -122,7 +122,7 @@ struct ExpDotState {
 };
 
 template <class T>
-SUMEXP_LARGE_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b) {
+SUMEXP_MERGE_FN ExpDotState<T> merge(const ExpDotState<T>& a, const ExpDotState<T>& b) {
   const bool a_upper = a.sum.m >= b.sum.m;
   const ExpState<T> upper = pick(a_upper, a.sum, b.sum), lower = pick(a_upper, b.sum, a.sum);
   const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);

@@ -38,7 +38,7 @@ SUMEXP_FN DenseSum<T> merge(bool a_upper, const DenseSum<T>& a, const DenseSum<T
   return {pick(a_upper, a.distance, b.distance) + lower, a.weight + b.weight, a.lost || b.lost};
 }
 template <class T>
-SUMEXP_LARGE_FN LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
+SUMEXP_MERGE_FN LossState<T> merge(const LossState<T>& a, const LossState<T>& b) {
   using O = WideOf<T>;
   const bool a_upper = a.sum.m >= b.sum.m;
   const ExpState<T> upper = pick(a_upper, a.sum, b.sum), lower = pick(a_upper, b.sum, a.sum);
@@ -181,7 +181,7 @@ SUMEXP_FN LossResult<T> nan_loss(const LossState<T>& state) {
 // each_part(body): body(part) for each of the part_count parts of a target of indices. Without `entropy` and `gradient` these
 // are not made.
 template <class T, class EachPart>
-SUMEXP_LARGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& state, std::int64_t part_count,
+SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& state, std::int64_t part_count,
                                           const EachPart& each_part, double loss_factor, double gradient_factor, bool entropy,
                                           bool gradient, const LossTop<T>& top = {}) {
   using O = WideOf<T>;

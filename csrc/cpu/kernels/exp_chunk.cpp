@@ -36,8 +36,14 @@ Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> redu
                              ElementOf<V>* terms, const Meanwhile& meanwhile) {
   V sums[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W];
   const Reduction<V> to = {V(reduce.shift), V(reduce.floor)};
-  sum_term_lanes<Terms, V, kApart, kStore>(x, count, to, V(bound), counted, terms,
-                                           WithinRow<Geometry<ElementOf<V>>::kChunk>(meanwhile), sums);
+  using G = Geometry<ElementOf<V>>;
+  constexpr bool kWorks = kApart && kStore && kOverlaps<V, E>;  // cross-entropy's gradient
+  const auto sum = [&](const auto& memory) SUMEXP_INLINE {
+    sum_term_lanes<Terms, V, kApart, kStore>(x, count, to, V(bound), counted, terms, memory, sums);
+  };
+  if (!V::kRegister || count <= G::kLanes) sum(ToNextRow{meanwhile.ahead});
+  else if (!kWorks || !meanwhile.overlap) sum(WithinRow<G::kChunk>(meanwhile.ahead));
+  else if constexpr (kWorks) sum(WithWork<G::kChunk>(meanwhile));
   return fold_terms(sums);
 }
 

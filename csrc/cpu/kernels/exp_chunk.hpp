@@ -4,7 +4,6 @@
 
 #include "../../numerics/state.hpp"
 #include "lanes.hpp"
-#include "table.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -39,22 +38,29 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   return best;
 }
 
+// Work on memory, done by pieces while a chunk is summed: the sum keeps the arithmetic busy, this the way to memory. Where
+// kOverlaps, of a chunk whose maximum is apart and whose terms are stored; what is left of it is the caller's.
+struct Overlap {
+  void (*advance)(void* of, int elements);  // ... of a chunk, as far as any are left
+  void* of;
+};
+template <class V, class E>
+inline constexpr bool kOverlaps = (V::kRegister && std::is_same_v<E, float>);
 // What the memory does while a chunk is summed: elements to the next chunk, or row, which is prefetched, and other work.
 struct Meanwhile {
   std::int64_t ahead = 0;
-  const cpu::Overlap* overlap = nullptr;
+  const Overlap* overlap = nullptr;
 };
 // The next chunk comes into the first cache, what is behind it into the second; a share at a time (lane_reduce). Before and
 // after, ns per float of 4096 rows of 32,000 (Zen 5, 2026-11): logsumexp, one thread, 0.234, 0.190; softmax 0.336, 0.295.
 template <int kChunk>
 struct WithinRow {
   std::int64_t near, far;
-  const cpu::Overlap* overlap;
 
-  explicit WithinRow(const Meanwhile& m) : overlap(m.overlap) {
-    const bool longer = m.ahead > kChunk || m.ahead < -kChunk;
-    near = longer ? kChunk : m.ahead;
-    far = longer && (m.ahead >= 2 * kChunk || m.ahead < 0) ? m.ahead : 2 * near;
+  explicit WithinRow(std::int64_t ahead) {
+    const bool longer = ahead > kChunk || ahead < -kChunk;
+    near = longer ? kChunk : ahead;
+    far = longer && (ahead >= 2 * kChunk || ahead < 0) ? ahead : 2 * near;
   }
   template <class E>
   SUMEXP_FN void at_vector(const E*) const {}
@@ -66,10 +72,21 @@ struct WithinRow {
         __builtin_prefetch(x + i + near, 0, 3);
         __builtin_prefetch(x + i + far, 0, 2);
       }
-    if (overlap) overlap->advance(overlap->of, elements);
   }
 };
-// Of panels, whose rows are short.
+// ... and work is done. Apart, since no vector stays in a register across a call.
+template <int kChunk>
+struct WithWork : WithinRow<kChunk> {
+  Overlap work;
+
+  explicit WithWork(const Meanwhile& m) : WithinRow<kChunk>(m.ahead), work(*m.overlap) {}
+  template <class E>
+  SUMEXP_FN void at_share(const E* x, int elements) const {
+    WithinRow<kChunk>::at_share(x, elements);
+    work.advance(work.of, elements);
+  }
+};
+// Of rows that are short (a lane has one element at most, or they go as panels), and of the portable variant.
 struct ToNextRow {
   std::int64_t ahead;
   template <class E>

@@ -140,8 +140,8 @@ struct Nothing {
 // lane again. Leaves the one group of lanes in `group`.
 //
 // For bodies with much arithmetic, on a chunk that is in the first cache: a lane row's vectors go V::kUnroll at a time,
-// down all lane rows, so that their sums stay in registers; if they are columns, these fold before they are put aside. Before
-// each such step, between(first, count): equal shares of a full chunk's elements, in order.
+// down all lane rows, so that their sums stay in registers; if they are columns, these fold before they are put aside. After
+// each such step, between(first, some): the chunk's elements in order, a share of a full chunk at a time.
 template <class V, int kSums, class Body, class Between = Nothing>
 SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body,
                            Between between = {}) {
@@ -156,7 +156,6 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
     for (int u = 0; u < kVectors; ++u)
       for (int a = 0; a < kSums; ++a) slots[u][a] = V(T(0));
   for (int first = 0, slot = 0; first < columns * G::kGroup; first += Together::W, slot += kKept) {
-    between(first * G::kLaneRows, Together::W * G::kLaneRows);
     Together acc[kSums];
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) acc[a] = Together(a == 0 ? start : T(0));
@@ -176,6 +175,8 @@ SUMEXP_FN void lane_reduce(int count, ElementOf<V> start, V (&group)[kSums][Geom
 #pragma GCC unroll 4
       for (int a = 0; a < kSums; ++a) acc[a].at[0] = one[a];
     }
+    if (const int left = count - first * G::kLaneRows; left > 0)
+      between(first * G::kLaneRows, left < Together::W * G::kLaneRows ? left : Together::W * G::kLaneRows);
     acc[0] = acc[0] - Together(start);
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) {

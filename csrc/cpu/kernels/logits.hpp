@@ -42,9 +42,9 @@ struct LogitsKernel {
     T* const terms = static_cast<T*>(chunk.terms);
     State& state = as<State>(to);
     if constexpr (Op::kProbability)
-      state = terms ? exp_chunk<Terms, V, Op::kApart, true>(x, chunk.count, terms, {chunk.ahead, chunk.overlap})
-                    : exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, {chunk.ahead, chunk.overlap});
-    else state = exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, {chunk.ahead, chunk.overlap});
+      state = terms ? exp_chunk<Terms, V, Op::kApart, true>(x, chunk.count, terms, {chunk.ahead})
+                    : exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, {chunk.ahead});
+    else state = exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, {chunk.ahead});
     if (Op::kProbability) as<T>(chunk.maximum) = state.m;
   }
 

@@ -107,7 +107,7 @@ struct LossKernel {
   using State = LossState<T>;
   using Gradient = LossGradient<T>;
   static constexpr int kChunk = Geometry<T>::kChunk;
-  static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister, kOverlaps = std::is_same_v<S, float>;
+  static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister;
 
   const cpu::LossJob& job;
   cpu::LossScratch& scratch;
@@ -214,7 +214,7 @@ struct LossKernel {
     best = top, place = first + i;
   }
 
-  State reduce(std::int64_t c, T* terms, const cpu::Overlap* overlap) {
+  State reduce(std::int64_t c, T* terms, const Overlap* overlap) {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
@@ -356,7 +356,7 @@ struct LossKernel {
   }
 
   // What probability() takes of a chunk beside its terms, which are others where the chunk is far below the row's maximum.
-  TermScale<V> scale_of(std::int64_t c, int count, const Normalizer<T>& normalizer, const T*& terms) const {
+  SUMEXP_FN TermScale<V> scale_of(std::int64_t c, int count, const Normalizer<T>& normalizer, const T*& terms) const {
     const ChunkScale<T> k = chunk_scale<Terms>(normalizer, maxima[c]);
     if (k.far) {
       T* const far = static_cast<T*>(scratch.terms);
@@ -408,14 +408,13 @@ struct LossKernel {
     const TermScale<V> scale = behind.scale_of(c, count, waiting.scale, kept);
     S* const to = reinterpret_cast<S*>(waiting.row.gradient) + first;
     ProbabilityWriter<V, S> writer = {kept, to, scale, V(waiting.gradient.scale), count, job.stream};
-    const cpu::Overlap overlap = {ProbabilityWriter<V, S>::overlapped, &writer};
+    const Overlap overlap = {ProbabilityWriter<V, S>::overlapped, &writer};
     const State state = reduce(c, terms, &overlap);
     writer.advance(count);
     behind.write_target(first, count, waiting.gradient);
     return state;
   }
   void write_waiting() const {
-    if (!scratch.waits) return;
     behind().map_all(waiting().scale, waiting().gradient, waiting().terms);
     scratch.waits = false;
   }
@@ -444,7 +443,7 @@ struct LossKernel {
     T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[scratch.row]) : nullptr;
     const auto reduce_at = [&](std::int64_t c) {
       T* const terms = kept ? kept + c * kChunk : nullptr;
-      if constexpr (kOverlaps)
+      if constexpr (kOverlaps<V, S>)
         if (scratch.waits) return reduce_over(behind(), c, terms);
       return reduce(c, terms, nullptr);
     };
@@ -465,7 +464,7 @@ struct LossKernel {
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
     if (row.saved) *static_cast<Saved*>(row.saved) = {scale, gradient, top};
     if (!row.gradient) return;
-    if constexpr (kOverlaps)
+    if constexpr (kOverlaps<V, S>)
       if (job.overlaps && kept && writes_probabilities(gradient)) return wait(scale, gradient, kept);
     map_all(scale, gradient, kept);
   }

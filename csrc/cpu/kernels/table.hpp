@@ -31,12 +31,6 @@ struct RowsAt {
   std::int64_t step;
 };
 
-// Work on memory, done by pieces while a chunk is summed: the sum keeps the arithmetic busy, this the way to memory.
-struct Overlap {
-  void (*advance)(void* of, int elements);  // ... of a chunk, as far as any are left
-  void* of;
-};
-
 // One chunk of one row.
 struct Chunk {
   const void* in[kMaxInputs];
@@ -47,7 +41,6 @@ struct Chunk {
   int count;
   std::int64_t ahead;  // elements from one to what is read a row, or a chunk, later
   bool stream;         // results go around the cache
-  const Overlap* overlap = nullptr;
 };
 
 // What finish takes besides the state.

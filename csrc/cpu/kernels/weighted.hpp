@@ -66,7 +66,7 @@ struct WeightedKernel {
       }
       x = kept[0], f = kept[1];
     }
-    state.sum = exp_chunk<Terms, V, false, true>(x, chunk.count, terms, {chunk.ahead, chunk.overlap});
+    state.sum = exp_chunk<Terms, V, false, true>(x, chunk.count, terms, {chunk.ahead});
     add_weighted(terms, x, f, chunk.count, state);
   }
   static void finish(const void* state, const cpu::RowContext&, void* row) { as<Row>(row) = Op::finish(as<State>(state)); }

@@ -230,8 +230,8 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   const std::int64_t parts_bytes = ((rows.is_index() ? 1 : call.pairs) + 1) * std::int64_t{sizeof(TargetPart)};
   const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
   const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
-  constexpr std::int64_t kApart = 1088;                 // so that both do not meet in the same sets
-  const std::int64_t bytes = 5 * piece + sets * (terms + lines(whole * work.wide) + kApart) + lines(parts_bytes);
+  constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
+  const std::int64_t bytes = 5 * piece + sets * (terms + lines(whole * work.wide) + kBetween) + lines(parts_bytes);
   workspace.reset();
   char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(bytes)));
   const auto take = [&](std::int64_t bytes) {
@@ -245,7 +245,7 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   for (int k = 0; k < sets; ++k) {
     if (terms) scratch.row_terms[k] = take(terms);
     scratch.maxima[k] = take(whole * work.wide);
-    take(kApart);
+    take(kBetween);
   }
   auto* const parts = reinterpret_cast<TargetPart*>(take(parts_bytes));
   const auto kernel = work.kernels.row[static_cast<int>(call.dtype)];
