@@ -10,6 +10,7 @@
 //   equal(a, b)           a mask; false where either is NaN
 //   at_or_above(a, b)     a mask, a >= b; false where either is NaN
 //   clear(mask, v)        +0 where the mask is set, v elsewhere
+//   any(mask)             is it set anywhere?
 //   pick(mask, a, b)      a where the mask is set, b elsewhere
 //
 // and, for doubles only, exponent_split(z, k): z*2^-k in [sqrt(1/2), sqrt(2)) and the integer k.
@@ -69,6 +70,7 @@ SUMEXP_FN bool equal(float a, float b) { return a == b; }
 SUMEXP_FN bool equal(double a, double b) { return a == b; }
 SUMEXP_FN bool at_or_above(float a, float b) { return a >= b; }
 SUMEXP_FN bool at_or_above(double a, double b) { return a >= b; }
+SUMEXP_FN bool any(bool mask) { return mask; }
 SUMEXP_FN float clear(bool mask, float v) { return mask ? 0.0f : v; }
 SUMEXP_FN double clear(bool mask, double v) { return mask ? 0.0 : v; }
 SUMEXP_FN bool less(double a, double b) { return a < b; }

@@ -20,11 +20,15 @@ struct TermScale {
   V top_term, top;  // a term equal to top_term is the row's maximum, its probability top (not of ShortTerms)
 };
 
+// ... of a term that is not the row's maximum
+template <class V>
+SUMEXP_FN V probability_of_others(V term, const TermScale<V>& k) {
+  return fma(term, k.h, term * k.l) * V(static_cast<ElementOf<V>>(kCarryDown<ElementOf<V>>));
+}
 template <class Terms, class V>
 SUMEXP_FN V probability(V term, const TermScale<V>& k) {
-  using T = ElementOf<V>;
   if constexpr (Terms::kShort) return term * k.h;
-  else return pick(equal(term, k.top_term), k.top, fma(term, k.h, term * k.l) * V(static_cast<T>(kCarryDown<T>)));
+  else return pick(equal(term, k.top_term), k.top, probability_of_others(term, k));
 }
 
 // -- a row of one chunk, or a vector of such rows -----------------------------------------------------------

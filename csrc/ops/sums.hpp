@@ -32,11 +32,6 @@ template <class V>
 SUMEXP_FN auto wins(V y) {
   return at_or_above(y, V(ElementOf<V>(-0.5625)));
 }
-SUMEXP_FN bool any(bool mask) { return mask; }
-template <class Mask>
-SUMEXP_FN bool any(Mask mask) {
-  return count(mask) != 0;
-}
 
 template <class V>
 struct RowScalars {

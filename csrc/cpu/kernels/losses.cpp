@@ -74,31 +74,14 @@ Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, i
   return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
 }
 
-// Gradients of a chunk of one row, scale p, from its terms; by pieces that end with cache lines.
+// Gradients of `count` elements of one row, scale p, from their terms.
 template <class V, class S>
-struct ProbabilityWriter {
-  using T = ElementOf<V>;
-  using Terms = TermsOf<S>;
-  const T* terms;
-  S* to;
-  TermScale<V> scale;
-  V all;
-  int count;
-  bool stream;
-  int done = 0;
-
-  void advance(int elements) {
-    int end = elements < count - done ? done + elements : count;
-    if (end < count) end -= static_cast<int>(reinterpret_cast<std::uintptr_t>(to + end) % 64 / sizeof(S));
-    if (end <= done) return;
-    const T* const from = terms + done;
-    store_chunk<V>(to + done, end - done, stream, [&](int i, auto memory) SUMEXP_INLINE {
-      return all * probability<Terms>(memory.template load<V>(from + i, T(0)), scale);
-    });
-    done = end;
-  }
-  static void overlapped(void* of, int elements) { static_cast<ProbabilityWriter*>(of)->advance(elements); }
-};
+SUMEXP_FN void write_probabilities(const ElementOf<V>* terms, S* to, int count, const TermScale<V>& scale, V factor,
+                                   bool stream) {
+  store_chunk<V>(to, count, stream, [&](int i, auto memory) SUMEXP_INLINE {
+    return factor * probability<TermsOf<S>>(memory.template load<V>(terms + i, ElementOf<V>(0)), scale);
+  });
+}
 
 template <class V, class S>
 struct LossKernel {
@@ -214,16 +197,30 @@ struct LossKernel {
     best = top, place = first + i;
   }
 
-  State reduce(std::int64_t c, T* terms, const Overlap* overlap) {
+  // Of chunk c: the sum of its exponentials, and with it what else the loss has (State).
+  ExpState<T> sum_chunk(std::int64_t c, const T* z, int count, T* terms, Overlap<V>* overlap) {
+    const ExpState<T> sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, {job.ahead, overlap})
+                                  : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), {job.ahead, overlap});
+    maxima[c] = sum.m;
+    if (job.finds_class && (z_place < 0 || sum.m > best_z)) {
+      int i = 0;
+      while (i < count - 1 && z[i] != sum.m) ++i;
+      best_z = sum.m, z_place = c * kChunk + i;
+    }
+    return sum;
+  }
+  void reduce(std::int64_t c, T* terms, Overlap<V>* overlap, ExpState<T>& sum) {
+    const int count = count_of(c * kChunk);
+    sum = sum_chunk(c, logits(c * kChunk, count), count, terms, overlap);
+  }
+  void reduce(std::int64_t c, T* terms, Overlap<V>* overlap, State& state) {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
-    State state = State::empty(top.apart);
+    state = State::empty(top.apart);
     if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
-    state.sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, {job.ahead, overlap})
-                      : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), {job.ahead, overlap});
+    state.sum = sum_chunk(c, z, count, terms, overlap);
     const T m = state.sum.m;
-    maxima[c] = m;
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
@@ -234,12 +231,6 @@ struct LossKernel {
       const T* const b = dense(first, count, y);
       state.dense = b ? dense_sum<V, false>(x, b, count, from) : dense_sum<V, true>(x, b, count, from);
     }
-    if (job.finds_class && (z_place < 0 || m > best_z)) {
-      int i = 0;
-      while (i < count - 1 && z[i] != m) ++i;
-      best_z = m, z_place = first + i;
-    }
-    return state;
   }
 
   // -- the finished row --------------------------------------------------------------------------------------
@@ -318,7 +309,7 @@ struct LossKernel {
     if constexpr (kStores)
       if (writes_probabilities(gradient)) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
-        ProbabilityWriter<V, S>{terms, to, scale, all, count, job.stream}.advance(count);
+        write_probabilities<V>(terms, to, count, scale, all, job.stream);
         return write_target(first, count, gradient);
       }
     if (has_dense) {
@@ -400,19 +391,34 @@ struct LossKernel {
     scratch.waits = true, scratch.row = 1 - scratch.row;
   }
   // reduce, and the same chunk of the waiting row's gradient.
-  State reduce_over(const LossKernel& behind, std::int64_t c, T* terms) {
+  void reduce_over(const LossKernel& behind, std::int64_t c, T* terms, ExpState<T>& sum) {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const Waiting& waiting = behind.waiting();
     const T* kept = waiting.terms + first;
     const TermScale<V> scale = behind.scale_of(c, count, waiting.scale, kept);
     S* const to = reinterpret_cast<S*>(waiting.row.gradient) + first;
-    ProbabilityWriter<V, S> writer = {kept, to, scale, V(waiting.gradient.scale), count, job.stream};
-    const Overlap overlap = {ProbabilityWriter<V, S>::overlapped, &writer};
-    const State state = reduce(c, terms, &overlap);
-    writer.advance(count);
+    const V factor = V(waiting.gradient.scale);
+    constexpr int kLine = 64 / sizeof(S);
+    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(to) % 64;
+    const int ahead = static_cast<int>((64 - past) % 64 / sizeof(S));
+    const int skew = past % sizeof(S) || ahead > count ? count : ahead;  // count: no line is there, or none ever
+    Overlap<V> overlap = {kept, to, scale, factor, count, skew};
+    reduce(c, terms, &overlap, sum);
+    const auto write = [&](int begin, int end) {
+      write_probabilities<V>(kept + begin, to + begin, end - begin, scale, factor, !overlap.written);
+    };
+    if (!overlap.written) {
+      write(0, count);
+    } else {
+      write(0, skew), write(count - (count - skew) % kLine, count);
+      if (largest(scale.top_term) >= T(0))
+        each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
+          const V t = memory.template load<V>(kept + i, T(0));
+          if (any(equal(t, scale.top_term))) memory.store(to + i, factor * probability<Terms>(t, scale));
+        });
+    }
     behind.write_target(first, count, waiting.gradient);
-    return state;
   }
   void write_waiting() const {
     behind().map_all(waiting().scale, waiting().gradient, waiting().terms);
@@ -441,23 +447,34 @@ struct LossKernel {
     const std::int64_t chunks = chunk_count<T>(n);
     if (row.saved) maxima = maxima_of(row.saved);
     T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[scratch.row]) : nullptr;
-    const auto reduce_at = [&](std::int64_t c) {
-      T* const terms = kept ? kept + c * kChunk : nullptr;
-      if constexpr (kOverlaps<V, S>)
-        if (scratch.waits) return reduce_over(behind(), c, terms);
-      return reduce(c, terms, nullptr);
-    };
-    const auto reduce_all = [&] {
-      MergeTree<State> tree;
+    const auto reduce_all = [&](auto& root, auto reduce) {
+      using Sum = std::remove_reference_t<decltype(root)>;
+      MergeTree<Sum> tree;
       tree.clear();
-      for (std::int64_t c = 0; c + 1 < chunks; ++c) tree.push(reduce_at(c));
-      return tree.finish(chunks ? reduce_at(chunks - 1) : State::empty());
+      root = Sum::empty();
+      for (std::int64_t c = 0; c < chunks; ++c) {
+        reduce(c, kept ? kept + c * kChunk : nullptr, root);
+        if (c + 1 < chunks) tree.push(root);
+      }
+      root = tree.finish(root);
     };
-    State state = reduce_all();
-    scratch.waits = false;
+    State state = State::empty();
+    const bool alone = !row.entropy && !has_dense;  // the sum of exponentials
+    const auto reduce_row = [&] {
+      const auto one = [&](std::int64_t c, T* terms, auto& sum) { reduce(c, terms, nullptr, sum); };
+      if (alone) reduce_all(state.sum, one);
+      else reduce_all(state, one);
+    };
+    if (scratch.waits) {
+      if constexpr (kOverlaps<V, S>)
+        reduce_all(state.sum, [&, last = behind()](std::int64_t c, T* terms, auto& sum) { reduce_over(last, c, terms, sum); });
+      scratch.waits = false;
+    } else {
+      reduce_row();
+    }
     if (overflows) {
       set_apart();
-      state = reduce_all();
+      reduce_row();
     }
     const Gradient gradient = finish(state);
     if (!row.gradient && !row.saved) return;
@@ -465,7 +482,7 @@ struct LossKernel {
     if (row.saved) *static_cast<Saved*>(row.saved) = {scale, gradient, top};
     if (!row.gradient) return;
     if constexpr (kOverlaps<V, S>)
-      if (job.overlaps && kept && writes_probabilities(gradient)) return wait(scale, gradient, kept);
+      if (job.overlaps && alone && kept && writes_probabilities(gradient)) return wait(scale, gradient, kept);
     map_all(scale, gradient, kept);
   }
 };

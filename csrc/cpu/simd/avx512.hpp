@@ -95,6 +95,7 @@ SUMEXP_FN F32 clear(__mmask16 m, F32 x) { return _mm512_maskz_mov_ps(static_cast
 SUMEXP_FN F32 pick(__mmask16 m, F32 a, F32 b) { return _mm512_mask_mov_ps(b.v, m, a.v); }
 SUMEXP_FN F32 quiet(F32 x) { return _mm512_mask_mov_ps(x.v, unordered(x), _mm512_set1_ps(Limits<float>::nan())); }
 SUMEXP_FN int count(__mmask16 m) { return __builtin_popcount(m); }
+SUMEXP_FN bool any(__mmask16 m) { return count(m) != 0; }
 SUMEXP_FN float largest(F32 x) { return _mm512_reduce_max_ps(x.v); }
 
 SUMEXP_FN F64 operator+(F64 a, F64 b) { return _mm512_add_pd(a.v, b.v); }
@@ -112,6 +113,7 @@ SUMEXP_FN F64 clear(__mmask8 m, F64 x) { return _mm512_maskz_mov_pd(static_cast<
 SUMEXP_FN F64 pick(__mmask8 m, F64 a, F64 b) { return _mm512_mask_mov_pd(b.v, m, a.v); }
 SUMEXP_FN F64 quiet(F64 x) { return _mm512_mask_mov_pd(x.v, unordered(x), _mm512_set1_pd(Limits<double>::nan())); }
 SUMEXP_FN int count(__mmask8 m) { return __builtin_popcount(m); }
+SUMEXP_FN bool any(__mmask8 m) { return count(m) != 0; }
 SUMEXP_FN double largest(F64 x) { return _mm512_reduce_max_pd(x.v); }
 SUMEXP_FN double lane0(F64 x) { return _mm512_cvtsd_f64(x.v); }
 template <int h>

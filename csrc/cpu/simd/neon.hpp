@@ -99,6 +99,7 @@ SUMEXP_FN F32 clear(uint32x4_t m, F32 x) { return vreinterpretq_f32_u32(vbicq_u3
 SUMEXP_FN F32 pick(uint32x4_t m, F32 a, F32 b) { return vbslq_f32(m, a.v, b.v); }
 SUMEXP_FN F32 quiet(F32 x) { return vbslq_f32(vceqq_f32(x.v, x.v), x.v, vdupq_n_f32(Limits<float>::nan())); }
 SUMEXP_FN int count(uint32x4_t m) { return static_cast<int>(vaddvq_u32(vshrq_n_u32(m, 31))); }
+SUMEXP_FN bool any(uint32x4_t m) { return count(m) != 0; }
 SUMEXP_FN float largest(F32 x) {
   const F32 m = larger(x, F32(vextq_f32(x.v, x.v, 2)));
   return vgetq_lane_f32(larger(m, F32(vextq_f32(m.v, m.v, 1))).v, 0);
@@ -119,6 +120,7 @@ SUMEXP_FN F64 clear(uint64x2_t m, F64 x) { return vreinterpretq_f64_u64(vbicq_u6
 SUMEXP_FN F64 pick(uint64x2_t m, F64 a, F64 b) { return vbslq_f64(m, a.v, b.v); }
 SUMEXP_FN F64 quiet(F64 x) { return vbslq_f64(vceqq_f64(x.v, x.v), x.v, vdupq_n_f64(Limits<double>::nan())); }
 SUMEXP_FN int count(uint64x2_t m) { return static_cast<int>(vaddvq_u64(vshrq_n_u64(m, 63))); }
+SUMEXP_FN bool any(uint64x2_t m) { return count(m) != 0; }
 SUMEXP_FN double largest(F64 x) { return vgetq_lane_f64(larger(x, F64(vextq_f64(x.v, x.v, 1))).v, 0); }
 SUMEXP_FN double lane0(F64 x) { return vgetq_lane_f64(x.v, 0); }
 template <int h>

@@ -133,7 +133,9 @@ SUMEXP_FN F64 pick(Mask64 mask, F64 a, F64 b) { return choose<double>(mask, a, b
 SUMEXP_FN F32 clear(Mask32 mask, F32 x) { return F32::Vector(~mask & Mask32(x.v)); }
 SUMEXP_FN F64 clear(Mask64 mask, F64 x) { return F64::Vector(~mask & Mask64(x.v)); }
 SUMEXP_FN int count(Mask32 m) { return -static_cast<int>(m[0] + m[1] + m[2] + m[3]); }
+SUMEXP_FN bool any(Mask32 m) { return count(m) != 0; }
 SUMEXP_FN int count(Mask64 m) { return -static_cast<int>(m[0] + m[1]); }
+SUMEXP_FN bool any(Mask64 m) { return count(m) != 0; }
 
 template <class T>
 SUMEXP_FN Portable<T> larger(Portable<T> a, Portable<T> b) {

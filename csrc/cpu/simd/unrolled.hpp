@@ -79,5 +79,12 @@ SUMEXP_FN int count(const UnrolledMask<V, k>& mask) {
   for (int j = 0; j < k; ++j) set += count(mask.at[j]);
   return set;
 }
+template <class V, int k>
+SUMEXP_FN bool any(const UnrolledMask<V, k>& mask) {
+  bool set = false;
+#pragma GCC unroll 4
+  for (int j = 0; j < k; ++j) set |= any(mask.at[j]);
+  return set;
+}
 
 }  // namespace sumexp::SUMEXP_NS
