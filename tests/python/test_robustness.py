@@ -294,16 +294,22 @@ for n in (300, 2047, 4096, 5003, 20_000):
         print(n, digest(*se.cross_entropy_with_grad(over, t, 1, out=over)))
         rows = [se.cross_entropy_with_grad(scaled[r : r + 1], t[r : r + 1], 1, reduction="sum")[1] for r in range(70)]
         assert digest(*rows) == digest(se.cross_entropy_with_grad(scaled, t, 1, reduction="sum")[1])
+        for function in (se.softmax, se.log_softmax):
+            within = np.zeros((70, n + 5), np.float32)
+            function(scaled, 1, out=within[:, 2 : n + 2])
+            print(n, digest(within), digest(function(scaled, 1)), digest(function(over := scaled.copy(), 1, out=over)))
+            assert digest(within[:, 2 : n + 2]) == digest(*(function(scaled[r : r + 1], 1) for r in range(70)))
+            assert not within[:, :2].any() and not within[:, n + 2 :].any()
 """
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_gradients_of_losses_do_not_depend_on_overlap(isa, threads):
-    """Written while the next row is summed, as large results are, or after their own row."""
+def test_bytes_do_not_depend_on_overlap(isa, threads):
+    """Results that are written while the next row is summed, as large ones are, or after their own row."""
     given = {"SUMEXP_ISA": isa, "SUMEXP_NUM_THREADS": threads}
     overlapped = output(OVERLAPPED, SUMEXP_STREAM_BYTES="0", **given)
-    assert len(overlapped.splitlines()) == 180 and overlapped == output(OVERLAPPED, SUMEXP_STREAM_BYTES=str(1 << 62), **given)
+    assert len(overlapped.splitlines()) == 220 and overlapped == output(OVERLAPPED, SUMEXP_STREAM_BYTES=str(1 << 62), **given)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")

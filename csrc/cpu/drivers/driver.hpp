@@ -26,6 +26,7 @@ struct Job {
   double factor;        // that the temperature gives a derivative
   bool divide;          // logits are divided by the temperature first
   bool own_terms;       // logits are read again when their terms are there: terms may not take their place
+  bool overlaps;        // results of a row, if long, may be written while the next one is reduced
 
   Job(const Plan& plan, const Kernels& kernels);
   int count_of(std::int64_t c) const {

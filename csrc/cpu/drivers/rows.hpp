@@ -29,6 +29,8 @@ class RowDriver {
   void reduce_chunks(int pass, std::int64_t c0, std::int64_t c1, const char* row, char* states);
   void map_chunks(std::int64_t c0, std::int64_t c1, const char* row);
   Chunk chunk_at(std::int64_t c, int b) const;
+  Chunk waiting_chunk(std::int64_t c) const;
+  void write_waiting();
   void pack(std::int64_t c);
   void gather(std::int64_t c);
   void set_apart();
@@ -55,6 +57,13 @@ class RowDriver {
   char* packed_[kMaxInputs];
   char *scratch_, *maxima_, *states_, *finished_, *row_maxima_;
   StateTree* trees_;
+  // The row before, where it is finished but its results are not written: that is done while the next row is reduced.
+  struct Waiting {
+    bool waits;
+    Offsets offsets;
+    char *terms, *maxima, *finished;
+  } waiting_ = {};
+  bool overlaps_;
 };
 
 }  // namespace sumexp::cpu

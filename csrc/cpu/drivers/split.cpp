@@ -118,6 +118,9 @@ Job::Job(const Plan& plan, const Kernels& kernels)
   factor = plan.factor;
   divide = info.temperature < 0 && plan.temperature != 1.0;
   own_terms = info.apart && info.probabilities;
+  // In place, what goes around the cache would have to leave it first: twice the time.
+  overlaps =
+      kernel.reduce_over && plan.direct && plan.stream && plan.data[kOut] != plan.data[kIn0] && 2 * plan.n >= 3 * order.chunk;
 }
 
 void finish_row(const Job& job, int pass, const void* state, const char* first, const char* input, void* row) {

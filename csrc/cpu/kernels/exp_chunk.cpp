@@ -33,31 +33,31 @@ void shift_chunk(const E* x, int count, ElementOf<V> anchor, ElementOf<V>* to) {
 
 template <class Terms, class V, bool kApart, bool kStore, class E>
 Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> reduce, ElementOf<V> bound, int& counted,
-                             ElementOf<V>* terms, const Meanwhile<V>& meanwhile) {
+                             ElementOf<V>* terms, const Meanwhile<V, kStore>& meanwhile) {
   V sums[Terms::kSums][Geometry<ElementOf<V>>::kGroup / V::W];
   const Reduction<V> to = {V(reduce.shift), V(reduce.floor)};
   using G = Geometry<ElementOf<V>>;
-  constexpr bool kWorks = kApart && kStore && kOverlaps<V, E>;  // cross-entropy's gradient
+  constexpr bool kWorks = (kStore || kApart) && kOverlaps<V, E>;
   const auto sum = [&](const auto& memory) SUMEXP_INLINE {
     sum_term_lanes<Terms, V, kApart, kStore>(x, count, to, V(bound), counted, terms, memory, sums);
   };
   if (!V::kRegister || count <= G::kLanes) sum(ToNextRow{meanwhile.ahead});
   else if (!kWorks || !meanwhile.overlap) sum(WithinRow<G::kChunk>(meanwhile.ahead));
-  else if constexpr (kWorks) sum(WithWork<V, G::kChunk>(meanwhile));
+  else if constexpr (kWorks) sum(WithWork<V, kStore, G::kChunk>(meanwhile));
   return fold_terms(sums);
 }
 
 // Of a chunk whose maximum, `base`'s, is finite.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 void sum_chunk(const E* x, int count, const Reduction<ElementOf<V>>& reduce, ElementOf<V> limit, ExpState<ElementOf<V>>& state,
-               ElementOf<V>* terms, const Meanwhile<V>& meanwhile) {
+               ElementOf<V>* terms, const Meanwhile<V, kStore>& meanwhile) {
   int of_max = 0;
   state.R = sum_terms<Terms, V, kApart, kStore>(x, count, reduce, limit, of_max, terms, meanwhile);
   state.c = WideOf<ElementOf<V>>::constant(of_max);
 }
 
 template <class Terms, class V, bool kApart, bool kStore, class E>
-ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, const Meanwhile<V>& meanwhile) {
+ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, const Meanwhile<V, kStore>& meanwhile) {
   using T = ElementOf<V>;
   ExpState<T> state = ExpState<T>::empty();
   state.m = largest_of<V>(x, count);
@@ -95,11 +95,14 @@ ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, con
   return state;
 }
 
-#define SUMEXP_CHUNK(Terms, V, E)                                                                                          \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, true, E>(const E*, int, ElementOf<V>*, const Meanwhile<V>&);  \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, false, false, E>(const E*, int, ElementOf<V>*, const Meanwhile<V>&); \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, false, E>(const E*, int, ElementOf<V>*, const Meanwhile<V>&);  \
-  template ExpState<ElementOf<V>> exp_chunk<Terms, V, true, true, E>(const E*, int, ElementOf<V>*, const Meanwhile<V>&);
+#define SUMEXP_CHUNK_OF(Terms, V, E, kApart, kStore)                                                   \
+  template ExpState<ElementOf<V>> exp_chunk<Terms, V, kApart, kStore, E>(const E*, int, ElementOf<V>*, \
+                                                                         const Meanwhile<V, kStore>&);
+#define SUMEXP_CHUNK(Terms, V, E)            \
+  SUMEXP_CHUNK_OF(Terms, V, E, false, true)  \
+  SUMEXP_CHUNK_OF(Terms, V, E, false, false) \
+  SUMEXP_CHUNK_OF(Terms, V, E, true, false)  \
+  SUMEXP_CHUNK_OF(Terms, V, E, true, true)
 
 SUMEXP_CHUNK(FullTerms, F32, float)
 SUMEXP_CHUNK(FullTerms, F64, double)
@@ -111,8 +114,8 @@ SUMEXP_CHUNK(ShortTerms, F32, bf16)
 
 // For tiles, of which a few rows need refinement.
 template double sum_terms<FullTerms, F32, true, false>(const float*, int, Reduction<float>, float, int&, float*,
-                                                       const Meanwhile<F32>&);
+                                                       const Meanwhile<F32, false>&);
 template DD<double> sum_terms<FullTerms, F64, true, false>(const double*, int, Reduction<double>, double, int&, double*,
-                                                           const Meanwhile<F64>&);
+                                                           const Meanwhile<F64, false>&);
 
 }  // namespace sumexp::SUMEXP_NS

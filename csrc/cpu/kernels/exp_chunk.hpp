@@ -3,8 +3,8 @@
 #pragma once
 
 #include "../../numerics/state.hpp"
-#include "../../ops/probability.hpp"
 #include "lanes.hpp"
+#include "overlap.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -39,25 +39,11 @@ SUMEXP_FN V lane_max_below(const E* x, int count, ElementOf<V> limit) {
   return best;
 }
 
-// Probabilities of another row, times a factor, that go around the cache while a chunk is summed: the sum keeps the
-// arithmetic busy, this the way to memory. Where kOverlaps, of a chunk whose maximum is apart and whose terms are stored.
-// With the chunk's cache lines go as many of `to`, which are `skew` elements further on; the rest is the caller's.
-template <class V>
-struct Overlap {
-  const ElementOf<V>* terms;
-  ElementOf<V>* to;
-  TermScale<V> scale;
-  V factor;
-  int count, skew;
-  bool written = false;  // all whole cache lines
-};
-template <class V, class E>
-inline constexpr bool kOverlaps = (V::kRegister && std::is_same_v<E, float>);
 // What the memory does while a chunk is summed: elements to the next chunk, or row, which is prefetched, and other work.
-template <class V>
+template <class V, bool kStore>
 struct Meanwhile {
   std::int64_t ahead = 0;
-  Overlap<V>* overlap = nullptr;
+  OverlapOf<V, kStore>* overlap = nullptr;
 };
 // The next chunk comes into the first cache, what is behind it into the second; a share at a time (lane_reduce). Before and
 // after, ns per float of 4096 rows of 32,000 (Zen 5, 2026-11): logsumexp, one thread, 0.234, 0.190; softmax 0.336, 0.295.
@@ -86,12 +72,12 @@ struct WithinRow {
 // ... and another row is written. Its pages are touched two chunks before. All goes by vectors, so that the memory is never
 // idle, nor full: ns per float of cross-entropy and its gradient, 4096 rows of 32,000, one thread and two, 0.38 and 0.20 with
 // pieces of 1 KB, 0.28 and 0.144 by vectors (Zen 5, AVX-512, 2026-11).
-template <class V, int kChunk>
+template <class V, bool kStore, int kChunk>
 struct WithWork : WithinRow<kChunk> {
   using T = ElementOf<V>;
-  Overlap<V> row;
+  OverlapOf<V, kStore> row;
 
-  explicit WithWork(const Meanwhile<V>& m) : WithinRow<kChunk>(m.ahead), row(*m.overlap) {
+  explicit WithWork(const Meanwhile<V, kStore>& m) : WithinRow<kChunk>(m.ahead), row(*m.overlap) {
     m.overlap->written = true;
     for (int i = 0; i < row.count; i += 4096 / int(sizeof(T))) __builtin_prefetch(row.to + 2 * kChunk + i, 0, 2);
   }
@@ -99,14 +85,14 @@ struct WithWork : WithinRow<kChunk> {
     if (i % (64 / int(sizeof(T))) == 0) {
       __builtin_prefetch(x + i + this->near, 0, 3);
       __builtin_prefetch(x + i + this->far, 0, 2);
+      __builtin_prefetch(row.from + i + 512, 0, 3);
     }
     constexpr int kVectors = 64 / sizeof(T) / V::W;  // of a cache line, written together
     if ((i / V::W + 1) % kVectors != 0) return;
     i += V::W - kVectors * V::W + row.skew;
     if (i + kVectors * V::W > row.count) return;
 #pragma GCC unroll 4
-    for (int k = 0; k < kVectors; ++k, i += V::W)
-      V::stream(row.to + i, row.factor * probability_of_others<V>(V::load(row.terms + i), row.scale));
+    for (int k = 0; k < kVectors; ++k, i += V::W) V::stream(row.to + i, row.value.common(V::load(row.from + i)));
   }
   template <class E>
   SUMEXP_FN void at_share(const E*, int) const {}
@@ -158,12 +144,12 @@ SUMEXP_FN void sum_term_lanes(const E* x, int count, const Reduction<V>& reduce,
 // The same, folded to one number: sum of e^x 2^(carry - N), for `reduce` to 2^N.
 template <class Terms, class V, bool kApart, bool kStore, class E>
 Wide<ElementOf<V>> sum_terms(const E* x, int count, Reduction<ElementOf<V>> reduce, ElementOf<V> bound, int& counted,
-                             ElementOf<V>* terms, const Meanwhile<V>& meanwhile);
+                             ElementOf<V>* terms, const Meanwhile<V, kStore>& meanwhile);
 
 // The state of a chunk, its maximum kept out of R (kApart) or in it. kStore: its terms go to `terms`, relative to what
 // base_of(maximum) says; `terms` may be x, but not where the maximum is apart, since x may be read again.
 template <class Terms, class V, bool kApart, bool kStore, class E>
-ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, const Meanwhile<V>& meanwhile = {});
+ExpState<ElementOf<V>> exp_chunk(const E* x, int count, ElementOf<V>* terms, const Meanwhile<V, kStore>& meanwhile = {});
 
 // The terms of a chunk alone: the same instructions on the same input, hence the same bits. `use(i, memory, term)`.
 template <class Terms, class V, class E, class Use>

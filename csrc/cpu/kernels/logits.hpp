@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../ops/probability.hpp"
+#include "../../ops/softmax.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
 #if SUMEXP_REGISTERS
@@ -46,6 +47,32 @@ struct LogitsKernel {
                     : exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, {chunk.ahead});
     else state = exp_chunk<Terms, V, Op::kApart, false>(x, chunk.count, terms, {chunk.ahead});
     if (Op::kProbability) as<T>(chunk.maximum) = state.m;
+  }
+
+  // Of softmax and log_softmax.
+  static void reduce_over(const cpu::Chunk& chunk, void* to, const cpu::Chunk& other, const void* other_row) {
+    constexpr bool kStore = Op::kProbability;
+    const Row& row = as<Row>(other_row);
+    State& state = as<State>(to);
+    const auto write = [&](const void* from, const auto& value) {
+      write_while<V>(static_cast<const T*>(from), static_cast<T*>(other.out), other.count, value,
+                     [&](OverlapOf<V, kStore>* overlap) {
+                       state = exp_chunk<Terms, V, Op::kApart, kStore>(static_cast<const T*>(chunk.in[0]), chunk.count,
+                                                                       static_cast<T*>(chunk.terms), {chunk.ahead, overlap});
+                     });
+    };
+    if constexpr (kStore) {
+      const ChunkScale<T> k = chunk_scale<Terms>(row.normalizer, as<T>(other.maximum));
+      if (!row.nan && !k.far) {
+        write(other.terms, OfTerms<V>{broadcast<V, Scale>(k.near), V(T(1))});
+        as<T>(chunk.maximum) = state.m;
+        return;
+      }
+    } else if (!row.nan) {
+      return write(other.in[0], OfLogits<V>{broadcast<V, OwnRow>(row.own)});
+    }
+    map<T>(other, other_row);
+    reduce<T>(chunk, nullptr, to);
   }
 
   static void finish(const void* from, const cpu::RowContext& context, void* to) {
@@ -358,6 +385,8 @@ constexpr cpu::Kernel logits_kernel() {
   if constexpr (stored) {
     kernel.reduce[0][cpu::kStored] = K::template reduce<S>;
     if constexpr (!Op::kRowOutput) kernel.map[cpu::kStored] = K::template map<S>;
+    if constexpr (kOverlaps<V, S> && (std::is_same_v<Op, Softmax> || std::is_same_v<Op, LogSoftmax>))
+      kernel.reduce_over = K::reduce_over;
   }
 #if SUMEXP_REGISTERS
   kernel.panels[cpu::kScratch] = K::template panels<T>;

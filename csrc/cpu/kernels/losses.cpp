@@ -74,15 +74,6 @@ Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, i
   return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
 }
 
-// Gradients of `count` elements of one row, scale p, from their terms.
-template <class V, class S>
-SUMEXP_FN void write_probabilities(const ElementOf<V>* terms, S* to, int count, const TermScale<V>& scale, V factor,
-                                   bool stream) {
-  store_chunk<V>(to, count, stream, [&](int i, auto memory) SUMEXP_INLINE {
-    return factor * probability<TermsOf<S>>(memory.template load<V>(terms + i, ElementOf<V>(0)), scale);
-  });
-}
-
 template <class V, class S>
 struct LossKernel {
   using T = ElementOf<V>;
@@ -198,9 +189,9 @@ struct LossKernel {
   }
 
   // Of chunk c: the sum of its exponentials, and with it what else the loss has (State).
-  ExpState<T> sum_chunk(std::int64_t c, const T* z, int count, T* terms, Overlap<V>* overlap) {
+  ExpState<T> sum_chunk(std::int64_t c, const T* z, int count, T* terms, OverlapOf<V, true>* overlap) {
     const ExpState<T> sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, {job.ahead, overlap})
-                                  : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), {job.ahead, overlap});
+                                  : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), {job.ahead});
     maxima[c] = sum.m;
     if (job.finds_class && (z_place < 0 || sum.m > best_z)) {
       int i = 0;
@@ -209,11 +200,11 @@ struct LossKernel {
     }
     return sum;
   }
-  void reduce(std::int64_t c, T* terms, Overlap<V>* overlap, ExpState<T>& sum) {
+  void reduce(std::int64_t c, T* terms, OverlapOf<V, true>* overlap, ExpState<T>& sum) {
     const int count = count_of(c * kChunk);
     sum = sum_chunk(c, logits(c * kChunk, count), count, terms, overlap);
   }
-  void reduce(std::int64_t c, T* terms, Overlap<V>* overlap, State& state) {
+  void reduce(std::int64_t c, T* terms, OverlapOf<V, true>* overlap, State& state) {
     const std::int64_t first = c * kChunk;
     const int count = count_of(first);
     const T* const z = logits(first, count);
@@ -309,7 +300,9 @@ struct LossKernel {
     if constexpr (kStores)
       if (writes_probabilities(gradient)) {
         S* const to = reinterpret_cast<S*>(row.gradient) + first;
-        write_probabilities<V>(terms, to, count, scale, all, job.stream);
+        store_chunk<V>(to, count, job.stream, [&](int i, auto memory) SUMEXP_INLINE {
+          return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
+        });
         return write_target(first, count, gradient);
       }
     if (has_dense) {
@@ -398,26 +391,8 @@ struct LossKernel {
     const T* kept = waiting.terms + first;
     const TermScale<V> scale = behind.scale_of(c, count, waiting.scale, kept);
     S* const to = reinterpret_cast<S*>(waiting.row.gradient) + first;
-    const V factor = V(waiting.gradient.scale);
-    constexpr int kLine = 64 / sizeof(S);
-    const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(to) % 64;
-    const int ahead = static_cast<int>((64 - past) % 64 / sizeof(S));
-    const int skew = past % sizeof(S) || ahead > count ? count : ahead;  // count: no line is there, or none ever
-    Overlap<V> overlap = {kept, to, scale, factor, count, skew};
-    reduce(c, terms, &overlap, sum);
-    const auto write = [&](int begin, int end) {
-      write_probabilities<V>(kept + begin, to + begin, end - begin, scale, factor, !overlap.written);
-    };
-    if (!overlap.written) {
-      write(0, count);
-    } else {
-      write(0, skew), write(count - (count - skew) % kLine, count);
-      if (largest(scale.top_term) >= T(0))
-        each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-          const V t = memory.template load<V>(kept + i, T(0));
-          if (any(equal(t, scale.top_term))) memory.store(to + i, factor * probability<Terms>(t, scale));
-        });
-    }
+    write_while<V>(kept, to, count, OfTerms<V>{scale, V(waiting.gradient.scale)},
+                   [&](OverlapOf<V, true>* overlap) { reduce(c, terms, overlap, sum); });
     behind.write_target(first, count, waiting.gradient);
   }
   void write_waiting() const {

@@ -89,6 +89,9 @@ struct Kernel {
   // One chunk. The second pass finds the row as the first has finished it. Null: packed rows only.
   void (*reduce[2][2])(const Chunk&, const void* row, void* state);  // by pass and Elements
   void (*map[2])(const Chunk&, const void* row);
+  // reduce of a chunk as it is stored, and map of the same chunk of another row, which goes around the cache. Null: not
+  // offered.
+  void (*reduce_over)(const Chunk&, void* state, const Chunk& other, const void* other_row);
   void (*emit)(const void* row, char* out, char* extra);  // results of one value a row; out: null where that is not one
   // Up to kTiles panels or tiles to their results. False, with nothing written, where a row is special: its maximum is not
   // finite or large, or it has a NaN that the form does not serve. The row driver then takes these rows. Null: not offered.
