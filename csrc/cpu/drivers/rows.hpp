@@ -3,7 +3,8 @@
 // in the cache (resident), else chunk by chunk, once for each pass. The terms of a row wait for its sum in the result itself,
 // in the packed copy, or, when the result goes around the cache or has 16 bits, or the logits are still wanted there, in
 // scratch (as long as this stays in the cache); where there is no such place they are computed again: the same instructions on
-// the same input, hence the same bits.
+// the same input, hence the same bits. Where the kernel offers it, the results of a long row are written while the next one is
+// reduced (overlaps_).
 #pragma once
 
 #include "driver.hpp"
