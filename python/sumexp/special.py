@@ -81,6 +81,7 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     if any(is_torch(v) or is_foreign(v) for v in (a, b)):
         if is_complex(a) or is_complex(b):
             return _foreign_logsumexp(a, b, axis, keepdims, return_sign)
+        a, b = _promoted(a, b)
         return _core.logsumexp(a, axis, b=b, keepdims=keepdims, return_sign=return_sign)
     for name, value in (("a", a), ("b", b)):
         if isinstance(value, np.ma.MaskedArray) or (name == "a" and value is None):
@@ -122,6 +123,14 @@ def _generic(name, x, axis):
         return carrier(x)(_generic(name, np.from_dlpack(x), axis))
     result = getattr(_array_api, name)(xp, x, axis)
     return result[()] if xp is np else result
+
+
+def _promoted(a, b):
+    """Real arrays of another library with its own common dtype: jax's of float32 and int32 is float32."""
+    if b is None or any(map(is_torch, (a, b))) or getattr(a, "dtype", None) == getattr(b, "dtype", None):
+        return a, b
+    xp = _array_api.namespace(a if is_foreign(a) else b)
+    return (a, b) if xp is None else _array_api.promoted(xp, a, b)
 
 
 def _foreign_logsumexp(a, b, axis, keepdims, return_sign):

@@ -240,6 +240,7 @@ def libraries():
     try:
         import jax.numpy
 
+        jax.config.update("jax_enable_x64", True)  # else it has no complex128
         yield "jax", jax.numpy.asarray, np.asarray
     except ImportError:
         pass
@@ -331,3 +332,11 @@ def test_longdouble_weights_of_zero_and_cancellation():
         log_abs, sign = special.logsumexp(np.array([1e4, 1e4], dtype), b=np.array([1, -1], dtype), return_sign=True)
         assert log_abs == -INF and sign == 0
         assert np.isnan(special.logsumexp(np.array([INF, INF], dtype), b=np.array([1, -1], dtype)).real)
+
+
+def test_common_dtype_is_the_librarys():
+    jnp = pytest.importorskip("jax.numpy", reason="jax is not installed")
+    a, b = jnp.asarray([2.0, 1.0], jnp.float32), jnp.asarray([1, -1], jnp.int32)
+    got = special.logsumexp(a, b=b)
+    assert got.dtype == jnp.result_type(a, b) == jnp.float32
+    np.testing.assert_allclose(got, np.log(np.exp(2) - np.exp(1)), rtol=1e-6)
