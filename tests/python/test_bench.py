@@ -102,7 +102,7 @@ def test_committed_pages_are_what_the_files_say(page, files, names, blocks, tmp_
 
 @needs_results
 def test_summary_is_a_dozen_rows():
-    document = main.load([RESULTS / "2026-11-23-epyc-zen4-speed.json"])
+    document = main.load([RESULTS / "2026-11-29-epyc-zen5-speed.json"])
     summary = tables.readme_blocks(document)["summary"]
     assert len(re.findall(r"^\| \w+ \d+ x \d+ \|", summary, re.M)) == len(tables.SUMMARY) == 12
     assert document["machine"]["cpu"] in summary and document["date"] in summary
@@ -111,7 +111,7 @@ def test_summary_is_a_dozen_rows():
 @needs_results
 def test_pictures(tmp_path):
     pytest.importorskip("matplotlib")
-    run = bench("--from", RESULTS / "2026-11-23-epyc-zen4-speed.json", "--out", tmp_path)
+    run = bench("--from", RESULTS / "2026-11-29-epyc-zen5-speed.json", "--out", tmp_path)
     assert run.returncode == 0, run.stderr
     for name in ("throughput.png", "accuracy.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and (RESULTS / name).exists()
