@@ -17,8 +17,8 @@ using cpu::fail;
 
 // Elements of a task: enough to amortise a driver, few enough to balance.
 constexpr std::int64_t kTaskElements = 1 << 16;
-// Rows of a task that are written one while the next is reduced, all but its last.
-constexpr std::int64_t kStreamedRows = 64;
+// Rows of a task, about, that are written one while the next is reduced, all but its last.
+constexpr std::int64_t kOverlappedRows = 64;
 // A row this long is worth splitting when there are not rows enough for the threads.
 constexpr std::int64_t kSplitElements = 1 << 18;
 
@@ -43,9 +43,11 @@ void run_rows(const cpu::Plan& plan) {
     const std::int64_t fair = (plan.rows + threads - 1) / threads, pieces = (fair + step - 1) / step;
     const std::int64_t multiple = group < 16 ? 16 : group;  // whole tiles
     work.step = ((fair + pieces - 1) / pieces + multiple - 1) / multiple * multiple;
+  } else if (job.overlaps) {  // equal shares: such tasks are long
+    const std::int64_t fair = (plan.rows + threads - 1) / threads, pieces = 1 + (fair - 1) / kOverlappedRows;
+    work.step = (fair + pieces) / (pieces + 1);
   } else {
     const std::int64_t shares = 2 * std::int64_t{threads}, fair = (plan.rows + shares - 1) / shares;
-    if (step < kStreamedRows && job.overlaps) step = kStreamedRows;
     if (step > fair) step = fair;
     work.step = step < 1 ? 1 : step < 16 ? step : step / 16 * 16;  // whole panels
   }

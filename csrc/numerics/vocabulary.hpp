@@ -1,7 +1,7 @@
 // The vocabulary in which the definition is written, and its meaning for plain float and double.
 //
 // numerics/ and ops/ are templates over a value type V. V is float or double (a CUDA thread, the scalar
-// parts of a driver) or a SIMD vector of them (csrc/cpu/simd_*.hpp). Beside + - * / and construction from
+// parts of a driver) or a SIMD vector of them (csrc/cpu/simd/*.hpp). Beside + - * / and construction from
 // its element, a V has these functions, each the same on every lane and every machine:
 //
 //   fma(a, b, c)          a*b + c, rounded once

@@ -13,16 +13,14 @@
 //
 // LogitsOp: starts from logits x, which are reduced to the state of their sum of exponentials.
 //   kApart                the maximum is kept out of the sum, for logarithms and for what the others are when it has nearly
-//   all;
-//                         else it is in it, for probabilities
+//                         all; else it is in it, for probabilities
 //   kProbability          map starts from the probability of an element; else from the logit
 //   Row<V>                what a finished row holds: nothing but V, which is a row's number or a vector of rows' numbers
 //   finish(sum, input)    the Row from the row's RowSum and its row input
 //   map(v, row)           one element of the result; of rows with a NaN or +inf, or nothing above -inf, all are NaN
 //   emit(row), special(m, nan)    or one value a row; special: where a NaN is in the row, or its maximum m is not finite
-//   kZeroOfNothing        of rows with nothing above -inf the probabilities that map starts from are 0 instead, and the row is
-//   one
-//                         like others
+//   kZeroOfNothing        of rows with nothing above -inf the probabilities that map starts from are 0 instead, and the row
+//                         is one like others
 //   kIndex                the row input is the index of an element, a std::int64_t: finish gets that logit for it
 //   at_index(row)         of ops with kIndex and map: what the result is at the index, in place of map's
 //   extra(row)            of ops with kExtra: the second result; NaN where map's are

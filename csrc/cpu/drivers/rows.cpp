@@ -81,7 +81,6 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   const std::int64_t two_rows = 2 * plan_.n * job.wide;
   overlaps_ =
       job.overlaps && !shared_maxima && (probabilities ? scratch_row && two_rows <= most : two_rows <= 4 * kResidentBytes);
-
   if (overlaps_) {
     waiting_.terms = scratch_row ? take<char>(workspace, pitch_ * job.wide) : nullptr;
     waiting_.maxima = take<char>(workspace, chunks_ * job.wide);
