@@ -224,6 +224,7 @@ struct Prepared {
     PyObject* tensor = given ? Py_NewRef(given) : new_tensor(result, call.dtype);
     if (!tensor) return nullptr;
     call.out = {place_of(tensor, result), out_strides};
+    if (!given && call.out.data) sumexp::prefer_large_pages(call.out.data, static_cast<std::size_t>(out_bytes));
     bool ready = call.out.data && (!given || may_write(given, call, in_bytes, out_bytes));
     // Whatever called Python may have run a finalizer, and that may have given a tensor other memory. From here on nothing
     // does.

@@ -82,6 +82,11 @@ PYBIND11_MODULE(core_of_main, m, pybind11::mod_gil_not_used(), pybind11::multipl
   m.def(
       "device_at", [](std::uintptr_t address) { return sumexp::cuda::device_at(reinterpret_cast<void*>(address)); },
       py::arg("address"));
+  m.def(
+      "prefer_large_pages",
+      [](std::uintptr_t address, std::size_t bytes) { sumexp::prefer_large_pages(reinterpret_cast<void*>(address), bytes); },
+      py::arg("address"), py::arg("bytes"));
+  m.attr("large_pages_from") = sumexp::kLargePagesFrom;
   m.def("served_devices", [] { return std::string(dlpack::served()); });
   m.def(
       "synchronize",

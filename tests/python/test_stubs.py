@@ -37,7 +37,7 @@ def stub_parameters(node):
 CASES = [(module, function) for module in MODULES for function in stub_functions(module)]
 # no signature there
 PYBIND11 = {"matrix", "build_info", "get_num_threads", "set_num_threads", "get_isa", "set_isa", "served_devices",
-            "device_at", "synchronize"}
+            "device_at", "prefer_large_pages", "synchronize"}
 
 
 @pytest.mark.parametrize("module, function", CASES)

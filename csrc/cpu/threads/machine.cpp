@@ -1,6 +1,7 @@
 #include "machine.hpp"
 
 #include <sched.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -194,6 +195,16 @@ std::int64_t stream_bytes() noexcept {
   static const std::int64_t bytes = cpu::environment_integer("SUMEXP_STREAM_BYTES", 0, std::numeric_limits<std::int64_t>::max(),
                                                              cpu::stream_bytes_for(cpu::l3_bytes()));
   return bytes;
+}
+
+void prefer_large_pages(void* first, std::size_t bytes) noexcept {
+#ifdef MADV_HUGEPAGE
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE)), begin = reinterpret_cast<std::uintptr_t>(first);
+  const std::uintptr_t lost = (page - begin % page) % page;
+  if (bytes >= kLargePagesFrom) madvise(static_cast<char*>(first) + lost, (bytes - lost) / page * page, MADV_HUGEPAGE);
+#else
+  (void)first, (void)bytes;
+#endif
 }
 
 }  // namespace sumexp

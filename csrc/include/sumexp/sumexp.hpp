@@ -114,6 +114,10 @@ SUMEXP_API int get_num_threads() noexcept;
 // Results of this size and more are written around the cache, with non-temporal stores: SUMEXP_STREAM_BYTES, else half of the
 // L3 cache that the machine reports, but from 16 to 48 MB. Read once; the bytes of results do not depend on it.
 SUMEXP_API std::int64_t stream_bytes() noexcept;
+// Asks for pages of 2 MB for memory that nobody has written to yet, of kLargePagesFrom bytes or more: to be given it 4 KB at a
+// time takes longer than most kernels. The system decides, and nothing fails; NumPy asks for its own arrays.
+inline constexpr std::size_t kLargePagesFrom = std::size_t{4} << 20;
+SUMEXP_API void prefer_large_pages(void* first, std::size_t bytes) noexcept;
 SUMEXP_API const char* isa() noexcept;            // "scalar", "avx2", "avx512" or "neon", in use
 SUMEXP_API const char* compiled_isas() noexcept;  // comma-separated, in this build
 SUMEXP_API const char* usable_isas() noexcept;    // comma-separated, in this build and on this CPU

@@ -14,7 +14,7 @@ from .. import _core
 from . import _formulas, _front
 from ._checks import check_classes, check_out, into
 from ._composed import Composed
-from ._kernels import dims_of
+from ._kernels import dims_of, result_like
 from ._private import is_zero_tensor
 
 INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
@@ -334,7 +334,7 @@ def gradient(gradients, tensors, results, options, needs):
     u, o = gradients[0], Options(*options)
     found = [None] * len(tensors)
     if needs[0]:
-        found[0] = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+        found[0] = result_like(tensors[0])
         g = u.detach().to(torch.float64).expand(rows_shape(tensors[0].shape, o.dim))
         _run((*tensors, *options), dlogits=found[0], g=g, with_loss=False)
     if any(needs[1:]):
@@ -629,7 +629,7 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     if all(t is None or _front.way(t) == "kernel" for t in (*tensors, g)) and _front.is_ours(function, logits):
         place = out
         if out is None or not (lies_on(out, logits) or apart(out, tensors)):
-            place = torch.empty_like(logits, memory_format=torch.contiguous_format)
+            place = result_like(logits)
         with_loss = function == "cross_entropy_with_grad"
         scale = None if g is None else g.to(torch.float64).expand(rows)
         loss, found = _run((*tensors, *options), info=info, dlogits=place, g=scale, with_loss=with_loss, function=function)

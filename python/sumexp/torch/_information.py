@@ -8,7 +8,7 @@ from .._row_shapes import check_index, row_axis, same_shape, without
 from ._checks import check_classes, check_out
 from ._composed import Composed
 from ._front import check_temperature, log_softmax
-from ._kernels import DEVICES
+from ._kernels import DEVICES, result_like
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
@@ -68,7 +68,7 @@ def _forward(name, x, index, dim, T):
 
 def _gradient(name, of_picks, of_row, x, index, dim, T, out=None):
     x = x.detach()
-    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    out = result_like(x) if out is None else out
     index = None if of_picks is None else index.long()
     grads = (g if g is None else g.detach().to(x.dtype) for g in (of_picks, of_row))
     _core._log_prob_and_entropy_vjp(name, *grads, x, index, dim, T, out)
@@ -84,7 +84,7 @@ def _kl_kernel(p, q, dim):
 
 def _kl_gradient(gradients, tensors, results, options, needs):
     p, q = (t.detach() for t in tensors)
-    dp, dq = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (p, q))
+    dp, dq = map(result_like, (p, q))
     _core._kl_div_vjp(gradients[0].detach(), p, q, options[0], dp, dq)
     return tuple(t if needed else None for t, needed in zip((dp, dq), needs))
 

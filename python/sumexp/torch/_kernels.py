@@ -40,6 +40,7 @@ PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 # torch calls AMD's GPUs "cuda" as well.
 DEVICES = {"cpu", "cuda"} if _core.cuda_architectures and torch.version.hip is None else {"cpu"}
 
+_LARGE = _core.large_pages_from
 _run = _core.run_tensors
 _empty_like = torch.empty_like
 
@@ -78,15 +79,28 @@ def row_shape(shape, dims, keepdim=True):
     return [n for d, n in enumerate(shape) if d not in dims]
 
 
+def in_large_pages(t):
+    """t, whose memory is new: on a CPU in pages of 2 MB where the system has them for who asks, as NumPy's arrays are.
+    To be given it 4 KB at a time takes longer than most kernels."""
+    if t.is_cpu and t.nbytes >= _LARGE:
+        _core.prefer_large_pages(t.data_ptr(), t.nbytes)
+    return t
+
+
+def result_like(x, shape=None):
+    """Memory for a result: a contiguous tensor of x's shape, or of `shape`, on its device and of its dtype."""
+    return in_large_pages(x.new_empty(x.shape if shape is None else shape))
+
+
 def run(name, tensors, dims, temperature=1.0, keepdim=True):
     """Runs an operation on tensors whose memory is what it seems: on one of DEVICES, of DTYPES, no lazy negation."""
     first = tensors[0]
     if name in ROW_RESULT:
         out = first.new_empty(row_shape(first.shape, dims, keepdim))
     elif name == "logsumexp_vjp":  # laid out as the input, as torch's gradient of logsumexp is
-        out = _empty_like(first)
+        out = in_large_pages(_empty_like(first))
     else:  # contiguous whatever the input's strides are, as torch.softmax's result is
-        out = _empty_like(first, memory_format=torch.contiguous_format)
+        out = result_like(first)
     launch(name, tensors, out, dims, temperature)
     return out
 

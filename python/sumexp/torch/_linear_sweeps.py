@@ -12,6 +12,7 @@ import torch
 from .. import _core
 from .._chunks import BLOCK, blocks, chunk_rows
 from . import _cross_entropy as ce
+from ._kernels import result_like
 
 NAME = "linear_cross_entropy"
 
@@ -140,7 +141,7 @@ def by_classes(x, w, bias, kept, buffer, options, of_rows, saved):
     work, wide, buffer = buffer.dtype, ce.wide(buffer.dtype), buffer.view(-1)
     classes, step = len(w), 512
     tokens = max(1, len(buffer) // (4 * step))  # a quarter of the buffer: products copy what they transpose
-    dw = torch.empty_like(w, memory_format=torch.contiguous_format)
+    dw = result_like(w)
     total = w.new_empty(min(step, classes), w.shape[1], dtype=wide)
     for first in range(0, classes, step):
         block = w[first : first + step]
@@ -197,7 +198,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
     extras = {n: t.fill_(-1 if n == "predicted" else 0) for n, t in ce.info_places(info, len(x), x).items()}
     places = {"row_loss": losses, **extras}
     need_x, need_w, need_bias = need[0], need[1], need[2] and bias is not None
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if need_x else None
+    dx = result_like(x) if need_x else None
     if need_x and len(kept) < len(x):
         dx.zero_()
     dw, saved = out_dw, None

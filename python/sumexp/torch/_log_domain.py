@@ -11,7 +11,7 @@ from . import _kernels
 from ._checks import floating, into, mask_of
 from ._composed import Composed
 from ._front import is_ours
-from ._kernels import is_wrapper
+from ._kernels import is_wrapper, result_like
 from ._library import LIBRARY
 
 _INF = float("inf")
@@ -97,13 +97,9 @@ def _raw(name, inputs, outputs):
     _core._elementwise(name, OPS[name], tuple(t.detach() for t in inputs), outputs)
 
 
-def _new(t):
-    return t.new_empty(t.shape)
-
-
 def _elementwise_kernel(name):
     def kernel(*tensors):
-        y = _new(tensors[0])
+        y = result_like(tensors[0])
         _raw(name, tensors, (y,))
         return y
 
@@ -112,7 +108,7 @@ def _elementwise_kernel(name):
 
 def _elementwise_gradient(name):
     def gradient(gradients, tensors, results, options, needs):
-        made = tuple(_new(t) if needed or len(tensors) == 1 else None for t, needed in zip(tensors, needs))
+        made = tuple(result_like(t) if needed or len(tensors) == 1 else None for t, needed in zip(tensors, needs))
         _raw(name + "_vjp", (gradients[0].to(tensors[0].dtype), *tensors), made)
         return tuple(t if needed else None for t, needed in zip(made, needs))
 
@@ -180,7 +176,7 @@ def _running(name, given, x, dim, reverse, exclusive, jvp=False):
     if is_wrapper(x) or (given is not None and is_wrapper(given)):
         return torch.ops.sumexp.logcumsumexp_product(given, x, dim, reverse, exclusive, jvp)
     x = x.detach().resolve_neg()
-    out = _new(x)
+    out = result_like(x)
     arrays = [t if t is None or t.dim() else t.reshape(1) for t in (given, x, out)]
     arrays[0] = arrays[0] if arrays[0] is None else arrays[0].detach().resolve_neg().to(x.dtype)
     _core._running(name, *arrays, dim, reverse, exclusive, jvp)
@@ -349,7 +345,7 @@ def _signed_formula(x, b, dims, keepdim):
 
 def _weights_gradient(g, x, b, dims, needs_x, needs_b):
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
-    dx, db = (_new(rows) if needed else None for needed in (needs_x, needs_b))
+    dx, db = (result_like(rows) if needed else None for needed in (needs_x, needs_b))
     g = g.detach().to(x.dtype).reshape(rows.shape[:-1])
     _core._weighted_rows("logsumexp_vjp", 1, rows, weights, (g, dx, db))
     return tuple(d if d is None else _from_rows(d, dims, x.shape) for d in (dx, db))
@@ -393,7 +389,7 @@ WEIGHTED = Composed(
 def _mean_kernel(x, b, count, dims, keepdim):
     dims = tuple(dims)
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
-    value = _new(rows[..., 0]) if rows.shape[-1] else x.new_empty(rows.shape[:-1])
+    value = result_like(rows[..., 0]) if rows.shape[-1] else x.new_empty(rows.shape[:-1])
     sign = torch.empty_like(value)
     _core._weighted_rows("logmeanexp", 0, rows, weights, (count.detach().reshape(value.shape), value, sign))
     shape = _kernels.row_shape(x.shape, dims, keepdim)
@@ -505,7 +501,7 @@ def _jvp(name, ta, tb, a, b, out):
     function = name + "_jvp"
     full = _prepare(function, ("ta", "tb", "a", "b"), ta, tb, a, b)
     if all(OPERATIONS[name]._way(t) == "kernel" for t in full):
-        result = _new(full[0])
+        result = result_like(full[0])
         _raw(function, full, (result,))
     else:
         result = torch.func.jvp(FORMULAS[name], (full[2], full[3]), (full[0], full[1]))[1]

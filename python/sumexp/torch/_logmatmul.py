@@ -9,6 +9,7 @@ from . import _front
 from ._checks import into
 from ._composed import Composed
 from ._functions import jvp_rule
+from ._kernels import in_large_pages
 
 TERMS = 1 << 20  # that the formula forms at a time
 
@@ -70,7 +71,7 @@ def _fake(a, b):
 
 
 def _kernel(a, b):
-    out = _fake(a, b)
+    out = in_large_pages(_fake(a, b))
     _core._logmatmulexp(*(x.detach().resolve_neg() for x in _batches(a, b)), out)
     return out
 

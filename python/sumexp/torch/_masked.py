@@ -8,6 +8,7 @@ from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, value
 from ._composed import Composed
 from ._formulas import quotient
 from ._front import check_temperature, log_softmax, logsumexp, softmax
+from ._kernels import result_like
 from ._private import forward_ad, functorch_active
 
 _TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
@@ -77,7 +78,7 @@ def _raw(function, name, x, bias, sink, where, lengths, dim, causal, softcap, te
 
 def _kernel(name, x, *rest):
     dim = rest[4]
-    out = x.new_empty(_row_shape(name, x, dim))
+    out = result_like(x, _row_shape(name, x, dim))
     _raw(name, name, x, *rest, out=out.unsqueeze(dim) if OPS[name] == 2 else out)
     return out
 
@@ -85,7 +86,7 @@ def _kernel(name, x, *rest):
 def _gradient(name, gradients, tensors, results, options, needs):
     (g,), (x, bias, sink, where, lengths) = gradients, tensors
     dim = options[0]
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dx = result_like(x)
     dbias, dsink = (torch.zeros_like(t) if needed else None for t, needed in zip((bias, sink), needs[1:3]))
     _raw(name + "_vjp", name, x, bias, sink, where, lengths, *options, out=dx, g=g.unsqueeze(dim) if OPS[name] == 2 else g,
          dbias=dbias, dsink=dsink)  # fmt: skip

@@ -8,6 +8,7 @@ from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
 from ._checks import a_tensor, beside, floating, into, readable
 from ._composed import Composed
+from ._kernels import result_like
 from ._private import forward_ad, functorch_active
 
 _GRADIENT = {"segment_softmax": 3, "segment_log_softmax": 4, "segment_logsumexp": 6}
@@ -37,7 +38,7 @@ def _formula(name, x, offsets):
 
 
 def _run(function, op, first, second, offsets, shape):
-    out = (first if second is None else second).new_empty(shape)
+    out = result_like(first if second is None else second, shape)
     arrays = [t if t is None else flat(t, t.shape[0]) for t in (first, second)]
     given = (function, op, *arrays, offsets, flat(out, shape[0]))
     if size := _core._segments(*given):  # long segments on a GPU
