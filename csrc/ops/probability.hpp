@@ -77,13 +77,21 @@ struct ChunkScale {
   TermScale<T> near;
   bool far;
   T before, after;
+
+  // Of its terms, or where it is far of what far_term makes of them. Number by number: a copy in vectors of what has been
+  // written so waits for all stores before it, those on their way to memory among them.
+  template <class V>
+  SUMEXP_FN TermScale<V> scale() const {
+    return {V(far ? T(1) : near.h), V(far ? T(0) : near.l), V(far ? T(-1) : near.top_term), V(far ? T(0) : near.top)};
+  }
 };
 template <class Terms, class T>
 SUMEXP_FN ChunkScale<T> chunk_scale(const Normalizer<T>& row, T chunk_m) {
   using O = WideOf<T>;
-  if (!is_finite(chunk_m)) return {{T(0), T(0), T(-1), T(0)}, false, T(1), T(1)};  // all terms are 0
+  // No term is top_term, since all are >= 0; of no element, they are 0.
+  ChunkScale<T> k = {{T(0), T(0), T(-1), row.top}, false, static_cast<T>(kCarryDown<T>), T(1)};
+  if (!is_finite(chunk_m)) return k;
   const Base<T> base = base_of(chunk_m);
-  ChunkScale<T> k = {{T(0), T(0), T(-1), row.top}, false, static_cast<T>(kCarryDown<T>), T(1)};  // terms are >= 0
   TermScale<T>& near = k.near;
   O::split(row.inverse * anchor_factor(base), near.h, near.l);
   if (chunk_m == row.m) {

@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-from ._row_shapes import check_index, row_axis, same_shape, without
+from ._row_shapes import check_index, check_unsigned, row_axis, same_shape, without
 from ._scalars import temperature as checked_temperature
 
 
@@ -217,11 +217,11 @@ def _torch():
     return _information
 
 
-def _indices(name, index, rows):
+def _indices(name, index, rows, classes):
     index = _arrays.integers(name, "index", index)
     check_index(name, index.shape, rows)
-    if index.dtype == np.uint64:  # those beyond int64 are of no class
-        index = np.minimum(index, np.uint64(2**63 - 1))
+    if index.dtype == np.uint64:
+        check_unsigned(name, index, rows, classes)
     return index.astype(np.int64, copy=False)
 
 
@@ -233,7 +233,7 @@ def _forward(name, logits, index, axis, temperature, out):
     rows, T = without(x.shape, axis), checked_temperature(name, temperature)
     chosen = entropies = None
     if name != "entropy":
-        index = _indices(name, index, rows)
+        index = _indices(name, index, rows, x.shape[axis])
         chosen = _arrays.result(name, out, index.shape, x.dtype, x, index)
     if name != "log_prob":
         entropies = _arrays.result(name, out, rows, x.dtype, x)
@@ -251,7 +251,7 @@ def _backward(name, g, logits, index, axis, temperature, out):
     axis = row_axis(name, "logits", x.shape, axis)
     rows, T = without(x.shape, axis), checked_temperature(name, temperature)
     if of_picks is not None:
-        index = _indices(name, index, rows)
+        index = _indices(name, index, rows, x.shape[axis])
         same_shape(name, "g", of_picks.shape, index.shape)
     if of_row is not None:
         same_shape(name, "g", of_row.shape, rows)

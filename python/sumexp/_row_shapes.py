@@ -28,6 +28,15 @@ def same_shape(name, argument, given, accepted):
         raise ValueError(f"{name}: {argument} has shape {tuple(given)}, accepted: {tuple(accepted)}")
 
 
+def check_unsigned(name, index, rows, classes):
+    """Raises if an index of uint64, of rows of this shape, is of no class: int64, which kernels take, may not hold it."""
+    wrong = np.flatnonzero(index >= np.uint64(classes))
+    if wrong.size:
+        row = wrong[0] if index.ndim == len(rows) else wrong[0] // index.shape[-1]
+        accepted = f"accepted are indices from 0 below {classes}"
+        raise ValueError(f"{name}: index: got {index.flat[wrong[0]]} for row {row}; {accepted}")
+
+
 def check_index(name, shape, rows):
     """Raises unless an index of this shape goes with rows of that one: one for each, or K in one dimension more."""
     if tuple(shape[: len(rows)]) != tuple(rows) or len(shape) not in (len(rows), len(rows) + 1):

@@ -75,9 +75,10 @@ struct WithinRow {
 template <class V, bool kStore, int kChunk>
 struct WithWork : WithinRow<kChunk> {
   using T = ElementOf<V>;
-  OverlapOf<V, kStore> row;
+  const OverlapOf<V, kStore> row;
+  const std::decay_t<decltype(row.value)> value;  // in registers
 
-  explicit WithWork(const Meanwhile<V, kStore>& m) : WithinRow<kChunk>(m.ahead), row(*m.overlap) {
+  explicit WithWork(const Meanwhile<V, kStore>& m) : WithinRow<kChunk>(m.ahead), row(*m.overlap), value(row.value) {
     m.overlap->written = true;
     for (int i = 0; i < row.count; i += 4096 / int(sizeof(T))) __builtin_prefetch(row.to + 2 * kChunk + i, 0, 2);
   }
@@ -92,7 +93,7 @@ struct WithWork : WithinRow<kChunk> {
     i += V::W - kVectors * V::W + row.skew;
     if (i + kVectors * V::W > row.count) return;
 #pragma GCC unroll 4
-    for (int k = 0; k < kVectors; ++k, i += V::W) V::stream(row.to + i, row.value.common(V::load(row.from + i)));
+    for (int k = 0; k < kVectors; ++k, i += V::W) V::stream(row.to + i, value.common(V::load(row.from + i)));
   }
   template <class E>
   SUMEXP_FN void at_share(const E*, int) const {}

@@ -130,7 +130,7 @@ struct RowOf {
     if (!row.resident)
       each_term<Terms, V>(chunk.x, n, maxima[c], [&](int i, auto memory, V term) SUMEXP_INLINE { memory.store(to + i, term); });
     const ChunkScale<T> k = chunk_scale<Terms>(normalizer, maxima[c]);
-    chunk.scale = broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
+    chunk.scale = k.template scale<V>();
     if (k.far) {
       for (int i = 0; i < n; ++i) far_terms[i] = far_term<Terms>(to[i], k);
       chunk.terms = far_terms;

@@ -64,7 +64,7 @@ struct LogitsKernel {
     if constexpr (kStore) {
       const ChunkScale<T> k = chunk_scale<Terms>(row.normalizer, as<T>(other.maximum));
       if (!row.nan && !k.far) {
-        write(other.terms, OfTerms<V>{broadcast<V, Scale>(k.near), V(T(1))});
+        write(other.terms, OfTerms<V>{k.template scale<V>(), V(T(1))});
         as<T>(chunk.maximum) = state.m;
         return;
       }
@@ -109,7 +109,7 @@ struct LogitsKernel {
     if constexpr (Op::kProbability) {
       const T maximum = as<T>(chunk.maximum);
       const ChunkScale<T> k = chunk_scale<Terms>(row.normalizer, maximum);
-      const Scale scale = broadcast<V, Scale>(k.far ? unit_scale<T>() : k.near);
+      const Scale scale = k.template scale<V>();
       const T* terms = static_cast<const T*>(chunk.terms);
       T buffer[Geometry<T>::kChunk];
       if (k.far) terms = far_terms<E>(chunk, k, maximum, buffer);

@@ -347,7 +347,7 @@ struct LossKernel {
       for (int i = 0; i < count; ++i) far[i] = far_term<Terms>(terms[i], k);
       terms = far;
     }
-    return broadcast<V, TermScale<V>>(k.far ? unit_scale<T>() : k.near);
+    return k.template scale<V>();
   }
   // Is the gradient scale p, in the caller's memory as it is, but of the one target?
   bool writes_probabilities(const Gradient& gradient) const {

@@ -37,9 +37,13 @@ template <class V, class Value>
 struct Overlap {
   const ElementOf<V>* from;
   ElementOf<V>* to;
-  Value value;
+  const Value& value;
   int count, skew;
   bool written = false;  // all whole cache lines
+
+  // GCC clears an aggregate first, by an instruction that waits until all stores before it have gone to memory.
+  SUMEXP_FN Overlap(const ElementOf<V>* from_, ElementOf<V>* to_, const Value& value_, int count_, int skew_)
+      : from(from_), to(to_), value(value_), count(count_), skew(skew_) {}
 };
 template <class V, bool kStore>
 using OverlapOf = Overlap<V, std::conditional_t<kStore, OfTerms<V>, OfLogits<V>>>;
@@ -54,7 +58,7 @@ SUMEXP_FN void write_while(const ElementOf<V>* from, ElementOf<V>* to, int count
   const std::uintptr_t past = reinterpret_cast<std::uintptr_t>(to) % 64;
   const int ahead = static_cast<int>((64 - past) % 64 / sizeof(T));
   const int skew = past % sizeof(T) || ahead > count ? count : ahead;  // count: no line is there, or none ever
-  Overlap<V, Value> overlap = {from, to, value, count, skew};
+  Overlap<V, Value> overlap(from, to, value, count, skew);
   sum(&overlap);
   const auto write = [&](int begin, int end, bool stream) {
     store_chunk<V>(to + begin, end - begin, stream,

@@ -4,7 +4,7 @@ when they are given tensors."""
 import torch
 
 from .. import _core
-from .._row_shapes import check_index, row_axis, same_shape, without
+from .._row_shapes import check_index, check_unsigned, row_axis, same_shape, without
 from ._checks import check_classes, check_out
 from ._composed import Composed
 from ._front import check_temperature, log_softmax
@@ -58,18 +58,24 @@ def _kl_formula(p_logits, q_logits, dim):
 # -- kernels -------------------------------------------------------------------------------------------------------
 
 
+def _longs(name, index, x, dim):
+    if index.dtype is torch.uint64 and index.is_cpu:
+        check_unsigned(name, index.numpy(), _rows(x, dim), x.shape[dim])
+    return index.long()
+
+
 def _forward(name, x, index, dim, T):
     x = x.detach()
     chosen = None if index is None else x.new_empty(index.shape)
     entropy = None if name == "log_prob" else x.new_empty(_rows(x, dim))
-    _core._log_prob_and_entropy(name, x, index if index is None else index.long(), dim, T, chosen, entropy)
+    _core._log_prob_and_entropy(name, x, index if index is None else _longs(name, index, x, dim), dim, T, chosen, entropy)
     return chosen, entropy
 
 
 def _gradient(name, of_picks, of_row, x, index, dim, T, out=None):
     x = x.detach()
     out = result_like(x) if out is None else out
-    index = None if of_picks is None else index.long()
+    index = None if of_picks is None else _longs(name, index, x, dim)
     grads = (g if g is None else g.detach().to(x.dtype) for g in (of_picks, of_row))
     _core._log_prob_and_entropy_vjp(name, *grads, x, index, dim, T, out)
     return out
