@@ -4,28 +4,14 @@
 #
 #   tests/neon.sh [BUILD_DIR]      default: build/neon
 #
-# Needs cmake, aarch64-linux-gnu-g++ and qemu-aarch64; the last two are installed with apt-get when missing. Where that
-# cannot be, for want of apt-get or of the right to use it, the status is 77.
+# Needs cmake, aarch64-linux-gnu-g++ and qemu-aarch64; the last two are installed when missing. Where that cannot be, the status
+# is 77 (tests/debian.sh).
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${1:-$root/build/neon}
 
 if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
-  if ! command -v apt-get >/dev/null; then
-    echo "tests/neon.sh: needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian: g++-aarch64-linux-gnu, qemu-user), and finds no" \
-      "apt-get to install them with" >&2
-    exit 77
-  fi
-  as_root=
-  if [ "$(id -u)" -ne 0 ]; then
-    as_root=sudo
-    if ! command -v sudo >/dev/null; then
-      echo "tests/neon.sh: run as root once: apt-get install g++-aarch64-linux-gnu qemu-user" >&2
-      exit 77
-    fi
-  fi
-  $as_root apt-get update || echo "tests/neon.sh: apt-get update failed; the lists that are there will have to do" >&2
-  $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++-aarch64-linux-gnu qemu-user
+  "$root/tests/debian.sh" g++-aarch64-linux-gnu qemu-user
 fi
 if ! command -v cmake >/dev/null; then
   echo "tests/neon.sh: needs cmake (pip install cmake)" >&2

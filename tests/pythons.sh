@@ -13,6 +13,7 @@ mkdir -p "$build"
 build=$(cd "$build" && pwd)
 library=${2:-}
 tests=$root/tests/python
+tests_at_once=$(n=$(nproc); echo $((n > 4 ? 4 : n)))
 files=("$tests"/test_{robustness,arrays,errors,main,scipy_special,stubs}.py)
 
 # describe PYTHON: such as "3.13t", the t for no GIL; fails for what is no Python, or none that is supported or can be built for
@@ -59,7 +60,7 @@ for i in "${!names[@]}"; do
   echo "== Python ${names[i]}: ${pythons[i]}"
   "${pythons[i]}" -m venv --clear "$here/venv"
   python=$here/venv/bin/python
-  "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary numpy pybind11 pytest ml_dtypes mpmath scipy
+  "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary numpy pybind11 pytest pytest-xdist ml_dtypes mpmath scipy
   cmake -S "$root/csrc/bindings" -B "$here/build" -DCMAKE_PREFIX_PATH="$build/installed" -DPython_EXECUTABLE="$python" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > "$here/configure.log" || { cat "$here/configure.log"; exit 1; }
   cmake --build "$here/build" --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}"
@@ -67,6 +68,7 @@ for i in "${!names[@]}"; do
   mkdir "$here/package"
   cp -r "$root/python/sumexp" "$here/package"
   cp "$here/build"/_core.*.so "$here/package/sumexp"
-  PYTHONPATH=$here/package "$python" -m pytest -q -p no:cacheprovider -m "not large" "${files[@]}"
+  PYTHONPATH=$here/package "$python" -m pytest -q -p no:cacheprovider -n "$tests_at_once" --dist loadfile -m "not large" \
+    "${files[@]}"
 done
 echo "tests/pythons.sh: passed with Python ${names[*]}"
