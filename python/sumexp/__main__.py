@@ -1,5 +1,6 @@
 """python -m sumexp [demo | bench | config]"""
 
+import os
 import sys
 
 USAGE = """usage: python -m sumexp COMMAND
@@ -38,4 +39,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:  # | head; what is left in the buffer would find the pipe closed again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

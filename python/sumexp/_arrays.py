@@ -6,6 +6,7 @@ devices go to _devices. Functions written in Python make them by `together`, `in
 knows of torch: tensors have been sent elsewhere.
 """
 
+import contextlib
 import operator
 import sys
 
@@ -75,6 +76,8 @@ def together(function, **given):
     present = {n: v for n, v in given.items() if v is not None or n in REQUIRED or (n == "b" and "a" in given)}
     if _core.are_served(*present.values()):
         return [present.get(n) for n in given], _scalar_if_0d
+    if "b" in present:
+        present["b"] = weight(function, present["b"])
     for n, v in present.items():
         if _devices.on_device(function, n, v):
             raise NotImplementedError(f"{function}: {n} is on a CUDA device, accepted: arrays on the CPU")
@@ -84,6 +87,22 @@ def together(function, **given):
     foreign = next((v for v in present.values() if is_foreign(v)), None)
     back = carrier(foreign) if foreign is not None else _scalar_if_0d
     return [made.get(n) for n in given], back
+
+
+def with_room(name, function, b, arrays, options):
+    """function(**arrays, b=b, **options) as a tuple, in a dtype that has room for b, a number, and rounded to that of `arrays`;
+    None where b is no number, or theirs has room."""
+    if b is None or _is_strong(b):
+        return None
+    b = weight(name, b)
+    made, back = together(name, **arrays)
+    dtype = made[0].dtype
+    wide = np.dtype(dtype_for_weight(b, dtype))
+    if wide == dtype:
+        return None
+    results = function(**{n: a.astype(wide) for n, a in zip(arrays, made)}, b=b, **options)
+    with np.errstate(over="ignore"):  # inf is what is meant
+        return tuple(back(np.asarray(r).astype(dtype)) for r in (results if isinstance(results, tuple) else (results,)))
 
 
 def check_axis(function, axis, ndim):
@@ -254,7 +273,7 @@ def carrier(value):
         library = value.__array_namespace__()
     else:
         library = sys.modules.get(type(value).__module__.partition(".")[0])
-    from_dlpack = getattr(library, "from_dlpack", None)
+    from_dlpack, asarray = (getattr(library, n, None) for n in ("from_dlpack", "asarray"))
 
     def carry(result):
         if from_dlpack is None:
@@ -264,6 +283,9 @@ def carrier(value):
                 return from_dlpack(np.asarray(result), **place)
             except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError):
                 pass
+        if hasattr(value, "__dlpack__") and asarray is not None:  # NumPy cannot export bfloat16
+            with contextlib.suppress(NotImplementedError, RuntimeError, TypeError, ValueError):
+                return asarray(np.asarray(result))
         return result
 
     return carry

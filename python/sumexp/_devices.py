@@ -82,7 +82,11 @@ def on_device(function, argument, value):
     """Whether an argument is on a CUDA device; a TypeError where it is on one that this build does not serve."""
     if value is None or not is_foreign(value):
         return False
-    kind, number = _device_of(value)
+    try:
+        kind, number = _device_of(value)
+    except AttributeError:  # the type has it and the value has not: jax's, within jit or grad
+        given = f"a {type(value).__name__}, which has no memory"
+        raise TypeError(f"{function}: {argument} is {given}, accepted: arrays outside of transformations") from None
     if kind == CPU or (kind == CUDA and _core.cuda_architectures):
         return kind == CUDA
     raise TypeError(f"{function}: {argument} is on {_in_words(kind, number)}, accepted: {_core.served_devices()}")

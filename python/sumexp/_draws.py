@@ -154,7 +154,7 @@ def row_options(function, batch, temperature, seed, stream):
 
 def sample_options(function, batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement):
     """Of sumexp._core._sample: arrays of one element or one a row, and numbers."""
-    if order not in ORDERS:
+    if not isinstance(order, str) or order not in ORDERS:
         raise ValueError(f"{function}: order is {order!r}, accepted: {', '.join(map(repr, ORDERS))}")
     options = row_options(function, batch, temperature, seed, stream)
     for name, value, dtype in (("top_k", top_k, np.int64), ("top_p", top_p, np.float64), ("min_p", min_p, np.float64)):

@@ -300,6 +300,13 @@ def logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     """
     if f := _for_torch("logmeanexp", x, b, out):
         return f(x, axis, b=b, keepdims=keepdims, return_sign=return_sign, where=where, out=out)
+    options = {"axis": axis, "keepdims": keepdims, "return_sign": return_sign, "where": where}
+    if wide := _arrays.with_room("logmeanexp", logmeanexp, b, {"x": x}, options):
+        made = wide[0]
+        if out is not None:
+            made = _arrays.result("logmeanexp", out, made.shape, made.dtype, x)
+            made[...], made = wide[0], out
+        return (made, wide[1]) if return_sign else made
     (x, b), back = _arrays.together("logmeanexp", x=x, b=b)
     if b is not None:
         x, b = _broadcast("logmeanexp", x=x, b=b)
@@ -310,6 +317,7 @@ def logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     if kept is not None:
         count = np.require(np.count_nonzero(_as_rows(kept, axes), axis=-1), np.float64)
         x = np.where(kept, x, x.dtype.type(-np.inf))
+        b = b if b is None else np.where(kept, b, b.dtype.type(0))
     made = _arrays.result("logmeanexp", out, shape, x.dtype, x, b)
     rows, weights = _as_rows(x, axes), None if b is None else _as_rows(b, axes)
     value = np.empty(rows.shape[:-1], x.dtype)
@@ -337,6 +345,8 @@ def weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
     name = "logsumexp_vjp"
     if out is not None:
         raise TypeError(f"{name}: out is a {type(out).__name__}, accepted: None, with b, as there are two results")
+    if wide := _arrays.with_room(name, weighted_vjp, b, {"g": g, "x": x}, {"axis": axis, "keepdims": keepdims}):
+        return wide
     (g, x, b), back = _arrays.together(name, g=g, x=x, b=b)
     full = _broadcast(name, x=x, b=b)
     axes = _arrays.check_axes(name, axis, full[0].ndim)
@@ -353,6 +363,11 @@ def weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
 def weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None):
     """logsumexp_jvp with weights."""
     name = "logsumexp_jvp"
+    if wide := _arrays.with_room(name, weighted_jvp, b, {"t": t, "x": x}, {"axis": axis, "t_b": t_b, "keepdims": keepdims}):
+        if out is None:
+            return wide[0]
+        _arrays.result(name, out, np.shape(wide[0]), wide[0].dtype, x)[...] = wide[0]
+        return out
     (t, x, b, t_b), back = _arrays.together(name, t=t, x=x, b=b, t_b=t_b)
     for argument, tangent, of, shape in (("t", t, "x", x.shape), ("t_b", t_b, "b", b.shape)):
         if tangent is not None and tangent.shape != shape:

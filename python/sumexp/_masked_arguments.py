@@ -63,6 +63,8 @@ def check_softcap(function, softcap):
     if softcap is None:
         return 0.0
     try:
+        if isinstance(softcap, (str, bytes, bool)):
+            raise TypeError
         number = float(softcap)
     except (TypeError, ValueError):
         raise TypeError(f"{function}: softcap is {softcap!r}, accepted: a number > 0, or None") from None

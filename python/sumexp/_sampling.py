@@ -6,6 +6,8 @@ probability 0 never. Random bits are Philox4x32-10 of a row's seed and stream, s
 options, seed and stream alone.
 """
 
+import math
+
 import numpy as np
 
 from . import _arrays, _core
@@ -97,7 +99,8 @@ def sample(
     where : array of bool, broadcast to the shape of logits
         False excludes a class.
     seed : None, int, array or sequence of the batch's shape, numpy.random.Generator or torch.Generator
-        None is a fresh seed, also as an element of a sequence, for that row. From a generator 64 bits are taken.
+        None is a fresh seed, also as an element of a sequence, for that row; of tensors it is taken from torch's default
+        generator, which torch.manual_seed sets. From a generator 64 bits are taken.
     stream : int or array of the batch's shape
         Rows with the same seed and different streams draw independently. Of 64 bits; by default a row's number in the batch.
     num_samples : int
@@ -232,7 +235,7 @@ def linear_sample(
         "linear_sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
     )
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-    rows = x.reshape(-1, x.shape[-1]).astype(dtype, copy=False)
+    rows = x.reshape(math.prod(batch), x.shape[-1]).astype(dtype, copy=False)
 
     def logits(part, a, b):
         made = rows[part] @ w[a:b].astype(dtype, copy=False).T
@@ -240,7 +243,7 @@ def linear_sample(
 
     if where is not None:
         shape = (*batch, w.shape[0])
-        where = broadcast_mask("linear_sample", _arrays._mask("linear_sample", where), shape).reshape(-1, w.shape[0])
+        where = broadcast_mask("linear_sample", _arrays._mask("linear_sample", where), shape).reshape(len(rows), w.shape[0])
     shape = batch if num_samples is None else (*batch, options["num_samples"])
     put = _putting("linear_sample", out, shape, np.int64, x, w)
     made, info = draw_linear(np, logits, rows.shape[0], w.shape[0], dtype, where, options, batch, num_samples, return_info)

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import check_axes, together
+from ._scalars import dtype_for_weight
 
 # One subtree of one row, as sumexp/stream.hpp has it: the elements that it is of and
 #   sum e^x = 2^exponent (at_maximum e^(maximum - exponent ln 2) + others 2^-carry)
@@ -94,7 +95,10 @@ class LogSumExp:
         -------
         The object itself.
         """
+        number = b
         (x, b), _ = together("LogSumExp.update", x=x, b=b)
+        if type(number) in (int, float) and np.dtype(dtype_for_weight(number, x.dtype)) != x.dtype:
+            raise ValueError(f"LogSumExp.update: b is {number!r}, accepted: a number that {x.dtype} has to full precision")
         if b is not None:
             try:
                 x, b = np.broadcast_arrays(x, b)
@@ -303,6 +307,10 @@ class LogSumExp:
         (x,), back = together(function, x=x)
         if self._weighted:
             raise ValueError(f"{function}: sums have weights, accepted: sums without")
+        try:
+            operator.index(start)
+        except TypeError:
+            raise TypeError(f"{function}: start is {start!r}, accepted: an int") from None
         if not 0 <= operator.index(start) < 2**62:
             raise ValueError(f"{function}: start is {start}, accepted: numbers from 0 below 2**62")
         rows, axes = rows_of(function, x, axis)

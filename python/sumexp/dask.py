@@ -64,6 +64,9 @@ def _prepared(function, x, axis):
     x = da.asarray(x)
     if x.dtype.kind in "biu":
         x = x.astype(np.float64)
+    if isinstance(x._meta, np.ma.MaskedArray):
+        raise TypeError(f"{function}: x is a masked array, accepted: dask.array.where(mask, -inf, its data)")
+    x = x.astype(x.dtype.newbyteorder("="))
     if x.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise TypeError(f"{function}: x has dtype {x.dtype}, accepted: float16, bfloat16, float32, float64, integers and bools")
     if x.ndim == 0:

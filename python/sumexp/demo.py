@@ -18,7 +18,7 @@ EPOCHS, BATCH, RATE = 300, 64, 0.05
 
 def main(argv=()):
     if argv:
-        print("usage: python -m sumexp demo", file=sys.stderr)
+        print(f"python -m sumexp demo: got {' '.join(argv)}, accepted: nothing more, or hmm", file=sys.stderr)
         return 2
     try:
         from scipy import special as scipy_special

@@ -344,3 +344,14 @@ def test_second_order_is_the_derivative_of_the_first():
         forward, vjp, hvp = (getattr(se, name + s) for s in ("", "_vjp", "_hvp"))
         difference = (vjp(g, forward(x + h * v)) - vjp(g, forward(x - h * v))) / (2 * h)
         np.testing.assert_allclose(hvp(g, v, forward(x)), difference, atol=1e-8)
+
+
+def test_arrays_of_jax():
+    jax = pytest.importorskip("jax", reason="jax is not installed")
+    x = jax.numpy.zeros((2, 3), jax.numpy.bfloat16)
+    y = se.softmax(x)
+    assert isinstance(y, jax.Array) and y.dtype == x.dtype
+    loss, gradient = se.cross_entropy_with_grad(x, jax.numpy.array([0, 1]))
+    assert isinstance(loss, jax.Array) and isinstance(gradient, jax.Array)
+    with pytest.raises(TypeError, match="softmax: x is a DynamicJaxprTracer, which has no memory, accepted: arrays outside of"):
+        jax.jit(se.softmax)(x)

@@ -125,3 +125,13 @@ def test_distributed(tmp_path):
     ):
         for lazy, expected in graph():
             same(client.compute(lazy).result(timeout=60), expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_masked_arrays_and_foreign_byte_orders(function):
+    x = np.array([1.0, 2.0, 1000.0, 3.0])
+    with pytest.raises(TypeError, match=f"{function}: x is a masked array, accepted: "):
+        getattr(sd, function)(da.ma.masked_greater(da.from_array(x, chunks=2), 500))
+    for dtype in (">f4", ">f8"):
+        made = getattr(sd, function)(da.from_array(x.astype(dtype), chunks=2))
+        same(made.compute(), getattr(se, function)(x.astype(made.dtype)))

@@ -171,3 +171,19 @@ def test_readme_commands():
     assert [name for name, _ in blocks] == ["demo", "test"]
     assert "python -m sumexp demo" in blocks[0][1] and "pytest" in blocks[1][1]
     assert text.index(blocks[0][1]) < 1500
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["bench", "--megabytes", "1", "--functions", "softmax", "--threads", "1"]])
+def test_a_reader_that_goes_away(arguments):
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "sumexp", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode in (0, 1)  # 0: all was written before
+
+
+def test_demo_names_what_it_does_not_know():
+    made = subprocess.run([sys.executable, "-m", "sumexp", "demo", "x"], capture_output=True, text=True)
+    assert made.returncode == 2 and made.stderr == "python -m sumexp demo: got x, accepted: nothing more, or hmm\n"

@@ -470,6 +470,7 @@ BAD = [
     ({"sink": np.ones(3)}, ValueError, r"sink has shape \(3,\), accepted: \(2,\), the shape of x without the axis"),
     ({"softcap": 0}, ValueError, "softcap is 0, accepted: a finite number > 0"),
     ({"softcap": "a"}, TypeError, "softcap is 'a'"),
+    ({"softcap": "2"}, TypeError, "softcap is '2', accepted: a number > 0, or None"),
     ({"temperature": -1}, ValueError, "temperature is -1"),
     ({"empty": "none"}, ValueError, "empty is 'none', accepted: 'zero' or 'nan'"),
 ]
@@ -553,3 +554,9 @@ def test_a_bias_of_minus_infinity_leaves_out_as_where_does(isa, dtype, n):
                     assert getattr(se, name)(big, **overflowing).tobytes() == getattr(se, name)(big, **alike).tobytes(), name
     finally:
         _core.set_isa(ISAS[-1])
+
+
+def test_softcap_that_the_dtype_has_not():
+    with pytest.raises(ValueError, match=r"masked_softmax: softcap: got 1e\+39; accepted are numbers above 0 that the dtype has"):
+        se.masked_softmax(np.ones((2, 3), np.float32), softcap=1e39)
+    assert (se.masked_softmax(np.ones((2, 4)), softcap=1e39) == 0.25).all()

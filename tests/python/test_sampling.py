@@ -494,6 +494,7 @@ def test_shapes():
     (lambda x: se.sample(x.astype(complex)), TypeError, "sample: logits has dtype complex128"),
     (lambda x: se.sample_counts(x, 2**53 + 1), ValueError, "sample_counts: num_samples: got 9007199254740993"),
     (lambda x: se.sample_counts(x, True), TypeError, "sample_counts: num_samples is True"),
+    (lambda x: se.sample(x, order=[]), ValueError, r"sample: order is \[\], accepted: 'vllm', 'hf', 'llama.cpp'"),
     (lambda x: se.linear_sample(x, x[:, :3]), ValueError, "linear_sample: x and w have shapes"),
     (lambda x: se.linear_sample(x, x, bias=x[0]), ValueError, r"linear_sample: bias has shape \(4,\), accepted: \(3,\)"),
     (lambda x: se.gumbel_softmax(x, tau=0), ValueError, "gumbel_softmax: tau is 0"),
@@ -687,3 +688,10 @@ def test_scalars_of_any_kind():
     expected = se.sample(x, temperature=0.5, top_p=0.5, seed=1)
     for kind in (np.float16, np.float32, ml_dtypes.bfloat16, np.array, torch.tensor, lambda v: torch.tensor(v).bfloat16()):
         assert (se.sample(x, temperature=kind(0.5), top_p=kind(0.5), seed=1) == expected).all()
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_linear_sample_of_no_features(rows):
+    options = {"seed": 1, "top_k": 3, "where": np.arange(4) < 3}
+    want = se.sample(np.zeros((rows, 4)) + np.arange(4) / 8, **options)
+    assert np.array_equal(se.linear_sample(np.ones((rows, 0)), np.ones((4, 0)), bias=np.arange(4) / 8, **options), want)

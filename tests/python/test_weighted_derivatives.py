@@ -173,3 +173,32 @@ def test_bytes():
 def test_bad_input(call, kind, text):
     with pytest.raises(kind, match=text):
         call()
+
+
+# -- a number as a weight that the dtype has no room for -----------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(
+    "dtype, b", [("float32", 1e-50), ("float32", 2**70), ("float32", -1e60), ("float16", 1e5), ("bfloat16", 1e39)]
+)
+def test_a_weight_beyond_the_dtype(dtype, b):
+    x = np.array([0.0, 1.0, 0.5], dtype_of(dtype))
+    lse = np.log(np.exp(x.astype(np.float64)).sum())
+    value, sign = se.logmeanexp(x, b=b, return_sign=True)
+    assert value.dtype == x.dtype and value == (lse + np.log(abs(float(b))) - np.log(3)).astype(x.dtype) and sign == np.sign(b)
+    out = np.empty((), x.dtype)
+    se.logmeanexp(x, b=abs(b), out=out)
+    assert out == value
+    p = np.exp(x.astype(np.float64) - lse)
+    assert_array_equal(se.logsumexp_vjp(x.dtype.type(1), x, b=b)[0], p.astype(x.dtype))
+    t = np.array([1, 2, 4], x.dtype)
+    assert se.logsumexp_jvp(t, x, b=b) == (p * t.astype(np.float64)).sum().astype(x.dtype)
+    if np.dtype(x.dtype).type(b) in (0, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="LogSumExp.update: b is .*, accepted: a number that .* has to full precision"):
+            se.LogSumExp().update(x, b=b)
+
+
+def test_logmeanexp_does_not_read_weights_that_are_left_out():
+    for bad in (NAN, INF):
+        assert se.logmeanexp([0.0, 1.0], b=[1, bad], where=[True, False]) == 0.0

@@ -42,9 +42,9 @@ Status check_loss_options(const CrossEntropyCall& call) {
   const double least = call.dtype == DType::f64 ? 4.9e-324 : 1.5e-45;
   if (!is_between(call.label_smoothing, 0.0, 1.0))
     return number("label_smoothing", call.label_smoothing, "numbers from 0 to 1");
-  if (!is_between(call.z_loss, 0.0, most)) return number("z_loss", call.z_loss, "finite numbers from 0");
+  if (!is_between(call.z_loss, 0.0, most)) return number("z_loss", call.z_loss, "numbers from 0 that the dtype has");
   if (call.softcap != 0.0 && !is_between(call.softcap, least, most))
-    return number("softcap", call.softcap, "finite numbers above 0");
+    return number("softcap", call.softcap, "numbers above 0 that the dtype has");
   if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   if (call.given_denominator && !is_between(call.denominator, 0.0, 1.7976931348623157e308))
     return number("denominator", call.denominator, "finite numbers from 0");

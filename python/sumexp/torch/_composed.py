@@ -62,13 +62,15 @@ class Composed:
         unless `widens` is False.
     fake(*tensors, *options)
         New empty tensors of the results' shapes and dtypes.
+    reads_results
+        Whether gradient reads `results`. Where it does not it has none, and they may be changed in place, as by loss /= 4.
     devices
         Whose tensors kernel and gradient take, as far as this build serves them.
     """
 
     def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=("cpu",),
-                 widens=True):  # fmt: skip
-        self.name, self.count, self.results = name, len(tensors), results
+                 widens=True, reads_results=False):  # fmt: skip
+        self.name, self.count, self.results, self.reads_results = name, len(tensors), results, reads_results
         self.devices = DEVICES.intersection(devices)
         self.kernel, self.gradient, self.fake = kernel, gradient, fake
         self.formula = _widened(formula, self.count) if widens else formula
@@ -88,6 +90,10 @@ class Composed:
         if "function" in ways:
             return _Node.apply(self, *args)
         return self.kernel(*args)
+
+    def _kept(self, made):
+        """Of the results, what is saved for the gradient."""
+        return () if not self.reads_results else (made,) if self.results == 1 else tuple(made)
 
     def _is_plain(self, t):
         """Whether a tensor is one of the kernels', in memory as it seems."""
@@ -128,7 +134,8 @@ class Composed:
         with torch.enable_grad():
             inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, needs)]
             results = self.formula(*inputs, *options)
-            pairs = [(y, u) for y, u in zip((results,) if self.results == 1 else results, gradients) if u is not None]
+            results = (results,) if self.results == 1 else results
+            pairs = [(y, u) for y, u in zip(results, gradients) if u is not None and y.requires_grad]
             wanted = [t for t, needed in zip(inputs, needs) if needed]
             found = iter(
                 torch.autograd.grad(
@@ -164,8 +171,7 @@ class Composed:
             return [first.new_empty(0) if t is None else t for t in empty]
 
         def setup_context(ctx, inputs, output):
-            results = (output,) if self.results == 1 else tuple(output)
-            ctx.save_for_backward(*inputs[:count], *results)
+            ctx.save_for_backward(*inputs[:count], *self._kept(output))
             ctx.rest = inputs[count:]
 
         def backward(ctx, *gradients):
@@ -208,7 +214,7 @@ class _Node(Function):
         made = op.kernel(*args)
         results = (made,) if op.results == 1 else tuple(made)
         ctx.op, ctx.rest = op, args[op.count :]
-        ctx.save_for_backward(*args[: op.count], *results)
+        ctx.save_for_backward(*args[: op.count], *op._kept(made))
         ctx.mark_non_differentiable(*(t for t in results if not t.is_floating_point()))
         ctx.set_materialize_grads(False)
         return made

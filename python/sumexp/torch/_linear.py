@@ -12,7 +12,7 @@ from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
 from ._checks import into
 from ._kernels import DEVICES
-from ._linear_functions import Divisor, Fused, Rows, Sum, called
+from ._linear_functions import Fused, called, derived
 from ._linear_sweeps import DIFFERENTIATED, NAME, Options, divisor, reduced, sweep
 from ._private import forward_ad
 
@@ -115,12 +115,8 @@ def computed(tensors, o, info):
         loss, *found = Fused.apply(o, info, *tensors)
         found = dict(zip(info, found))
     else:
-        loss, *found = Rows.apply(o, info, *tensors)
+        loss, *found = derived(tensors, o, info)
         found = dict(zip(info, found))
-        if o.reduction:
-            loss = Sum.apply(loss)
-        if o.reduction == ce.REDUCTIONS.index("mean"):
-            loss = ce.quotient(loss, Divisor.apply(o, *tensors) if tensors[-1] is None else tensors[-1], o)
         if not torch.is_grad_enabled():
             loss = loss.detach()
     return loss, found

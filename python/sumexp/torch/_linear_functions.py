@@ -12,6 +12,7 @@ v = t_x W^T + x t_w^T + t_b, all derivatives up to the second are those of one f
 
 import torch
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
 from . import _cross_entropy as ce
 from ._functions import jvp_rule
@@ -312,6 +313,16 @@ class Divisor(Function):
         return change
 
 
+def derived(tensors, o, info):
+    """(the loss, info's tensors), differentiable in all of DIFFERENTIATED, up to twice."""
+    loss, *found = Rows.apply(o, info, *tensors)
+    if o.reduction:
+        loss = Sum.apply(loss)
+    if o.reduction == ce.REDUCTIONS.index("mean"):
+        loss = ce.quotient(loss, Divisor.apply(o, *tensors) if tensors[-1] is None else tensors[-1], o)
+    return loss, *found
+
+
 # -- the registered operations ---------------------------------------------------------------------------------------------
 
 _arguments = ", ".join(f"Tensor{'?' if t.endswith('?') else ''} {t.rstrip('?')}" for t in TENSORS)
@@ -380,17 +391,25 @@ def _fake_vjp(g, *args):
 
 def _setup_context(ctx, inputs, output):
     ctx.o, ctx.need = Options(*inputs[COUNT:-2]), inputs[-2]
-    ctx.save_for_backward(*(output[1 : 1 + DIFFERENTIATED] if ctx.o.reduction else inputs[:COUNT]))
+    ctx.save_for_backward(*inputs[:COUNT], *(output[1 : 1 + DIFFERENTIATED] if ctx.o.reduction else ()))
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, u, *_):
-    saved, nothing = ctx.saved_tensors, (None,) * (COUNT - DIFFERENTIATED + len(Options._fields) + 2)
+    nothing = (None,) * (COUNT - DIFFERENTIATED + len(Options._fields) + 2)
+    tensors, saved = ctx.saved_tensors[:COUNT], ctx.saved_tensors[COUNT:]
+    if torch.is_grad_enabled() and not is_compiling() and any(t is not None and t.requires_grad for t in tensors):
+        with torch.enable_grad():  # to be differentiated again
+            inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, (*ctx.need, False))]
+            loss, *_ = derived(inputs, ctx.o, ())
+            wanted = [t for t, needed in zip(inputs, ctx.need) if needed]
+            found = iter(torch.autograd.grad(loss, wanted, u.to(loss.dtype), create_graph=True))
+        return *(next(found) if needed else None for needed in ctx.need), *nothing
     if ctx.o.reduction:
         made = [t * u.to(t.dtype) if needed else None for t, needed in zip(saved, ctx.need)]
         return *made, *nothing
     operation = getattr(torch.ops.sumexp, NAME + "_vjp")
-    made = operation(u.to(torch.float64), *saved, *ctx.o, list(ctx.need))
+    made = operation(u.to(torch.float64), *tensors, *ctx.o, list(ctx.need))
     return *(t if needed else None for t, needed in zip(made, ctx.need)), *nothing
 
 

@@ -10,9 +10,10 @@ from .._operations import LOG_DOMAIN as OPS
 from . import _kernels
 from ._checks import floating, into, mask_of
 from ._composed import Composed
-from ._front import is_ours
+from ._front import is_ours, is_watched
 from ._kernels import is_wrapper, result_like
 from ._library import LIBRARY
+from ._private import dispatch_mode_count
 
 _INF = float("inf")
 
@@ -160,7 +161,7 @@ def softplus(input, beta=1.0, threshold=20.0):
     (x,) = _prepare("softplus", ("input",), input)
     if not isinstance(beta, (int, float, torch.Tensor)) and not hasattr(type(beta), "__float__"):
         raise TypeError(f"softplus: beta is {beta!r}, accepted: a number")
-    if beta == 1:
+    if not (isinstance(beta, torch.Tensor) and is_watched(beta)) and beta == 1:
         return OPERATIONS["softplus"](x)
     product = x * beta
     beyond = torch.isinf(product) & torch.isfinite(x)  # the product overflows, the result does not
@@ -172,9 +173,13 @@ def softplus(input, beta=1.0, threshold=20.0):
 
 
 def _running(name, given, x, dim, reverse, exclusive, jvp=False):
-    # of torch.autograd's own batches: torch's dispatcher takes them apart
-    if is_wrapper(x) or (given is not None and is_wrapper(given)):
+    # torch's dispatcher takes torch.autograd's own batches apart, and tells those who watch
+    if is_wrapper(x) or (given is not None and is_wrapper(given)) or dispatch_mode_count():
         return torch.ops.sumexp.logcumsumexp_product(given, x, dim, reverse, exclusive, jvp)
+    return _running_kernel(name, given, x, dim, reverse, exclusive, jvp)
+
+
+def _running_kernel(name, given, x, dim, reverse, exclusive, jvp=False):
     x = x.detach().resolve_neg()
     out = result_like(x)
     arrays = [t if t is None or t.dim() else t.reshape(1) for t in (given, x, out)]
@@ -190,7 +195,8 @@ def _to_front(in_dims, *tensors):
 
 
 LIBRARY.define("logcumsumexp_product(Tensor? u, Tensor x, int dim, bool reverse, bool exclusive, bool jvp) -> Tensor")
-LIBRARY.impl("logcumsumexp_product", lambda *args: _running("logcumsumexp", *args), "CPU")
+LIBRARY.impl("logcumsumexp_product", lambda *args: _running_kernel("logcumsumexp", *args), "CPU")
+torch.library.register_fake("sumexp::logcumsumexp_product", lambda u, x, *options: x.new_empty(x.shape), lib=LIBRARY)
 
 # J_ij = e^(x_j - y_i) over the j in the sum of y_i. With dJ_ij = J_ij (dx_j - <J_i, dx>), all derivatives of x -> y, of
 # g -> J^T g and of t -> J t are made of the latter two.
@@ -275,7 +281,7 @@ SUMS = Composed(
     "logcumsumexp",
     ("x",),
     "int dim, bool reverse, bool exclusive",
-    kernel=lambda x, *options: _running("logcumsumexp", None, x, *options),
+    kernel=lambda x, *options: _running_kernel("logcumsumexp", None, x, *options),
     gradient=lambda g, tensors, results, options, needs: (_running("logcumsumexp_vjp", g[0], tensors[0], *options),),
     formula=_sums_formula,
     fake=lambda x, *options: x.new_empty(x.shape),
@@ -389,11 +395,9 @@ WEIGHTED = Composed(
 def _mean_kernel(x, b, count, dims, keepdim):
     dims = tuple(dims)
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
-    value = result_like(rows[..., 0]) if rows.shape[-1] else x.new_empty(rows.shape[:-1])
-    sign = torch.empty_like(value)
-    _core._weighted_rows("logmeanexp", 0, rows, weights, (count.detach().reshape(value.shape), value, sign))
-    shape = _kernels.row_shape(x.shape, dims, keepdim)
-    return value.reshape(shape), sign.reshape(shape)
+    made = [x.new_empty(_kernels.row_shape(x.shape, dims, keepdim)) for _ in ("value", "sign")]
+    _core._weighted_rows("logmeanexp", 0, rows, weights, tuple(t.detach().reshape(rows.shape[:-1]) for t in (count, *made)))
+    return tuple(made)
 
 
 def _mean_formula(x, b, count, dims, keepdim):

@@ -7,7 +7,7 @@ from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empt
 from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, values_of
 from ._composed import Composed
 from ._formulas import quotient
-from ._front import check_temperature, log_softmax, logsumexp, softmax
+from ._front import check_temperature, is_watched, log_softmax, logsumexp, softmax
 from ._kernels import result_like
 from ._private import forward_ad, functorch_active
 
@@ -149,6 +149,8 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         lengths = laid(function, "lengths", given.long(), shape, dim)
         _look_at_lengths(function, given, shape, dim)
     tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
+    if isinstance(softcap, torch.Tensor) and is_watched(softcap):
+        raise TypeError(f"{function}: softcap is a tensor that is watched, accepted: a number")
     offset, cap = check_causal(function, causal, x.dim()), check_softcap(function, softcap)
     T = check_temperature(function, temperature)
     return tensors, (dim, offset, cap, T, check_empty(function, empty))

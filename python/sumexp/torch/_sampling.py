@@ -10,6 +10,7 @@ generators, where compiled programs have a graph break.
 """
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from .._draws import (
     rows_of,
     sample_options,
 )
-from ._front import softmax
+from ._front import is_watched, softmax
 from ._kernels import DTYPES, PLAIN_TYPES, is_traced
 from ._library import LIBRARY
 from ._private import FakeTensor, FunctionalTensor, functorch_active
@@ -194,7 +195,13 @@ def sample(
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
 
 
+def _seed(seed):
+    """Without one, torch's default generator: what torch.manual_seed sets, and checkpointing sets back."""
+    return torch.default_generator if seed is None and not functorch_active() else seed
+
+
 def _options(function, batch, filters, order, seed, stream, num_samples, replacement, place):
+    seed = _seed(seed)
     if place is Host:
         return sample_options(function, batch, *filters, order, seed, stream, num_samples, replacement)
     given = dict(zip(("temperature", "top_k", "top_p", "min_p"), filters), seed=seed, stream=stream)
@@ -234,7 +241,7 @@ def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
     place = _place(x)
-    given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": seed, "stream": stream}, place)
+    given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": _seed(seed), "stream": stream}, place)
     options = place.options("sample_counts", count_options(batch, num_samples, **given) | there)
     out = place.empty(tuple(x.shape), np.int64)
     place.run(_core._sample_counts, x, dim, options, out)
@@ -271,13 +278,13 @@ def linear_sample(
     place = _place(x)
     filters = (temperature, top_k, top_p, min_p)
     options = _options("linear_sample", batch, filters, order, seed, stream, num_samples, replacement, place)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(batch), x.shape[-1])
 
     def logits(part, a, b):
         return torch.nn.functional.linear(rows[part], w[a:b], None if bias is None else bias[a:b])
 
     mask = _mask("linear_sample", where, (*batch, w.shape[0]), place)
-    mask = mask if mask is None else mask.reshape(-1, w.shape[0])
+    mask = mask if mask is None else mask.reshape(len(rows), w.shape[0])
     out, info = draw_linear(
         torch, logits, rows.shape[0], w.shape[0], x.dtype, mask, options, batch, num_samples, return_info, place
     )
@@ -294,7 +301,7 @@ def _noise(x, dim, seed, stream):
 def _made_noise(x, dim, seed, stream):
     dim, batch = rows_of("gumbel_softmax", x, dim)
     place = _place(x)
-    given, there = _there("gumbel_softmax", batch, {"seed": seed, "stream": stream}, place)
+    given, there = _there("gumbel_softmax", batch, {"seed": _seed(seed), "stream": stream}, place)
     options = row_options("gumbel_softmax", batch, 1.0, **given) | there
     noise = _tensor(made_noise(batch, x.shape[dim], options, place))
     return noise.movedim(-1, dim).contiguous()
@@ -308,7 +315,9 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
     if logits.device.type not in ("cpu", "cuda"):
         raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: the CPU and CUDA devices")
     z = logits.double() + _noise(logits, dim, seed, stream)
-    soft = softmax(z, dim, temperature=check_tau(tau)).to(logits.dtype)
+    T = check_tau(tau)
+    watched = isinstance(tau, Tensor) and is_watched(tau)
+    soft = (softmax(z / tau, dim) if watched else softmax(z, dim, temperature=T)).to(logits.dtype)
     if not hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter(dim, z.argmax(dim, keepdim=True), 1.0)

@@ -55,9 +55,8 @@ def _kernel(name, x, offsets):
 
 
 def _gradient(name, gradients, tensors, results, options, needs):
-    (g,), (x, offsets), (y,) = gradients, tensors, results
-    row = OPS[name][1]
-    first, second = (x, g) if row else (g, y)
+    (g,), (x, offsets) = gradients, tensors
+    first, second = (x, g) if OPS[name][1] else (g, results[0])
     return _run(name + "_vjp", _GRADIENT[name], first, second, offsets, tuple(x.shape)), None
 
 
@@ -69,6 +68,7 @@ def _operation(name):
         formula=lambda *args: _formula(name, *args),
         fake=lambda x, offsets: x.new_empty(_shape(name, x, offsets)),
         devices=("cpu", "cuda"),
+        reads_results=not OPS[name][1],
     )  # fmt: skip
 
 

@@ -10,6 +10,16 @@ from . import _cross_entropy, _front, _linear
 __all__ = ["CrossEntropyLoss", "LinearCrossEntropyLoss", "LogSoftmax", "Softmax", "Softmax2d"]
 
 
+def _extras(module, function, given):
+    """The keywords that a module hands on to its function; a TypeError for one that it has not."""
+    parameters = inspect.signature(function).parameters.values()
+    accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for name in given:
+        if name not in accepted:
+            raise TypeError(f"{module}: got {name}=, accepted: torch's keywords, and {', '.join(accepted)}")
+    return given
+
+
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     """torch.nn.CrossEntropyLoss; further keywords are those of sumexp.torch.cross_entropy."""
 
@@ -17,7 +27,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0, **extras
     ):
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.extras = extras
+        self.extras = _extras("CrossEntropyLoss", _cross_entropy.cross_entropy, extras)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return _cross_entropy.cross_entropy(
@@ -37,7 +47,8 @@ class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
     def __init__(self, in_features: int, num_classes: int, **keywords):
         own = inspect.signature(torch.nn.LinearCrossEntropyLoss).parameters
         super().__init__(in_features, num_classes, **{n: v for n, v in keywords.items() if n in own})
-        self.extras = {n: v for n, v in keywords.items() if n not in own}
+        extras = {n: v for n, v in keywords.items() if n not in own}
+        self.extras = _extras("LinearCrossEntropyLoss", _linear.linear_cross_entropy, extras)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         shape, bias = (self.num_classes, *self.out_features), self.linear.bias
