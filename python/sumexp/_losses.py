@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-from ._scalars import temperature as checked_temperature
+from ._scalars import temperature as checked_temperature, tokens_power
 
 INFO = {"lse": "lse", "log_prob": "log_prob", "entropy": "entropy", "z_loss": "z_loss_part", "predicted": "predicted",
         "correct": "correct"}  # names, and those of the raw entry
@@ -182,6 +182,15 @@ class Call:
             "zero_if_empty": on_empty == "zero",
             "function": function,
         }
+
+        if reduction == "mean" and token_weight is not None:
+            given, tokens = self.arguments, self.arguments["token_weight"]
+            kept = self.target != ignore_index if self.target.shape == self.rows else slice(None)
+            if power := tokens_power(tokens[kept], self.number):
+                with np.errstate(over="ignore", under="ignore"):
+                    given["token_weight"] = np.ldexp(tokens, power)
+                    if denominator is not None:
+                        given["denominator"] = float(np.ldexp(denominator, power))
 
     def _target(self, target):
         """(indices or probabilities, weights of pairs or None)"""

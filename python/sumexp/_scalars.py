@@ -1,6 +1,8 @@
-"""The one check of numbers that all entries share."""
+"""Checks and choices about numbers that all entries share."""
 
 import sys
+
+import numpy as np
 
 from ._devices import is_torch
 
@@ -52,3 +54,10 @@ def dtype_for_weight(value, dtype):
     while room in wider and not RANGES[room][0] <= size <= RANGES[room][1]:
         room = wider[room]
     return dtype if room == name else room
+
+
+def tokens_power(tokens, number):
+    """The power of two for token weights that would take losses of rows, in the dtype `number`, out of its range; 0 for others.
+    What a mean divides by is multiplied as well, so that it is the same."""
+    largest, room = np.abs(tokens).max(initial=0.0), 500 if number == np.float64 else 64
+    return 0 if not 0 < largest < np.inf or 2.0**-room < largest < 2.0**room else -int(np.frexp(largest)[1])

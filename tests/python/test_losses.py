@@ -717,3 +717,31 @@ def test_no_rows_in_several_dimensions(shape):
     loss, gradient = se.cross_entropy_with_grad(x, t, -1, reduction="none")
     assert loss.shape == shape[:-1] and gradient.shape == shape
     assert se.cross_entropy(x, t, -1, reduction="sum") == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("power", [-1000, -160, -140, 126, 140, 1000])
+def test_token_weights_of_any_size(dtype, power):
+    """A mean does not change with a common factor of its weights, whatever the range of the losses' dtype."""
+    x, target, tokens = np.array([[1, 0, 2], [0, 1, -1], [3, 0, 0]], dtype), np.array([1, 0, -100]), np.array([1.0, 3.0, 2.0])
+    want = se.cross_entropy_with_grad(x, target, token_weight=tokens)
+    scaled = np.ldexp(tokens, power) * [1, 1, 2.0**20]  # the ignored row's does not count
+    for denominator in (None, np.ldexp(4.0, power)):
+        loss, gradient = se.cross_entropy_with_grad(x, target, token_weight=scaled, denominator=denominator)
+        assert loss == want[0] and gradient.tobytes() == want[1].tobytes()
+    of_head = [se.linear_cross_entropy(x, np.eye(3, dtype=dtype), target, token_weight=t) for t in (scaled, tokens)]
+    assert of_head[0] == of_head[1]
+
+
+@pytest.mark.parametrize("power", [-1000, -160, 126, 1000])
+def test_token_weights_of_any_size_beside_tensors(power):
+    torch = pytest.importorskip("torch")
+    from sumexp import torch as st
+
+    x, target = torch.tensor([[1.0, 0, 2], [0, 1, -1]], requires_grad=True), torch.tensor([1, 0])
+    tokens = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    want = st.cross_entropy(x, target, token_weight=tokens)
+    loss = st.cross_entropy(x, target, token_weight=tokens * 2.0**power)
+    assert torch.equal(loss, want)
+    for made, wanted in zip(torch.autograd.grad(loss, x), torch.autograd.grad(want, x)):
+        assert torch.equal(made, wanted)

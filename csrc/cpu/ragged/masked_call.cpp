@@ -29,7 +29,8 @@ Status check_masked(const MaskedCall& call) {
   if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   const double cap = call.dtype == DType::f64 ? call.softcap : static_cast<float>(call.softcap);
   if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))
-    return fail(Code::invalid_argument, "softcap: got %g; accepted are numbers above 0 that the dtype has, or none", call.softcap);
+    return fail(Code::invalid_argument, "softcap: got %g; accepted are numbers above 0 that the dtype has, or none",
+                call.softcap);
   if (call.causal && call.ndim < 2)
     return fail(Code::invalid_argument, "causal: x has 1 dimension; accepted are arrays of two and more");
   const View* const given[] = {&call.x,    &call.out, &call.where, &call.lengths, &call.bias,

@@ -8,9 +8,11 @@ import operator
 import sys
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from .. import _core
+from .._scalars import tokens_power
 from . import _formulas, _front
 from ._checks import check_classes, check_out, into
 from ._composed import Composed
@@ -301,6 +303,11 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
     rows = rows_shape(x.shape, o.dim)
     loss = x.new_empty(() if o.reduction else rows) if with_loss else None
     places = info_places(info, rows, x)
+    tokens, denominator = plain(token_weight, torch.float64), plain(denominator, torch.float64)
+    if tokens is not None and x.is_cpu and o.reduction == REDUCTIONS.index("mean"):
+        kept = target != o.ignore_index if target.shape == tokens.shape else slice(None)
+        if power := tokens_power(tokens[kept].numpy(), np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)):
+            tokens, denominator = (t if t is None else torch.ldexp(t, torch.tensor(power)) for t in (tokens, denominator))
     raw(
         _core._cross_entropy,
         plain(x),
@@ -308,8 +315,8 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
         o.dim,
         target_weight=plain(target_weight),
         weight=None if weight is None else plain(weight, wide(x.dtype)).contiguous(),
-        token_weight=plain(token_weight, torch.float64),
-        denominator=plain(denominator, torch.float64),
+        token_weight=tokens,
+        denominator=denominator,
         g=g,
         dlogits=dlogits,
         loss=loss,
