@@ -1,5 +1,7 @@
 """Products of matrices in the log domain."""
 
+from typing import Any
+
 import numpy as np
 
 from . import _core
@@ -7,7 +9,7 @@ from ._arrays import result, shares_memory, together
 from ._devices import is_torch
 
 
-def logmatmulexp(a, b, *, out=None):
+def logmatmulexp(a, b, *, out=None) -> Any:
     """log(exp(a) @ exp(b)): out_ij = log sum_k e^(a_ik + b_kj), of matrices or broadcast batches of them.
 
     Parameters
@@ -53,7 +55,7 @@ def logmatmulexp(a, b, *, out=None):
     return back(made) if out is None else out
 
 
-def logmatmulexp_vjp(g, a, b):
+def logmatmulexp_vjp(g, a, b) -> Any:
     """The gradients (da, db) of sum(g * logmatmulexp(a, b)).
 
     da_ik = sum_j g_ij w_ijk and db_kj = sum_i g_ij w_ijk with the weights w_ijk = e^(a_ik + b_kj - out_ij), by two products
@@ -84,7 +86,7 @@ def logmatmulexp_vjp(g, a, b):
     return tuple(back(summed_to(m, x.shape)) for m, x in zip(made, (a, b)))
 
 
-def logmatmulexp_jvp(ta, tb, a, b, *, out=None):
+def logmatmulexp_jvp(ta, tb, a, b, *, out=None) -> Any:
     """The derivative of logmatmulexp(a, b) along (ta, tb): sum_k w_ijk (ta_ik + tb_kj), w_ijk = e^(a_ik + b_kj - out_ij).
 
     Parameters

@@ -7,6 +7,7 @@ options, seed and stream alone.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def sample(
     replacement=True,
     return_info=False,
     out=None,
-):
+) -> Any:
     """Draws classes with the probabilities of softmax(logits / temperature).
 
     Parameters
@@ -160,7 +161,7 @@ def sample(
     return _results(put(made, back), info, x.dtype, back, return_info)
 
 
-def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, stream=None, out=None):
+def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, stream=None, out=None) -> Any:
     """How often each class comes up in num_samples draws (with replacement) from softmax(logits / temperature).
 
     A multinomial draw, made by binomial splits down the tree of the row's sum: its time does not depend on num_samples, an int
@@ -199,7 +200,7 @@ def linear_sample(
     replacement=True,
     return_info=False,
     out=None,
-):
+) -> Any:
     """Draws from softmax((x w^T + bias) / temperature), of x (..., D) and w (V, D), without the whole logits.
 
     Classes come in pieces, whose logits are made, summed and left; what a draw takes in each chunk of 2,048 classes (512 of
@@ -250,7 +251,7 @@ def linear_sample(
     return _results(put(made, back), info, dtype, back, return_info)
 
 
-def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=None, out=None):
+def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=None, out=None) -> Any:
     """softmax((logits + g) / tau) with standard Gumbel noise g, an array like logits.
 
     hard=True gives a one at the largest of each row (of equal ones the first) and zeros elsewhere. The noise is made in double

@@ -5,6 +5,7 @@ lie, a part of one waits in a buffer. The states of subtrees are the elements of
 """
 
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class LogSumExp:
 
     dtype = STATE  # of `to_array`
 
-    def __init__(self, start=0, *, softmax=True):
+    def __init__(self, start=0, *, softmax=True) -> None:
         try:
             self._start = operator.index(start)
         except TypeError:
@@ -79,7 +80,7 @@ class LogSumExp:
 
     # -- in ------------------------------------------------------------------------------------------------
 
-    def update(self, x, axis=-1, b=None):
+    def update(self, x, axis=-1, b=None) -> "LogSumExp":
         """Adds the next elements of the rows: those of `x` along `axis`, which are weighted by `b` where it is given.
 
         Parameters
@@ -130,7 +131,7 @@ class LogSumExp:
             self._keep(x, b, taken, n)
         return self
 
-    def merge(self, other):
+    def merge(self, other) -> "LogSumExp":
         """Adds what another object was given: other parts of the same rows, before, behind or between this one's.
 
         Merged in the order of the row, objects whose parts meet where chunks do give the bytes of the whole row. `other` stays
@@ -168,7 +169,7 @@ class LogSumExp:
 
     # -- out -----------------------------------------------------------------------------------------------
 
-    def result(self, return_sign=False):
+    def result(self, return_sign=False) -> Any:
         """log(sum(e^x)) of what was given so far, -inf of nothing; with weights log|sum(b e^x)|.
 
         With ``return_sign`` it is (result, sign); without it a negative sum is NaN, as in ``sumexp.logsumexp``. Its bytes are
@@ -185,7 +186,7 @@ class LogSumExp:
             sign = np.where(np.isnan(out), out, out > -np.inf).astype(dtype)
         return (out[()], sign[()]) if return_sign else out[()]
 
-    def softmax(self, x, axis=-1, *, start=0):
+    def softmax(self, x, axis=-1, *, start=0) -> Any:
         """softmax of the rows of which `x` is a piece: e^x over the sum of everything that was given to this object.
 
         start : where `x` begins in its rows. Pieces that begin and end where chunks do, or rows, have the bytes of
@@ -199,20 +200,20 @@ class LogSumExp:
             raise ValueError("LogSumExp.softmax: made with softmax=False, accepted: True")
         return self._map("softmax", SOFTMAX, x, axis, start)
 
-    def log_softmax(self, x, axis=-1):
+    def log_softmax(self, x, axis=-1) -> Any:
         """log_softmax of the rows of which `x` is a piece, with the bytes of ``sumexp.log_softmax`` of the whole rows.
 
         Parameters and errors as for `softmax`.
         """
         return self._map("log_softmax", LOG_SOFTMAX, x, axis, 0)
 
-    def to_array(self):
+    def to_array(self) -> np.ndarray:
         """The sums of subtrees: a new structured array (subtrees, *rows), with 2 log2(chunks) subtrees or fewer, and up to two
         parts of chunks. A chunk that is not whole yet is summed for it, and no longer the same as with more elements."""
         return self._complete().copy()
 
     @classmethod
-    def from_array(cls, array):
+    def from_array(cls, array) -> "LogSumExp":
         """The object whose `to_array` this is. Arrays of several objects may be concatenated along the first axis, in any
         order."""
         array = np.asanyarray(array)
@@ -230,16 +231,16 @@ class LogSumExp:
         return made
 
     @property
-    def start(self):
+    def start(self) -> Any:
         """Where the pieces begin in their rows."""
         return self._start
 
     @property
-    def stop(self):
+    def stop(self) -> Any:
         """Where they end."""
         return self._stop
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if self._batch is None:
             return f"<LogSumExp of nothing, from element {self._start} on>"
         weighted = ", weighted" if self._weighted else ""

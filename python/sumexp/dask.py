@@ -13,6 +13,7 @@ cut alone.
 
 import functools
 import itertools
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -23,7 +24,7 @@ from ._stream import ALL, APART, LOG_SOFTMAX, SOFTMAX, STATE, LogSumExp, joined,
 __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 
-def logsumexp(x, axis=None, *, keepdims=False, split_every=None):
+def logsumexp(x, axis=None, *, keepdims=False, split_every=None) -> Any:
     """sumexp.logsumexp of a dask array, as a dask array.
 
     axis : int, tuple of ints or None
@@ -47,12 +48,12 @@ def logsumexp(x, axis=None, *, keepdims=False, split_every=None):
     )
 
 
-def softmax(x, axis=-1, *, split_every=None):
+def softmax(x, axis=-1, *, split_every=None) -> Any:
     """sumexp.softmax of a dask array, as a dask array of the same blocks."""
     return _map("softmax", SOFTMAX, x, axis, ALL, split_every)
 
 
-def log_softmax(x, axis=-1, *, split_every=None):
+def log_softmax(x, axis=-1, *, split_every=None) -> Any:
     """sumexp.log_softmax of a dask array, as a dask array of the same blocks."""
     return _map("log_softmax", LOG_SOFTMAX, x, axis, APART, split_every)
 

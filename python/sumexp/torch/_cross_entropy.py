@@ -6,7 +6,7 @@ that are differentiable any number of times.
 
 import operator
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -506,7 +506,7 @@ def legacy_reduction(size_average, reduce, reduction):
 def cross_entropy(
     input, target, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0,
     *, z_loss=0.0, softcap=None, temperature=1.0, token_weight=None, denominator=None, on_empty="nan", info=(),
-):
+) -> Any:
     """torch.nn.functional.cross_entropy, with the extras of sumexp.cross_entropy.
 
     Parameters

@@ -1,6 +1,8 @@
 """log_prob, entropy and kl_div of tensors, by the mechanism of _composed.py; and what sumexp's functions of the same names do
 when they are given tensors."""
 
+from typing import Any
+
 import torch
 
 from .. import _core
@@ -196,7 +198,7 @@ def _pair(p_logits, q_logits, axis, name="kl_div"):
 # -- the functions of sumexp.torch -----------------------------------------------------------------------------------
 
 
-def log_prob(logits, index, dim=-1, *, temperature=1.0):
+def log_prob(logits, index, dim=-1, *, temperature=1.0) -> Any:
     """Log-probabilities of chosen classes, log_softmax(logits / temperature, dim) at index: see sumexp.log_prob.
 
     index has the shape of logits without dim, or one dimension more, the last, for several classes a row. Differentiable in the
@@ -206,19 +208,19 @@ def log_prob(logits, index, dim=-1, *, temperature=1.0):
     return op(*tensors, *options)
 
 
-def entropy(logits, dim=-1, *, temperature=1.0):
+def entropy(logits, dim=-1, *, temperature=1.0) -> Any:
     """The entropy of softmax(logits / temperature, dim), in nats: see sumexp.entropy."""
     op, tensors, options = _prepared("entropy", logits, None, dim, temperature)
     return op(*tensors, *options)
 
 
-def log_prob_and_entropy(logits, index, dim=-1, *, temperature=1.0):
+def log_prob_and_entropy(logits, index, dim=-1, *, temperature=1.0) -> Any:
     """(log_prob(logits, index), entropy(logits)), from one sweep over the logits; so is the gradient of both."""
     op, tensors, options = _prepared("log_prob_and_entropy", logits, index, dim, temperature)
     return op(*tensors, *options)
 
 
-def kl_div(p_logits, q_logits, dim=-1):
+def kl_div(p_logits, q_logits, dim=-1) -> Any:
     """The divergence sum p (log p - log q) of two rows of logits, over dim: see sumexp.kl_div.
 
     torch.nn.functional's kl_div takes log-probabilities, in the other order, and sums over everything.
@@ -258,7 +260,7 @@ def backward_out(name, g, logits, index, axis, temperature, out):
     return into(name, out, op.backward(tuple(v for v, _ in grads), tensors, (), options, needs)[0])
 
 
-def kl_div_vjp(g, p_logits, q_logits, axis):
+def kl_div_vjp(g, p_logits, q_logits, axis) -> Any:
     name = "kl_div_vjp"
     p, q, dim = _pair(p_logits, q_logits, axis, name)
     g = _floating_gradient(name, g, p)

@@ -4,6 +4,7 @@ _linear_sweeps has the chunks, _linear_functions what is differentiated.
 """
 
 import functools
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ def linear_cross_entropy(
     input, linear_weight, target, *, linear_bias=None, weight=None, reduction="mean", ignore_index=None, label_smoothing=0.0,
     options=None, z_loss=0.0, softcap=None, temperature=1.0, token_weight=None, denominator=None, on_empty="nan", info=(),
     chunk_size=None,
-):
+) -> Any:
     """torch.nn.functional.linear_cross_entropy, without the logits ever being whole, with the extras of cross_entropy.
 
     Parameters

@@ -1,5 +1,7 @@
 """Functions of the log domain on tensors: elementwise ones, running sums, means, and logsumexp with weights."""
 
+from typing import Any
+
 import torch
 from torch.autograd import Function
 from torch.compiler import is_compiling
@@ -131,7 +133,7 @@ OPERATIONS = {
 }
 
 
-def logaddexp(input, other, *, out=None):
+def logaddexp(input, other, *, out=None) -> Any:
     """torch.logaddexp: sumexp.logaddexp of tensors, under autograd and torch's transforms.
 
     Accuracy, special values and derivatives are those of sumexp.logaddexp and its VJP: the gradient is right at equal
@@ -142,17 +144,17 @@ def logaddexp(input, other, *, out=None):
     return into("logaddexp", out, OPERATIONS["logaddexp"](*_prepare("logaddexp", ("input", "other"), input, other)))
 
 
-def logsubexp(input, other, *, out=None):
+def logsubexp(input, other, *, out=None) -> Any:
     """log(e^input - e^other): sumexp.logsubexp of tensors, as logaddexp."""
     return into("logsubexp", out, OPERATIONS["logsubexp"](*_prepare("logsubexp", ("input", "other"), input, other)))
 
 
-def log1mexp(input, *, out=None):
+def log1mexp(input, *, out=None) -> Any:
     """log(1 - e^-|input|): sumexp.log1mexp of a tensor, as logaddexp."""
     return into("log1mexp", out, OPERATIONS["log1mexp"](*_prepare("log1mexp", ("input",), input)))
 
 
-def softplus(input, beta=1.0, threshold=20.0):
+def softplus(input, beta=1.0, threshold=20.0) -> Any:
     """torch.nn.functional.softplus: log(1 + e^(beta input)) / beta, under autograd and torch's transforms.
 
     torch replaces the function by its argument above `threshold`; here it is the function everywhere, within 2 ulp with
@@ -302,7 +304,7 @@ def dims_of(function, argument, dim, x):
     return _kernels.dims_of(dim, x.dim(), function, argument, "an int, a sequence of ints or None")
 
 
-def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, out=None):
+def logcumsumexp(input, dim=None, *, axis=None, reverse=False, exclusive=False, out=None) -> Any:
     """torch.logcumsumexp: sumexp.logcumsumexp of a tensor, under autograd and torch's transforms, double backward and forward
     mode by kernels too. The gradient is 0 where x or a sum is -inf. axis is another name of dim, as in torch. On CUDA devices
     it is composed of torch's operations."""
@@ -441,7 +443,7 @@ def _logmeanexp(x, dims, keepdim, b, where, return_sign, out):
     return (value, sign) if return_sign else value
 
 
-def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sign=False):
+def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sign=False) -> Any:
     """sumexp.logmeanexp of a tensor, over a dimension, some or (None) all, under autograd and torch's transforms.
 
     On CUDA devices result and gradient have the bytes of the CPU.

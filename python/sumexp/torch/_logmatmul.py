@@ -1,5 +1,7 @@
 """logmatmulexp of tensors."""
 
+from typing import Any
+
 import torch
 from torch.autograd import Function
 from torch.compiler import is_compiling
@@ -14,7 +16,7 @@ from ._kernels import in_large_pages
 TERMS = 1 << 20  # that the formula forms at a time
 
 
-def logmatmulexp(a, b):
+def logmatmulexp(a, b) -> Any:
     """log(exp(a) @ exp(b)): out_ij = log sum_k e^(a_ik + b_kj), of matrices or broadcast batches of them, as torch.matmul takes
     them (vectors too).
 

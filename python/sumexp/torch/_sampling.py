@@ -11,6 +11,7 @@ generators, where compiled programs have a graph break.
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -183,7 +184,7 @@ def sample(
     num_samples=None,
     replacement=True,
     return_info=False,
-):
+) -> Any:
     """sumexp.sample of a tensor: classes drawn with the probabilities of softmax(logits / temperature, dim).
 
     Inside torch.vmap rows are numbered from 0 for each example: what is to differ wants a stream or seed of its own.
@@ -228,7 +229,7 @@ def _whole(value):
     return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
 
 
-def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None):
+def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None) -> Any:
     """sumexp.sample_counts of a tensor: how often each class comes up in num_samples draws."""
     if _recorded(logits, seed):
         given = (_real(temperature), _whole(seed), _whole(stream))
@@ -265,7 +266,7 @@ def linear_sample(
     num_samples=None,
     replacement=True,
     return_info=False,
-):
+) -> Any:
     """sumexp.linear_sample of tensors: a draw from softmax((x w^T + bias) / temperature) without the whole logits.
 
     Products are torch's, of the tensors' own dtype.
@@ -307,7 +308,7 @@ def _made_noise(x, dim, seed, stream):
     return noise.movedim(-1, dim).contiguous()
 
 
-def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None):
+def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None) -> Any:
     """torch.nn.functional.gumbel_softmax with noise in double, a seed and streams: softmax((logits + g) / tau, dim).
 
     hard=True gives one-hot rows with the gradient of the soft ones. eps has no effect, as in torch.

@@ -25,7 +25,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     def __init__(
         self, weight=None, size_average=None, ignore_index=-100, reduce=None, reduction="mean", label_smoothing=0.0, **extras
-    ):
+    ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.extras = _extras("CrossEntropyLoss", _cross_entropy.cross_entropy, extras)
 
@@ -44,7 +44,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
     """torch.nn.LinearCrossEntropyLoss without whole logits; further keywords are those of sumexp.torch.linear_cross_entropy."""
 
-    def __init__(self, in_features: int, num_classes: int, **keywords):
+    def __init__(self, in_features: int, num_classes: int, **keywords) -> None:
         own = inspect.signature(torch.nn.LinearCrossEntropyLoss).parameters
         super().__init__(in_features, num_classes, **{n: v for n, v in keywords.items() if n in own})
         extras = {n: v for n, v in keywords.items() if n not in own}
