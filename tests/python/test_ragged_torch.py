@@ -348,3 +348,24 @@ def test_bad_lengths_in_forward_mode_and_transforms(name, axis, lengths, text):
     if axis != -1:  # mapped over they are not looked at: below 0 is 0, beyond is all
         made = torch.vmap(call, (None, 0))(x, torch.stack([lengths, lengths.clamp(0, x.shape[axis])]))
         assert torch.equal(made[0], made[1])
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_causal_offset_of_a_dynamic_program(gradient):
+    """causal = keys - queries, compiled once for all lengths."""
+
+    def attention(q, k):
+        scores = q @ k.mT
+        return st.masked_softmax(scores, causal=scores.shape[-1] - scores.shape[-2])
+
+    torch._dynamo.reset()
+    compiled = torch.compile(attention, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for keys in (7, 9, 12):
+            q, k = torch.randn(2, 4, 8, requires_grad=gradient), torch.randn(2, keys, 8)
+            y = compiled(q, k)
+            assert torch.equal(y, attention(q, k))
+            if gradient:
+                v = torch.randn_like(y)
+                (made,), (want,) = (torch.autograd.grad((f(q, k) * v).sum(), q) for f in (compiled, attention))
+                assert torch.equal(made, want)

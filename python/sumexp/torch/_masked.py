@@ -1,6 +1,7 @@
 """masked_softmax, masked_log_softmax and masked_logsumexp of tensors."""
 
 import torch
+from torch.compiler import is_compiling
 
 from .. import _core
 from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_lengths, check_softcap, laid
@@ -12,7 +13,7 @@ from ._kernels import result_like
 from ._private import forward_ad, functorch_active
 
 _TENSORS = ("x", "bias?", "sink?", "where?", "lengths?")
-_SCHEMA = "int dim, int? causal, float softcap, float temperature, bool nan"
+_SCHEMA = "int dim, SymInt? causal, float softcap, float temperature, bool nan"
 
 
 def _kept(x, where, lengths, dim, causal):
@@ -151,7 +152,9 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
     tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
     if isinstance(softcap, torch.Tensor) and is_watched(softcap):
         raise TypeError(f"{function}: softcap is a tensor that is watched, accepted: a number")
-    offset, cap = check_causal(function, causal, x.dim()), check_softcap(function, softcap)
+    symbolic = is_compiling() and isinstance(causal, (int, torch.SymInt)) and not isinstance(causal, bool)
+    offset = causal if symbolic and x.dim() > 1 else check_causal(function, causal, x.dim())  # sizes are no numbers yet
+    cap = check_softcap(function, softcap)
     T = check_temperature(function, temperature)
     return tensors, (dim, offset, cap, T, check_empty(function, empty))
 
