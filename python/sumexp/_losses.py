@@ -185,10 +185,10 @@ class Call:
 
         if reduction == "mean" and token_weight is not None:
             given, tokens = self.arguments, self.arguments["token_weight"]
-            kept = self.target != ignore_index if self.target.shape == self.rows else slice(None)
+            kept = self.target != ignore_index if self.target.shape == self.rows else ...
             if power := tokens_power(tokens[kept], self.number):
                 with np.errstate(over="ignore", under="ignore"):
-                    given["token_weight"] = np.ldexp(tokens, power)
+                    given["token_weight"] = np.asarray(np.ldexp(tokens, power))
                     if denominator is not None:
                         given["denominator"] = float(np.ldexp(denominator, power))
 

@@ -731,6 +731,9 @@ def test_token_weights_of_any_size(dtype, power):
         assert loss == want[0] and gradient.tobytes() == want[1].tobytes()
     of_head = [se.linear_cross_entropy(x, np.eye(3, dtype=dtype), target, token_weight=t) for t in (scaled, tokens)]
     assert of_head[0] == of_head[1]
+    pairs, one = (np.array([1, 2]), np.array([0.25, 0.75])), np.ldexp(1.0, power)  # of one row
+    for target in (1, pairs, np.ones(3) / 3):
+        assert se.cross_entropy(x[0], target, token_weight=one) == se.cross_entropy(x[0], target)
 
 
 @pytest.mark.parametrize("power", [-1000, -160, 126, 1000])

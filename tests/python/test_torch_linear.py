@@ -632,3 +632,25 @@ def test_errors(case):
     args, options, kind, message = ERRORS[case]
     with pytest.raises(kind, match="^linear_cross_entropy: .*" + message):
         st.linear_cross_entropy(*args, **options)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("classes, chunk", [(1000, None), (1000, 512), (3, None)])
+def test_a_loss_scale_reaches_float16(compiled, classes, chunk):
+    """A mean over many tokens has gradients below float16's range; what backward is given brings them back."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(8192, 16, generator=generator).half(), (torch.randn(classes, 16, generator=generator) * 0.05).half()
+    b, target = torch.zeros(classes, dtype=torch.float16), torch.randint(classes, (8192,), generator=generator)
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    (torch.nn.functional.cross_entropy(wide[0] @ wide[1].T + wide[2], target) * 32768).backward()
+
+    def head(x, w, b):
+        options = {} if chunk is None else {"chunk_size": chunk}
+        return st.linear_cross_entropy(x, w, target, linear_bias=b, **options)
+
+    loss = (torch.compile(head, backend="aot_eager") if compiled else head)(*leaves)
+    (loss * 32768).backward()
+    for made, want in zip(leaves, wide):
+        assert made.grad.dtype == torch.float16
+        assert (made.grad.double() - want.grad).norm() < 5e-4 * want.grad.norm()

@@ -305,7 +305,7 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
     places = info_places(info, rows, x)
     tokens, denominator = plain(token_weight, torch.float64), plain(denominator, torch.float64)
     if tokens is not None and x.is_cpu and o.reduction == REDUCTIONS.index("mean"):
-        kept = target != o.ignore_index if target.shape == tokens.shape else slice(None)
+        kept = target != o.ignore_index if target.shape == tokens.shape else ...
         if power := tokens_power(tokens[kept].numpy(), np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)):
             tokens, denominator = (t if t is None else torch.ldexp(t, torch.tensor(power)) for t in (tokens, denominator))
     raw(

@@ -87,9 +87,9 @@ def in_large_pages(t):
     return t
 
 
-def result_like(x, shape=None):
-    """Memory for a result: a contiguous tensor of x's shape, or of `shape`, on its device and of its dtype."""
-    return in_large_pages(x.new_empty(x.shape if shape is None else shape))
+def result_like(x, shape=None, dtype=None):
+    """Memory for a result: a contiguous tensor of x's shape, or of `shape`, on its device, of its dtype or `dtype`."""
+    return in_large_pages(x.new_empty(x.shape if shape is None else shape, dtype=dtype))
 
 
 def run(name, tensors, dims, temperature=1.0, keepdim=True):

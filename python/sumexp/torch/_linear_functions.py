@@ -32,6 +32,7 @@ from ._linear_sweeps import (
     second,
     summed,
     sweep,
+    unrounded,
     waits,
 )
 from ._private import AutogradInfo, functorch_active, make_autograd_impl
@@ -96,7 +97,7 @@ class Fused(Function):
     @staticmethod
     def forward(ctx, o, info, *tensors):
         need = tuple(ctx.needs_input_grad[2:5])
-        losses, gradients, extras, found = sweep(tensors, o, need, info=info)
+        losses, gradients, extras, found = sweep(tensors, o, need, info=info, rounds=False)
         ctx.save_for_backward(*tensors)
         ctx.o, ctx.need, ctx.gradients, ctx.found = o, need, gradients, found
         ctx.mark_non_differentiable(*extras.values())
@@ -114,9 +115,10 @@ class Fused(Function):
             made = gradients_of(o, need, u.to(torch.float64).expand(len(tensors[0])), tensors)[:3]
         else:
             if made is None:
-                made = sweep(ctx.saved_tensors, o, ctx.need)[1]
+                made = sweep(ctx.saved_tensors, o, ctx.need, rounds=False)[1]
             if waits(u) or u.item() != 1:
                 made = tuple(t if t is None else t.mul_(u) for t in made)
+            made = tuple(t if t is None else t.to(of.dtype) for t, of in zip(made, ctx.saved_tensors))
         return None, None, *made, *(None for _ in TENSORS[3:])
 
 
@@ -343,7 +345,8 @@ def called(tensors, o, need, info):
 def _operation(*args):
     tensors, o, need, info = args[:COUNT], Options(*args[COUNT:-2]), args[-2], args[-1]
     need = need if o.reduction else (False,) * DIFFERENTIATED
-    losses, found, extras, divided = sweep(tensors, o, need[:3], info=[n for n, wanted in zip(ce.INFO, info) if wanted])
+    wanted = [n for n, wanted in zip(ce.INFO, info) if wanted]
+    losses, found, extras, divided = sweep(tensors, o, need[:3], info=wanted, rounds=False)
     loss = reduced(losses, divided, o)
     of_others = _of_others(tensors, o, need, loss, divided)
     return loss, *filled((*found, *of_others, *(extras.get(n) for n in ce.INFO)), tensors[0])
@@ -368,11 +371,12 @@ def _operation_vjp(g, *args):
     return filled(gradients(tensors, o, need, g), tensors[0])
 
 
-def _fake_gradients(tensors, need):
-    contiguous = torch.contiguous_format
+def _fake_gradients(tensors, need, dtype=None):
+    """dtype: of those in x, w and bias, where not their own."""
     wanted = [t is not None and needed for t, needed in zip(tensors, need)]
+    dtypes = [dtype if k < 3 and dtype else t.dtype if t is not None else None for k, t in enumerate(tensors)]
     return tuple(
-        torch.empty_like(t, memory_format=contiguous) if n else tensors[0].new_empty(0) for t, n in zip(tensors, wanted)
+        t.new_empty(t.shape, dtype=d) if n else tensors[0].new_empty(0) for t, n, d in zip(tensors, wanted, dtypes)
     )
 
 
@@ -381,7 +385,7 @@ def _fake(*args):
     wide = torch.float64 if o.reduction else ce.wide(x.dtype)
     loss = x.new_empty(() if o.reduction else x.shape[0], dtype=wide)
     extras = ce.info_places([n for n, wanted in zip(ce.INFO, info) if wanted], (x.shape[0],), x)
-    made = _fake_gradients(args[:DIFFERENTIATED], need if o.reduction else (False,) * DIFFERENTIATED)
+    made = _fake_gradients(args[:DIFFERENTIATED], need if o.reduction else (False,) * DIFFERENTIATED, unrounded(x.dtype))
     return loss, *made, *filled((extras.get(n) for n in ce.INFO), x)
 
 
@@ -406,7 +410,7 @@ def _backward(ctx, u, *_):
             found = iter(torch.autograd.grad(loss, wanted, u.to(loss.dtype), create_graph=True))
         return *(next(found) if needed else None for needed in ctx.need), *nothing
     if ctx.o.reduction:
-        made = [t * u.to(t.dtype) if needed else None for t, needed in zip(saved, ctx.need)]
+        made = [(t * u.to(t.dtype)).to(of.dtype) if n else None for t, of, n in zip(saved, tensors, ctx.need)]
         return *made, *nothing
     operation = getattr(torch.ops.sumexp, NAME + "_vjp")
     made = operation(u.to(torch.float64), *tensors, *ctx.o, list(ctx.need))

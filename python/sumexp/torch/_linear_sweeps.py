@@ -133,15 +133,15 @@ def summed(losses):
     return total
 
 
-def by_classes(x, w, bias, kept, buffer, options, of_rows, saved):
-    """dw in w's dtype, a block of classes at a time: their logits once more, and the gradient by what each row has in `saved`.
+def by_classes(x, w, bias, kept, buffer, options, of_rows, saved, dtype):
+    """dw in `dtype`, a block of classes at a time: their logits once more, and the gradient by what each row has in `saved`.
 
     What is added up in the wide dtype is a block then, not all of dw.
     """
     work, wide, buffer = buffer.dtype, ce.wide(buffer.dtype), buffer.view(-1)
     classes, step = len(w), 512
     tokens = max(1, len(buffer) // (4 * step))  # a quarter of the buffer: products copy what they transpose
-    dw = result_like(w)
+    dw = result_like(w, dtype=dtype)
     total = w.new_empty(min(step, classes), w.shape[1], dtype=wide)
     for first in range(0, classes, step):
         block = w[first : first + step]
@@ -171,10 +171,17 @@ def work_of(x):
     return torch.float32 if x.dtype == torch.float16 else x.dtype
 
 
-def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, function=NAME):
+def unrounded(dtype):
+    """The dtype of gradients that are still to be multiplied: a mean's are below float16's range where a loss scale, which
+    comes with backward, brings them back."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, function=NAME, rounds=True):
     """(row losses in the wide dtype, (dx, dw, dbias) as needed, {name: tensor of rows}, what a mean divides by)
 
-    The gradients are those of the reduced loss, or with g of sum_i g_i l_i.
+    The gradients are those of the reduced loss, or with g of sum_i g_i l_i, in the dtypes of x, w and bias; without `rounds` in
+    those of `unrounded`, for a factor that is still to come.
     """
     tensors, g = [ce.plain(t) for t in tensors], ce.plain(g)
     x, w, bias, target, target_weight, weight, token_weight, _ = tensors
@@ -198,7 +205,8 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
     extras = {n: t.fill_(-1 if n == "predicted" else 0) for n, t in ce.info_places(info, len(x), x).items()}
     places = {"row_loss": losses, **extras}
     need_x, need_w, need_bias = need[0], need[1], need[2] and bias is not None
-    dx = result_like(x) if need_x else None
+    dtype = x.dtype if rounds else unrounded(x.dtype)
+    dx = result_like(x, dtype=dtype) if need_x else None
     if need_x and len(kept) < len(x):
         dx.zero_()
     dw, saved = out_dw, None
@@ -235,10 +243,10 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
         if need_bias:
             db += z.sum(0, dtype=wide)
     if saved is not None:
-        dw = by_classes(x, w, bias, kept, buffer, options, of_rows, saved)
+        dw = by_classes(x, w, bias, kept, buffer, options, of_rows, saved, dtype)
     elif need_w and out_dw is None:
-        dw = dw.to(w.dtype) if len(kept) else torch.zeros_like(w)
-    return losses, (dx, dw, None if db is None else db.to(w.dtype)), extras, found
+        dw = dw.to(dtype) if len(kept) else torch.zeros_like(w, dtype=dtype)
+    return losses, (dx, dw, None if db is None else db.to(dtype)), extras, found
 
 
 def reduced(losses, found, o):
