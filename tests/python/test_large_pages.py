@@ -28,6 +28,8 @@ def asked(t):
 
 if not SMAPS.exists():
     pytest.skip("this system does not tell what was asked for memory (/proc/self/smaps)", allow_module_level=True)
+if not pathlib.Path("/sys/kernel/mm/transparent_hugepage").exists():
+    pytest.skip("this kernel has no large pages to ask for", allow_module_level=True)
 if asked(torch.empty(ROWS, CLASSES)):
     pytest.skip("torch itself asks for large pages here (THP_MEM_ALLOC_ENABLE)", allow_module_level=True)
 
