@@ -220,3 +220,17 @@ def test_exported():
 def test_counts_of_a_view():
     x = np.zeros((2, 3), np.float32)
     assert st.sample_counts(torch.from_numpy(x).T, 5, 0, seed=1).shape == (3, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_draws_are_no_constants_of_a_traced_program():
+    x, w = torch.randn(4, 6), torch.randn(5, 6)
+    calls = {
+        "linear_sample": lambda x: st.linear_sample(x, w, seed=0),
+        "sample": lambda x: st.sample(x, seed=0, return_info=True)[0],
+    }
+    for name, call in calls.items():
+        with pytest.raises(NotImplementedError, match=f"{name}: called .*within torch.jit.trace, accepted: outside of it"):
+            torch.jit.trace(call, (x,), check_trace=False)
+    traced = torch.jit.trace(lambda x: st.sample(x, seed=0), (x,), check_trace=False)
+    assert torch.equal(traced(-x), st.sample(-x, seed=0))

@@ -37,7 +37,7 @@ from .._draws import (
 from ._front import is_watched, softmax
 from ._kernels import DTYPES, PLAIN_TYPES, is_traced
 from ._library import LIBRARY
-from ._private import FakeTensor, FunctionalTensor, functorch_active
+from ._private import FakeTensor, FunctionalTensor, functorch_active, is_tracing
 
 CPU = torch.device("cpu")
 STAND_INS = (FakeTensor, FunctionalTensor)
@@ -95,6 +95,12 @@ class Device:
         wanted = entry(*args)
         if wanted is not None:
             entry(*args, workspace=torch.empty(wanted, dtype=torch.uint8, device=self.device))
+
+
+def _not_traced(function, what=""):
+    """torch.jit.trace would keep the draw that it sees, as a constant."""
+    if is_tracing():
+        raise NotImplementedError(f"{function}: called{what} within torch.jit.trace, accepted: outside of it")
 
 
 def _place(x):
@@ -190,6 +196,8 @@ def sample(
     Inside torch.vmap rows are numbered from 0 for each example: what is to differ wants a stream or seed of its own.
     """
     filters = (temperature, top_k, top_p, min_p)
+    if return_info or isinstance(seed, torch.Generator):
+        _not_traced("sample", " with return_info or a generator")
     if not return_info and _recorded(logits, seed):
         given = (*map(_real, filters[:1]), _whole(top_k), *map(_real, filters[2:]), _whole(seed), _whole(stream))
         return torch.ops.sumexp.sample(logits.detach(), dim, where, *given, order, num_samples, replacement)
@@ -271,6 +279,7 @@ def linear_sample(
 
     Products are torch's, of the tensors' own dtype.
     """
+    _not_traced("linear_sample")
     x, w = _plain("linear_sample", "x", x), _plain("linear_sample", "w", w)
     bias = None if bias is None else _plain("linear_sample", "bias", bias)
     if x.dtype != w.dtype or (bias is not None and bias.dtype != x.dtype):
