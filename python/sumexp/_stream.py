@@ -90,7 +90,8 @@ class LogSumExp:
         axis : int, tuple of ints or None
             None: all axes. Of several axes the elements follow each other in C order.
         b : array, optional
-            Weights, broadcast against x. All pieces have them, or none.
+            Weights, broadcast against x. All pieces have them, or none. A number that the dtype has no
+            room for is a ValueError.
 
         Returns
         -------
@@ -231,12 +232,12 @@ class LogSumExp:
         return made
 
     @property
-    def start(self) -> Any:
+    def start(self) -> int:
         """Where the pieces begin in their rows."""
         return self._start
 
     @property
-    def stop(self) -> Any:
+    def stop(self) -> int:
         """Where they end."""
         return self._stop
 
