@@ -6,15 +6,15 @@ PARTS = ("x", "w", "bias")
 BLOCK = 1 << 20  # elements of a block of a matrix that is converted, or added to another
 
 
-def chunk_rows(function, given, rows, classes):
-    """How many rows of logits exist at a time: `given`, or a 24th of them all (4.2 %) less 1.5 * 2^20 elements, which is what
-    products have beside them, but 2^20 elements at least.
+def chunk_rows(function, given, rows, classes, beside=0):
+    """How many rows of logits exist at a time: `given`, or 4.75 % of them all less the `beside` elements that products need,
+    but 2^20 elements at least.
 
     From 512 rows on products do not get faster, and the gradient of the weights is added to often enough.
     """
     if given is None:
         classes = max(classes, 1)
-        least, share = BLOCK // classes, (rows // 24 - BLOCK * 3 // 2 // classes) // 16 * 16
+        least, share = BLOCK // classes, (rows * 19 // 400 - beside // classes) // 16 * 16
         return max(1, min(rows, max(share, least, 16), max(512, least)))
     try:
         size = operator.index(given)
@@ -29,6 +29,13 @@ def blocks(rows, columns, size=BLOCK):
     """Slices of the rows of a matrix with `size` elements each, or one row."""
     step = max(1, size // max(columns, 1))
     return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
+
+
+def equal_parts(count, most):
+    """The size of parts of at most `most`: of equal ones, if that takes few more (oneDNN keeps 0.6 MB for every shape)."""
+    most = max(most, 1)
+    least = max(-(-count // most), 1)
+    return next((count // parts for parts in range(least, least + least // 4 + 2) if count % parts == 0), most)
 
 
 def wanted(function, need):

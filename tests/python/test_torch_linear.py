@@ -201,6 +201,27 @@ def test_mean_over_several_calls():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, f64])
+def test_products_of_blocks_of_classes(dtype, biased):
+    """More classes than one product has of a chunk's logits, the last block a part, and weights with gaps between rows."""
+    classes, width = 256 * torch.get_num_threads() * 2 + 700, 300
+    x, w = normal(40, width, dtype=dtype), normal(classes, 2 * width, seed=1, dtype=dtype)[:, :width]
+    b = normal(classes, seed=2, dtype=dtype) if biased else None
+    assert len(_linear_sweeps.blocks_of_product(w)) > 2
+    out = torch.empty(40, classes, dtype=dtype)
+    _linear_sweeps.product(x, w, b, out)
+    torch.testing.assert_close(out, torch.nn.functional.linear(x, w, b))
+    target = torch.randint(0, classes, (40,))
+    inputs, peers = leaves(x, w), leaves(x, w)
+    loss = st.linear_cross_entropy(*inputs, target, linear_bias=b, chunk_size=16)
+    peer = torch.nn.functional.cross_entropy(torch.nn.functional.linear(*peers, b), target)
+    loss.backward(), peer.backward()
+    torch.testing.assert_close(loss, peer)
+    for t, p in zip(inputs, peers):
+        torch.testing.assert_close(t.grad, p.grad)
+
+
 def test_sums_of_16_bits():
     """Loss and dW are added up in float32: in bfloat16 a sum of 4,096 ones stops at 256."""
     x, w = torch.ones(4096, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)

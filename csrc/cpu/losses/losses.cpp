@@ -355,12 +355,15 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const bool by_table = plain && !statistics && !call.saved && exact_factors && !(mean && denominator == 0.0) && plan.n > 1 &&
                         (plan.columns || plan.n <= order.chunk);
 
-  // A power of two of rows: some tasks for every thread.
+  // A power of two of rows: some tasks for every thread; rows side by side as many together as their driver takes, if there
+  // are enough for all threads.
   int level = 0;
-  const std::int64_t fair = plan.rows / (4 * (threads < 1 ? 1 : threads));
-  while (level < 30 && (std::int64_t{2} << level) <= fair &&
-         ((std::int64_t{2} << level) * (classes ? classes : 1) <= kTaskElements ||
-          (job.overlaps && std::int64_t{2} << level <= kOverlappedRows)))
+  const std::int64_t share = plan.rows / (threads < 1 ? 1 : threads), together = plan.columns ? kColumnRun / item : 1;
+  const auto fits = [&](std::int64_t rows) {
+    return rows * (classes ? classes : 1) <= kTaskElements || (job.overlaps && rows <= kOverlappedRows);
+  };
+  while (level < 30 && (((std::int64_t{8} << level) <= share && fits(std::int64_t{2} << level)) ||
+                        ((std::int64_t{2} << level) <= share && (std::int64_t{2} << level) <= together)))
     ++level;
   const std::int64_t block = std::int64_t{1} << level, blocks = (plan.rows + block - 1) / block;
   auto* const sums = static_cast<double*>(thread_workspace().keep_bytes(static_cast<std::size_t>(blocks) * 2 * sizeof(double)));
