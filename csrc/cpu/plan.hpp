@@ -53,6 +53,7 @@ struct Plan {
   bool columns;             // rows lie side by side: consecutive rows are consecutive in memory (axis not last)
   bool stream;              // the result leaves the cache: non-temporal stores
   std::int64_t kept_bytes;  // what a thread may leave in the cache that all share
+  bool scaled = false;      // of ops with an index, from within the library: see ScaledIndex in kernels/table.hpp
 
   Offsets row_offsets(std::int64_t r) const;
   // Rows from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory.

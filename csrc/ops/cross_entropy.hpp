@@ -18,10 +18,10 @@
 namespace sumexp::SUMEXP_NS {
 
 template <class V>
-SUMEXP_FN V cross_entropy(const RowSum<V>& sum, V x_t) {
+SUMEXP_FN V cross_entropy(V m, Wide<V> L, V x_t) {
   using O = WideOf<V>;
-  const V zero = V(ElementOf<V>(0)), infinity = V(Limits<ElementOf<V>>::infinity), distance = sum.m - x_t;
-  return pick(equal(distance, infinity), infinity, O::narrow(O::from(sum.m, zero - x_t) + log_over_max(sum)));
+  const V zero = V(ElementOf<V>(0)), infinity = V(Limits<ElementOf<V>>::infinity);
+  return pick(equal(m - x_t, infinity), infinity, O::narrow(O::from(m, zero - x_t) + L));
 }
 
 // A loss of the above times the weights of its class and row. Weight 0 leaves nothing, of an infinite loss too.
@@ -44,7 +44,7 @@ struct CrossEntropy : LogitsOp {
   };
   template <class V>
   static SUMEXP_FN Row<V> finish(const RowSum<V>& sum, V x_t) {
-    return {cross_entropy(sum, x_t)};
+    return {cross_entropy(sum.m, log_over_max(sum), x_t)};
   }
   template <class V>
   static SUMEXP_FN V emit(const Row<V>& row) {
@@ -56,28 +56,28 @@ struct CrossEntropy : LogitsOp {
   }
 };
 
-// in: x; t, the target. The gradient, and the loss as second result
+// in: x; t, the target. The gradient times a factor of the row (1), and the loss as second result
 struct CrossEntropyWithGrad : LogitsOp {
   static constexpr bool kApart = true, kProbability = true, kIndex = true, kExtra = true;
   static constexpr int kRowInput = 1;
   template <class V>
   struct Row {
-    V at_target, loss;
+    V at_target, loss, factor;
   };
   template <class V>
   static SUMEXP_FN Row<V> finish(const RowSum<V>& sum, V x_t) {
     using O = WideOf<V>;
     const Wide<V> others = others_over_max(sum), minus_others = O::scaled(others, -1.0);
     const Wide<V> numerator = (O::from(probability_of_log(x_t - sum.m).value) + O::scaled(sum.c, -1.0)) + minus_others;
-    return {O::narrow(numerator / (sum.c + others)), cross_entropy(sum, x_t)};
+    return {O::narrow(numerator / (sum.c + others)), cross_entropy(sum.m, log_over_max(sum), x_t), V(ElementOf<V>(1))};
   }
   template <class V>
-  static SUMEXP_FN V map(V p, const Row<V>&) {
-    return p;
+  static SUMEXP_FN V map(V p, const Row<V>& row) {
+    return row.factor * p;
   }
   template <class V>
   static SUMEXP_FN V at_index(const Row<V>& row) {
-    return row.at_target;
+    return row.at_target * row.factor;
   }
   template <class V>
   static SUMEXP_FN V extra(const Row<V>& row) {

@@ -85,7 +85,7 @@ SUMEXP_FN FinishedLogits<T> finished(const DistanceState<T>& state) {
 
 template <class V>
 SUMEXP_FN V log_probability(const RowSum<V>& sum, V x_i) {
-  return V(ElementOf<V>(0)) - cross_entropy(sum, x_i);
+  return V(ElementOf<V>(0)) - cross_entropy(sum.m, log_over_max(sum), x_i);
 }
 template <class V>
 SUMEXP_FN V entropy_of(const Wide<V>& L, const Wide<V>& mean) {

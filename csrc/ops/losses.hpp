@@ -178,18 +178,38 @@ SUMEXP_FN LossResult<T> nan_loss(const LossState<T>& state) {
   return {nan, is_nan(state.sum.R) ? nan : state.sum.m, nan, nan, nan, {nan, nan, nan, true}};
 }
 
+// Of the one target: rest p_t - own (1 - p_t), own being its whole weight and rest that of the others; and e_t = e^(z_t - m).
+template <class V>
+struct TargetGradient {
+  Wide<V> value, e_t;
+};
+template <class V>
+SUMEXP_FN TargetGradient<V> target_gradient(const RowSum<V>& sum, V z_t, Wide<V> rest, Wide<V> own) {
+  using O = WideOf<V>;
+  const Wide<V> others = others_over_max(sum), whole = sum.c + others, e_t = O::from(probability_of_log(z_t - sum.m).value);
+  const Wide<V> minus_rest = ((e_t + O::scaled(sum.c, -1.0)) + O::scaled(others, -1.0)) / whole;
+  return {rest * (e_t / whole) + own * minus_rest, e_t};
+}
+
+// A row's sum, and L = log S - m.
+template <class T>
+struct LoggedSum {
+  RowSum<T> sum;
+  Wide<T> L;
+};
+
 // each_part(body): body(part) for each of the part_count parts of a target of indices. Without `entropy` and `gradient` these
-// are not made.
+// are not made. known: of state.sum, where it was made before.
 template <class T, class EachPart>
 SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<T>& state, std::int64_t part_count,
                                           const EachPart& each_part, double loss_factor, double gradient_factor, bool entropy,
-                                          bool gradient, const LossTop<T>& top = {}) {
+                                          bool gradient, const LossTop<T>& top = {}, const LoggedSum<T>* known = nullptr) {
   using O = WideOf<T>;
   if (is_nan(state.sum.R) || !is_finite(state.sum.m)) return nan_loss(state);
-  const RowSum<T> sum = row_sum(state.sum);
+  const RowSum<T> sum = known ? known->sum : row_sum(state.sum);
   const T infinity = Limits<T>::infinity;
   const double shift = top.apart ? static_cast<double>(top.top) / o.temperature : 0.0, dense_scale = o.dense_scale();
-  const Wide<T> L = log_over_max(sum), zero = O::constant(0);
+  const Wide<T> L = known ? known->L : log_over_max(sum), zero = O::constant(0);
   const Wide<T> lse = (top.apart && is_finite(shift) ? O::constant(shift) : O::from(sum.m)) + L;
   const double lse_1 = is_finite(shift) ? number(lse) : shift;
   const bool has_dense = o.has_dense(), too_large = o.z_loss != 0.0 && !is_finite(lse_1 * lse_1 * o.z_loss);
@@ -227,7 +247,7 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
   loss = loss + z_loss;
 
   LossResult<T> to = {};
-  if (plain && !top.apart) to.loss = weighted_loss(cross_entropy(sum, last.z), last.a(o) * loss_factor);
+  if (plain && !top.apart) to.loss = weighted_loss(cross_entropy(sum.m, L, last.z), last.a(o) * loss_factor);
   else if (lost) to.loss = weighted_loss(infinity, loss_factor);
   else to.loss = O::narrow(loss * O::constant(loss_factor));
   to.loss = one_nan(to.loss);
@@ -252,15 +272,10 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
   if (plain) {
     to.gradient.at_target = CrossEntropyWithGrad::finish(sum, last.z).at_target * to.gradient.scale;
   } else if (single) {
-    // (all - a) p_t - a (1 - p_t), a the whole weight of t
     const double own_dense = has_dense ? dense_scale * last.of_class : 0.0;
-    const Wide<T> others = others_over_max(sum), whole = sum.c + others,
-                  e_t = O::from(probability_of_log(last.z - sum.m).value);
-    const Wide<T> minus_rest = ((e_t + O::scaled(sum.c, -1.0)) + O::scaled(others, -1.0)) / whole;
-    const Wide<T> own_part = O::constant(last.a(o)),
-                  rest_of_all = has_dense ? state.dense.weight * O::constant(dense_scale) + O::constant(-own_dense) : zero;
-    const Wide<T> g = (rest_of_all + of_lse) * (e_t / whole) + (own_part + O::constant(own_dense)) * minus_rest;
-    to.gradient.at_target = unbounded && number(e_t) > 0.0 ? static_cast<T>(slope * f) : O::narrow(g * O::constant(f));
+    const Wide<T> rest = has_dense ? state.dense.weight * O::constant(dense_scale) + O::constant(-own_dense) : zero;
+    const TargetGradient<T> g = target_gradient(sum, last.z, rest + of_lse, O::constant(last.a(o)) + O::constant(own_dense));
+    to.gradient.at_target = unbounded && number(g.e_t) > 0.0 ? static_cast<T>(slope * f) : O::narrow(g.value * O::constant(f));
   }
   to.gradient.at_target = one_nan(to.gradient.at_target);
   return to;

@@ -267,6 +267,27 @@ def test_short_rows_and_columns_have_the_bytes_of_long_ones(fmt, n):
     assert same(dx[2, :, 11:12], se.cross_entropy_vjp(g[2, 11:12], x[2, :, 11:12], t[2, 11:12], 0, reduction="none", weight=w))
 
 
+@FORMAT
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("kind", ["index", "probabilities", "pairs"])
+def test_rows_side_by_side_have_the_bytes_of_others(fmt, mix, kind):
+    """They are copied some at a time, whole lines and what is left of one; beside ignored rows, those of NaN, and in place."""
+    rng = np.random.default_rng(17)
+    for n in (5, 700, 2300):
+        x, t = logits(rng, fmt, (2, 71, n)), targets(rng, fmt, kind, (2, 71), n)
+        if kind == "index":
+            t[:, ::9] = -100
+        x[0, 40, n // 2], x[1, 3, 0] = np.nan, np.inf
+        options = {**MIXES[mix], "weight": rng.random(n).astype(fmt.compute), "info": INFO}
+        loss, gradient, info = se.cross_entropy_with_grad(x, t, **options)
+        turned = np.moveaxis(x, -1, 1).copy()
+        of = np.moveaxis(t, -1, 1).copy() if kind == "probabilities" else t
+        for out in (None, turned):
+            again, dx, more = se.cross_entropy_with_grad(turned, of, 1, out=out, **options)
+            assert same(np.asarray(again), np.asarray(loss)) and all(same(more[i], info[i]) for i in INFO)
+            assert same(np.moveaxis(dx, 1, -1).copy(), gradient)
+
+
 def test_integer_targets_of_any_width():
     rng = np.random.default_rng(17)
     x = rng.standard_normal((9, 100)).astype(np.float32)

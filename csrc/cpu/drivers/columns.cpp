@@ -138,6 +138,7 @@ void ColumnDriver::lay_out(std::int64_t c, int t, Tile& tile) const {
   tile.rows = job_.moves.width;
   tile.out = rows_at(kOut, t);
   if (job_.info.row_input >= 0) tile.row_input = rows_at(job_.info.row_input, t);
+  tile.scaled = plan_.scaled;
   tile.extra = plan_.data[kExtra] ? rows_at(kExtra, t) : RowsAt{nullptr, 0};
 }
 

@@ -258,6 +258,7 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
     panel.rows = rows - first < width ? rows - first : width;
     panel.ahead = ahead_;
     panel.stream = direct_ && plan_.stream;
+    panel.scaled = plan_.scaled;
   }
   if (!run(panels, count, job_.factor)) return false;
   if (!job_.info.row_output)

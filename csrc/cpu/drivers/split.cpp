@@ -131,7 +131,7 @@ void finish_row(const Job& job, int pass, const void* state, const char* first, 
     job.moves.pack_row(job.plan, kIn0, first, index, 1, &at_index);
     if (job.divide) job.moves.divide(job.plan.temperature, 1, &at_index);
   }
-  job.kernel.finish[pass](state, {job.factor, input, &at_index}, row);
+  job.kernel.finish[pass](state, {job.factor, input, &at_index, job.plan.scaled}, row);
 }
 
 int block_rows(const Job& job, std::int64_t r, std::int64_t end, int width) {

@@ -48,6 +48,7 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
       }
       if (job.divide) serves &= job.moves.divide(plan.temperature, n * std::int64_t{width}, tile.in[0]);
       if (input >= 0) tile.row_input = rows_of(input);
+      tile.scaled = plan.scaled;
       tile.terms = job.own_terms ? buffer + (inputs * kTiles + count) * tile_bytes : tile.in[0];
       tile.out = out[count] = rows_of(kOut);
       tile.extra = plan.data[kExtra] ? rows_of(kExtra) : RowsAt{nullptr, 0};

@@ -22,6 +22,7 @@ struct LogitsRow {
   typename Op::template Row<T> own;
   bool nan;            // every output is NaN
   std::int64_t index;  // of ops with kIndex
+  bool scaled;
 };
 
 // Io: what numbers of a row, its input or its one result, are stored in; T where there are none, so that storage types share
@@ -34,6 +35,8 @@ struct LogitsKernel {
   using OwnRow = typename Op::template Row<V>;
   using Scale = std::conditional_t<Op::kProbability, TermScale<V>, NoScale>;
   static constexpr int W = V::W;
+  static constexpr bool kScales = Op::kIndex && !Op::kRowOutput;
+  using ScaledIndex = cpu::ScaledIndex;
 
   // -- a row, chunk by chunk ------------------------------------------------------------------------------
 
@@ -79,13 +82,16 @@ struct LogitsKernel {
     const State& state = as<State>(from);
     Row& row = as<Row>(to);
     row.nan = is_special<Op>(state);
-    if constexpr (Op::kIndex) row.index = read<std::int64_t>(static_cast<const char*>(context.input));
+    if constexpr (Op::kIndex)
+      row.index = read<std::int64_t>(static_cast<const char*>(context.input)), row.scaled = context.scaled;
     if (row.nan) {
       if constexpr (Op::kRowOutput) row.own = {Op::special(state.m, is_nan(state.R))};
       return;
     }
     if constexpr (Op::kProbability) row.normalizer = normalizer<Terms>(state);
     row.own = Op::finish(row_sum(state), row_input<Io, Op>(context));
+    if constexpr (kScales)
+      if (row.scaled) row.own.factor = static_cast<T>(as<ScaledIndex>(context.input).factor);
   }
 
   template <class Out, class Source>
@@ -143,9 +149,13 @@ struct LogitsKernel {
   }
   static void emit(const void* from, char* out, char* extra) {
     const Row& row = as<Row>(from);
-    if constexpr (Op::kRowOutput) write<Io>(out, Op::emit(row.own));
+    const auto put = [&](char* to, T value) SUMEXP_INLINE {
+      if (Op::kIndex && row.scaled) write<T>(to, value);
+      else write<Io>(to, value);
+    };
+    if constexpr (Op::kRowOutput) put(out, Op::emit(row.own));
     if constexpr (Op::kExtra)
-      if (extra) write<Io>(extra, row.nan ? Limits<T>::nan() : Op::extra(row.own));
+      if (extra) put(extra, row.nan ? Limits<T>::nan() : Op::extra(row.own));
   }
 
 #if SUMEXP_REGISTERS
@@ -154,12 +164,19 @@ struct LogitsKernel {
   // Nothing but V: what map takes of a tile's rows.
   struct TileRow : Scale, OwnRow {};
 
-  // input: of the rows, as finish takes it
-  static SUMEXP_FN TileRow finish_tile(const TileState<V>& state, V input) {
+  // input: of the rows, as finish takes it; At: a panel or a tile of them
+  template <class At>
+  static SUMEXP_FN TileRow finish_tile(const TileState<V>& state, V input, const At& at) {
     const RowSum<V> sum = row_sum(state);
     TileRow row;
     if constexpr (Op::kProbability) static_cast<Scale&>(row) = term_scale<Terms, Op::kApart>(sum, state.N);
     static_cast<OwnRow&>(row) = Op::finish(sum, input);
+    if constexpr (kScales)
+      if (at.scaled)
+        row.factor = lanes_of<V>([&](int b) SUMEXP_INLINE {
+          b = b < at.rows ? b : 0;
+          return static_cast<T>(as<ScaledIndex>(at.row_input.first + b * at.row_input.step).factor);
+        });
     return row;
   }
   template <class E>
@@ -197,20 +214,25 @@ struct LogitsKernel {
     V* const to = static_cast<V*>(tile.in[0]);
     for (int j = 0; j < tile.count; ++j) to[j] = map_value(from[j], row);
   }
-  static SUMEXP_FN void emit_extra(const TileState<V>& state, const TileRow& row, RowsAt out, int rows) {
+  // One value a row, NaN where the row has one.
+  static SUMEXP_FN void put_rows(const TileState<V>& state, V value, RowsAt out, int rows, [[maybe_unused]] bool scaled) {
+    value = pick(unordered(nan_of(state)), V(Limits<T>::nan()), value);
+    if constexpr (Op::kIndex && !std::is_same_v<Io, T>)
+      if (scaled) return store_rows<V, T>(out.first, out.step, rows, value);
+    store_rows<V, Io>(out.first, out.step, rows, value);
+  }
+  template <class At>
+  static SUMEXP_FN void emit_extra(const TileState<V>& state, const TileRow& row, const At& at) {
     if constexpr (Op::kExtra)
-      if (out.first) {
-        const V value = pick(unordered(nan_of(state)), V(Limits<T>::nan()), Op::extra(static_cast<const OwnRow&>(row)));
-        store_rows<V, Io>(out.first, out.step, rows, value);
-      }
+      if (at.extra.first) put_rows(state, Op::extra(static_cast<const OwnRow&>(row)), at.extra, at.rows, at.scaled);
   }
   static SUMEXP_FN V map_value(V v, const TileRow& row) {
     if constexpr (Op::kProbability) v = probability<Terms>(v, static_cast<const Scale&>(row));
     return Op::map(v, static_cast<const OwnRow&>(row));
   }
-  static SUMEXP_FN void emit_tile(const TileState<V>& state, const TileRow& row, RowsAt out, int rows) {
-    const V value = pick(unordered(nan_of(state)), V(Limits<T>::nan()), Op::emit(static_cast<const OwnRow&>(row)));
-    store_rows<V, Io>(out.first, out.step, rows, value);
+  template <class At>
+  static SUMEXP_FN void emit_tile(const TileState<V>& state, const TileRow& row, const At& at) {
+    put_rows(state, Op::emit(static_cast<const OwnRow&>(row)), at.out, at.rows, at.scaled);
   }
 
   template <class E, class Count>
@@ -225,16 +247,16 @@ struct LogitsKernel {
     TileState<V> states[kTiles];
     if (!panel_states<Terms, V, Op::kApart, Op::kProbability, E>(panels, count, states)) return false;
     TileRow rows[kTiles];
-    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], row_inputs<E>(panels[t]));
+    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], row_inputs<E>(panels[t]), panels[t]);
     if constexpr (Op::kRowOutput) {
-      for (int t = 0; t < count; ++t) emit_tile(states[t], rows[t], panels[t].out, panels[t].rows);
+      for (int t = 0; t < count; ++t) emit_tile(states[t], rows[t], panels[t]);
     } else {
       constexpr int kGroup = Geometry<T>::kGroup;
       if (panels->count == kGroup) map_panels<E>(panels, count, states, rows, std::integral_constant<int, kGroup>());
       else map_panels<E>(panels, count, states, rows, panels->count);
       for (int t = 0; t < count; ++t) {
         if constexpr (Op::kIndex) put_at_index<E>(panels[t], states[t], rows[t]);
-        emit_extra(states[t], rows[t], panels[t].extra, panels[t].rows);
+        emit_extra(states[t], rows[t], panels[t]);
       }
     }
     return true;
@@ -253,12 +275,12 @@ struct LogitsKernel {
     for (int t = 0; t < count; ++t) input[t] = row_inputs(tiles[t]);  // terms may take its place
     if (!transposed_states<Terms, V, Op::kApart, Op::kProbability>(tiles, count, states)) return false;
     TileRow rows[kTiles];  // all of them first, so that their latencies overlap
-    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], input[t]);
+    for (int t = 0; t < count; ++t) rows[t] = finish_tile(states[t], input[t], tiles[t]);
     for (int t = 0; t < count; ++t) {
       const cpu::Tile& tile = tiles[t];
       const TileRow& row = rows[t];
       if constexpr (Op::kRowOutput) {
-        emit_tile(states[t], row, tile.out, tile.rows);
+        emit_tile(states[t], row, tile);
       } else {
         map_rows(tile, row);
         if constexpr (Op::kIndex) {
@@ -266,7 +288,7 @@ struct LogitsKernel {
           V::store(value, Op::at_index(static_cast<const OwnRow&>(row)));
           for (int b = 0; b < tile.rows; ++b) *lane(tile, index_of(tile.row_input, b), b) = value[b];
         }
-        emit_extra(states[t], row, tile.extra, tile.rows);
+        emit_extra(states[t], row, tile);
       }
     }
     return true;

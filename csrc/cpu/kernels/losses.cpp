@@ -6,6 +6,9 @@
 #include "../../ops/losses.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
+#if SUMEXP_REGISTERS
+#include "panel.hpp"
+#endif
 
 namespace sumexp::SUMEXP_NS {
 namespace {
@@ -74,15 +77,45 @@ Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, i
   return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
 }
 
+// What depends on how logits and gradients are stored.
+template <class V>
+struct Storage {
+  using T = ElementOf<V>;
+
+  bool (*panel_states)(const cpu::Panel& panel, void* states);  // null: rows go one by one
+  // factor p of each term, to the caller's memory; null: not in one step
+  void (*put_probabilities)(void* to, int count, bool stream, const T* terms, const TermScale<V>& scale, T factor);
+};
 template <class V, class S>
-struct LossKernel {
+constexpr Storage<V> storage() {
   using T = ElementOf<V>;
   using Terms = TermsOf<S>;
+  Storage<V> of = {};
+#if SUMEXP_REGISTERS
+  of.panel_states = [](const cpu::Panel& panel, void* states) {
+    return panel_states<Terms, V, true, true, S>(&panel, 1, static_cast<TileState<V>*>(states));
+  };
+#endif
+  if constexpr (std::is_same_v<S, T> || V::kRegister)
+    of.put_probabilities = [](void* to, int count, bool stream, const T* terms, const TermScale<V>& scale, T factor) {
+      const V all = V(factor);
+      store_chunk<V>(static_cast<S*>(to), count, stream, [&](int i, auto memory) SUMEXP_INLINE {
+        return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
+      });
+    };
+  return of;
+}
+
+// Terms: FullTerms of logits that are stored as T, ShortTerms of 16 bits.
+template <class V, class Terms>
+struct LossKernel {
+  using T = ElementOf<V>;
   using State = LossState<T>;
   using Gradient = LossGradient<T>;
   static constexpr int kChunk = Geometry<T>::kChunk;
-  static constexpr bool kStores = std::is_same_v<S, T> || V::kRegister;
+  static constexpr bool kOverlaps = V::kRegister && sizeof(T) == 4 && !Terms::kShort;
 
+  const Storage<V>& storage;
   const cpu::LossJob& job;
   cpu::LossScratch& scratch;
   const cpu::LossRow& row;
@@ -142,6 +175,7 @@ struct LossKernel {
     return z;
   }
   T logit(std::int64_t j) const {
+    if (job.in_place) return reinterpret_cast<const T*>(row.logits)[j];
     T z;
     job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, j, 1, &z);
     if (changes_logits) scale_logits(&z, 1, nullptr);
@@ -193,12 +227,14 @@ struct LossKernel {
     const ExpState<T> sum = terms ? exp_chunk<Terms, V, true, true>(z, count, terms, {job.ahead, overlap})
                                   : exp_chunk<Terms, V, true, false>(z, count, static_cast<T*>(nullptr), {job.ahead});
     maxima[c] = sum.m;
-    if (job.finds_class && (z_place < 0 || sum.m > best_z)) {
-      int i = 0;
-      while (i < count - 1 && z[i] != sum.m) ++i;
-      best_z = sum.m, z_place = c * kChunk + i;
-    }
+    find_class(c, z, count);
     return sum;
+  }
+  void find_class(std::int64_t c, const T* z, int count) {
+    if (!job.finds_class || (z_place >= 0 && !(maxima[c] > best_z))) return;
+    int i = 0;
+    while (i < count - 1 && z[i] != maxima[c]) ++i;
+    best_z = maxima[c], z_place = c * kChunk + i;
   }
   void reduce(std::int64_t c, T* terms, OverlapOf<V, true>* overlap, ExpState<T>& sum) {
     const int count = count_of(c * kChunk);
@@ -211,6 +247,10 @@ struct LossKernel {
     state = State::empty(top.apart);
     if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
     state.sum = sum_chunk(c, z, count, terms, overlap);
+    add_sums(first, count, z, terms, state);
+  }
+  // What a state has beside the sum of the exponentials, of a chunk from `first` on.
+  void add_sums(std::int64_t first, int count, const T* z, const T* terms, State& state) {
     const T m = state.sum.m;
     if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
@@ -242,7 +282,7 @@ struct LossKernel {
       if (k == 0 || row.parts[k].weight > best) best = row.parts[k].weight, right = row.parts[k].index;
     *row.correct = !nan && z_place >= 0 && z_place == right;
   }
-  Gradient finish(const State& state) const {
+  __attribute__((noinline)) Gradient finish(const State& state, const LoggedSum<T>* known = nullptr) const {
     const auto each_part = [&](auto body) SUMEXP_INLINE {
       for (std::int64_t k = 0; k < row.part_count; ++k) {
         LossPart<T> of_row = part(k);
@@ -256,7 +296,7 @@ struct LossKernel {
       }
     };
     const LossResult<T> result = finish_loss(options, state, row.part_count, each_part, row.loss_factor, row.gradient_factor,
-                                             row.entropy != nullptr, row.gradient || row.saved, top);
+                                             row.entropy != nullptr, row.gradient || row.saved, top, known);
     put(row.loss, result.loss), put(row.lse, result.lse), put(row.log_prob, result.log_prob);
     put(row.entropy, result.entropy), put(row.z_loss, result.z_loss);
     put_class(is_nan(state.sum.R));
@@ -287,24 +327,29 @@ struct LossKernel {
   // Of classes of chunk c.
   void map(std::int64_t c, std::int64_t first, int count, const Normalizer<T>& normalizer, const Gradient& gradient,
            const T* kept) const {
-    T* const out = static_cast<T*>(scratch.out);
     T* const slopes = job.softcap != 0.0 ? static_cast<T*>(scratch.slopes) : nullptr;
-    if (gradient.nan) {
-      fill_chunk<V>(out, count, Limits<T>::nan());
-      return job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
-    }
+    if (gradient.nan) return put_nan(first, count);
     const T* terms = terms_of(c, first, count, kept, slopes);
     const TermScale<V> scale = scale_of(c, count, normalizer, terms);
+    put(first, count, terms, scale, gradient, slopes);
+  }
+  void put_nan(std::int64_t first, int count) const {
+    T* const out = static_cast<T*>(scratch.out);
+    fill_chunk<V>(out, count, Limits<T>::nan());
+    job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+  }
+  // Of classes from `first` on, of one chunk, from their terms.
+  void put(std::int64_t first, int count, const T* terms, const TermScale<V>& scale, const Gradient& gradient,
+           const T* slopes) const {
+    const bool direct = !Terms::kShort && job.stores;
+    T* const out = direct ? reinterpret_cast<T*>(row.gradient) + first : static_cast<T*>(scratch.out);
     const V all = V(gradient.scale);
     const bool bounded = is_finite(gradient.scale);
-    if constexpr (kStores)
-      if (writes_probabilities(gradient)) {
-        S* const to = reinterpret_cast<S*>(row.gradient) + first;
-        store_chunk<V>(to, count, job.stream, [&](int i, auto memory) SUMEXP_INLINE {
-          return all * probability<Terms>(memory.template load<V>(terms + i, T(0)), scale);
-        });
-        return write_target(first, count, gradient);
-      }
+    if (writes_probabilities(gradient)) {
+      char* const to = row.gradient + first * job.item;
+      storage.put_probabilities(to, count, job.stream, terms, scale, gradient.scale);
+      return write_target(first, count, gradient);
+    }
     if (has_dense) {
       const T* const b = dense(first, count, probabilities ? target(first, count) : nullptr);
       const V minus = V(T(0) - gradient.dense), one = V(T(1));
@@ -336,7 +381,7 @@ struct LossKernel {
     if (!bounded || gradient.late)
       each_vector<V>(count, [&](int i, auto memory)
                                 SUMEXP_INLINE { memory.store(out + i, quiet(memory.template load<V>(out + i, T(0)))); });
-    job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+    if (!direct) job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
   }
 
   // What probability() takes of a chunk beside its terms, which are others where the chunk is far below the row's maximum.
@@ -351,12 +396,14 @@ struct LossKernel {
   }
   // Is the gradient scale p, in the caller's memory as it is, but of the one target?
   bool writes_probabilities(const Gradient& gradient) const {
-    return kStores && job.stores && !has_dense && job.softcap == 0.0 && row.part_count == 1 && !gradient.nan &&
-           !gradient.late && is_finite(gradient.scale);
+    return storage.put_probabilities && job.stores && !has_dense && job.softcap == 0.0 && row.part_count == 1 &&
+           !gradient.nan && !gradient.late && is_finite(gradient.scale);
   }
   void write_target(std::int64_t first, int count, const Gradient& gradient) const {
-    if (const std::int64_t i = row.parts[0].index - first; i >= 0 && i < count)
-      write<S>(row.gradient + (first + i) * std::int64_t{sizeof(S)}, gradient.at_target);
+    const std::int64_t index = row.parts[0].index;
+    if (index < first || index >= first + count) return;
+    if constexpr (Terms::kShort) job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, index, 1, &gradient.at_target);
+    else write<T>(row.gradient + index * std::int64_t{sizeof(T)}, gradient.at_target);
   }
 
   // -- rows one behind the other: a gradient is written while the next row is summed ----------------------------------
@@ -373,7 +420,7 @@ struct LossKernel {
   const Waiting& waiting() const { return as<Waiting>(scratch.waiting); }
   // The kernel of the row that waits.
   LossKernel behind() const {
-    LossKernel kernel{job, scratch, waiting().row};
+    LossKernel kernel{storage, job, scratch, waiting().row};
     kernel.maxima = waiting().maxima;
     return kernel;
   }
@@ -390,7 +437,7 @@ struct LossKernel {
     const Waiting& waiting = behind.waiting();
     const T* kept = waiting.terms + first;
     const TermScale<V> scale = behind.scale_of(c, count, waiting.scale, kept);
-    S* const to = reinterpret_cast<S*>(waiting.row.gradient) + first;
+    T* const to = reinterpret_cast<T*>(waiting.row.gradient) + first;
     write_while<V>(kept, to, count, OfTerms<V>{scale, V(waiting.gradient.scale)},
                    [&](OverlapOf<V, true>* overlap) { reduce(c, terms, overlap, sum); });
     behind.write_target(first, count, waiting.gradient);
@@ -399,6 +446,149 @@ struct LossKernel {
     behind().map_all(waiting().scale, waiting().gradient, waiting().terms);
     scratch.waits = false;
   }
+
+#if SUMEXP_REGISTERS
+  // -- rows of one chunk, V::W at a time -------------------------------------------------------------------------------
+
+  struct PanelSums {
+    T m[V::W], N[V::W];
+    Wide<T> c[V::W], R[V::W], rho[V::W], L[V::W];
+    T h[V::W], l[V::W], top_term[V::W], top[V::W];
+
+    PanelSums(const TileState<V>& state, const RowSum<V>& sum, Wide<V> log) {
+      const TermScale<V> scale = term_scale<Terms, true>(sum, state.N);
+      V::store(m, state.m), V::store(N, state.N);
+      put_lanes(sum.c, c), put_lanes(sum.R, R), put_lanes(sum.rho, rho), put_lanes(log, L);
+      V::store(h, scale.h), V::store(l, scale.l), V::store(top_term, scale.top_term), V::store(top, scale.top);
+    }
+    ExpState<T> state(int b) const { return {m[b], static_cast<std::int64_t>(N[b]), c[b], R[b]}; }
+    LoggedSum<T> logged(int b) const { return {{m[b], c[b], R[b], rho[b]}, L[b]}; }
+    TermScale<V> scale(int b) const { return {V(h[b]), V(l[b]), V(top_term[b]), V(top[b])}; }
+  };
+  // Rows with one target each, of which nothing but loss and gradient is asked, have the rest of finish_loss in vectors.
+  struct PanelSingles {
+    T z[V::W], loss[V::W], at_target[V::W];
+    Wide<T> weight[V::W], factor[V::W], scale[V::W], distance[V::W], dense[V::W], rest[V::W], own[V::W];
+
+    static bool serve(const LossKernel& first) {
+      const cpu::LossRow& row = first.row;
+      return !first.probabilities && first.options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss &&
+             !row.predicted && !row.correct;
+    }
+    void lay_out(int b, const LossKernel& kernel, const DenseSum<T>& sums) {
+      using O = WideOf<T>;
+      const LossPart<T> part = kernel.part(0);
+      const double a = part.a(kernel.options), share = kernel.options.dense_scale() * part.of_class;
+      z[b] = kernel.logit(part.index);
+      weight[b] = O::constant(a), factor[b] = O::constant(kernel.row.loss_factor);
+      scale[b] = O::constant(kernel.row.gradient_factor);
+      distance[b] = sums.distance, dense[b] = sums.weight;
+      rest[b] = sums.weight * O::constant(kernel.options.dense_scale()) + O::constant(-share);
+      own[b] = O::constant(a) + O::constant(share);
+    }
+    void repeat(int from, int b) {
+      z[b] = z[from], weight[b] = weight[from], factor[b] = factor[from], scale[b] = scale[from];
+      distance[b] = distance[from], dense[b] = dense[from], rest[b] = rest[from], own[b] = own[from];
+    }
+    void finish(const LossOptions& o, const RowSum<V>& sum, Wide<V> L) {
+      using O = WideOf<V>;
+      const V zero = V(T(0)), z_t = V::load(z);
+      const Wide<V> of_part = (O::from(sum.m, zero - z_t) + L) * wide_lanes(weight), nothing = O::constant(0);
+      const Wide<V> of_dense = (wide_lanes(distance) + wide_lanes(dense) * L) * O::constant(o.dense_scale());
+      V::store(loss, O::narrow(((nothing + of_part) + of_dense) * wide_lanes(factor)));
+      const Wide<V> g = target_gradient(sum, z_t, wide_lanes(rest) + nothing, wide_lanes(own)).value;
+      V::store(at_target, O::narrow(g * wide_lanes(scale)));
+    }
+    void finish_plain(const RowSum<V>& sum, Wide<V> L) {
+      V::store(loss, cross_entropy(sum.m, L, V::load(z)));
+      V::store(at_target, CrossEntropyWithGrad::finish(sum, V::load(z)).at_target);
+    }
+  };
+
+  // This row, of a panel. Whether its numbers are such that PanelSingles has its loss and gradient.
+  bool finish_single(int b, const PanelSums& sums, const PanelSingles& singles, const DenseSum<T>& of_dense, const T* terms) {
+    const LossPart<T> last = part(0);
+    const double a = last.a(options), f = row.gradient_factor, scale = options.dense_scale();
+    const Wide<T> weights = WideOf<T>::constant(a) + of_dense.weight * WideOf<T>::constant(scale);
+    const double all = has_dense ? number(weights) : a;
+    if (!is_finite(singles.z[b]) || is_nan(sums.R[b]) || (of_dense.lost && scale != 0.0)) return false;
+    if (row.gradient && (!is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(all * f)))) return false;
+    put(row.loss, one_nan(has_dense ? singles.loss[b] : weighted_loss(singles.loss[b], a * row.loss_factor)));
+    if (!row.gradient) return true;
+    Gradient gradient = {one_nan(static_cast<T>(all * f)), static_cast<T>(scale * f), singles.at_target[b], false};
+    if (!has_dense) gradient.at_target = gradient.at_target * gradient.scale;
+    gradient.at_target = one_nan(gradient.at_target);
+    put(0, static_cast<int>(n), terms, sums.scale(b), gradient, nullptr);
+    return true;
+  }
+  void finish_any(int b, const PanelSums& sums, const T* terms) {
+    const int count = static_cast<int>(n);
+    State state = State::empty();
+    state.sum = sums.state(b);
+    if (row.entropy || has_dense || job.finds_class) {
+      const T* const z = logits(0, count);
+      find_class(0, z, count);
+      add_sums(0, count, z, terms, state);
+    }
+    const LoggedSum<T> logged = sums.logged(b);
+    const Gradient gradient = finish(state, &logged);
+    if (!row.gradient) return;
+    if (gradient.nan) put_nan(0, count);
+    else put(0, count, terms, sums.scale(b), gradient, nullptr);
+  }
+  static bool panel(const Storage<V>& storage, const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow* rows,
+                    int count) {
+    constexpr int W = V::W;
+    cpu::Panel panel = {};
+    panel.in[0] = {const_cast<char*>(rows[0].logits), count > 1 ? rows[1].logits - rows[0].logits : 0};
+    panel.terms = {static_cast<char*>(scratch.row_terms[0]), job.terms_pitch};
+    panel.count = static_cast<int>(job.plan->n), panel.rows = count, panel.ahead = job.ahead;
+    TileState<V> states;
+    if (!storage.panel_states(panel, &states)) return false;
+    const RowSum<V> sum = row_sum(states);
+    const Wide<V> L = log_over_max(sum);
+    PanelSums sums(states, sum, L);
+    const auto kernel_of = [&](int b) {
+      LossKernel kernel{storage, job, scratch, rows[b]};
+      kernel.maxima = sums.m + b;
+      return kernel;
+    };
+    const auto terms_of = [&](int b) { return reinterpret_cast<const T*>(panel.terms.first + b * panel.terms.step); };
+    const auto left_out = [&](int b) { return !rows[b].probabilities && rows[b].part_count == 0; };
+    PanelSingles singles;
+    DenseSum<T> dense[W];
+    int first = 0;  // that is not left out
+    while (first < count && left_out(first)) ++first;
+    bool single = first < count && PanelSingles::serve(kernel_of(first));
+    for (int b = first; single && b < count; ++b) single = rows[b].part_count <= 1;
+    if (single) {
+      for (int b = first; b < count; ++b) {
+        if (left_out(b)) {
+          singles.repeat(first, b);
+          continue;
+        }
+        LossKernel kernel = kernel_of(b);
+        State state = State::empty();
+        state.sum = sums.state(b);
+        if (kernel.has_dense) kernel.add_sums(0, panel.count, kernel.logits(0, panel.count), terms_of(b), state);
+        singles.lay_out(b, kernel, dense[b] = state.dense);
+      }
+      for (int b = 0; b < W; ++b)
+        if (b < first || b >= count) singles.repeat(first, b);
+      const LossKernel kernel = kernel_of(first);
+      if (kernel.has_dense) singles.finish(kernel.options, sum, L);
+      else singles.finish_plain(sum, L);
+    }
+    for (int b = 0; b < count; ++b) {
+      if (left_out(b)) continue;
+      LossKernel kernel = kernel_of(b);
+      if (!single || !kernel.finish_single(b, sums, singles, dense[b], terms_of(b))) kernel.finish_any(b, sums, terms_of(b));
+    }
+    return true;
+  }
+#else
+  static bool panel(const Storage<V>&, const cpu::LossJob&, cpu::LossScratch&, const cpu::LossRow*, int) { return false; }
+#endif
 
   // What the second sweep has of the first; behind it the chunks' maxima.
   struct Saved {
@@ -441,7 +631,7 @@ struct LossKernel {
       else reduce_all(state, one);
     };
     if (scratch.waits) {
-      if constexpr (kOverlaps<V, S>)
+      if constexpr (kOverlaps)
         reduce_all(state.sum, [&, last = behind()](std::int64_t c, T* terms, auto& sum) { reduce_over(last, c, terms, sum); });
       scratch.waits = false;
     } else {
@@ -456,58 +646,43 @@ struct LossKernel {
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
     if (row.saved) *static_cast<Saved*>(row.saved) = {scale, gradient, top};
     if (!row.gradient) return;
-    if constexpr (kOverlaps<V, S>)
+    if constexpr (kOverlaps)
       if (job.overlaps && alone && kept && writes_probabilities(gradient)) return wait(scale, gradient, kept);
     map_all(scale, gradient, kept);
   }
 };
 
 template <class V, class S>
+constexpr Storage<V> kStorage = storage<V, S>();
+template <class V, class S>
+using KernelOf = LossKernel<V, TermsOf<S>>;
+
+template <class V, class S>
 void loss_row(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow& row) {
-  LossKernel<V, S>{job, scratch, row}.run();
+  KernelOf<V, S>{kStorage<V, S>, job, scratch, row}.run();
 }
 template <class V, class S>
 void write_waiting(const cpu::LossJob& job, cpu::LossScratch& scratch) {
-  LossKernel<V, S>{job, scratch, {}}.write_waiting();
+  KernelOf<V, S>{kStorage<V, S>, job, scratch, {}}.write_waiting();
+}
+template <class V, class S>
+bool loss_panel(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow* rows, int count) {
+  return KernelOf<V, S>::panel(kStorage<V, S>, job, scratch, rows, count);
 }
 
-// Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
-template <class V, class S>
-void scale_rows(char* at, std::int64_t step, std::int64_t stride, std::int64_t rows, std::int64_t n, const void* by) {
-  using T = ElementOf<V>;
-  const T* const factors = static_cast<const T*>(by);
-  if constexpr (std::is_same_v<S, T>) {
-    const auto scale = [&](char* from, std::int64_t count, auto factor) SUMEXP_INLINE {
-      T* const x = reinterpret_cast<T*>(from);
-      each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-        memory.store(x + i, memory.template load<V>(x + i, T(0)) * factor(i, memory));
-      });
-    };
-    if (stride == sizeof(T)) {
-      for (std::int64_t r = 0; r < rows; ++r)
-        scale(at + r * step, n, [&](std::int64_t, auto) SUMEXP_INLINE { return V(factors[r]); });
-      return;
-    }
-    if (step == sizeof(T)) {
-      for (std::int64_t j = 0; j < n; ++j)
-        scale(at + j * stride, rows,
-              [&](std::int64_t i, auto memory) SUMEXP_INLINE { return memory.template load<V>(factors + i, T(0)); });
-      return;
-    }
-  }
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t j = 0; j < n; ++j) {
-      char* const x = at + r * step + j * stride;
-      write<S>(x, widen(read<S>(x)) * factors[r]);
-    }
-}
+#if SUMEXP_REGISTERS
+constexpr int kFloats = F32::W, kDoubles = F64::W;
+#else
+constexpr int kFloats = 1, kDoubles = 1;
+#endif
 
 const cpu::LossKernels kLossKernels = {
+    {kFloats, kFloats, kFloats, kDoubles},
     {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
+    {loss_panel<F32, f16>, loss_panel<F32, bf16>, loss_panel<F32, float>, loss_panel<F64, double>},
     write_waiting<F32, float>,
-    {LossKernel<F32, f16>::saved_bytes, LossKernel<F32, bf16>::saved_bytes, LossKernel<F32, float>::saved_bytes,
-     LossKernel<F64, double>::saved_bytes},
-    {scale_rows<F32, f16>, scale_rows<F32, bf16>, scale_rows<F32, float>, scale_rows<F64, double>}};
+    {KernelOf<F32, f16>::saved_bytes, KernelOf<F32, bf16>::saved_bytes, KernelOf<F32, float>::saved_bytes,
+     KernelOf<F64, double>::saved_bytes}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

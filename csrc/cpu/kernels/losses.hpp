@@ -16,17 +16,19 @@ struct TargetPart {
 struct LossJob {
   const Plan* plan;
   const Moves* moves;
+  int item;                   // bytes of a logit
   const Moves* target_moves;  // of the probabilities' dtype; null: targets are indices
   int target_wide;            // bytes of what target_moves packs to
   const void* weight;         // T, of classes; or null
   double smoothing, z_loss, softcap, temperature;
-  bool in_place;       // logits are T and contiguous, and z is x: they are read where they lie
-  bool stores;         // gradients are contiguous
-  bool stream;         // ... and go around the cache
-  bool keeps_terms;    // between the sweeps
-  bool overlaps;       // gradients may be written while the next row is summed, from terms that are kept
-  std::int64_t ahead;  // elements to what is read next
-  bool finds_class;    // of the largest logit
+  bool in_place;             // logits are T and contiguous, and z is x: they are read where they lie
+  bool stores;               // gradients are contiguous
+  bool stream;               // ... and go around the cache
+  bool keeps_terms;          // between the sweeps
+  bool overlaps;             // gradients may be written while the next row is summed, from terms that are kept
+  std::int64_t ahead;        // elements to what is read next
+  std::int64_t terms_pitch;  // bytes from a row's terms to the next one's, of panels; 0: rows go one by one
+  bool finds_class;          // of the largest logit
   // Of the gradient of some classes alone, from what rows have `saved`: the first and their number; else 0, n.
   std::int64_t first_class, classes;
   bool from_saved;
@@ -57,11 +59,13 @@ struct LossScratch {
 };
 
 struct LossKernels {
-  void (*row[4])(const LossJob&, LossScratch&, const LossRow&);  // by dtype
-  void (*write_waiting)(const LossJob&, LossScratch&);           // the gradient of the last row, where that overlaps
+  int width[4];  // rows of a panel, by dtype; 1: there are none
+  void (*row[4])(const LossJob&, LossScratch&, const LossRow&);
+  // Up to `width` rows of one chunk, evenly apart, whose logits and gradients have no gaps. False, with nothing written, where
+  // one is special. scratch.row_terms: of all rows.
+  bool (*panel[4])(const LossJob&, LossScratch&, const LossRow* rows, int count);
+  void (*write_waiting)(const LossJob&, LossScratch&);  // the gradient of the last row, where that overlaps
   std::int64_t (*saved_bytes[4])(std::int64_t n);
-  // Rows `step` bytes apart, of n elements `stride` bytes apart, each times its factor, a T.
-  void (*scale[4])(char* rows, std::int64_t step, std::int64_t stride, std::int64_t count, std::int64_t n, const void* factors);
 };
 
 SUMEXP_DECLARE_TABLES(LossKernels, loss_kernels_)

@@ -43,11 +43,19 @@ struct Chunk {
   bool stream;         // results go around the cache
 };
 
+// The row input of ops with an index, where the plan is scaled: elements of the result are multiplied by the factor, and what
+// an op gives a row, such as a loss, is a T.
+struct ScaledIndex {
+  std::int64_t index;
+  double factor;
+};
+
 // What finish takes besides the state.
 struct RowContext {
   double factor;         // that the temperature gives a derivative
   const void* input;     // the row input, of stored type, or an index; null where the op has none
   const void* at_index;  // T: the element of input 0 at that index
+  bool scaled = false;   // Plan::scaled
 };
 
 // Up to `width` rows of one chunk, each where it lies.
@@ -55,7 +63,7 @@ struct Panel {
   RowsAt in[kMaxInputs], terms, out, row_input, extra;  // extra.first: null where no second result is wanted
   int count, rows;
   std::int64_t ahead;
-  bool stream;
+  bool stream, scaled = false;  // scaled: as Plan has it
 };
 
 // Up to `width` rows of one chunk, transposed: element j of all rows of input k is the vector at in[k] + j. Results take the
@@ -68,6 +76,7 @@ struct Tile {
   std::int64_t first;  // of its elements in their rows
   int count, rows;
   RowsAt out, row_input, extra;
+  bool scaled = false;
 };
 
 // Whole tiles of rows that lie side by side in the caller's arrays.

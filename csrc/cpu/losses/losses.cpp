@@ -7,6 +7,7 @@
 
 #include "../../numerics/formats.hpp"
 #include "../../ops/losses.hpp"
+#include "../drivers/column_block.hpp"
 #include "../drivers/driver.hpp"
 #include "../isa.hpp"
 #include "../kernels/losses.hpp"
@@ -133,29 +134,32 @@ struct Work {
   int item, wide;
   std::int64_t chunk, block;  // rows of a task, a power of two
   double denominator;
-  bool nothing_left;   // a mean of nothing, and that is to be 0
-  double* block_sums;  // a wide number for each block: hi, and lo
-  bool by_table;       // rows go to the drivers of the table's operations
-  bool scales;         // ... and gradients have factors
-  std::int64_t saved;  // bytes of a row
+  bool nothing_left;      // a mean of nothing, and that is to be 0
+  double* block_sums;     // a wide number for each block: hi, and lo
+  std::int64_t together;  // rows side by side that are copied to be contiguous; or 0
+  bool by_table;          // rows go to the drivers of the table's operations
+  std::int64_t saved;     // bytes of a row
 };
 
 // Rows [begin, end) by the operations of the table, whose drivers take short rows, and rows side by side, together. They know
-// neither factors nor rows to ignore: gradients are multiplied while they are in the cache.
+// no rows to ignore: these are cleared afterwards. Returns the first row that is left, as one near it has a factor that is not
+// finite, or the end.
 template <class T, class Put>
-void run_by_table(const Work& work, std::int64_t begin, std::int64_t end, Workspace& workspace, Put put) {
+std::int64_t run_by_table(const Work& work, std::int64_t begin, std::int64_t end, Workspace& workspace, Put put) {
   constexpr std::int64_t kMost = 512, kElements = 1 << 14;
   const Rows& rows = work.rows;
-  const CrossEntropyCall& call = rows.call;
   const Plan& all = rows.plan;
   const bool gradient = all.data[kGradient];
-  std::int64_t targets[kMost];
-  T losses[kMost], factors[kMost];
+  ScaledIndex targets[kMost];
+  T losses[kMost];
+  double weights[kMost];  // of the losses
+  std::int64_t ignored[kMost];
   std::int64_t most = all.columns || kElements / all.n > kMost ? kMost : kElements / all.n;
   if (most < 1) most = 1;
   Plan plan = all;
   plan.op = gradient ? Op::cross_entropy_with_grad : Op::cross_entropy;
   plan.batch_dims = 1;
+  plan.scaled = true;
   for (std::int64_t r = begin; r < end;) {
     const std::int64_t count = even_rows(all, r, end - r < most ? end - r : most);
     Offsets offsets = all.row_offsets(r);
@@ -163,32 +167,27 @@ void run_by_table(const Work& work, std::int64_t begin, std::int64_t end, Worksp
     Dim& dim = plan.batch[0];
     dim = {count, {}};
     dim.stride[kLogits] = inner.stride[kLogits], dim.stride[kGradient] = inner.stride[kGradient];
-    dim.stride[kTarget] = sizeof(targets[0]);
+    dim.stride[kTarget] = sizeof(ScaledIndex);
     char* const to = gradient ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
     for (void*& data : plan.data) data = nullptr;
     plan.rows = count, plan.data[kLogits] = const_cast<char*>(rows.at(kLogits, offsets)), plan.data[kTarget] = targets;
-    if (gradient) plan.data[kOut] = to, plan.data[kExtra] = losses, dim.stride[kExtra] = work.item;
-    else plan.data[kOut] = losses, dim.stride[kOut] = work.item;
-    double weights[kMost];  // of the losses
-    const std::int64_t* const step = inner.stride;
+    if (gradient) plan.data[kOut] = to, plan.data[kExtra] = losses, dim.stride[kExtra] = sizeof(T);
+    else plan.data[kOut] = losses, dim.stride[kOut] = sizeof(T);
+    std::int64_t left_out = 0;
+    bool finite = true;
     for (std::int64_t i = 0; i < count; ++i) {
       const Index t = rows.index(offsets);
       const bool kept = !rows.is_ignored(t);
-      targets[i] = kept ? t.value : 0;
       const double weight = kept ? rows.class_weight(t.value) : 0.0, token = rows.factor(kToken, offsets);
       weights[i] = weight * token;
-      factors[i] = static_cast<T>(weight * (token * rows.factor(kFactor, offsets) / work.denominator));
-      for (int k = 0; k < kOperands; ++k) offsets.at[k] += step[k];
-      if (!kept) targets[i] = -1;
+      targets[i] = {kept ? t.value : 0, weight * (token * rows.factor(kFactor, offsets) / work.denominator)};
+      finite &= base::is_finite(static_cast<T>(targets[i].factor));
+      if (!kept) ignored[left_out++] = i;
+      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner.stride[k];
     }
-    std::int64_t ignored[kMost], left_out = 0;
-    for (std::int64_t i = 0; i < count; ++i)
-      if (targets[i] < 0) ignored[left_out++] = i, targets[i] = 0;
+    if (!finite) return r;
     const Job job(plan, SUMEXP_IN_USE(kernels_));
     run_rows(job, 0, count, workspace);
-    if (gradient && work.scales)
-      work.kernels.scale[static_cast<int>(call.dtype)](to, dim.stride[kGradient], plan.row[0].stride[kGradient], count, plan.n,
-                                                       factors);
     for (std::int64_t k = 0; gradient && k < left_out; ++k)
       for (std::int64_t j = 0; j < plan.n; ++j)
         std::memset(to + ignored[k] * dim.stride[kGradient] + j * plan.row[0].stride[kGradient], 0,
@@ -196,11 +195,11 @@ void run_by_table(const Work& work, std::int64_t begin, std::int64_t end, Worksp
     for (std::int64_t i = 0, k = 0; i < count; ++i) {
       const bool is_ignored = k < left_out && ignored[k] == i;
       k += is_ignored;
-      const T loss = static_cast<T>(read_number(call.dtype, reinterpret_cast<const char*>(losses) + i * work.item));
-      put(r + i, is_ignored ? T(0) : base::weighted_loss(loss, weights[i]));
+      put(r + i, is_ignored ? T(0) : base::weighted_loss(losses[i], weights[i]));
     }
     r += count;
   }
+  return end;
 }
 
 template <class T>
@@ -208,7 +207,8 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   const Rows& rows = work.rows;
   const CrossEntropyCall& call = rows.call;
   const Plan& plan = rows.plan;
-  const std::int64_t begin = i * work.block, end = begin + work.block < plan.rows ? begin + work.block : plan.rows;
+  std::int64_t begin = i * work.block;
+  const std::int64_t end = begin + work.block < plan.rows ? begin + work.block : plan.rows;
   const std::int64_t chunks = (plan.n + work.chunk - 1) / work.chunk, piece = work.chunk * work.wide;
   using W = base::Wide<T>;
   RowTree<W> tree;
@@ -222,16 +222,24 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     std::memcpy(work.block_sums + 2 * i, &sum, sizeof(sum));
   };
   if (work.by_table) {
-    run_by_table<T>(work, begin, end, workspace, put_loss);
-    return put_sum();
+    begin = run_by_table<T>(work, begin, end, workspace, put_loss);
+    if (begin == end) return put_sum();
   }
   const std::int64_t whole = chunks ? chunks : 1, terms = work.job.keeps_terms && plan.data[kGradient] ? whole * piece : 0;
   const bool indices = call.kind != TargetKind::probabilities;
-  const std::int64_t parts_bytes = ((rows.is_index() ? 1 : call.pairs) + 1) * std::int64_t{sizeof(TargetPart)};
+  const int width = work.job.terms_pitch ? work.kernels.width[static_cast<int>(call.dtype)] : 1;  // rows taken at once
+  const std::int64_t most_parts = (rows.is_index() ? 1 : call.pairs) + 1;
+  const std::int64_t parts_bytes = width * most_parts * std::int64_t{sizeof(TargetPart)};
   const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
   const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
   constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
-  const std::int64_t bytes = 5 * piece + sets * (terms + lines(whole * work.wide) + kBetween) + lines(parts_bytes);
+  const std::int64_t row_terms = width > 1 ? width * work.job.terms_pitch + terms : terms;
+  const int target_item = static_cast<int>(item_size(call.target_dtype));
+  const bool copies_target = work.together && work.job.plan->row[0].stride[kTarget] != plan.row[0].stride[kTarget];
+  const std::int64_t of_logits = work.together ? ColumnBlock::bytes(plan.n, work.item, work.wide) : 0;
+  const std::int64_t of_target = copies_target ? ColumnBlock::bytes(plan.n, target_item, work.job.target_wide) : 0;
+  const std::int64_t bytes =
+      5 * piece + sets * (row_terms + lines(whole * work.wide) + kBetween) + lines(parts_bytes) + of_logits + of_target;
   workspace.reset();
   char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(bytes)));
   const auto take = [&](std::int64_t bytes) {
@@ -243,50 +251,89 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   void** const chunks_of[] = {&scratch.z, &scratch.dense, &scratch.terms, &scratch.out, &scratch.slopes};
   for (void** const chunk : chunks_of) *chunk = take(piece);
   for (int k = 0; k < sets; ++k) {
-    if (terms) scratch.row_terms[k] = take(terms);
+    if (row_terms) scratch.row_terms[k] = take(row_terms);
     scratch.maxima[k] = take(whole * work.wide);
     take(kBetween);
   }
   auto* const parts = reinterpret_cast<TargetPart*>(take(parts_bytes));
   const auto kernel = work.kernels.row[static_cast<int>(call.dtype)];
-  each_row(plan, begin, end, [&](std::int64_t r, const Offsets& offsets) {
+  const auto panel = work.kernels.panel[static_cast<int>(call.dtype)];
+
+  const auto clear_gradient = [&](char* gradient) {
+    std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
+    const std::int64_t end_class = work.job.first_class + work.job.classes;
+    for (std::int64_t first = work.job.first_class; gradient && first < end_class; first += work.chunk) {
+      const std::int64_t left = end_class - first, count = left < work.chunk ? left : work.chunk;
+      work.job.moves->unpack_row(*work.job.plan, kGradient, gradient, first, static_cast<int>(count), scratch.out);
+    }
+  };
+  const auto is_left_out = [&](const LossRow& row) { return indices && row.part_count == 0; };
+  const auto clear = [&](const LossRow& row) {
+    void* const numbers[] = {row.lse, row.log_prob, row.entropy, row.z_loss};
+    for (void* to : numbers)
+      if (to) *static_cast<T*>(to) = T(0);
+    if (row.predicted) *row.predicted = -1;
+    if (row.correct) *row.correct = 0;
+    clear_gradient(row.gradient);
+  };
+  const auto run_row = [&](LossRow row) {
+    if (is_left_out(row)) return clear(row);
+    char* const gradient = row.gradient;
+    if (work.nothing_left) row.gradient = nullptr;
+    if (!work.nothing_left || !work.job.from_saved) kernel(work.job, scratch, row);
+    if (work.nothing_left) clear_gradient(gradient);
+  };
+
+  constexpr int kMostRows = 64;  // that are laid out together; a line of 16 bits has 32
+  T losses[kMostRows];
+  LossRow group[kMostRows];
+  // Row r, but for where its logits, probabilities and gradient are.
+  const auto lay_out = [&](std::int64_t r, const Offsets& offsets, int b) {
     const auto place = [&](void* all) { return all ? static_cast<char*>(all) + r * work.wide : nullptr; };
-    T loss = T(0);
-    LossRow row = {};
-    row.gradient = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
-    row.parts = parts;
-    row.part_count = indices ? rows.parts(offsets, parts) : 0;
-    row.loss = &loss, row.lse = place(call.lse), row.log_prob = place(call.log_prob), row.entropy = place(call.entropy);
-    row.z_loss = place(call.z_loss_part);
+    LossRow& row = group[b];
+    losses[b] = T(0);
+    row.parts = parts + b % width * most_parts;
+    row.part_count = indices ? rows.parts(offsets, parts + b % width * most_parts) : 0;
+    row.loss = losses + b, row.lse = place(call.lse), row.log_prob = place(call.log_prob);
+    row.entropy = place(call.entropy), row.z_loss = place(call.z_loss_part);
     row.predicted = call.predicted ? call.predicted + r : nullptr;
     row.correct = call.correct ? call.correct + r : nullptr;
     row.saved = call.saved ? static_cast<char*>(call.saved) + r * work.saved : nullptr;
-    const auto clear_gradient = [&](char* gradient) {
-      std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
-      const std::int64_t end_class = work.job.first_class + work.job.classes;
-      for (std::int64_t first = work.job.first_class; gradient && first < end_class; first += work.chunk) {
-        const std::int64_t left = end_class - first, count = left < work.chunk ? left : work.chunk;
-        work.job.moves->unpack_row(plan, kGradient, gradient, first, static_cast<int>(count), scratch.out);
+    row.loss_factor = rows.factor(kToken, offsets);
+    row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
+  };
+  const std::int64_t* const stride = plan.row[0].stride;
+  const ColumnBlock logits(*work.job.moves, *work.job.plan, kLogits, plan.n, work.item, work.wide, take(of_logits));
+  const ColumnBlock target(copies_target ? *work.job.target_moves : *work.job.moves, *work.job.plan, kTarget, plan.n,
+                           target_item, work.job.target_wide, take(of_target));
+  const std::int64_t most = work.together ? work.together : kMostRows;
+  for (std::int64_t r = begin; r < end;) {
+    const int count = static_cast<int>(even_rows(plan, r, end - r < most ? end - r : most));
+    Offsets offsets = plan.row_offsets(r);
+    const char *const x = rows.at(kLogits, offsets), *const y = indices ? nullptr : rows.at(kTarget, offsets);
+    char* const dx = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
+    if (work.together) logits.gather(x, stride[kLogits], count);
+    if (copies_target) target.gather(y, stride[kTarget], count);
+    for (int b = 0; b < count; b += width) {
+      const int some = count - b < width ? count - b : width;
+      for (int i = b; i < b + some; ++i) {
+        LossRow& row = group[i];
+        row.logits = work.together ? logits.row(i) : rows.at(kLogits, offsets);
+        row.probabilities = copies_target ? target.row(i) : indices ? nullptr : rows.at(kTarget, offsets);
+        row.gradient = dx ? const_cast<char*>(work.together ? row.logits : rows.at(kGradient, offsets)) : nullptr;
+        lay_out(r + i, offsets, i);
+        for (int k = 0; plan.batch_dims && k < kOperands; ++k) offsets.at[k] += plan.batch[plan.batch_dims - 1].stride[k];
       }
-    };
-    if (indices && row.part_count == 0) {
-      void* const numbers[] = {row.lse, row.log_prob, row.entropy, row.z_loss};
-      for (void* to : numbers)
-        if (to) *static_cast<T*>(to) = T(0);
-      if (row.predicted) *row.predicted = -1;
-      if (row.correct) *row.correct = 0;
-      clear_gradient(row.gradient);
-    } else {
-      row.logits = rows.at(kLogits, offsets), row.probabilities = indices ? nullptr : rows.at(kTarget, offsets);
-      row.loss_factor = rows.factor(kToken, offsets);
-      row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
-      char* const gradient = row.gradient;
-      if (work.nothing_left) row.gradient = nullptr;
-      if (!work.nothing_left || !work.job.from_saved) kernel(work.job, scratch, row);
-      if (work.nothing_left) clear_gradient(gradient);
+      const bool together = some > 1 && width > 1 && panel(work.job, scratch, group + b, some);
+      for (int i = b; i < b + some; ++i) {
+        if (!together) run_row(group[i]);
+        else if (is_left_out(group[i])) clear(group[i]);
+        put_loss(r + i, losses[i]);
+      }
     }
-    put_loss(r, loss);
-  });
+    if (work.together && dx) logits.scatter(dx, stride[kGradient], count);
+    r += count;
+  }
   if (scratch.waits) work.kernels.write_waiting(work.job, scratch);
   put_sum();
 }
@@ -321,17 +368,41 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const int threads = threads_for(plan.rows * classes);
   const bool contiguous = plan.row[0].stride[kLogits] == item || plan.n == 1;
   const bool stores = plan.data[kGradient] && (plan.row[0].stride[kGradient] == item || plan.n == 1);
-  const std::int64_t next_row = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[kLogits] / item : 0;
+  const std::int64_t* const last = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride : nullptr;
+  plan.direct = contiguous && (stores || !plan.data[kGradient]);
+  plan.columns = !plan.direct && last && last[kLogits] == item && (!plan.data[kGradient] || last[kGradient] == item);
+  plan.kept_bytes = 0;
+
+  const bool statistics = call.lse || call.log_prob || call.entropy || call.z_loss_part || call.predicted || call.correct;
+  const bool plain = call.kind == TargetKind::index && as_it_is && call.label_smoothing == 0.0 && call.z_loss == 0.0;
+  // A denominator of 0 is for the other way.
+  const bool by_table = plain && !statistics && !call.saved && !(mean && denominator == 0.0) && plan.n > 1 &&
+                        (plan.columns || plan.n <= order.chunk);
+
+  // Other rows side by side are copied, some at a time; so are their probabilities, where these lie in the same way.
+  const std::int64_t together = plan.columns && !by_table && !part ? ColumnBlock::width(plan.n, item) : 0;
+  Plan copied;
+  if (together) {
+    copied = plan;
+    copied.row[0].stride[kLogits] = copied.row[0].stride[kGradient] = item;
+    const std::int64_t of_target = item_size(call.target_dtype);
+    if (probabilities && last[kTarget] == of_target && together <= kLineBytes / of_target)
+      copied.row[0].stride[kTarget] = of_target;
+  }
+  const bool reads_in_place = contiguous || together, writes_in_place = stores || (together && plan.data[kGradient]);
+  std::int64_t next_row = plan.batch_dims ? last[kLogits] / item : 0;
+  if (together) next_row = plan.n;
   LossJob job = {};
-  job.plan = &plan;
+  job.plan = together ? &copied : &plan;
   job.moves = kernels.moves[static_cast<int>(call.dtype)];
+  job.item = item;
   job.target_moves = probabilities ? kernels.moves[static_cast<int>(call.target_dtype)] : nullptr;
   job.target_wide = call.target_dtype == DType::f64 ? 8 : 4;
   job.weight = call.weight;
   job.smoothing = call.label_smoothing, job.z_loss = call.z_loss, job.softcap = call.softcap,
   job.temperature = call.temperature;
-  job.in_place = contiguous && as_it_is && item == wide;
-  job.stores = stores;
+  job.in_place = reads_in_place && as_it_is && item == wide;
+  job.stores = writes_in_place;
   // Over the logits results are in the cache already: written around it they took 0.37 ns per element of float32 rows of 32,000
   // on one thread, through it 0.31 (Zen 5, 2026-11). Into other memory 0.40 and 0.44.
   job.stream = stores && plan.data[kGradient] != plan.data[kLogits] && plan.rows * plan.n * item >= stream_bytes();
@@ -341,29 +412,22 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   job.ahead = !job.in_place ? 0 : plan.n > order.chunk ? order.chunk : next_row;
   job.finds_class = call.predicted || call.correct;
   job.first_class = part ? part->first : 0, job.classes = classes, job.from_saved = part;
-
-  const bool weighted = call.weight || call.token_weight.data;
-  const bool scales = weighted || call.g.data || (mean && denominator != 1.0);
-  const std::int64_t* const last = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride : nullptr;
-  plan.direct = contiguous && (stores || !plan.data[kGradient]);
-  plan.columns = !plan.direct && last && last[kLogits] == item && (!plan.data[kGradient] || last[kGradient] == item);
-  plan.kept_bytes = 0;
-  const bool statistics = call.lse || call.log_prob || call.entropy || call.z_loss_part || job.finds_class;
-  const bool plain = call.kind == TargetKind::index && as_it_is && call.label_smoothing == 0.0 && call.z_loss == 0.0;
-  // 16 bits would be rounded twice by a factor; a denominator of 0 is for the other way.
-  const bool exact_factors = item == wide || (!scales && call.reduction == LossReduction::none && !call.row_loss);
-  const bool by_table = plain && !statistics && !call.saved && exact_factors && !(mean && denominator == 0.0) && plan.n > 1 &&
-                        (plan.columns || plan.n <= order.chunk);
+  // Rows of one chunk go some at a time, as far as they are read and written where they lie; an odd number of lines apart.
+  const bool nothing_left = mean && denominator == 0.0 && call.zero_if_empty;
+  if (reads_in_place && (writes_in_place || !plan.data[kGradient]) && as_it_is && plan.n <= order.chunk && plan.n > 0 &&
+      !part && !call.saved && !nothing_left)
+    job.terms_pitch = ((plan.n * wide + kLineBytes - 1) / kLineBytes | 1) * kLineBytes;
 
   // A power of two of rows: some tasks for every thread; rows side by side as many together as their driver takes, if there
   // are enough for all threads.
   int level = 0;
-  const std::int64_t share = plan.rows / (threads < 1 ? 1 : threads), together = plan.columns ? kColumnRun / item : 1;
+  const std::int64_t share = plan.rows / (threads < 1 ? 1 : threads);
+  const std::int64_t least = by_table && plan.columns ? kColumnRun / item : together;
   const auto fits = [&](std::int64_t rows) {
     return rows * (classes ? classes : 1) <= kTaskElements || (job.overlaps && rows <= kOverlappedRows);
   };
   while (level < 30 && (((std::int64_t{8} << level) <= share && fits(std::int64_t{2} << level)) ||
-                        ((std::int64_t{2} << level) <= share && (std::int64_t{2} << level) <= together)))
+                        ((std::int64_t{2} << level) <= share && (std::int64_t{2} << level) <= least)))
     ++level;
   const std::int64_t block = std::int64_t{1} << level, blocks = (plan.rows + block - 1) / block;
   auto* const sums = static_cast<double*>(thread_workspace().keep_bytes(static_cast<std::size_t>(blocks) * 2 * sizeof(double)));
@@ -375,10 +439,10 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
                      order.chunk,
                      block,
                      mean ? denominator : 1.0,
-                     mean && denominator == 0.0 && call.zero_if_empty,
+                     nothing_left,
                      sums,
+                     together,
                      by_table,
-                     scales,
                      cross_entropy_saved_bytes(call.dtype, plan.n)};
   const auto body = [](void* context, std::int64_t i, Workspace& workspace) {
     const Work& work = *static_cast<const Work*>(context);
