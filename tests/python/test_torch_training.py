@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from sumexp import torch as st  # noqa: E402
+from sumexp.torch import _cross_entropy  # noqa: E402
 
 TARGET = torch.tensor([0, 1, 2, 4])
 WEIGHT = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -146,3 +147,95 @@ def test_modules_name_what_they_do_not_know():
         st.nn.CrossEntropyLoss(lable_smoothing=0.1)
     with pytest.raises(TypeError, match="LinearCrossEntropyLoss: got zloss=, accepted: "):
         st.nn.LinearCrossEntropyLoss(3, 4, zloss=1)
+
+
+# -- a gradient that is made in forward --------------------------------------------------------------------------------
+
+
+def trained(x, t, times=3, scale=None, **options):
+    """The gradients of some rounds of forward and backward."""
+    found = []
+    for _ in range(times):
+        x.grad = None
+        loss = st.cross_entropy(x, t, **options)
+        loss = loss[0] if isinstance(loss, tuple) else loss
+        (loss if scale is None else loss * scale).backward()
+        found.append(x.grad)
+    return found
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    """How often a gradient was made in forward."""
+    calls = []
+    for op in (_cross_entropy.CROSS_ENTROPY, _cross_entropy.WITH_INFO):
+        made = op.kernel_with_gradient
+        monkeypatch.setattr(op, "kernel_with_gradient", lambda *a, made=made: calls.append(1) or made(*a))
+        monkeypatch.setattr(op, "expects_one", False)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}, {"info": "lse"}], ids=str)
+def test_a_loop_has_its_gradients_from_one_sweep(dtype, options, ahead):
+    x, t = torch.randn(64, 21, dtype=dtype, requires_grad=True), torch.randint(0, 21, (64,))
+    first, *others = trained(x, t, 4, **options)
+    assert len(ahead) == 3
+    assert all(torch.equal(g, first) for g in others)
+    (half,) = trained(x, t, 1, 0.3, **options)  # made, and not what backward wants
+    assert len(ahead) == 4
+    (again,) = trained(x, t, 1, 0.3, **options)  # not made
+    assert len(ahead) == 4 and torch.equal(half, again)
+    torch.testing.assert_close(half, 0.3 * first, rtol=1e-2, atol=1e-6)
+    assert torch.equal(trained(x, t, 1, **options)[0], first)
+
+
+def test_a_gradient_made_ahead_is_given_once(ahead):
+    """A second backward has its own, whatever was done with the first."""
+    x, t = torch.randn(8, 5, requires_grad=True), torch.randint(0, 5, (8,))
+    (expected,) = trained(x, t, 1)
+    x.grad = None
+    loss = st.cross_entropy(x, t)
+    assert len(ahead) == 1
+    loss.backward(retain_graph=True)
+    x.grad.zero_()
+    loss.backward()
+    assert torch.equal(x.grad, expected)
+    x.grad = None
+    loss = st.cross_entropy(x, t)
+    assert len(ahead) == 2
+    (of_graph,) = torch.autograd.grad(loss, x, create_graph=True)
+    assert of_graph.requires_grad
+    torch.testing.assert_close(of_graph.detach(), expected)
+
+
+def test_a_gradient_made_ahead_is_not_that_of_changed_logits(ahead):
+    x, t = torch.randn(8, 5, requires_grad=True), torch.randint(0, 5, (8,))
+    trained(x, t, 1)
+    y = x * 2
+    loss = st.cross_entropy(y, t)
+    assert len(ahead) == 1
+    with torch.no_grad():
+        y.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_what_is_saved_goes_through_hooks(ahead):
+    """No gradient is kept beside them."""
+    x, t = torch.randn(8, 5, requires_grad=True), torch.randint(0, 5, (8,))
+    (expected,) = trained(x, t, 1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        (found,) = trained(x, t, 1)
+    assert not ahead and torch.equal(found, expected)
+
+
+def test_nothing_is_made_ahead_where_more_is_differentiated(ahead):
+    x, t = torch.randn(8, 5, requires_grad=True), torch.randint(0, 5, (8,))
+    w = torch.rand(5, requires_grad=True)
+    trained(x, t, 1)
+    assert trained(x, t, 2, weight=w) and not ahead and w.grad is not None
+    losses = st.cross_entropy(x, t, reduction="none")
+    losses.sum().backward()
+    batched = torch.autograd.grad(st.cross_entropy(x, t), x, torch.ones(3), is_grads_batched=True)[0]
+    torch.testing.assert_close(batched[1], trained(x, t, 1)[0])

@@ -86,10 +86,9 @@ struct Storage {
   // factor p of each term, to the caller's memory; null: not in one step
   void (*put_probabilities)(void* to, int count, bool stream, const T* terms, const TermScale<V>& scale, T factor);
 };
-template <class V, class S>
+template <class V, class Terms, class S>
 constexpr Storage<V> storage() {
   using T = ElementOf<V>;
-  using Terms = TermsOf<S>;
   Storage<V> of = {};
 #if SUMEXP_REGISTERS
   of.panel_states = [](const cpu::Panel& panel, void* states) {
@@ -341,7 +340,7 @@ struct LossKernel {
   // Of classes from `first` on, of one chunk, from their terms.
   void put(std::int64_t first, int count, const T* terms, const TermScale<V>& scale, const Gradient& gradient,
            const T* slopes) const {
-    const bool direct = !Terms::kShort && job.stores;
+    const bool direct = job.stores && job.item == sizeof(T);
     T* const out = direct ? reinterpret_cast<T*>(row.gradient) + first : static_cast<T*>(scratch.out);
     const V all = V(gradient.scale);
     const bool bounded = is_finite(gradient.scale);
@@ -402,8 +401,8 @@ struct LossKernel {
   void write_target(std::int64_t first, int count, const Gradient& gradient) const {
     const std::int64_t index = row.parts[0].index;
     if (index < first || index >= first + count) return;
-    if constexpr (Terms::kShort) job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, index, 1, &gradient.at_target);
-    else write<T>(row.gradient + index * std::int64_t{sizeof(T)}, gradient.at_target);
+    if (job.item == sizeof(T)) write<T>(row.gradient + index * std::int64_t{sizeof(T)}, gradient.at_target);
+    else job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, index, 1, &gradient.at_target);
   }
 
   // -- rows one behind the other: a gradient is written while the next row is summed ----------------------------------
@@ -652,22 +651,19 @@ struct LossKernel {
   }
 };
 
-template <class V, class S>
-constexpr Storage<V> kStorage = storage<V, S>();
-template <class V, class S>
-using KernelOf = LossKernel<V, TermsOf<S>>;
+template <class V, class Terms, class S>
+constexpr Storage<V> kStorage = storage<V, Terms, S>();
 
-template <class V, class S>
+template <class V, class Terms, class S>
 void loss_row(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow& row) {
-  KernelOf<V, S>{kStorage<V, S>, job, scratch, row}.run();
+  LossKernel<V, Terms>{kStorage<V, Terms, S>, job, scratch, row}.run();
 }
-template <class V, class S>
 void write_waiting(const cpu::LossJob& job, cpu::LossScratch& scratch) {
-  KernelOf<V, S>{kStorage<V, S>, job, scratch, {}}.write_waiting();
+  LossKernel<F32, FullTerms>{kStorage<F32, FullTerms, float>, job, scratch, {}}.write_waiting();
 }
-template <class V, class S>
+template <class V, class Terms, class S>
 bool loss_panel(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow* rows, int count) {
-  return KernelOf<V, S>::panel(kStorage<V, S>, job, scratch, rows, count);
+  return LossKernel<V, Terms>::panel(kStorage<V, Terms, S>, job, scratch, rows, count);
 }
 
 #if SUMEXP_REGISTERS
@@ -676,13 +672,18 @@ constexpr int kFloats = F32::W, kDoubles = F64::W;
 constexpr int kFloats = 1, kDoubles = 1;
 #endif
 
-const cpu::LossKernels kLossKernels = {
-    {kFloats, kFloats, kFloats, kDoubles},
-    {loss_row<F32, f16>, loss_row<F32, bf16>, loss_row<F32, float>, loss_row<F64, double>},
-    {loss_panel<F32, f16>, loss_panel<F32, bf16>, loss_panel<F32, float>, loss_panel<F64, double>},
-    write_waiting<F32, float>,
-    {KernelOf<F32, f16>::saved_bytes, KernelOf<F32, bf16>::saved_bytes, KernelOf<F32, float>::saved_bytes,
-     KernelOf<F64, double>::saved_bytes}};
+#define SUMEXP_EACH_STORAGE(F)                                                                              \
+  {                                                                                                         \
+    F<F32, ShortTerms, f16>, F<F32, ShortTerms, bf16>, F<F32, FullTerms, float>, F<F64, FullTerms, double>, \
+        F<F32, ShortTerms, float>                                                                           \
+  }
+constexpr auto kSavedFloats = LossKernel<F32, FullTerms>::saved_bytes, kSavedShort = LossKernel<F32, ShortTerms>::saved_bytes;
+
+const cpu::LossKernels kLossKernels = {{kFloats, kFloats, kFloats, kDoubles, kFloats},
+                                       SUMEXP_EACH_STORAGE(loss_row),
+                                       SUMEXP_EACH_STORAGE(loss_panel),
+                                       write_waiting,
+                                       {kSavedShort, kSavedShort, kSavedFloats, LossKernel<F64, FullTerms>::saved_bytes}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -17,6 +17,7 @@ struct LossJob {
   const Plan* plan;
   const Moves* moves;
   int item;                   // bytes of a logit
+  int storage;                // a dtype, or kWidened
   const Moves* target_moves;  // of the probabilities' dtype; null: targets are indices
   int target_wide;            // bytes of what target_moves packs to
   const void* weight;         // T, of classes; or null
@@ -58,12 +59,15 @@ struct LossScratch {
   alignas(16) char waiting[kWaitingBytes];
 };
 
+// By dtype, and behind these for rows of 16 bits that are copied to float: so are their gradients.
+constexpr int kWidened = 4, kLossStorages = 5;
+
 struct LossKernels {
-  int width[4];  // rows of a panel, by dtype; 1: there are none
-  void (*row[4])(const LossJob&, LossScratch&, const LossRow&);
+  int width[kLossStorages];  // rows of a panel, by dtype; 1: there are none
+  void (*row[kLossStorages])(const LossJob&, LossScratch&, const LossRow&);
   // Up to `width` rows of one chunk, evenly apart, whose logits and gradients have no gaps. False, with nothing written, where
   // one is special. scratch.row_terms: of all rows.
-  bool (*panel[4])(const LossJob&, LossScratch&, const LossRow* rows, int count);
+  bool (*panel[kLossStorages])(const LossJob&, LossScratch&, const LossRow* rows, int count);
   void (*write_waiting)(const LossJob&, LossScratch&);  // the gradient of the last row, where that overlaps
   std::int64_t (*saved_bytes[4])(std::int64_t n);
 };

@@ -137,6 +137,7 @@ struct Work {
   bool nothing_left;      // a mean of nothing, and that is to be 0
   double* block_sums;     // a wide number for each block: hi, and lo
   std::int64_t together;  // rows side by side that are copied to be contiguous; or 0
+  bool copies_target;     // ... and their probabilities
   bool by_table;          // rows go to the drivers of the table's operations
   std::int64_t saved;     // bytes of a row
 };
@@ -227,17 +228,15 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   }
   const std::int64_t whole = chunks ? chunks : 1, terms = work.job.keeps_terms && plan.data[kGradient] ? whole * piece : 0;
   const bool indices = call.kind != TargetKind::probabilities;
-  const int width = work.job.terms_pitch ? work.kernels.width[static_cast<int>(call.dtype)] : 1;  // rows taken at once
+  const int width = work.job.terms_pitch ? work.kernels.width[work.job.storage] : 1;  // rows taken at once
   const std::int64_t most_parts = (rows.is_index() ? 1 : call.pairs) + 1;
   const std::int64_t parts_bytes = width * most_parts * std::int64_t{sizeof(TargetPart)};
   const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
   const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
   constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
   const std::int64_t row_terms = width > 1 ? width * work.job.terms_pitch + terms : terms;
-  const int target_item = static_cast<int>(item_size(call.target_dtype));
-  const bool copies_target = work.together && work.job.plan->row[0].stride[kTarget] != plan.row[0].stride[kTarget];
-  const std::int64_t of_logits = work.together ? ColumnBlock::bytes(plan.n, work.item, work.wide) : 0;
-  const std::int64_t of_target = copies_target ? ColumnBlock::bytes(plan.n, target_item, work.job.target_wide) : 0;
+  const std::int64_t of_logits = ColumnBlock::bytes(work.together, plan.n, work.wide);
+  const std::int64_t of_target = work.copies_target ? ColumnBlock::bytes(work.together, plan.n, work.job.target_wide) : 0;
   const std::int64_t bytes =
       5 * piece + sets * (row_terms + lines(whole * work.wide) + kBetween) + lines(parts_bytes) + of_logits + of_target;
   workspace.reset();
@@ -256,8 +255,8 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     take(kBetween);
   }
   auto* const parts = reinterpret_cast<TargetPart*>(take(parts_bytes));
-  const auto kernel = work.kernels.row[static_cast<int>(call.dtype)];
-  const auto panel = work.kernels.panel[static_cast<int>(call.dtype)];
+  const auto kernel = work.kernels.row[work.job.storage];
+  const auto panel = work.kernels.panel[work.job.storage];
 
   const auto clear_gradient = [&](char* gradient) {
     std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
@@ -303,9 +302,9 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
   };
   const std::int64_t* const stride = plan.row[0].stride;
-  const ColumnBlock logits(*work.job.moves, *work.job.plan, kLogits, plan.n, work.item, work.wide, take(of_logits));
-  const ColumnBlock target(copies_target ? *work.job.target_moves : *work.job.moves, *work.job.plan, kTarget, plan.n,
-                           target_item, work.job.target_wide, take(of_target));
+  const Kernels& moves = SUMEXP_IN_USE(kernels_);
+  const ColumnBlock logits(*moves.moves[static_cast<int>(call.dtype)], plan.n, work.wide, take(of_logits));
+  const ColumnBlock target(*moves.moves[static_cast<int>(call.target_dtype)], plan.n, work.job.target_wide, take(of_target));
   const std::int64_t most = work.together ? work.together : kMostRows;
   for (std::int64_t r = begin; r < end;) {
     const int count = static_cast<int>(even_rows(plan, r, end - r < most ? end - r : most));
@@ -313,13 +312,13 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     const char *const x = rows.at(kLogits, offsets), *const y = indices ? nullptr : rows.at(kTarget, offsets);
     char* const dx = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
     if (work.together) logits.gather(x, stride[kLogits], count);
-    if (copies_target) target.gather(y, stride[kTarget], count);
+    if (work.copies_target) target.gather(y, stride[kTarget], count);
     for (int b = 0; b < count; b += width) {
       const int some = count - b < width ? count - b : width;
       for (int i = b; i < b + some; ++i) {
         LossRow& row = group[i];
         row.logits = work.together ? logits.row(i) : rows.at(kLogits, offsets);
-        row.probabilities = copies_target ? target.row(i) : indices ? nullptr : rows.at(kTarget, offsets);
+        row.probabilities = work.copies_target ? target.row(i) : indices ? nullptr : rows.at(kTarget, offsets);
         row.gradient = dx ? const_cast<char*>(work.together ? row.logits : rows.at(kGradient, offsets)) : nullptr;
         lay_out(r + i, offsets, i);
         for (int k = 0; plan.batch_dims && k < kOperands; ++k) offsets.at[k] += plan.batch[plan.batch_dims - 1].stride[k];
@@ -380,28 +379,32 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
                         (plan.columns || plan.n <= order.chunk);
 
   // Other rows side by side are copied, some at a time; so are their probabilities, where these lie in the same way.
-  const std::int64_t together = plan.columns && !by_table && !part ? ColumnBlock::width(plan.n, item) : 0;
+  const std::int64_t together = plan.columns && !by_table && !part ? ColumnBlock::width(plan.n, item, wide) : 0;
   Plan copied;
+  bool copies_target = false;
   if (together) {
     copied = plan;
-    copied.row[0].stride[kLogits] = copied.row[0].stride[kGradient] = item;
-    const std::int64_t of_target = item_size(call.target_dtype);
-    if (probabilities && last[kTarget] == of_target && together <= kLineBytes / of_target)
-      copied.row[0].stride[kTarget] = of_target;
+    copied.row[0].stride[kLogits] = copied.row[0].stride[kGradient] = wide;
+    copies_target = probabilities && last[kTarget] == item_size(call.target_dtype);
+    if (copies_target) copied.row[0].stride[kTarget] = call.target_dtype == DType::f64 ? 8 : 4;
   }
   const bool reads_in_place = contiguous || together, writes_in_place = stores || (together && plan.data[kGradient]);
   std::int64_t next_row = plan.batch_dims ? last[kLogits] / item : 0;
   if (together) next_row = plan.n;
   LossJob job = {};
   job.plan = together ? &copied : &plan;
-  job.moves = kernels.moves[static_cast<int>(call.dtype)];
-  job.item = item;
-  job.target_moves = probabilities ? kernels.moves[static_cast<int>(call.target_dtype)] : nullptr;
+  const auto of_copy = [&](DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; };
+  const DType stored = together ? of_copy(call.dtype) : call.dtype;
+  const DType target_stored = copies_target ? of_copy(call.target_dtype) : call.target_dtype;
+  job.moves = kernels.moves[static_cast<int>(stored)];
+  job.item = static_cast<int>(item_size(stored));
+  job.storage = together && item == 2 ? kWidened : static_cast<int>(call.dtype);
+  job.target_moves = probabilities ? kernels.moves[static_cast<int>(target_stored)] : nullptr;
   job.target_wide = call.target_dtype == DType::f64 ? 8 : 4;
   job.weight = call.weight;
   job.smoothing = call.label_smoothing, job.z_loss = call.z_loss, job.softcap = call.softcap,
   job.temperature = call.temperature;
-  job.in_place = reads_in_place && as_it_is && item == wide;
+  job.in_place = reads_in_place && as_it_is && job.item == wide;
   job.stores = writes_in_place;
   // Over the logits results are in the cache already: written around it they took 0.37 ns per element of float32 rows of 32,000
   // on one thread, through it 0.31 (Zen 5, 2026-11). Into other memory 0.40 and 0.44.
@@ -442,6 +445,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
                      nothing_left,
                      sums,
                      together,
+                     copies_target,
                      by_table,
                      cross_entropy_saved_bytes(call.dtype, plan.n)};
   const auto body = [](void* context, std::int64_t i, Workspace& workspace) {

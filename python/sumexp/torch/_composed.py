@@ -25,6 +25,7 @@ from ._private import (
     functorch_active,
     make_autograd_impl,
     register_decomposition,
+    saved_tensors_hooks,
 )
 
 
@@ -66,13 +67,17 @@ class Composed:
         Whether gradient reads `results`. Where it does not it has none, and they may be changed in place, as by loss /= 4.
     devices
         Whose tensors kernel and gradient take, as far as this build serves them.
+    kernel_with_gradient(*tensors, *options)
+        What kernel returns, and the gradient of the first tensor for a first result's of 1, from one sweep; on the CPU. None
+        where that is not one number. Optional.
     """
 
     def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=("cpu",),
-                 widens=True, reads_results=False):  # fmt: skip
+                 widens=True, reads_results=False, kernel_with_gradient=None):  # fmt: skip
         self.name, self.count, self.results, self.reads_results = name, len(tensors), results, reads_results
         self.devices = DEVICES.intersection(devices)
         self.kernel, self.gradient, self.fake = kernel, gradient, fake
+        self.kernel_with_gradient, self.expects_one = kernel_with_gradient, False
         self.formula = _widened(formula, self.count) if widens else formula
         self._register([t.rstrip("?") for t in tensors], ["?" if t.endswith("?") else "" for t in tensors], options)
 
@@ -209,9 +214,21 @@ class Composed:
 
 
 class _Node(Function):
+    """Where the gradient comes from the same sweep as the result, it is made ahead: in most programs backward brings a 1.
+
+    So it is if the last backward was of this kind and no forward came between, as in a loop of both. Then the gradient is
+    handed over, once; what is saved serves any other backward. Its bytes are the same either way.
+    """
+
     @staticmethod
     def forward(ctx, op, *args):
-        made = op.kernel(*args)
+        made = ctx.ahead = None
+        if op.expects_one and ctx.needs_input_grad[1] and not any(ctx.needs_input_grad[2:]) and not saved_tensors_hooks(False):
+            op.expects_one = False
+            if args[0].is_cpu and (both := op.kernel_with_gradient(*args)):
+                made, ctx.ahead = both
+        if made is None:
+            made = op.kernel(*args)
         results = (made,) if op.results == 1 else tuple(made)
         ctx.op, ctx.rest = op, args[op.count :]
         ctx.save_for_backward(*args[: op.count], *op._kept(made))
@@ -223,8 +240,26 @@ class _Node(Function):
     def backward(ctx, *gradients):
         op, saved = ctx.op, ctx.saved_tensors
         needs = tuple(ctx.needs_input_grad[1 : 1 + op.count])
+        if op.kernel_with_gradient and is_one(*gradients):
+            ahead, ctx.ahead, op.expects_one = ctx.ahead, None, True
+            if ahead is not None and not torch.is_grad_enabled():
+                return None, ahead, *(None for _ in (*needs[1:], *ctx.rest))
         found = op.backward(gradients, saved[: op.count], saved[op.count :], ctx.rest, needs)
         return None, *found, *(None for _ in ctx.rest)
+
+
+def is_one(gradient, *others):
+    """Whether the first result's gradient is a 1 that can be looked at, and there is no other."""
+    return (
+        gradient is not None
+        and type(gradient) in PLAIN_TYPES
+        and gradient.dim() == 0
+        and gradient.is_cpu
+        and all(g is None for g in others)
+        and not functorch_active()
+        and not is_wrapper(gradient)
+        and gradient.item() == 1
+    )
 
 
 _apply_node = function_apply(_Node)

@@ -336,6 +336,18 @@ def kernel_with_info(*arguments):
     return loss, *(info[n] for n in INFO)
 
 
+def kernel_with_gradient(*arguments, info=()):
+    if not Options(*arguments[len(TENSORS) :]).reduction:
+        return None
+    dx = result_like(arguments[0])
+    loss, found = _run(arguments, info=info, dlogits=dx)
+    return (loss, *(found[n] for n in info)) if info else loss, dx
+
+
+def kernel_with_info_and_gradient(*arguments):
+    return kernel_with_gradient(*arguments, info=INFO)
+
+
 def gradient(gradients, tensors, results, options, needs):
     """The input's by the kernel, those of target and weights by gradients_of_others."""
     u, o = gradients[0], Options(*options)
@@ -376,11 +388,12 @@ def fake_with_info(*arguments):
 DEVICES = ("cpu", "cuda")
 CROSS_ENTROPY = Composed(
     "cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake, devices=DEVICES,
-    widens=False,
+    widens=False, kernel_with_gradient=kernel_with_gradient,
 )
 WITH_INFO = Composed(
     "cross_entropy_with_info", TENSORS, SCHEMA, kernel=kernel_with_info, gradient=gradient, formula=formula_with_info,
     fake=fake_with_info, results=1 + len(INFO), devices=DEVICES, widens=False,
+    kernel_with_gradient=kernel_with_info_and_gradient,
 )
 
 

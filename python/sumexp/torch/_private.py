@@ -57,6 +57,8 @@ NAMES = {
     # What register_autograd registers, so that it can be wrapped.
     "make_autograd_impl": ("torch._library.autograd", "make_autograd_impl"),
     "AutogradInfo": ("torch._library.autograd", "Info"),
+    # The innermost torch.autograd.graph.saved_tensors_hooks, or None.
+    "saved_tensors_hooks": ("torch._C", "_autograd._top_saved_tensors_default_hooks"),
     # Tensor subclasses that stand for plain tensors while a program is traced.
     "FakeTensor": ("torch._subclasses.fake_tensor", "FakeTensor"),
     "FunctionalTensor": ("torch._subclasses.functional_tensor", "FunctionalTensor"),
@@ -81,6 +83,7 @@ INSTEAD = {
     "to_save": None,
     "materialize_grads": None,
     "empty_strided_cpu": _empty_strided_cpu,
+    "saved_tensors_hooks": lambda ignore_tracing: True,
     "unpack_dual": lambda t, level: forward_ad.unpack_dual(t, level=level),
     "implicit_softmax_dim": _implicit_softmax_dim,
 }
