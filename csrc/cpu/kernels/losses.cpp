@@ -182,6 +182,7 @@ struct LossKernel {
   }
   // The target's probabilities.
   const T* target(std::int64_t first, int count) const {
+    if (job.target_in_place) return reinterpret_cast<const T*>(row.probabilities) + first;
     T* const y = static_cast<T*>(scratch.dense);
     if (job.target_wide == sizeof(T)) {
       job.target_moves->pack_row(*job.plan, cpu::kIn1, row.probabilities, first, count, y);
@@ -199,7 +200,7 @@ struct LossKernel {
   const T* dense(std::int64_t first, int count, const T* y) const {
     const T* const w = job.weight ? static_cast<const T*>(job.weight) + first : nullptr;
     if (!probabilities || !mixed) return probabilities ? y : w;
-    T* const a = static_cast<T*>(scratch.dense);  // y's own place
+    T* const a = static_cast<T*>(scratch.dense);  // where y is, too, if not in place
     each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
       const V smooth = options.smoothed(memory.template load<V>(y + i, T(0)));
       memory.store(a + i, w ? smooth * memory.template load<V>(w + i, T(0)) : smooth);
@@ -464,21 +465,22 @@ struct LossKernel {
     LoggedSum<T> logged(int b) const { return {{m[b], c[b], R[b], rho[b]}, L[b]}; }
     TermScale<V> scale(int b) const { return {V(h[b]), V(l[b]), V(top_term[b]), V(top[b])}; }
   };
-  // Rows with one target each, of which nothing but loss and gradient is asked, have the rest of finish_loss in vectors.
+  // Rows with probabilities or one target each, of which nothing but loss and gradient is asked, have the rest of finish_loss
+  // in vectors.
   struct PanelSingles {
     T z[V::W], loss[V::W], at_target[V::W];
     Wide<T> weight[V::W], factor[V::W], scale[V::W], distance[V::W], dense[V::W], rest[V::W], own[V::W];
 
     static bool serve(const LossKernel& first) {
       const cpu::LossRow& row = first.row;
-      return !first.probabilities && first.options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss &&
-             !row.predicted && !row.correct;
+      return first.options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss && !row.predicted &&
+             !row.correct;
     }
-    void lay_out(int b, const LossKernel& kernel, const DenseSum<T>& sums) {
+    void lay_out(int b, const LossKernel& kernel, T m, const DenseSum<T>& sums) {
       using O = WideOf<T>;
-      const LossPart<T> part = kernel.part(0);
+      const LossPart<T> part = kernel.single_part();
       const double a = part.a(kernel.options), share = kernel.options.dense_scale() * part.of_class;
-      z[b] = kernel.logit(part.index);
+      z[b] = kernel.probabilities ? m : kernel.logit(part.index);
       weight[b] = O::constant(a), factor[b] = O::constant(kernel.row.loss_factor);
       scale[b] = O::constant(kernel.row.gradient_factor);
       distance[b] = sums.distance, dense[b] = sums.weight;
@@ -504,10 +506,11 @@ struct LossKernel {
     }
   };
 
+  // The one target; of probabilities one without weight.
+  LossPart<T> single_part() const { return probabilities ? LossPart<T>{0, 0.0, 0.0, T(0)} : part(0); }
   // This row, of a panel. Whether its numbers are such that PanelSingles has its loss and gradient.
   bool finish_single(int b, const PanelSums& sums, const PanelSingles& singles, const DenseSum<T>& of_dense, const T* terms) {
-    const LossPart<T> last = part(0);
-    const double a = last.a(options), f = row.gradient_factor, scale = options.dense_scale();
+    const double a = single_part().a(options), f = row.gradient_factor, scale = options.dense_scale();
     const Wide<T> weights = WideOf<T>::constant(a) + of_dense.weight * WideOf<T>::constant(scale);
     const double all = has_dense ? number(weights) : a;
     if (!is_finite(singles.z[b]) || is_nan(sums.R[b]) || (of_dense.lost && scale != 0.0)) return false;
@@ -570,7 +573,7 @@ struct LossKernel {
         State state = State::empty();
         state.sum = sums.state(b);
         if (kernel.has_dense) kernel.add_sums(0, panel.count, kernel.logits(0, panel.count), terms_of(b), state);
-        singles.lay_out(b, kernel, dense[b] = state.dense);
+        singles.lay_out(b, kernel, sums.m[b], dense[b] = state.dense);
       }
       for (int b = 0; b < W; ++b)
         if (b < first || b >= count) singles.repeat(first, b);

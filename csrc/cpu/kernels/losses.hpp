@@ -20,6 +20,7 @@ struct LossJob {
   int storage;                // a dtype, or kWidened
   const Moves* target_moves;  // of the probabilities' dtype; null: targets are indices
   int target_wide;            // bytes of what target_moves packs to
+  bool target_in_place;       // they are T and contiguous
   const void* weight;         // T, of classes; or null
   double smoothing, z_loss, softcap, temperature;
   bool in_place;             // logits are T and contiguous, and z is x: they are read where they lie

@@ -401,6 +401,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   job.storage = together && item == 2 ? kWidened : static_cast<int>(call.dtype);
   job.target_moves = probabilities ? kernels.moves[static_cast<int>(target_stored)] : nullptr;
   job.target_wide = call.target_dtype == DType::f64 ? 8 : 4;
+  job.target_in_place = probabilities && item_size(target_stored) == wide && (job.plan->row[0].stride[kTarget] == wide);
   job.weight = call.weight;
   job.smoothing = call.label_smoothing, job.z_loss = call.z_loss, job.softcap = call.softcap,
   job.temperature = call.temperature;
