@@ -26,12 +26,13 @@ def contenders(shape, dtype, threads):
     generator = torch.Generator().manual_seed(20)
     x = torch.randn(shape, generator=generator).mul_(4).to(dtype)
     target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=generator)
+    probabilities = torch.rand(shape, generator=generator).to(dtype)
     leaf = x.clone().requires_grad_()
     out, over = torch.empty_like(x), x.clone()
 
-    def backward(cross_entropy):
+    def backward(cross_entropy, target=target, **options):
         leaf.grad = None
-        loss = cross_entropy(leaf, target)
+        loss = cross_entropy(leaf, target, **options)
         loss.backward()
         return loss.detach(), leaf.grad
 
@@ -53,6 +54,10 @@ def contenders(shape, dtype, threads):
         "sumexp.torch, forward + backward": lambda: backward(st.cross_entropy),
         "torch, forward + backward": lambda: backward(torch.nn.functional.cross_entropy),
         "torch, forward": lambda: forward(torch.nn.functional.cross_entropy),
+        "sumexp.torch, smoothing": lambda: backward(st.cross_entropy, label_smoothing=0.1),
+        "torch, smoothing": lambda: backward(torch.nn.functional.cross_entropy, label_smoothing=0.1),
+        "sumexp.torch, probabilities": lambda: backward(st.cross_entropy, probabilities),
+        "torch, probabilities": lambda: backward(torch.nn.functional.cross_entropy, probabilities),
     }
 
 
