@@ -141,6 +141,20 @@ struct LossResult {
   LossGradient<T> gradient;
 };
 
+// The class with the largest y among pairs, whose weights may be of the same one; of equal ones the lowest. each_pair(body):
+// body(index, weight) for each. -1 of no pair.
+template <class EachPair>
+SUMEXP_FN std::int64_t largest_class(const EachPair& each_pair) {
+  std::int64_t found = -1;
+  double best = 0.0;
+  each_pair([&](std::int64_t index, double) {
+    double y = 0.0;
+    each_pair([&](std::int64_t other, double weight) { y = other == index ? y + weight : y; });
+    if (found < 0 || y > best || (y == best && index < found)) best = y, found = index;
+  });
+  return found;
+}
+
 // The one NaN, whatever arithmetic made it.
 template <class T>
 SUMEXP_FN T one_nan(T x) {

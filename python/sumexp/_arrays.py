@@ -200,10 +200,19 @@ def _exported(function, argument, value):
         raise TypeError(f"{function}: {argument} is {given}, accepted: arrays that NumPy can read") from None
 
 
+TAKE_WHERE = {"softmax", "log_softmax", "logsumexp", "logmeanexp", "sample", "linear_sample"}  # and masked_...
+
+
+def refused_mask(function, argument):
+    """The error of a masked array: masks are for where=, where the function has it."""
+    takes = argument in ("x", "logits") and (function in TAKE_WHERE or function.startswith("masked_"))
+    return TypeError(f"{function}: {argument} is a masked array, accepted: its data{', with where=~mask' if takes else ''}")
+
+
 def ingest(function, argument, value):
     """`value` as an ndarray, of any dtype that can become one of the kernels'."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{function}: {argument} is a masked array, accepted: its data, with where=~mask")
+        raise refused_mask(function, argument)
     if is_foreign(value):
         try:
             array = np.from_dlpack(value)

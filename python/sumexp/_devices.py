@@ -110,7 +110,7 @@ def describe(function, argument, value, ours=False):
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is not None and (interface.get("stream") is not None or not hasattr(value, "__dlpack__")):
         if interface.get("mask") is not None:
-            raise TypeError(f"{function}: {argument} is a masked array, accepted: its data, with where=~mask")
+            raise TypeError(f"{function}: {argument} is a masked array, accepted: its data")
         (address, readonly), stream = interface["data"], interface.get("stream")
         shape, strides, kind = interface["shape"], interface.get("strides"), interface["typestr"]
     else:

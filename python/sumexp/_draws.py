@@ -89,6 +89,8 @@ def per_row(function, argument, value, batch, dtype):
     if type(value) is int and dtype is np.int64 and -(2**63) <= value < 2**63:
         return np.array([value])
     integer = np.dtype(dtype).kind in "iu"
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{function}: {argument} is a masked array, accepted: its data")
     if "bfloat16" in str(getattr(value, "dtype", "")) and not integer:
         value = value.float() if is_torch(value) else value.astype(np.float64)
     array = np.asarray(value)

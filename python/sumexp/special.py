@@ -11,6 +11,7 @@ SciPy 1.17 departs from its own conventions, this module keeps to them:
 - log_softmax of a row with +inf, or of -inf alone, is NaN as softmax is (SciPy: a mixture);
 - a weight of 0 removes its element, and a negative sum is NaN, also where the result is not finite (SciPy
   takes it from the unscaled sum then: 0 * inf and inf - inf are NaN, exp(-1e4) is 0);
+- a masked array is refused (SciPy takes its data and drops the mask);
 - the sign of an infinite complex sum is that of its logarithm, exp(1j * imag) (SciPy: NaN).
 """
 

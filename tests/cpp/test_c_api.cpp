@@ -4,7 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <sumexp/log_domain.hpp>
+#include <sumexp/losses.hpp>
+#include <sumexp/ragged.hpp>
+#include <sumexp/sampling.hpp>
+
 #include <cmath>
+#include <cstring>
 #include <thread>
 
 #include "cases.hpp"
@@ -449,6 +455,48 @@ void test_split_rows() {
     }
 }
 
+// Each of these would read what is not there, or was taken as if it were something else.
+void expect(const Status& status, const char* message) {
+  CHECK(!status.ok() && std::strstr(status.message, message), "got '%s', expected '%s'", status.message, message);
+}
+void test_families_without_arrays() {
+  const std::int64_t shape[2] = {2, 0}, rows[2] = {2, 3}, strides[2] = {12, 4}, ids[4] = {0, 1, 3, 1};
+  float x[6] = {};
+  double number = -7;
+  sumexp::CrossEntropyCall loss;
+  loss.dtype = sumexp::DType::f32, loss.ndim = 2, loss.shape = shape;
+  expect(sumexp::cross_entropy(loss), "target: missing");
+  expect(sumexp::cross_entropy_denominator(loss, &number), "target: missing");
+  loss.shape = rows, loss.logits = {x, strides};
+  std::int64_t target[2] = {0, 9};
+  const std::int64_t step[2] = {8, 0};
+  loss.target = {target, step};
+  expect(sumexp::cross_entropy_denominator(loss, &number), "target: got 9 for row 1");
+  CHECK(number == -7, "a denominator was written: %g", number);
+  CHECK(sumexp::cross_entropy_saved_bytes(static_cast<sumexp::DType>(9), 10) == 0, "bytes of no dtype");
+  expect(sumexp::sum_rows(x, static_cast<sumexp::DType>(9), 2, &number), "dtype: got code 9");
+  const sumexp::View out = {x, strides};
+  expect(sumexp::elementwise(sumexp::LogDomain::softplus, sumexp::DType::f32, 2, rows, nullptr, &out), "in: missing");
+  expect(sumexp::elementwise(sumexp::LogDomain::softplus, sumexp::DType::f32, 2, rows, &out, nullptr), "out: missing");
+  std::int64_t offsets[5] = {-7, -7, -7, -7, -7};
+  expect(sumexp::segment_offsets(nullptr, 2, 2, offsets), "ids: missing");
+  expect(sumexp::segment_offsets(ids, 2, 2, nullptr), "offsets: missing");
+  expect(sumexp::segment_offsets(ids, 2, -1, offsets), "segments: got a negative number");
+  expect(sumexp::segment_offsets(ids, 4, 4, offsets), "ids: got 1 at 3 after 3");
+  CHECK(offsets[0] == -7 && offsets[1] == -7, "offsets were written: %lld", static_cast<long long>(offsets[0]));
+  sumexp::SampleCall draws;
+  const std::uint64_t seed = 1;
+  const std::int64_t one = 1, of_counts[2] = {24, 8};
+  std::int64_t counts[6];
+  draws.dtype = sumexp::DType::f32, draws.ndim = 2, draws.shape = rows, draws.axis = 1, draws.logits = {x, strides};
+  draws.seed = {&seed, 0}, draws.top_k = {&one, 0};
+  expect(sumexp::sample_counts(draws, counts, of_counts), "top_k: given; sample_counts has no filters");
+  draws.top_k = {};
+  CHECK(sumexp::sample_counts(draws, counts, of_counts).ok() && counts[0] + counts[1] + counts[2] == 1, "one draw");
+  draws.replacement = true;
+  expect(sumexp::sample_piece(draws, INT64_MAX, 1, x, nullptr), "chunk: got 9223372036854775807");
+}
+
 void test_callers_at_once() {
   sumexp::set_num_threads(3);
   const Job many(kOps[0], kDTypes[2], 1000, 257, kScale4), one(kOps[1], kDTypes[3], 1, 300001, kScale4),
@@ -491,6 +539,7 @@ void test_fork() {
 int main(int argc, char** argv) {
   if (!choose_isa(argc > 1 ? argv[1] : std::getenv("SUMEXP_ISA"))) return check::kSkipped;
   test_bad_calls();
+  test_families_without_arrays();
   test_named_functions();
   sumexp::set_num_threads(1);
   Random random(2026);

@@ -165,6 +165,21 @@ void test_options() {
   CHECK(sumexp::linear_cross_entropy(call).ok() && results.loss[0] == 0.0, "all ignored, zero: %g", results.loss[0]);
 }
 
+// A denominator that lies somewhere is what the mean divides by.
+void test_denominator() {
+  Layer<double> layer(8);
+  const double ten = 10.0;
+  double loss[2];
+  for (int k = 0; k < 2; ++k) {
+    LinearCrossEntropyCall call = layer.call(TargetKind::index, LossReduction::mean);
+    call.loss.loss = loss + k, call.loss.given_denominator = true;
+    if (k) call.loss.denominator_at = &ten;
+    else call.loss.denominator = ten;
+    CHECK(sumexp::linear_cross_entropy(call).ok(), "denominator %d", k);
+  }
+  CHECK(loss[0] == loss[1], "a denominator of 10: %g, where it lies %g", loss[0], loss[1]);
+}
+
 void expect_error(const LinearCrossEntropyCall& call, const char* message) {
   const Status status = sumexp::linear_cross_entropy(call);
   CHECK(!status.ok() && std::strstr(status.message, message), "got '%s', expected '%s'", status.message, message);
@@ -187,6 +202,9 @@ void test_errors() {
   with([](auto& c) { c.w = nullptr; }, "w: missing");
   with([](auto& c) { c.x_step = 3; }, "x_step: got 3; accepted are integers from the width, 7");
   with([](auto& c) { c.loss.label_smoothing = 2; }, "label_smoothing");
+  with([](auto& c) { c.loss.target.strides = nullptr; }, "target: has no strides");
+  double g = 1;
+  with([&](auto& c) { c.loss.g = {&g, nullptr}; }, "g: has no strides");
   layer.index[4] = kClasses;
   expect_error(call, "target");
   CHECK(loss == 7, "the loss was written: %g", double(loss));
@@ -198,6 +216,7 @@ int main() {
   test_bytes<float>();
   test_bytes<double>();
   test_options();
+  test_denominator();
   test_errors();
   return check::finish();
 }

@@ -52,6 +52,10 @@ def test_masked_arrays():
         se.softmax(masked)
     with pytest.raises(TypeError, match="out is a MaskedArray"):
         se.softmax(np.ones(2), out=masked)
+    with pytest.raises(TypeError, match="x is a masked array, accepted: its data$"):
+        se.logcumsumexp(masked)  # has no where
+    with pytest.raises(TypeError, match="temperature is a masked array"):
+        se.sample(np.ones((2, 3)), temperature=masked)
 
 
 def test_masks_are_not_dropped():

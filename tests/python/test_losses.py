@@ -411,6 +411,15 @@ def test_predicted_is_the_first_of_the_largest():
     pairs = np.array([[3000, 0], [4500, 3000], [4000, 7]]), np.array([[0.2, 0.8], [0.4, 0.6], [0.1, 0.9]])
     _, info = se.cross_entropy(x, pairs, info="correct")
     assert info["correct"].all()
+    # a class may come several times: its weights are added; of equal classes the lowest is the target's
+    rows = np.array([[0.0, 5, 0, 1], [0.0, 5, 0, 1], [6.0, 5, 0, 1]])
+    index = np.array([[3, 1, 3], [1, 3, 1], [1, 0, 2]])
+    weight = np.array([[0.4, 0.5, 0.3], [0.4, 0.5, 0.3], [0.5, 0.5, 0.1]])
+    y = np.zeros(rows.shape)
+    np.add.at(y, (np.arange(3)[:, None], index), weight)
+    for target in ((index, weight), y):
+        _, info = se.cross_entropy(rows, target, info="correct")
+        assert list(info["correct"]) == [False, True, True]
 
 
 def test_empty():

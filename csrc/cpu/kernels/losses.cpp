@@ -276,10 +276,10 @@ struct LossKernel {
   void put_class(bool nan) const {
     if (row.predicted) *row.predicted = nan ? -1 : z_place;
     if (!row.correct) return;
-    std::int64_t right = y_place;
-    double best = 0.0;
-    for (std::int64_t k = 0; k < row.part_count; ++k)
-      if (k == 0 || row.parts[k].weight > best) best = row.parts[k].weight, right = row.parts[k].index;
+    const auto each_pair = [&](const auto& body) {
+      for (std::int64_t k = 0; k < row.part_count; ++k) body(row.parts[k].index, row.parts[k].weight);
+    };
+    const std::int64_t right = probabilities ? y_place : largest_class(each_pair);
     *row.correct = !nan && z_place >= 0 && z_place == right;
   }
   __attribute__((noinline)) Gradient finish(const State& state, const LoggedSum<T>* known = nullptr) const {

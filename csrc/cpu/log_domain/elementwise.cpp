@@ -71,6 +71,7 @@ Status cpu::lay_out(LogDomain op, DType dtype, int ndim, const std::int64_t* sha
   if (Status status = cpu::check_shape(dtype, ndim, shape); !status.ok()) return status;
   for (int d = 0; d < ndim; ++d)
     if (shape[d] == 0) return Status{};  // of nothing, which may lie nowhere
+  if (!in || !out) return fail(Code::invalid_argument, "%s: missing", in ? "out" : "in");
   const LogDomainArity n = arity(op);
   to.inputs = n.inputs, to.outputs = n.outputs;
   to.walk.operands = n.inputs + n.outputs;

@@ -85,7 +85,8 @@ Status lay_out_losses(const CrossEntropyCall& call, Plan& plan) {
     else plan.batch[plan.batch_dims++] = dim;
   }
   if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
-  if (plan.rows && !plan.data[kTarget] && plan.n) return fail(Code::invalid_argument, "target: missing");
+  if (plan.rows && !plan.data[kTarget] && (plan.n || call.kind != TargetKind::probabilities))
+    return fail(Code::invalid_argument, "target: missing");
   if (plan.rows && call.kind == TargetKind::pairs && !plan.data[kPairWeight])
     return fail(Code::invalid_argument, "target_weight: missing; pairs have one each");
   return Status{};

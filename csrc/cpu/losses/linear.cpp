@@ -28,7 +28,7 @@ class Head {
     status = cross_entropy_denominator(loss, &denominator);  // checks options and targets too
     if (!status.ok()) return status;
     if (!loss.given_denominator) denominator_ = denominator;
-    else denominator_ = loss.denominator;
+    else denominator_ = loss.denominator_at ? *loss.denominator_at : loss.denominator;
     find_kept();
     if (!loss.row_loss) row_loss_.resize(static_cast<std::size_t>(call_.tokens * item_));
     clear_left_out();
@@ -182,6 +182,10 @@ Status cpu::check_head(const LinearCrossEntropyCall& call) {
       return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from 0", names[k],
                   static_cast<long long>(sizes[k]));
   if (!call.gemm.multiply) return fail(Code::invalid_argument, "gemm: missing");
+  const View* const views[] = {&loss.target, &loss.target_weight, &loss.token_weight, &loss.g};
+  const char* const of_views[] = {"target", "target_weight", "token_weight", "g"};
+  for (int k = 0; k < 4; ++k)
+    if (views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", of_views[k]);
   if (call.width > 0 && ((call.tokens > 0 && !call.x) || (call.classes > 0 && !call.w)))
     return fail(Code::invalid_argument, "%s: missing", call.classes > 0 && !call.w ? "w" : "x");
   if (call.x_step < call.width || call.w_step < call.width)

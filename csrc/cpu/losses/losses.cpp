@@ -503,7 +503,8 @@ Status cross_entropy_gradient_part(const CrossEntropyCall& call, std::int64_t fi
 }
 
 std::int64_t cross_entropy_saved_bytes(DType dtype, std::int64_t classes) noexcept {
-  return SUMEXP_IN_USE(loss_kernels_).saved_bytes[static_cast<int>(dtype)](classes);
+  const int code = static_cast<int>(dtype);
+  return code < 0 || code > 3 || classes < 0 ? 0 : SUMEXP_IN_USE(loss_kernels_).saved_bytes[code](classes);
 }
 
 Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator) noexcept {
@@ -512,7 +513,9 @@ Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominat
   Status status = check_loss_options(call);
   if (status.ok()) status = lay_out_losses(call, plan);
   if (status.ok() && !denominator) status = fail(Code::invalid_argument, "denominator: missing");
-  if (status.ok()) status = look_at_targets({call, plan}, *denominator);
+  double found = 0.0;
+  if (status.ok()) status = look_at_targets({call, plan}, found);
+  if (status.ok()) *denominator = found;
   return status;
 }
 
@@ -521,6 +524,9 @@ Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum)
   if (rows < 0)
     return fail(Code::invalid_argument, "rows: got %lld; accepted are integers from 0", static_cast<long long>(rows));
   if ((rows && !values) || !sum) return fail(Code::invalid_argument, "%s: missing", sum ? "values" : "sum");
+  if (static_cast<int>(dtype) < 0 || static_cast<int>(dtype) > 3)
+    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)",
+                static_cast<int>(dtype));
   if (dtype == DType::f64) {
     RowTree<base::DD<double>> tree;
     for (std::int64_t r = 0; r < rows; ++r) tree.push({static_cast<const double*>(values)[r], 0.0});

@@ -243,8 +243,11 @@ void run_segments(const SegmentsCall& call, const std::vector<std::int64_t>& lon
 }  // namespace
 
 Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int64_t segments, std::int64_t* offsets) noexcept {
+  if (elements < 0 || segments < 0)
+    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0",
+                elements < 0 ? "elements" : "segments");
+  if (!offsets || (elements && !ids)) return fail(Code::invalid_argument, "%s: missing", offsets ? "ids" : "offsets");
   std::int64_t s = 0;
-  offsets[0] = 0;
   for (std::int64_t i = 0; i < elements; ++i) {
     const std::int64_t id = ids[i];
     if (id < 0 || id >= segments)
@@ -253,8 +256,11 @@ Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int6
     if (id < s)
       return fail(Code::invalid_argument, "ids: got %lld at %lld after %lld; accepted are ids that do not fall (sort them)",
                   static_cast<long long>(id), static_cast<long long>(i), static_cast<long long>(s));
-    while (s < id) offsets[++s] = i;
+    s = id;
   }
+  s = 0, offsets[0] = 0;
+  for (std::int64_t i = 0; i < elements; ++i)
+    while (s < ids[i]) offsets[++s] = i;
   while (s < segments) offsets[++s] = elements;
   return Status{};
 }

@@ -221,6 +221,23 @@ Status sample(const SampleCall& call) noexcept {
   return failure.status(job);
 }
 
+namespace {
+
+// Of the functions that draw from all classes, and tell of draws alone.
+Status without_filters(const SampleCall& call, const char* function) {
+  const char* const given = call.top_k.data          ? "top_k"
+                            : call.top_p.data        ? "top_p"
+                            : call.min_p.data        ? "min_p"
+                            : call.filtered_log_prob ? "filtered_log_prob"
+                            : call.kept              ? "kept"
+                            : call.cut_logit         ? "cut_logit"
+                            : call.cut_index         ? "cut_index"
+                                                     : nullptr;
+  return given ? fail(Code::invalid_argument, "%s: given; %s has no filters", given, function) : Status{};
+}
+
+}  // namespace
+
 Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides) noexcept {
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
@@ -231,6 +248,7 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   if (Status status = make_plan(call, counts, strides, plan); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
   if (!call.replacement) return fail(Code::invalid_argument, "replacement: got false; sample_counts draws with replacement");
+  if (Status status = without_filters(call, "sample_counts"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kCounts);
   Failure failure;
   const Status done = cpu::with_scratch([&] { run_steps({job, failure, 0, true}); });
@@ -296,7 +314,7 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kPieces);
-  if (chunk < 0 || chunk + job.chunks > chunks)
+  if (chunk < 0 || job.chunks > chunks || chunk > chunks - job.chunks)
     return fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
                 static_cast<long long>(chunk), static_cast<long long>(job.chunks), static_cast<long long>(chunks - job.chunks));
   if (plan.rows == 0) return Status{};

@@ -417,14 +417,9 @@ class LossRow {
     const auto all = [](const LossPart<T>&) { return true; };
     std::int64_t right = -1;
     if constexpr (kMore) right = state.y.place;
-    if (job_.correct) {
-      double best = 0.0;
-      bool any = false;
-      each_part(all, [&](const LossPart<T>& of_row) {
-        if (!any || of_row.weight > best) best = of_row.weight, right = of_row.index;
-        any = true;
-      });
-    }
+    if (job_.correct && part_count > 0)
+      right = largest_class(
+          [&](const auto& body) { each_part(all, [&](const LossPart<T>& of_row) { body(of_row.index, of_row.weight); }); });
     const auto parts = [&](const auto& body) {
       each_part(all, [&](LossPart<T> of_row) {
         const T x = element(of_row.index);

@@ -46,13 +46,13 @@ struct CrossEntropyCall {
   std::int64_t ignore_index = -100;  // rows with this index are not read and have no loss and no gradient; pairs are left out,
                                      // and a row where no pair is left is ignored
   double label_smoothing = 0.0;      // in [0, 1]
-  double z_loss = 0.0;               // finite
+  double z_loss = 0.0;               // finite, from 0
   double softcap = 0.0;              // finite, above 0; 0: none
   double temperature = 1.0;          // above 0; infinity: every finite logit is 0
   LossReduction reduction = LossReduction::mean;
   bool given_denominator = false;          // of a mean
   double denominator = 1.0;                // finite, from 0
-  const double* denominator_at = nullptr;  // where it is instead, on the device of the call
+  const double* denominator_at = nullptr;  // where it is instead, on the device of the call: any number, as it is
   bool zero_if_empty = false;              // a mean over a denominator of 0, and its gradient, are 0, not NaN
 
   View g;        // double, one a row: what the gradient is multiplied by; absent: 1
@@ -65,7 +65,7 @@ struct CrossEntropyCall {
   void* entropy = nullptr;            // T, rows: -sum_j p_j log p_j
   void* z_loss_part = nullptr;        // T, rows: z_loss lse^2
   std::int64_t* predicted = nullptr;  // rows: the first of the classes with the largest z; -1 where the row has a NaN
-  std::uint8_t* correct = nullptr;    // rows: 1 where that is the target's (first) largest class, else 0
+  std::uint8_t* correct = nullptr;    // rows: 1 where that is the target's (first) class with the largest y, else 0
   void* saved = nullptr;              // rows of cross_entropy_saved_bytes: for cross_entropy_gradient_part. CPU
 };
 
@@ -76,7 +76,7 @@ SUMEXP_API Status cross_entropy(const CrossEntropyCall& call) noexcept;
 // `call` is that of a cross_entropy which has filled `saved`, with views `logits` and `dlogits` of `count` classes from `first`
 // on. Nothing but the gradient is computed.
 SUMEXP_API Status cross_entropy_gradient_part(const CrossEntropyCall& call, std::int64_t first, std::int64_t count) noexcept;
-// Of a row, a multiple of 16.
+// Of a row, a multiple of 16; 0 of no dtype, or less than no class.
 SUMEXP_API std::int64_t cross_entropy_saved_bytes(DType dtype, std::int64_t classes) noexcept;
 
 // The denominator of the mean, from the shape, the target, weight, token_weight and ignore_index of a call.

@@ -35,7 +35,7 @@ struct SampleCall {
   int axis = -1;  // of the classes
   View logits;
   View where;  // optional mask, one byte an element, 0: never drawn
-  // Options; "sample" alone takes those of the second group.
+  // Options. Filters (top_k, top_p, min_p), and what is told of them, are for sample and sample_probabilities.
   PerRow<std::uint64_t> seed;   // must be given
   PerRow<std::int64_t> stream;  // the row's number
   PerRow<double> temperature;   // 1; 0 is the lowest index among the largest logits, infinity any
@@ -43,7 +43,7 @@ struct SampleCall {
   PerRow<double> top_p;         // 1; above 0, up to 1
   PerRow<double> min_p;         // 0; from 0 to 1
   FilterOrder order = FilterOrder::vllm;
-  std::int64_t num_samples = 1;  // from 0; of sample_counts up to 2^53
+  std::int64_t num_samples = 1;  // from 0; up to 2^48, of sample_counts 2^53
   bool replacement = true;
   std::int64_t* out = nullptr;  // sample: num_samples a row, one row after the other
   // Optional results. Of logits as they are given, without temperature and filters, and of the distribution that is drawn from.
@@ -67,7 +67,7 @@ SUMEXP_API Status sample_counts(const SampleCall& call, std::int64_t* counts, co
 SUMEXP_API Status sample_probabilities(const SampleCall& call, double* probabilities) noexcept;
 
 // -- a row in pieces: for logits that are never there all at once ------------------------------------------------------------
-// The classes come in pieces that begin at multiples of chunk_classes. sample_pieces adds a piece: for each row and each chunk
+// The classes come in pieces that begin at multiples of chunk_classes. sample_piece adds a piece: for each row and each chunk
 // in it the chunk's state, and the class that each of num_samples draws takes if it comes to this chunk. finish_pieces draws.
 
 SUMEXP_API std::int64_t chunk_classes(DType dtype) noexcept;      // 2048, of f64 512

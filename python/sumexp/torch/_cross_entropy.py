@@ -87,6 +87,13 @@ def capped(input, rows, o):
     return torch.where(torch.isinf(x), x.detach(), o.softcap * torch.tanh(torch.where(torch.isinf(x), 0, x) / o.softcap))
 
 
+def largest_class(index, y):
+    """Of pairs in the last dimension, the class with the largest sum of y; of equal ones the lowest."""
+    total = ((index.unsqueeze(-1) == index.unsqueeze(-2)) * y.unsqueeze(-2)).sum(-1)
+    best = total == total.amax(-1, keepdim=True)
+    return torch.where(best, index, torch.iinfo(index.dtype).max).amin(-1)
+
+
 def row_losses(input, target, target_weight, weight, token_weight, o, info=False):
     """(the rows' losses in the wide dtype, a dict of what else there is if `info`)."""
     rows, pairs = kept_rows(target, target_weight, o)
@@ -127,7 +134,7 @@ def row_losses(input, target, target_weight, weight, token_weight, o, info=False
         if target.is_floating_point():
             of_target, likeliest = nll, y.argmax(o.dim)
         else:
-            likeliest = index.gather(o.dim, y.argmax(o.dim, keepdim=True)).squeeze(o.dim)
+            likeliest = largest_class(index.movedim(o.dim, -1), y.movedim(o.dim, -1))
         found = {
             "lse": lse,
             "log_prob": -weighted(y, of_target).sum(o.dim),
