@@ -35,7 +35,8 @@ def equal_parts(count, most):
     """The size of parts of at most `most`: of equal ones, if that takes few more (oneDNN keeps 0.6 MB for every shape)."""
     most = max(most, 1)
     least = max(-(-count // most), 1)
-    return next((count // parts for parts in range(least, least + least // 4 + 2) if count % parts == 0), most)
+    found = (count // parts for parts in range(least, least + least // 4 + 2) if count % parts == 0)
+    return max(next(found, most), 1)
 
 
 def wanted(function, need):

@@ -132,7 +132,7 @@ def _run(function, logits, target, axis, *, out=None, **options):
         return call.results(out, back=False)
     if with_g:
         g = call.of_loss("g", g)
-    gradient = call.place_for_gradient(out)
+    gradient = call.place_for_gradient(out, g)
     loss = call.run(loss=not with_g, g=g, dlogits=gradient)
     gradient = call.back(gradient) if out is None else out
     return gradient if with_g else call.results(loss, gradient)
@@ -185,12 +185,23 @@ class Call:
 
         if reduction == "mean" and token_weight is not None:
             given, tokens = self.arguments, self.arguments["token_weight"]
-            kept = self.target != ignore_index if self.target.shape == self.rows else ...
-            if power := tokens_power(tokens[kept], self.number):
+            if power := tokens_power(tokens[self._counted(ignore_index)], self.number):
                 with np.errstate(over="ignore", under="ignore"):
                     given["token_weight"] = np.asarray(np.ldexp(tokens, power))
                     if denominator is not None:
                         given["denominator"] = float(np.ldexp(denominator, power))
+
+    def _counted(self, ignore_index):
+        """Which rows have a loss, as a mask."""
+        if self.target.dtype.kind not in "iu":
+            return ...
+        kept, weight = self.target != ignore_index, self.arguments["weight"]
+        if self.target.ndim > len(self.rows):  # pairs
+            return kept.any(-1)
+        if weight is not None and len(weight) and not self.arguments["label_smoothing"] and not self.arguments["z_loss"]:
+            inside = kept & (self.target >= 0) & (self.target < len(weight))
+            kept &= weight[np.where(inside, self.target, 0)] != 0
+        return kept
 
     def _target(self, target):
         """(indices or probabilities, weights of pairs or None)"""
@@ -249,8 +260,8 @@ class Call:
     def inputs(self):
         return [self.logits, self.target, *(self.arguments[n] for n in ("target_weight", "token_weight", "weight"))]
 
-    def place_for_gradient(self, out):
-        return _arrays.result(self.function, out, self.logits.shape, self.logits.dtype, *self.inputs())
+    def place_for_gradient(self, out, g=None):
+        return _arrays.result(self.function, out, self.logits.shape, self.logits.dtype, *self.inputs(), g)
 
     def place_for_loss(self, out):
         shape = self.rows if self.reduction == "none" else ()

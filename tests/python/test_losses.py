@@ -1,6 +1,9 @@
 """cross_entropy, cross_entropy_with_grad, cross_entropy_vjp: accuracy, bytes, specials, arguments, other libraries' faults."""
 
 import itertools
+import os
+import subprocess
+import sys
 import tracemalloc
 
 import ml_dtypes
@@ -286,6 +289,47 @@ def test_rows_side_by_side_have_the_bytes_of_others(fmt, mix, kind):
             again, dx, more = se.cross_entropy_with_grad(turned, of, 1, out=out, **options)
             assert same(np.asarray(again), np.asarray(loss)) and all(same(more[i], info[i]) for i in INFO)
             assert same(np.moveaxis(dx, 1, -1).copy(), gradient)
+
+
+STREAMED = """
+import numpy as np, sumexp as se
+rng = np.random.default_rng(5)
+for n, inner in ((300, 17), (300, 16), (21, 35), (2048, 3), (2300, 5)):
+    whole = rng.standard_normal((9, inner + 1, n), dtype=np.float32)
+    x, t = whole[:, :inner], rng.integers(0, n, (9, inner))
+    x[3, 1], x[5, 0, 0], x[7, 2] = -np.inf, np.nan, np.inf
+    token = np.where(t == t[4, 0], 1e39, 1.0)
+    for options in ({"z_loss": 1e-4}, {"info": "lse"}, {"token_weight": token}, {"label_smoothing": 0.1}):
+        gradient = se.cross_entropy_with_grad(x, t, reduction="sum", **options)[1]
+        for i in np.ndindex(9, inner):
+            one = {k: v[i] if k == "token_weight" else v for k, v in options.items()}
+            alone = se.cross_entropy_with_grad(x[i], t[i], reduction="sum", **one)[1]
+            assert gradient[i].tobytes() == alone.tobytes(), (n, inner, list(options), i)
+"""
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_that_wait_are_written_from_their_own_terms(isa):
+    """Everything goes around the cache; a row beside a panel, or special in one, goes alone."""
+    environment = {**os.environ, "SUMEXP_STREAM_BYTES": "1", "SUMEXP_ISA": isa, "SUMEXP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", STREAMED], check=True, env=environment)
+
+
+def test_a_gradient_of_the_loss_apart_from_the_result():
+    g, x = np.random.default_rng(1).random((4, 4)), np.ones((4, 4))
+    with pytest.raises(ValueError, match="cross_entropy_vjp: out overlaps an input"):
+        se.cross_entropy_vjp(g[0], x, np.zeros(4, int), reduction="none", out=g)
+
+
+def test_token_weights_of_rows_without_a_loss():
+    """A weight beyond the dtype there changes nothing."""
+    x, token = np.float32([[1, 2], [3, 1], [0, 0]]), np.array([1e60, 1, 1])
+    pairs = (np.array([[-100], [0], [1]]), np.ones((3, 1), np.float32))
+    expected = se.cross_entropy(x[1:], np.array([0, 1]))
+    assert same(se.cross_entropy(x, pairs, token_weight=token), expected)
+    given = {"weight": np.float32([1, 0]), "token_weight": token}
+    expected = se.cross_entropy(x[1:], np.array([0, 0]))
+    assert same(se.cross_entropy(x, np.array([1, 0, 0]), **given), expected)
 
 
 def test_integer_targets_of_any_width():

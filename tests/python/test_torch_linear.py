@@ -222,6 +222,13 @@ def test_products_of_blocks_of_classes(dtype, biased):
         torch.testing.assert_close(t.grad, p.grad)
 
 
+def test_no_classes_of_16_bits():
+    """Which has nothing to divide into parts."""
+    x, w = normal(4, 3, dtype=torch.bfloat16).requires_grad_(), torch.zeros(0, 3, dtype=torch.bfloat16, requires_grad=True)
+    st.linear_cross_entropy(x, w, torch.zeros(4, 0), reduction="sum", chunk_size=2).backward()
+    assert w.grad.shape == (0, 3)
+
+
 def test_sums_of_16_bits():
     """Loss and dW are added up in float32: in bfloat16 a sum of 4,096 ones stops at 256."""
     x, w = torch.ones(4096, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)

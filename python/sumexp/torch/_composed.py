@@ -217,7 +217,8 @@ class _Node(Function):
     """Where the gradient comes from the same sweep as the result, it is made ahead: in most programs backward brings a 1.
 
     So it is if the last backward was of this kind and no forward came between, as in a loop of both. Then the gradient is
-    handed over, once; what is saved serves any other backward. Its bytes are the same either way.
+    handed over, once; what is saved serves any other backward. Its bytes are the same either way, but where memory was changed
+    in between behind autograd's back (by x.data, or an array under a tensor).
     """
 
     @staticmethod
@@ -256,7 +257,7 @@ def is_one(gradient, *others):
         and gradient.dim() == 0
         and gradient.is_cpu
         and all(g is None for g in others)
-        and not functorch_active()
+        and nothing_watches()
         and not is_wrapper(gradient)
         and gradient.item() == 1
     )

@@ -302,6 +302,18 @@ def raw(entry, x, *args, **options):
         entry(x, *args, workspace=x.new_empty(wanted, dtype=torch.uint8), **options)
 
 
+def counted(target, target_weight, weight, o):
+    """Which rows have a loss, as a mask."""
+    if target.is_floating_point():
+        return ...
+    kept = is_kept(target, o.ignore_index)
+    if target_weight is not None:
+        return kept.any(-1)
+    if weight is not None and len(weight) and not o.label_smoothing and not o.z_loss:
+        kept = kept & (plain(weight)[target.to(torch.int64).clamp(0, len(weight) - 1)] != 0)
+    return kept
+
+
 def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="cross_entropy"):
     """The kernel on plain tensors: (loss, {name: tensor} of `info`). The gradient goes to dlogits, which may be the input."""
     (x, target, target_weight, weight, token_weight, denominator), o = arguments[: len(TENSORS)], Options(
@@ -312,8 +324,8 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
     places = info_places(info, rows, x)
     tokens, denominator = plain(token_weight, torch.float64), plain(denominator, torch.float64)
     if tokens is not None and x.is_cpu and o.reduction == REDUCTIONS.index("mean"):
-        kept = target != o.ignore_index if target.shape == tokens.shape else ...
-        if power := tokens_power(tokens[kept].numpy(), np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)):
+        some = tokens[counted(target, target_weight, weight, o)].numpy()
+        if power := tokens_power(some, np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)):
             tokens, denominator = (t if t is None else torch.ldexp(t, torch.tensor(power)) for t in (tokens, denominator))
     raw(
         _core._cross_entropy,
@@ -655,7 +667,7 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
         g = of_rows(function, "g", g, () if options.reduction else rows)
     if all(t is None or _front.way(t) == "kernel" for t in (*tensors, g)) and _front.is_ours(function, logits):
         place = out
-        if out is None or not (lies_on(out, logits) or apart(out, tensors)):
+        if out is None or not (lies_on(out, logits) or apart(out, (*tensors, g))):
             place = result_like(logits)
         with_loss = function == "cross_entropy_with_grad"
         scale = None if g is None else g.to(torch.float64).expand(rows)
