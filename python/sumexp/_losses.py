@@ -64,7 +64,7 @@ def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, la
     Returns
     -------
     The loss in the dtype of logits, a number, or with reduction="none" an array of shape rows; with info (loss, {name: array}).
-    Index targets without options: within 4 ulp of the exact value, also as p goes to 1. With options within 8 eps of
+    Index targets without options: within 4 ulp of the exact value, also as p goes to 1. With options within 9 eps of
     the sum of the absolute parts, token_weight * (sum_j |a_j| (|lse| + |z_j|) + z_loss lse**2), and without softcap and
     temperature of token_weight * (sum_j |a_j| (lse - z_j) + z_loss lse**2). eps is half the machine epsilon; 16-bit results are
     computed in float32 and rounded once. Rows are added in one order, whatever the threads, in float64 or a pair of them.
@@ -96,7 +96,8 @@ def cross_entropy_with_grad(logits, target, axis=-1, *, weight=None, ignore_inde
     the losses. Of index targets without options every element is within 4 ulp. With options it is within 16 eps of
     its absolute parts, f ((sum_k |a_k| + 2 z_loss |lse|) p_j + |a_j|) dz_j/dlogits_j with f the row's factor, and with softcap
     or temperature within 16 eps of (1 + |z_j| + |lse|) times that. (z is rounded to the type that computes; where eps |z_j| is
-    not small, this holds of the gradient at the rounded z.)
+    not small, this holds of the gradient at the rounded z. The element at a target of one class whose weight is 0 has |z_t - m|
+    eps of itself more, m being the largest logit.)
 
     Raises
     ------

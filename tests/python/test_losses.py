@@ -20,7 +20,7 @@ from sumexp import _core
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 EPS = {F16: 2.0**-11, BF16: 2.0**-8, F32: 2.0**-24, F64: 2.0**-53}
-LOSS_BOUND, GRADIENT_BOUND = 8, 16  # in eps of the absolute parts: the docstrings' numbers
+LOSS_BOUND, GRADIENT_BOUND = 9, 16  # in eps of the absolute parts: the docstrings' numbers
 
 
 def same(a, b):
@@ -192,6 +192,12 @@ MIXES = {
     "all": {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 20.0, "temperature": 1.3},
 }
 INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
+
+
+def test_the_most_that_options_lose():
+    """z-loss squares what softcap and temperature have lost."""
+    x = np.float32([[-3.13868499, 4.67765331], [1, 2], [3, 1]])
+    check(F32, x, np.array([0, 1, 0]), reduction="none", softcap=15.0, temperature=0.001, z_loss=1.0)
 
 
 @FORMAT

@@ -230,6 +230,18 @@ def test_what_is_saved_goes_through_hooks(ahead):
     assert not ahead and torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_backward_pass_alone_is_traced(reduction, ahead):
+    """With the gradient that it is given, not as a constant."""
+    x, t = torch.randn(8, 5, requires_grad=True), torch.randint(0, 5, (8,))
+    trained(x, t, 1)
+    loss = st.cross_entropy(x, t, reduction=reduction)
+    backward = lambda v: torch.autograd.grad(loss, x, v, retain_graph=True)[0]
+    v = torch.ones_like(loss)
+    program = make_fx(backward)(v)
+    torch.testing.assert_close(program(3 * v), backward(3 * v))
+
+
 def test_nothing_is_made_ahead_where_more_is_differentiated(ahead):
     x, t = torch.randn(8, 5, requires_grad=True), torch.randint(0, 5, (8,))
     w = torch.rand(5, requires_grad=True)

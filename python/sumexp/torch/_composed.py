@@ -130,7 +130,7 @@ class Composed:
         if again or functorch_active() or any(map(is_wrapper, given)):
             return self._through_formula(gradients, tensors, options, needs)
         plain = [u if u is None else u.resolve_neg() for u in gradients]
-        if all(type(t) in PLAIN_TYPES for t in given):
+        if nothing_watches() and all(type(t) in PLAIN_TYPES for t in given):
             return self.gradient(tuple(plain), tensors, results, options, needs)
         made = getattr(torch.ops.sumexp, self.name + "_vjp")(plain, list(tensors), list(results), list(needs), *options)
         return tuple(t if needed else None for t, needed in zip(made, needs))
