@@ -14,6 +14,10 @@
 
 namespace sumexp::cpu {
 
+// Bytes from one row in scratch to the next: whole lines, an odd number of them, so that rows do not meet in the same sets of
+// the cache.
+inline std::int64_t odd_lines(std::int64_t bytes) { return ((bytes + kLineBytes - 1) / kLineBytes | 1) * kLineBytes; }
+
 // A plan, with the kernels that serve it and what they need to know of its numbers.
 struct Job {
   const Plan& plan;

@@ -424,7 +424,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const bool overlaps = job.overlaps && call.kind == TargetKind::index && !dense && !call.entropy && plan.n >= kOverlappedRow;
   if (reads_in_place && (writes_in_place || !plan.data[kGradient]) && as_it_is && plan.n > 0 && !part && !call.saved &&
       plan.n <= (dense ? order.chunk : order.chunk / 2) && !nothing_left && !overlaps)
-    job.terms_pitch = ((plan.n * wide + kLineBytes - 1) / kLineBytes | 1) * kLineBytes, job.overlaps = false;
+    job.terms_pitch = odd_lines(plan.n * wide), job.overlaps = false;
 
   // A power of two of rows: some tasks for every thread; rows side by side as many together as their driver takes, if there
   // are enough for all threads.
