@@ -407,6 +407,26 @@ def test_minus_infinity_of_a_part(fmt):
     assert np.isfinite(float(se.cross_entropy(x, pair, z_loss=0.1)))
 
 
+@FORMAT
+def test_minus_infinity_among_rows_taken_together(fmt):
+    """A class of -inf that has a weight makes the loss infinite, and never NaN, in a batch as alone; one without does not."""
+    x = logits(np.random.default_rng(3), fmt, (37, 21))
+    x[5, 7], x[20, 0] = -np.inf, -np.inf
+    t = np.full(37, 3)
+    y = np.zeros(x.shape, fmt.dtype)
+    y[:, 3] = 1
+    y[20, 0] = 0.5
+    cases = (t, {"label_smoothing": 0.1}, {5, 20}), (y, {}, {20}), (y, {"label_smoothing": 0.1}, {5, 20})
+    for target, options, infinite in cases:
+        loss, gradient = se.cross_entropy_with_grad(x, target, reduction="none", **options)
+        assert {int(i) for i in np.flatnonzero(np.isposinf(loss))} == infinite and not np.isnan(loss).any()
+        assert np.isfinite(gradient).all() and same(loss, se.cross_entropy(x, target, reduction="none", **options))
+        for r in (5, 20, 21):
+            one, g = se.cross_entropy_with_grad(x[r], target[r], reduction="none", **options)
+            assert same(np.asarray(one, fmt.dtype), loss[r]) and same(g, gradient[r])
+
+
+
 def test_minus_infinity_in_whole_chunks():
     for dtype, chunk in ((np.float32, 2048), (np.float64, 512)):
         x = np.random.default_rng(1).standard_normal(3 * chunk).astype(dtype)
