@@ -427,6 +427,19 @@ def test_minus_infinity_among_rows_taken_together(fmt):
 
 
 
+@FORMAT
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "info": "lse"}], ids=str)
+def test_factors_beyond_the_dtype_among_rows_taken_together(fmt, options):
+    x, t, token = logits(np.random.default_rng(4), fmt, (37, 21)), np.full(37, 3), np.ones(37)
+    x[:, 9] = -np.inf  # 0 of the row, and infinity no NaN of it
+    token[[4, 6, 8, 21]] = 1e39, np.inf, np.nan, 1e308
+    gradient = se.cross_entropy_with_grad(x, t, reduction="sum", token_weight=token, **options)[1]
+    for r in range(37):
+        alone = se.cross_entropy_with_grad(x[r], t[r], reduction="sum", token_weight=token[r], **options)[1]
+        assert same(gradient[r], alone), r
+
+
+
 def test_minus_infinity_in_whole_chunks():
     for dtype, chunk in ((np.float32, 2048), (np.float64, 512)):
         x = np.random.default_rng(1).standard_normal(3 * chunk).astype(dtype)
