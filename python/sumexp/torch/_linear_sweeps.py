@@ -1,8 +1,8 @@
 """Cross-entropy of logits x W^T + bias that never exist whole: sweeps over plain tensors, a chunk of tokens at a time.
 
-As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits. On the CPU the gradient of weights of
-16 bits, which is added up in float32, comes at the end by blocks of classes (by_classes), so that no float32 array of their
-size is there.
+As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits. The gradient of weights of 16 bits is
+added up in float32, for which the result's own memory has room for half of the classes; on the CPU, where no other float32
+array of their size shall be, the other half comes at the end, by blocks of classes (by_classes).
 """
 
 from typing import NamedTuple
@@ -88,9 +88,16 @@ def add_product(z, x, to, first):
     if to.dtype == z.dtype:
         torch.mm(z.t(), x, out=to) if first else to.addmm_(z.t(), x)
         return
-    for block in blocks(*to.shape, 4 * BLOCK):  # fewer, larger ones: each is three parallel regions
-        part = z[:, block].contiguous().t() @ x  # of 16 bits products are fast without gaps alone
-        to[block].copy_(part) if first else to[block].add_(part)
+    step = equal_parts(len(to), (BLOCK // 2) // max(to.shape[1], 1))
+    scratch = z.new_empty(step, to.shape[1])
+    for sums, columns in zip(to.split(step), z.split(step, 1)):
+        part = scratch[: len(sums)]
+        torch.mm(columns.contiguous().t(), x, out=part)  # of 16 bits products are fast without gaps alone
+        if first:
+            sums.copy_(part)
+        else:  # in halves, as torch converts what it adds to memory of its own
+            for half, of in zip(sums.chunk(2), part.chunk(2)):
+                half.add_(of)
 
 
 # -- sweeps over plain tensors ---------------------------------------------------------------------------------------------
@@ -154,17 +161,31 @@ def summed(losses):
     return total
 
 
-def by_classes(x, w, bias, kept, buffer, options, of_rows, saved, dtype):
-    """dw in `dtype`, a block of classes at a time: their logits once more, and the gradient by what each row has in `saved`.
+def sums_within(result, dtype):
+    """The memory of a result as the `dtype` in which its first rows are added up: of so many as it has room for."""
+    rows, width = result.shape
+    held = rows * result.element_size() // dtype.itemsize
+    return result.view(-1)[: held * width * dtype.itemsize // result.element_size()].view(dtype).view(held, width)
+
+
+def round_sums(sums, result):
+    """Those of sums_within as the first rows of the result: each block lies before the sums that are still to be read."""
+    if sums.dtype != result.dtype:
+        for block in blocks(*sums.shape):
+            result[block] = sums[block].to(result.dtype)
+
+
+def by_classes(x, w, bias, kept, room, options, of_rows, saved, dw, held):
+    """dw of the classes from `held` on, a block of them at a time: their logits once more, at most `room` elements of them,
+    and the gradient by what each row has in `saved`.
 
     What is added up in the wide dtype is a block then, not all of dw.
     """
-    work, wide, buffer = buffer.dtype, ce.wide(buffer.dtype), buffer.view(-1)
-    classes, step = len(w), equal_parts(len(w), 384)
-    tokens = equal_parts(len(kept), len(buffer) // (4 * step))  # a quarter of the buffer: products copy what they transpose
-    dw = result_like(w, dtype=dtype)
-    total = w.new_empty(min(step, classes), w.shape[1], dtype=wide)
-    for first in range(0, classes, step):
+    work, classes, step = work_of(x), len(w), equal_parts(len(w) - held, 384)
+    tokens = equal_parts(len(kept), room // step)
+    buffer = x.new_empty(tokens * step, dtype=work)
+    total = w.new_empty(step, w.shape[1], dtype=ce.wide(work))
+    for first in range(held, classes, step):
         block = w[first : first + step]
         for count, rows in enumerate(chunks(kept, tokens)):
             part = x[rows].to(work)
@@ -184,7 +205,6 @@ def by_classes(x, w, bias, kept, buffer, options, of_rows, saved, dtype):
             )
             add_product(z, part, total[: len(block)], count == 0)
         dw[first : first + step] = total[: len(block)]
-    return dw
 
 
 def work_of(x):
@@ -230,12 +250,18 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
     dx = result_like(x, dtype=dtype) if need_x else None
     if need_x and len(kept) < len(x):
         dx.zero_()
-    dw, saved = out_dw, None
+    dw = sums = out_dw
+    held = len(w)  # so many classes have their dw added up in this sweep
     if need_w and dw is None and w.element_size() == 2 and len(kept) > size and not waits(x):
-        saved = x.new_empty(len(x), _core._cross_entropy_saved_bytes(work == torch.float64, len(w)), dtype=torch.uint8)
-        places["saved"] = saved
+        dw = result_like(w, dtype=dtype)
+        sums = sums_within(dw, wide)
+        held = len(sums)
     elif need_w and dw is None:
-        dw = w.new_empty(w.shape, dtype=work if len(kept) <= size else wide)
+        dw = sums = w.new_empty(w.shape, dtype=work if len(kept) <= size else wide)
+    later = held < len(w)
+    if later:
+        saved_bytes = _core._cross_entropy_saved_bytes(work == torch.float64, len(w))
+        places["saved"] = x.new_empty(len(x), saved_bytes, dtype=torch.uint8)
     db = w.new_zeros(len(w), dtype=wide) if need_bias else None
     buffer = x.new_empty(size, len(w), dtype=work)
     for count, rows in enumerate(chunks(kept, size)):
@@ -247,7 +273,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
             z,
             axis=1,
             function=function,
-            dlogits=z if need_x or need_bias or (need_w and saved is None) else None,
+            dlogits=z if need_x or need_bias or need_w else None,
             **options,
             **{n: t[rows] for n, t in of_rows.items()},
             **{"z_loss_part" if n == "z_loss" else n: t for n, t in made.items()},
@@ -259,12 +285,15 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
             torch.mm(z, w, out=dx[rows])
         elif need_x:
             dx[rows] = product_back(z, w).to(dx.dtype)
-        if need_w and saved is None:
-            add_product(z, part, dw, count == 0 and out_dw is None)
+        if need_w:
+            add_product(z[:, :held], part, sums, count == 0 and out_dw is None)
         if need_bias:
             db += z.sum(0, dtype=wide)
-    if saved is not None:
-        dw = by_classes(x, w, bias, kept, buffer, options, of_rows, saved, dtype)
+    if later:
+        room = buffer.numel() // 4  # products have copies beside it
+        del z, buffer
+        round_sums(sums, dw)
+        by_classes(x, w, bias, kept, room, options, of_rows, places["saved"], dw, held)
     elif need_w and out_dw is None:
         dw = dw.to(dtype) if len(kept) else torch.zeros_like(w, dtype=dtype)
     return losses, (dx, dw, None if db is None else db.to(dtype)), extras, found
