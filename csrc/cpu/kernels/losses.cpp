@@ -13,52 +13,72 @@
 namespace sumexp::SUMEXP_NS {
 namespace {
 
-template <class V, int kVectors>
-Wide<ElementOf<V>> fold_wide(const Wide<V> (&lanes)[kVectors]) {
+template <class V>
+constexpr int kGroupVectors = Geometry<ElementOf<V>>::kGroup / V::W;
+
+template <class V>
+SUMEXP_FN WideMembers<V> members_of(const Wide<V> (&lanes)[kGroupVectors<V>]) {
   constexpr int each = V::W / F64::W;
-  WideMembers<V> member[each * kVectors];
-  for (int u = 0; u < kVectors; ++u) put_members(lanes[u], member + each * u);
-  return fold_halves<F64::W / 2>(fold_vectors(member));
+  WideMembers<V> member[each * kGroupVectors<V>];
+  for (int u = 0; u < kGroupVectors<V>; ++u) put_members(lanes[u], member + each * u);
+  return fold_vectors(member);
+}
+template <class V>
+Wide<ElementOf<V>> fold_wide(const Wide<V> (&lanes)[kGroupVectors<V>]) {
+  return fold_halves<F64::W / 2>(members_of<V>(lanes));
 }
 
 // Calls body(u, i, memory) for the vectors of a chunk, u the place in a group of lanes: element i belongs to lane i mod kGroup.
 template <class V, class Body>
 SUMEXP_FN void each_in_group(int count, Body body) {
-  constexpr int kGroup = Geometry<ElementOf<V>>::kGroup, kVectors = kGroup / V::W;
+  constexpr int kGroup = Geometry<ElementOf<V>>::kGroup, kVectors = kGroupVectors<V>;
   int i = 0;
   for (; i + kGroup <= count; i += kGroup)
 #pragma GCC unroll 16
     for (int u = 0; u < kVectors; ++u) body(u, i + u * V::W, Whole{});
-  for (int u = 0; i < count; ++u, i += V::W) {
+  for (int u = 0; u < kVectors; ++u, i += V::W) {
     if (i + V::W <= count) body(u, i, Whole{});
-    else body(u, i, Part{count - i});
+    else if (i < count) body(u, i, Part{count - i});
   }
 }
 
+// Those of a dense sum; b null: ones, which have no weight here.
+template <class V>
+struct DenseLanes {
+  Wide<V> distance[kGroupVectors<V>], weight[kGroupVectors<V>];
+  bool lost;
+};
 template <class V, bool kOnes>
-DenseSum<ElementOf<V>> dense_sum(const ElementOf<V>* z, const ElementOf<V>* b, int count, ElementOf<V> maximum) {
+SUMEXP_FN DenseLanes<V> dense_lanes(const ElementOf<V>* z, const ElementOf<V>* b, int count, ElementOf<V> maximum) {
   using T = ElementOf<V>;
   using O = WideOf<V>;
-  constexpr int kVectors = Geometry<T>::kGroup / V::W;
   const V m = V(is_finite(maximum) ? maximum : T(0)), zero = V(T(0));
-  Wide<V> distance[kVectors], weight[kVectors];
-  for (int u = 0; u < kVectors; ++u) distance[u] = weight[u] = O::from(zero);
+  DenseLanes<V> to;
+  for (int u = 0; u < kGroupVectors<V>; ++u) to.distance[u] = to.weight[u] = O::from(zero);
+  bool gone = false;
   V lost = zero;
   each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
     const V x = memory.template load<V>(z + i, is_finite(maximum) ? maximum : T(0));
-    const auto gone = equal(x, V(-Limits<T>::infinity));
+    const auto infinite = equal(x, V(-Limits<T>::infinity));
     const Wide<V> d = distance_below(m, x);
+    gone |= any(infinite);
     if constexpr (kOnes) {
-      lost = pick(gone, V(T(1)), lost);
-      distance[u] = distance[u] + d;
+      to.distance[u] = to.distance[u] + d;
     } else {
       const V w = memory.template load<V>(b + i, T(0));
-      lost = larger(pick(gone, larger(w, zero - w), zero), lost);
-      distance[u] = distance[u] + d * O::from(w);
-      weight[u] = weight[u] + O::from(w);
+      lost = larger(pick(infinite, larger(w, zero - w), zero), lost);
+      to.distance[u] = to.distance[u] + d * O::from(w);
+      to.weight[u] = to.weight[u] + O::from(w);
     }
   });
-  return {fold_wide<V>(distance), kOnes ? WideOf<T>::constant(count) : fold_wide<V>(weight), largest(lost) > T(0)};
+  to.lost = gone && (kOnes || largest(lost) > T(0));
+  return to;
+}
+template <class V, bool kOnes>
+DenseSum<ElementOf<V>> dense_sum(const ElementOf<V>* z, const ElementOf<V>* b, int count, ElementOf<V> maximum) {
+  const DenseLanes<V> lanes = dense_lanes<V, kOnes>(z, b, count, maximum);
+  const auto weight = kOnes ? WideOf<ElementOf<V>>::constant(count) : fold_wide<V>(lanes.weight);
+  return {fold_wide<V>(lanes.distance), weight, lanes.lost};
 }
 
 // sum of t_j (m - z_j), t the chunk's terms
@@ -66,10 +86,9 @@ template <class V>
 Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, int count, ElementOf<V> maximum) {
   using T = ElementOf<V>;
   using O = WideOf<V>;
-  constexpr int kVectors = Geometry<T>::kGroup / V::W;
   const V zero = V(T(0));
-  Wide<V> sums[kVectors];
-  for (int u = 0; u < kVectors; ++u) sums[u] = O::from(zero);
+  Wide<V> sums[kGroupVectors<V>];
+  for (Wide<V>& sum : sums) sum = O::from(zero);
   each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
     const V t = memory.template load<V>(terms + i, T(0));
     sums[u] = sums[u] + spread_part(t, V(maximum), memory.template load<V>(z + i, T(0)));
@@ -117,7 +136,7 @@ struct LossKernel {
   const Storage<V>& storage;
   const cpu::LossJob& job;
   cpu::LossScratch& scratch;
-  const cpu::LossRow& row;
+  const cpu::LossRow* row;
   const std::int64_t n = job.plan->n;
   const LossOptions options = {
       n, job.smoothing, job.z_loss, job.temperature, job.target_moves != nullptr, job.weight != nullptr};
@@ -151,7 +170,7 @@ struct LossKernel {
   }
   // x times kScale, of a row apart.
   void undivided(std::int64_t first, int count, T* to) const {
-    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count, to);
+    job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count, to);
     cap_logits(to, count, nullptr);
     each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
       memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(LossTop<T>::kScale)));
@@ -160,38 +179,38 @@ struct LossKernel {
   void set_apart() {
     T* const x = static_cast<T*>(scratch.z);
     for (std::int64_t first = 0; first < n; first += kChunk) {
-      job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count_of(first), x);
+      job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count_of(first), x);
       cap_logits(x, count_of(first), nullptr);
       job.moves->largest(x, count_of(first), &top.top);
     }
     top.apart = true, z_place = y_place = -1;
   }
   const T* logits(std::int64_t first, int count, T* slopes = nullptr) const {
-    if (job.in_place) return reinterpret_cast<const T*>(row.logits) + first;
+    if (job.in_place) return reinterpret_cast<const T*>(row->logits) + first;
     T* const z = static_cast<T*>(scratch.z);
-    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, first, count, z);
+    job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count, z);
     if (changes_logits) scale_logits(z, count, slopes);
     return z;
   }
   T logit(std::int64_t j) const {
-    if (job.in_place) return reinterpret_cast<const T*>(row.logits)[j];
+    if (job.in_place) return reinterpret_cast<const T*>(row->logits)[j];
     T z;
-    job.moves->pack_row(*job.plan, cpu::kIn0, row.logits, j, 1, &z);
+    job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, j, 1, &z);
     if (changes_logits) scale_logits(&z, 1, nullptr);
     return z;
   }
   // The target's probabilities.
   const T* target(std::int64_t first, int count) const {
-    if (job.target_in_place) return reinterpret_cast<const T*>(row.probabilities) + first;
+    if (job.target_in_place) return reinterpret_cast<const T*>(row->probabilities) + first;
     T* const y = static_cast<T*>(scratch.dense);
     if (job.target_wide == sizeof(T)) {
-      job.target_moves->pack_row(*job.plan, cpu::kIn1, row.probabilities, first, count, y);
+      job.target_moves->pack_row(*job.plan, cpu::kIn1, row->probabilities, first, count, y);
       return y;
     }
     std::conditional_t<sizeof(T) == 4, double, float> other[64];
     for (int i = 0; i < count; i += 64) {
       const int some = count - i < 64 ? count - i : 64;
-      job.target_moves->pack_row(*job.plan, cpu::kIn1, row.probabilities, first + i, some, other);
+      job.target_moves->pack_row(*job.plan, cpu::kIn1, row->probabilities, first + i, some, other);
       for (int j = 0; j < some; ++j) y[i + j] = static_cast<T>(other[j]);
     }
     return y;
@@ -245,20 +264,20 @@ struct LossKernel {
     const int count = count_of(first);
     const T* const z = logits(first, count);
     state = State::empty(top.apart);
-    if (row.entropy && !terms) terms = static_cast<T*>(scratch.terms);
+    if (row->entropy && !terms) terms = static_cast<T*>(scratch.terms);
     state.sum = sum_chunk(c, z, count, terms, overlap);
     add_sums(first, count, z, terms, state);
   }
   // What a state has beside the sum of the exponentials, of a chunk from `first` on.
   void add_sums(std::int64_t first, int count, const T* z, const T* terms, State& state) {
     const T m = state.sum.m;
-    if (row.entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
+    if (row->entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
       const T *x = z, from = top.apart ? static_cast<T>(top.scaled()) : m;
       if (top.apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
-      if (mixed && row.log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
-      if (probabilities && row.correct) find_largest(y, count, first, best_y, y_place);
+      if (mixed && row->log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
+      if (probabilities && row->correct) find_largest(y, count, first, best_y, y_place);
       const T* const b = dense(first, count, y);
       state.dense = b ? dense_sum<V, false>(x, b, count, from) : dense_sum<V, true>(x, b, count, from);
     }
@@ -270,21 +289,21 @@ struct LossKernel {
     if (to) *static_cast<T*>(to) = value;
   }
   LossPart<T> part(std::int64_t k) const {
-    const cpu::TargetPart& part = row.parts[k];
+    const cpu::TargetPart& part = row->parts[k];
     return {part.index, part.weight, static_cast<double>(weight_of(part.index)), T(0)};
   }
   void put_class(bool nan) const {
-    if (row.predicted) *row.predicted = nan ? -1 : z_place;
-    if (!row.correct) return;
+    if (row->predicted) *row->predicted = nan ? -1 : z_place;
+    if (!row->correct) return;
     const auto each_pair = [&](const auto& body) {
-      for (std::int64_t k = 0; k < row.part_count; ++k) body(row.parts[k].index, row.parts[k].weight);
+      for (std::int64_t k = 0; k < row->part_count; ++k) body(row->parts[k].index, row->parts[k].weight);
     };
     const std::int64_t right = probabilities ? y_place : largest_class(each_pair);
-    *row.correct = !nan && z_place >= 0 && z_place == right;
+    *row->correct = !nan && z_place >= 0 && z_place == right;
   }
   __attribute__((noinline)) Gradient finish(const State& state, const LoggedSum<T>* known = nullptr) const {
     const auto each_part = [&](auto body) SUMEXP_INLINE {
-      for (std::int64_t k = 0; k < row.part_count; ++k) {
+      for (std::int64_t k = 0; k < row->part_count; ++k) {
         LossPart<T> of_row = part(k);
         of_row.z = logit(of_row.index);
         if (top.apart) {
@@ -295,10 +314,10 @@ struct LossKernel {
         body(of_row);
       }
     };
-    const LossResult<T> result = finish_loss(options, state, row.part_count, each_part, row.loss_factor, row.gradient_factor,
-                                             row.entropy != nullptr, row.gradient || row.saved, top, known);
-    put(row.loss, result.loss), put(row.lse, result.lse), put(row.log_prob, result.log_prob);
-    put(row.entropy, result.entropy), put(row.z_loss, result.z_loss);
+    const LossResult<T> result = finish_loss(options, state, row->part_count, each_part, row->loss_factor, row->gradient_factor,
+                                             row->entropy != nullptr, row->gradient || row->saved, top, known);
+    put(row->loss, result.loss), put(row->lse, result.lse), put(row->log_prob, result.log_prob);
+    put(row->entropy, result.entropy), put(row->z_loss, result.z_loss);
     put_class(is_nan(state.sum.R));
     return result.gradient;
   }
@@ -336,17 +355,17 @@ struct LossKernel {
   void put_nan(std::int64_t first, int count) const {
     T* const out = static_cast<T*>(scratch.out);
     fill_chunk<V>(out, count, Limits<T>::nan());
-    job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+    job.moves->unpack_row(*job.plan, cpu::kOut, row->gradient, first, count, out);
   }
   // Of classes from `first` on, of one chunk, from their terms.
   void put(std::int64_t first, int count, const T* terms, const TermScale<V>& scale, const Gradient& gradient,
            const T* slopes) const {
     const bool direct = job.stores && job.item == sizeof(T);
-    T* const out = direct ? reinterpret_cast<T*>(row.gradient) + first : static_cast<T*>(scratch.out);
+    T* const out = direct ? reinterpret_cast<T*>(row->gradient) + first : static_cast<T*>(scratch.out);
     const V all = V(gradient.scale);
     const bool bounded = is_finite(gradient.scale);
     if (writes_probabilities(gradient)) {
-      char* const to = row.gradient + first * job.item;
+      char* const to = row->gradient + first * job.item;
       storage.put_probabilities(to, count, job.stream, terms, scale, gradient.scale);
       return write_target(first, count, gradient);
     }
@@ -369,10 +388,10 @@ struct LossKernel {
         memory.store(out + i, times_unbounded(p, gradient.scale));
       });
     }
-    const double f = gradient.late ? row.gradient_factor : row.gradient_factor / job.temperature;
-    for (std::int64_t k = 0; k < row.part_count; ++k)
-      if (const std::int64_t i = row.parts[k].index - first; i >= 0 && i < count)
-        out[i] = row.part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part(k).a(options) * f);
+    const double f = gradient.late ? row->gradient_factor : row->gradient_factor / job.temperature;
+    for (std::int64_t k = 0; k < row->part_count; ++k)
+      if (const std::int64_t i = row->parts[k].index - first; i >= 0 && i < count)
+        out[i] = row->part_count == 1 ? gradient.at_target : out[i] - static_cast<T>(part(k).a(options) * f);
     if (slopes)
       each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
         memory.store(out + i, memory.template load<V>(out + i, T(0)) * memory.template load<V>(slopes + i, T(0)));
@@ -381,7 +400,7 @@ struct LossKernel {
     if (!bounded || gradient.late)
       each_vector<V>(count, [&](int i, auto memory)
                                 SUMEXP_INLINE { memory.store(out + i, quiet(memory.template load<V>(out + i, T(0)))); });
-    if (!direct) job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, first, count, out);
+    if (!direct) job.moves->unpack_row(*job.plan, cpu::kOut, row->gradient, first, count, out);
   }
 
   // What probability() takes of a chunk beside its terms, which are others where the chunk is far below the row's maximum.
@@ -396,14 +415,14 @@ struct LossKernel {
   }
   // Is the gradient scale p, in the caller's memory as it is, but of the one target?
   bool writes_probabilities(const Gradient& gradient) const {
-    return storage.put_probabilities && job.stores && !has_dense && job.softcap == 0.0 && row.part_count == 1 &&
+    return storage.put_probabilities && job.stores && !has_dense && job.softcap == 0.0 && row->part_count == 1 &&
            !gradient.nan && !gradient.late && is_finite(gradient.scale);
   }
   void write_target(std::int64_t first, int count, const Gradient& gradient) const {
-    const std::int64_t index = row.parts[0].index;
+    const std::int64_t index = row->parts[0].index;
     if (index < first || index >= first + count) return;
-    if (job.item == sizeof(T)) write<T>(row.gradient + index * std::int64_t{sizeof(T)}, gradient.at_target);
-    else job.moves->unpack_row(*job.plan, cpu::kOut, row.gradient, index, 1, &gradient.at_target);
+    if (job.item == sizeof(T)) write<T>(row->gradient + index * std::int64_t{sizeof(T)}, gradient.at_target);
+    else job.moves->unpack_row(*job.plan, cpu::kOut, row->gradient, index, 1, &gradient.at_target);
   }
 
   // -- rows one behind the other: a gradient is written while the next row is summed ----------------------------------
@@ -420,13 +439,13 @@ struct LossKernel {
   const Waiting& waiting() const { return as<Waiting>(scratch.waiting); }
   // The kernel of the row that waits.
   LossKernel behind() const {
-    LossKernel kernel{storage, job, scratch, waiting().row};
+    LossKernel kernel{storage, job, scratch, &waiting().row};
     kernel.maxima = waiting().maxima;
     return kernel;
   }
   void wait(const Normalizer<T>& scale, const Gradient& gradient, const T* kept) const {
     Waiting& to = as<Waiting>(scratch.waiting);
-    to = {row, row.parts[0], scale, gradient, kept, maxima};
+    to = {*row, row->parts[0], scale, gradient, kept, maxima};
     to.row.parts = &to.part;
     scratch.waits = true, scratch.row = 1 - scratch.row;
   }
@@ -468,37 +487,52 @@ struct LossKernel {
   // Rows with probabilities or one target each, of which nothing but loss and gradient is asked, have the rest of finish_loss
   // in vectors.
   struct PanelSingles {
+    using Groups = typename PanelRows<V, T, 1, int>::Groups;
     T z[V::W], loss[V::W], at_target[V::W];
-    Wide<T> weight[V::W], factor[V::W], scale[V::W], distance[V::W], dense[V::W], rest[V::W], own[V::W];
+    double a[V::W];  // weight of the target
+    Wide<T> of_target[V::W], own[V::W], minus_share[V::W], factor[V::W], scale[V::W], all[V::W];
+    Groups distances, weights;  // of a dense sum
+    bool lost[V::W];
 
-    static bool serve(const LossKernel& first) {
-      const cpu::LossRow& row = first.row;
-      return first.options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss && !row.predicted &&
+    static bool serve(const LossKernel& kernel) {
+      const cpu::LossRow& row = *kernel.row;
+      return kernel.options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss && !row.predicted &&
              !row.correct;
     }
-    void lay_out(int b, const LossKernel& kernel, T m, const DenseSum<T>& sums) {
+    void lay_out(int b, const LossKernel& kernel, T m) {
       using O = WideOf<T>;
       const LossPart<T> part = kernel.single_part();
-      const double a = part.a(kernel.options), share = kernel.options.dense_scale() * part.of_class;
-      z[b] = kernel.probabilities ? m : kernel.logit(part.index);
-      weight[b] = O::constant(a), factor[b] = O::constant(kernel.row.loss_factor);
-      scale[b] = O::constant(kernel.row.gradient_factor);
-      distance[b] = sums.distance, dense[b] = sums.weight;
-      rest[b] = sums.weight * O::constant(kernel.options.dense_scale()) + O::constant(-share);
-      own[b] = O::constant(a) + O::constant(share);
+      a[b] = part.a(kernel.options), z[b] = kernel.probabilities ? m : kernel.logit(part.index);
+      if (!kernel.has_dense) return;
+      const double share = kernel.options.dense_scale() * part.of_class;
+      of_target[b] = O::constant(a[b]), own[b] = O::constant(a[b]) + O::constant(share), minus_share[b] = O::constant(-share);
+      factor[b] = O::constant(kernel.row->loss_factor), scale[b] = O::constant(kernel.row->gradient_factor);
+      const int count = static_cast<int>(kernel.n);
+      const T *const x = kernel.logits(0, count), *const y = kernel.probabilities ? kernel.target(0, count) : nullptr;
+      const T* const dense = kernel.dense(0, count, y);
+      const DenseLanes<V> lanes =
+          dense ? dense_lanes<V, false>(x, dense, count, m) : dense_lanes<V, true>(x, nullptr, count, m);
+      distances[b] = members_of<V>(lanes.distance), weights[b] = members_of<V>(lanes.weight), lost[b] = lanes.lost;
     }
-    void repeat(int from, int b) {
-      z[b] = z[from], weight[b] = weight[from], factor[b] = factor[from], scale[b] = scale[from];
-      distance[b] = distance[from], dense[b] = dense[from], rest[b] = rest[from], own[b] = own[from];
+    void repeat(int from, int b, bool has_dense) {
+      z[b] = z[from];
+      if (!has_dense) return;
+      of_target[b] = of_target[from], own[b] = own[from], minus_share[b] = minus_share[from];
+      factor[b] = factor[from], scale[b] = scale[from];
+      distances[b] = distances[from], weights[b] = weights[from];
     }
     void finish(const LossOptions& o, const RowSum<V>& sum, Wide<V> L) {
       using O = WideOf<V>;
       const V zero = V(T(0)), z_t = V::load(z);
-      const Wide<V> of_part = (O::from(sum.m, zero - z_t) + L) * wide_lanes(weight), nothing = O::constant(0);
-      const Wide<V> of_dense = (wide_lanes(distance) + wide_lanes(dense) * L) * O::constant(o.dense_scale());
+      const Wide<V> target = wide_lanes(of_target), nothing = O::constant(0);
+      const Wide<V> weight = o.probabilities || o.weighted ? weights.fold() : O::constant(static_cast<double>(o.n));
+      const Wide<V> dense = weight * O::constant(o.dense_scale());
+      const Wide<V> of_part = (O::from(sum.m, zero - z_t) + L) * target;
+      const Wide<V> of_dense = (distances.fold() + weight * L) * O::constant(o.dense_scale());
       V::store(loss, O::narrow(((nothing + of_part) + of_dense) * wide_lanes(factor)));
-      const Wide<V> g = target_gradient(sum, z_t, wide_lanes(rest) + nothing, wide_lanes(own)).value;
+      const Wide<V> g = target_gradient(sum, z_t, (dense + wide_lanes(minus_share)) + nothing, wide_lanes(own)).value;
       V::store(at_target, O::narrow(g * wide_lanes(scale)));
+      put_lanes(target + dense, all);
     }
     void finish_plain(const RowSum<V>& sum, Wide<V> L) {
       V::store(loss, cross_entropy(sum.m, L, V::load(z)));
@@ -509,14 +543,13 @@ struct LossKernel {
   // The one target; of probabilities one without weight.
   LossPart<T> single_part() const { return probabilities ? LossPart<T>{0, 0.0, 0.0, T(0)} : part(0); }
   // This row, of a panel. Whether its numbers are such that PanelSingles has its loss and gradient.
-  bool finish_single(int b, const PanelSums& sums, const PanelSingles& singles, const DenseSum<T>& of_dense, const T* terms) {
-    const double a = single_part().a(options), f = row.gradient_factor, scale = options.dense_scale();
-    const Wide<T> weights = WideOf<T>::constant(a) + of_dense.weight * WideOf<T>::constant(scale);
-    const double all = has_dense ? number(weights) : a;
-    if (!is_finite(singles.z[b]) || is_nan(sums.R[b]) || (of_dense.lost && scale != 0.0)) return false;
-    if (row.gradient && (!is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(all * f)))) return false;
-    put(row.loss, one_nan(has_dense ? singles.loss[b] : weighted_loss(singles.loss[b], a * row.loss_factor)));
-    if (!row.gradient) return true;
+  bool finish_single(int b, const PanelSums& sums, const PanelSingles& singles, const T* terms) {
+    const double f = row->gradient_factor, scale = options.dense_scale();
+    const double all = has_dense ? number(singles.all[b]) : singles.a[b];
+    if (!is_finite(singles.z[b]) || is_nan(sums.R[b]) || (has_dense && singles.lost[b] && scale != 0.0)) return false;
+    if (row->gradient && (!is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(all * f)))) return false;
+    put(row->loss, one_nan(has_dense ? singles.loss[b] : weighted_loss(singles.loss[b], singles.a[b] * row->loss_factor)));
+    if (!row->gradient) return true;
     Gradient gradient = {one_nan(static_cast<T>(all * f)), static_cast<T>(scale * f), singles.at_target[b], false};
     if (!has_dense) gradient.at_target = gradient.at_target * gradient.scale;
     gradient.at_target = one_nan(gradient.at_target);
@@ -527,14 +560,14 @@ struct LossKernel {
     const int count = static_cast<int>(n);
     State state = State::empty();
     state.sum = sums.state(b);
-    if (row.entropy || has_dense || job.finds_class) {
+    if (row->entropy || has_dense || job.finds_class) {
       const T* const z = logits(0, count);
       find_class(0, z, count);
       add_sums(0, count, z, terms, state);
     }
     const LoggedSum<T> logged = sums.logged(b);
     const Gradient gradient = finish(state, &logged);
-    if (!row.gradient) return;
+    if (!row->gradient) return;
     if (gradient.nan) put_nan(0, count);
     else put(0, count, terms, sums.scale(b), gradient, nullptr);
   }
@@ -550,41 +583,27 @@ struct LossKernel {
     const RowSum<V> sum = row_sum(states);
     const Wide<V> L = log_over_max(sum);
     PanelSums sums(states, sum, L);
-    const auto kernel_of = [&](int b) {
-      LossKernel kernel{storage, job, scratch, rows[b]};
-      kernel.maxima = sums.m + b;
-      return kernel;
-    };
+    LossKernel kernel{storage, job, scratch, rows};
+    const auto take = [&](int b) { kernel.row = rows + b, kernel.maxima = sums.m + b, kernel.z_place = kernel.y_place = -1; };
     const auto terms_of = [&](int b) { return reinterpret_cast<const T*>(panel.terms.first + b * panel.terms.step); };
     const auto left_out = [&](int b) { return !rows[b].probabilities && rows[b].part_count == 0; };
     PanelSingles singles;
-    DenseSum<T> dense[W];
     int first = 0;  // that is not left out
     while (first < count && left_out(first)) ++first;
-    bool single = first < count && PanelSingles::serve(kernel_of(first));
+    bool single = first < count && PanelSingles::serve(kernel);
     for (int b = first; single && b < count; ++b) single = rows[b].part_count <= 1;
     if (single) {
-      for (int b = first; b < count; ++b) {
-        if (left_out(b)) {
-          singles.repeat(first, b);
-          continue;
-        }
-        LossKernel kernel = kernel_of(b);
-        State state = State::empty();
-        state.sum = sums.state(b);
-        if (kernel.has_dense) kernel.add_sums(0, panel.count, kernel.logits(0, panel.count), terms_of(b), state);
-        singles.lay_out(b, kernel, sums.m[b], dense[b] = state.dense);
-      }
+      for (int b = first; b < count; ++b)
+        if (!left_out(b)) take(b), singles.lay_out(b, kernel, sums.m[b]);
       for (int b = 0; b < W; ++b)
-        if (b < first || b >= count) singles.repeat(first, b);
-      const LossKernel kernel = kernel_of(first);
+        if (b < first || b >= count || left_out(b)) singles.repeat(first, b, kernel.has_dense);
       if (kernel.has_dense) singles.finish(kernel.options, sum, L);
       else singles.finish_plain(sum, L);
     }
-    for (int b = 0; b < count; ++b) {
+    for (int b = first; b < count; ++b) {
       if (left_out(b)) continue;
-      LossKernel kernel = kernel_of(b);
-      if (!single || !kernel.finish_single(b, sums, singles, dense[b], terms_of(b))) kernel.finish_any(b, sums, terms_of(b));
+      take(b);
+      if (!single || !kernel.finish_single(b, sums, singles, terms_of(b))) kernel.finish_any(b, sums, terms_of(b));
     }
     return true;
   }
@@ -606,14 +625,14 @@ struct LossKernel {
 
   void run() {
     if (!job.from_saved) return sweep();
-    const Saved& saved = *static_cast<const Saved*>(row.saved);
-    top = saved.top, maxima = maxima_of(row.saved);
+    const Saved& saved = *static_cast<const Saved*>(row->saved);
+    top = saved.top, maxima = maxima_of(row->saved);
     map_all(saved.scale, saved.gradient, nullptr);
   }
   void sweep() {
     const std::int64_t chunks = chunk_count<T>(n);
-    if (row.saved) maxima = maxima_of(row.saved);
-    T* const kept = row.gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[scratch.row]) : nullptr;
+    if (row->saved) maxima = maxima_of(row->saved);
+    T* const kept = row->gradient && job.keeps_terms ? static_cast<T*>(scratch.row_terms[scratch.row]) : nullptr;
     const auto reduce_all = [&](auto& root, auto reduce) {
       using Sum = std::remove_reference_t<decltype(root)>;
       MergeTree<Sum> tree;
@@ -626,7 +645,7 @@ struct LossKernel {
       root = tree.finish(root);
     };
     State state = State::empty();
-    const bool alone = !row.entropy && !has_dense;  // the sum of exponentials
+    const bool alone = !row->entropy && !has_dense;  // the sum of exponentials
     const auto reduce_row = [&] {
       const auto one = [&](std::int64_t c, T* terms, auto& sum) { reduce(c, terms, nullptr, sum); };
       if (alone) reduce_all(state.sum, one);
@@ -644,10 +663,10 @@ struct LossKernel {
       reduce_row();
     }
     const Gradient gradient = finish(state);
-    if (!row.gradient && !row.saved) return;
+    if (!row->gradient && !row->saved) return;
     const Normalizer<T> scale = gradient.nan ? Normalizer<T>{} : normalizer<Terms>(state.sum);
-    if (row.saved) *static_cast<Saved*>(row.saved) = {scale, gradient, top};
-    if (!row.gradient) return;
+    if (row->saved) *static_cast<Saved*>(row->saved) = {scale, gradient, top};
+    if (!row->gradient) return;
     if constexpr (kOverlaps)
       if (job.overlaps && alone && kept && writes_probabilities(gradient)) return wait(scale, gradient, kept);
     map_all(scale, gradient, kept);
@@ -659,10 +678,10 @@ constexpr Storage<V> kStorage = storage<V, Terms, S>();
 
 template <class V, class Terms, class S>
 void loss_row(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow& row) {
-  LossKernel<V, Terms>{kStorage<V, Terms, S>, job, scratch, row}.run();
+  LossKernel<V, Terms>{kStorage<V, Terms, S>, job, scratch, &row}.run();
 }
 void write_waiting(const cpu::LossJob& job, cpu::LossScratch& scratch) {
-  LossKernel<F32, FullTerms>{kStorage<F32, FullTerms, float>, job, scratch, {}}.write_waiting();
+  LossKernel<F32, FullTerms>{kStorage<F32, FullTerms, float>, job, scratch, nullptr}.write_waiting();
 }
 template <class V, class Terms, class S>
 bool loss_panel(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow* rows, int count) {

@@ -64,7 +64,7 @@ struct LossScratch {
 constexpr int kWidened = 4, kLossStorages = 5;
 
 struct LossKernels {
-  int width[kLossStorages];  // rows of a panel, by dtype; 1: there are none
+  int width[kLossStorages];  // rows of a panel, by storage; 1: there are none
   void (*row[kLossStorages])(const LossJob&, LossScratch&, const LossRow&);
   // Up to `width` rows of one chunk, evenly apart, whose logits and gradients have no gaps. False, with nothing written, where
   // one is special. scratch.row_terms: of all rows.

@@ -7,7 +7,7 @@
 
 #include "../../numerics/formats.hpp"
 #include "../../ops/losses.hpp"
-#include "../drivers/column_block.hpp"
+#include "../drivers/copied_rows.hpp"
 #include "../drivers/driver.hpp"
 #include "../isa.hpp"
 #include "../kernels/losses.hpp"
@@ -32,6 +32,9 @@ constexpr std::int64_t kKeptBytes = std::int64_t{1} << 20;
 // it; by tasks of so many rows. Of float32: of doubles and 16 bits arithmetic is the limit (doubles by 0.89 to 1.05 of the
 // time without). csrc/README.md has what it gains.
 constexpr std::int64_t kOverlappedBytes = std::int64_t{1} << 20, kOverlappedRows = 64, kOverlappedRow = 192;
+// Rows of 16 bits of up to so many elements are copied to float before they go in panels: 0.45 of the time of 21 classes, 0.9
+// of 500, 1.05 of 1,000 (Zen 4, 2026-11).
+constexpr std::int64_t kWidenedRow = 512;
 
 double read_double(const char* p) {
   double value;
@@ -136,7 +139,7 @@ struct Work {
   double denominator;
   bool nothing_left;      // a mean of nothing, and that is to be 0
   double* block_sums;     // a wide number for each block: hi, and lo
-  std::int64_t together;  // rows side by side that are copied to be contiguous; or 0
+  std::int64_t together;  // rows that are copied at a time, to contiguous ones of T; or 0
   bool copies_target;     // ... and their probabilities
   bool by_table;          // rows go to the drivers of the table's operations
   std::int64_t saved;     // bytes of a row
@@ -235,8 +238,8 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
   constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
   const std::int64_t row_terms = width > 1 ? width * work.job.terms_pitch + terms : terms;
-  const std::int64_t of_logits = ColumnBlock::bytes(work.together, plan.n, work.wide);
-  const std::int64_t of_target = work.copies_target ? ColumnBlock::bytes(work.together, plan.n, work.job.target_wide) : 0;
+  const std::int64_t of_logits = CopiedRows::bytes(work.together, plan.n, work.wide);
+  const std::int64_t of_target = work.copies_target ? CopiedRows::bytes(work.together, plan.n, work.job.target_wide) : 0;
   const std::int64_t bytes =
       5 * piece + sets * (row_terms + lines(whole * work.wide) + kBetween) + lines(parts_bytes) + of_logits + of_target;
   workspace.reset();
@@ -301,18 +304,23 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     row.loss_factor = rows.factor(kToken, offsets);
     row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
   };
-  const std::int64_t* const stride = plan.row[0].stride;
-  const Kernels& moves = SUMEXP_IN_USE(kernels_);
-  const ColumnBlock logits(*moves.moves[static_cast<int>(call.dtype)], plan.n, work.wide, take(of_logits));
-  const ColumnBlock target(*moves.moves[static_cast<int>(call.target_dtype)], plan.n, work.job.target_wide, take(of_target));
+  const auto copies = [&](DType dtype, int wide, std::int64_t bytes) {
+    const Moves& moves = *SUMEXP_IN_USE(kernels_).moves[static_cast<int>(dtype)];
+    return CopiedRows(moves, plan.columns, plan.n, static_cast<int>(item_size(dtype)), wide, take(bytes));
+  };
+  const CopiedRows logits = copies(call.dtype, work.wide, of_logits);
+  const CopiedRows target = copies(call.target_dtype, work.job.target_wide, of_target);
+  const std::int64_t* const step = plan.columns      ? plan.row[0].stride
+                                   : plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride
+                                                     : nullptr;
   const std::int64_t most = work.together ? work.together : kMostRows;
   for (std::int64_t r = begin; r < end;) {
     const int count = static_cast<int>(even_rows(plan, r, end - r < most ? end - r : most));
     Offsets offsets = plan.row_offsets(r);
     const char *const x = rows.at(kLogits, offsets), *const y = indices ? nullptr : rows.at(kTarget, offsets);
     char* const dx = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
-    if (work.together) logits.gather(x, stride[kLogits], count);
-    if (work.copies_target) target.gather(y, stride[kTarget], count);
+    if (work.together) logits.gather(x, step[kLogits], count);
+    if (work.copies_target) target.gather(y, step[kTarget], count);
     for (int b = 0; b < count; b += width) {
       const int some = count - b < width ? count - b : width;
       for (int i = b; i < b + some; ++i) {
@@ -330,7 +338,7 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
         put_loss(r + i, losses[i]);
       }
     }
-    if (work.together && dx) logits.scatter(dx, stride[kGradient], count);
+    if (work.together && dx) logits.scatter(dx, step[kGradient], count);
     r += count;
   }
   if (scratch.waits) work.kernels.write_waiting(work.job, scratch);
@@ -378,15 +386,23 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const bool by_table = plain && !statistics && !call.saved && !(mean && denominator == 0.0) && plan.n > 1 &&
                         (plan.columns || plan.n <= order.chunk);
 
-  // Other rows side by side are copied, some at a time; so are their probabilities, where these lie in the same way.
-  const std::int64_t together = plan.columns && !by_table && !part ? ColumnBlock::width(plan.n, item, wide) : 0;
+  const bool nothing_left = mean && denominator == 0.0 && call.zero_if_empty;
+  const bool dense = probabilities || call.label_smoothing != 0.0;
+  const bool short_rows = as_it_is && plan.n > 0 && plan.n <= (dense ? order.chunk : order.chunk / 2) && !part && !call.saved;
+
+  // Other rows side by side are copied, some at a time, and short ones of 16 bits; so are their probabilities, where these lie
+  // in the same way.
+  const bool widens = plan.direct && item == 2 && short_rows && plan.n <= kWidenedRow && plan.rows > 1;
+  const std::int64_t together =
+      !by_table && !part && (plan.columns || widens) ? CopiedRows::at_once(plan.n, item, wide) / (widens ? 2 : 1) : 0;
   Plan copied;
   bool copies_target = false;
   if (together) {
     copied = plan;
     copied.row[0].stride[kLogits] = copied.row[0].stride[kGradient] = wide;
-    copies_target = probabilities && last[kTarget] == item_size(call.target_dtype);
-    if (copies_target) copied.row[0].stride[kTarget] = call.target_dtype == DType::f64 ? 8 : 4;
+    const std::int64_t of_target = item_size(call.target_dtype), target_wide = of_target == 8 ? 8 : 4;
+    copies_target = probabilities && (plan.columns ? last[kTarget] == of_target : plan.row[0].stride[kTarget] == of_target);
+    if (copies_target) copied.row[0].stride[kTarget] = target_wide;
   }
   const bool reads_in_place = contiguous || together, writes_in_place = stores || (together && plan.data[kGradient]);
   std::int64_t next_row = plan.batch_dims ? last[kLogits] / item : 0;
@@ -409,7 +425,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   job.stores = writes_in_place;
   // Over the logits results are in the cache already: written around it they took 0.37 ns per element of float32 rows of 32,000
   // on one thread, through it 0.31 (Zen 5, 2026-11). Into other memory 0.40 and 0.44.
-  job.stream = stores && plan.data[kGradient] != plan.data[kLogits] && plan.rows * plan.n * item >= stream_bytes();
+  job.stream = stores && !together && plan.data[kGradient] != plan.data[kLogits] && plan.rows * plan.n * item >= stream_bytes();
   job.keeps_terms = !part && plan.n * wide <= kKeptBytes;
   job.overlaps =
       job.keeps_terms && job.stream && call.dtype == DType::f32 && plan.n * wide <= kOverlappedBytes && plan.rows > 1;
@@ -419,11 +435,8 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   // Rows of one chunk go some at a time, as far as they are read and written where they lie; their terms an odd number of lines
   // apart. Not those that are written while the next one is summed, which from some 200 elements on is faster (0.84 of the
   // time), nor rows that keep vectors busy by themselves.
-  const bool nothing_left = mean && denominator == 0.0 && call.zero_if_empty;
-  const bool dense = probabilities || call.label_smoothing != 0.0;
   const bool overlaps = job.overlaps && call.kind == TargetKind::index && !dense && !call.entropy && plan.n >= kOverlappedRow;
-  if (reads_in_place && (writes_in_place || !plan.data[kGradient]) && as_it_is && plan.n > 0 && !part && !call.saved &&
-      plan.n <= (dense ? order.chunk : order.chunk / 2) && !nothing_left && !overlaps)
+  if (reads_in_place && (writes_in_place || !plan.data[kGradient]) && short_rows && !nothing_left && !overlaps)
     job.terms_pitch = odd_lines(plan.n * wide), job.overlaps = false;
 
   // A power of two of rows: some tasks for every thread; rows side by side as many together as their driver takes, if there
