@@ -279,22 +279,44 @@ def test_short_rows_and_columns_have_the_bytes_of_long_ones(fmt, n):
 @FORMAT
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("kind", ["index", "probabilities", "pairs"])
-def test_rows_side_by_side_have_the_bytes_of_others(fmt, mix, kind):
-    """They are copied some at a time, whole lines and what is left of one; beside ignored rows, those of NaN, and in place."""
+@pytest.mark.parametrize("more", [INFO, ()], ids=["info", "no info"])
+def test_rows_side_by_side_have_the_bytes_of_others(fmt, mix, kind, more):
+    """They are copied or transposed some at a time, whole lines and what is left of one; beside ignored rows, those of NaN, and in
+    place."""
     rng = np.random.default_rng(17)
     for n, rows in ((5, 71), (700, 71), (2300, 71), (3, 2)):
         x, t = logits(rng, fmt, (2, rows, n)), targets(rng, fmt, kind, (2, rows), n)
         if kind == "index":
             t[:, ::9] = -100
         x[0, rows // 2, n // 2], x[1, 1, 0] = np.nan, np.inf
-        options = {**MIXES[mix], "weight": rng.random(n).astype(fmt.compute), "info": INFO}
-        loss, gradient, info = se.cross_entropy_with_grad(x, t, **options)
+        options = {**MIXES[mix], "weight": rng.random(n).astype(fmt.compute), "info": more}
+        loss, gradient, *info = se.cross_entropy_with_grad(x, t, **options)
         turned = np.moveaxis(x, -1, 1).copy()
         of = np.moveaxis(t, -1, 1).copy() if kind == "probabilities" else t
         for out in (None, turned):
-            again, dx, more = se.cross_entropy_with_grad(turned, of, 1, out=out, **options)
-            assert same(np.asarray(again), np.asarray(loss)) and all(same(more[i], info[i]) for i in INFO)
+            again, dx, *others = se.cross_entropy_with_grad(turned, of, 1, out=out, **options)
+            assert same(np.asarray(again), np.asarray(loss)) and all(same(others[0][i], info[0][i]) for i in more)
             assert same(np.moveaxis(dx, 1, -1).copy(), gradient)
+
+
+@FORMAT
+@pytest.mark.parametrize("kind", ["index", "probabilities"])
+@pytest.mark.parametrize("n", [1, 3, 17, 64, 65, 513])
+def test_rows_taken_together_have_the_bytes_of_each_alone(fmt, n, kind):
+    """In place too, with special rows among them, which are read after others had been worked on."""
+    rng = np.random.default_rng(n)
+    x, t = logits(rng, fmt, (133, n)), targets(rng, fmt, kind, (133,), n)
+    x[70, n // 2], x[100, 0], x[120] = np.nan, np.inf, -np.inf
+    weight = rng.random(n).astype(fmt.compute)
+    if kind == "index":
+        t[::9] = t[:64] = -100
+        weight[n // 3] = np.inf if n == 17 else 1
+    for options in ({}, {"label_smoothing": 0.25}, {"label_smoothing": 0.25, "weight": weight}):
+        alone = [se.cross_entropy_with_grad(x[r], t[r], reduction="sum", **options) for r in range(len(x))]
+        for out in (None, x.copy()):
+            loss, gradient = se.cross_entropy_with_grad(x if out is None else out, t, reduction="none", out=out, **options)
+            assert same(loss, np.array([one for one, _ in alone], fmt.dtype))
+            assert same(gradient, np.stack([g for _, g in alone]))
 
 
 STREAMED = """

@@ -28,15 +28,24 @@ class CopiedRows {
 
   // From, and to, `rows` rows, the first of them at `from`: columns whose elements are `step` apart, or rows that are.
   void gather(const char* from, std::int64_t step, int rows) const {
-    if (columns_) moves_.pack_columns(from, step, rows, n_, rows_, pitch_ / wide_);
+    const std::int64_t pitch = pitch_ / wide_;
+    if (columns_) each_line(rows, [&](int b, int n) { moves_.pack_columns(from + b * item_, step, n, n_, row(b), pitch); });
     else each_run(step, rows, [&](int b, int count) { moves_.pack_row(row_, 0, from + b * step, 0, count, row(b)); });
   }
   void scatter(char* to, std::int64_t step, int rows) const {
-    if (columns_) moves_.unpack_columns(to, step, rows, n_, rows_, pitch_ / wide_, false);
+    const std::int64_t pitch = pitch_ / wide_;
+    if (columns_)
+      each_line(rows, [&](int b, int n) { moves_.unpack_columns(to + b * item_, step, n, n_, row(b), pitch, false); });
     else each_run(step, rows, [&](int b, int count) { moves_.unpack_row(row_, 0, to + b * step, 0, count, row(b)); });
   }
 
  private:
+  // The moves take columns of one line at a time.
+  template <class Body>
+  void each_line(int rows, Body body) const {
+    const int line = static_cast<int>(kLineBytes) / item_;
+    for (int b = 0; b < rows; b += line) body(b, rows - b < line ? rows - b : line);
+  }
   // Rows without gaps between them are one.
   template <class Body>
   void each_run(std::int64_t step, int rows, Body body) const {

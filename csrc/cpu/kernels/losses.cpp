@@ -2,99 +2,14 @@
 //
 #include "losses.hpp"
 
-#include "../../numerics/tanh.hpp"
-#include "../../ops/losses.hpp"
-#include "exp_chunk.hpp"
-#include "kernel.hpp"
+#include "loss_row.hpp"
 #if SUMEXP_REGISTERS
+#include "loss_tiles.hpp"
 #include "panel.hpp"
 #endif
 
 namespace sumexp::SUMEXP_NS {
 namespace {
-
-template <class V>
-constexpr int kGroupVectors = Geometry<ElementOf<V>>::kGroup / V::W;
-
-template <class V>
-SUMEXP_FN WideMembers<V> members_of(const Wide<V> (&lanes)[kGroupVectors<V>]) {
-  constexpr int each = V::W / F64::W;
-  WideMembers<V> member[each * kGroupVectors<V>];
-  for (int u = 0; u < kGroupVectors<V>; ++u) put_members(lanes[u], member + each * u);
-  return fold_vectors(member);
-}
-template <class V>
-Wide<ElementOf<V>> fold_wide(const Wide<V> (&lanes)[kGroupVectors<V>]) {
-  return fold_halves<F64::W / 2>(members_of<V>(lanes));
-}
-
-// Calls body(u, i, memory) for the vectors of a chunk, u the place in a group of lanes: element i belongs to lane i mod kGroup.
-template <class V, class Body>
-SUMEXP_FN void each_in_group(int count, Body body) {
-  constexpr int kGroup = Geometry<ElementOf<V>>::kGroup, kVectors = kGroupVectors<V>;
-  int i = 0;
-  for (; i + kGroup <= count; i += kGroup)
-#pragma GCC unroll 16
-    for (int u = 0; u < kVectors; ++u) body(u, i + u * V::W, Whole{});
-  for (int u = 0; u < kVectors; ++u, i += V::W) {
-    if (i + V::W <= count) body(u, i, Whole{});
-    else if (i < count) body(u, i, Part{count - i});
-  }
-}
-
-// Those of a dense sum; b null: ones, which have no weight here.
-template <class V>
-struct DenseLanes {
-  Wide<V> distance[kGroupVectors<V>], weight[kGroupVectors<V>];
-  bool lost;
-};
-template <class V, bool kOnes>
-SUMEXP_FN DenseLanes<V> dense_lanes(const ElementOf<V>* z, const ElementOf<V>* b, int count, ElementOf<V> maximum) {
-  using T = ElementOf<V>;
-  using O = WideOf<V>;
-  const V m = V(is_finite(maximum) ? maximum : T(0)), zero = V(T(0));
-  DenseLanes<V> to;
-  for (int u = 0; u < kGroupVectors<V>; ++u) to.distance[u] = to.weight[u] = O::from(zero);
-  bool gone = false;
-  V lost = zero;
-  each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
-    const V x = memory.template load<V>(z + i, is_finite(maximum) ? maximum : T(0));
-    const auto infinite = equal(x, V(-Limits<T>::infinity));
-    const Wide<V> d = distance_below(m, x);
-    gone |= any(infinite);
-    if constexpr (kOnes) {
-      to.distance[u] = to.distance[u] + d;
-    } else {
-      const V w = memory.template load<V>(b + i, T(0));
-      lost = larger(pick(infinite, larger(w, zero - w), zero), lost);
-      to.distance[u] = to.distance[u] + d * O::from(w);
-      to.weight[u] = to.weight[u] + O::from(w);
-    }
-  });
-  to.lost = gone && (kOnes || largest(lost) > T(0));
-  return to;
-}
-template <class V, bool kOnes>
-DenseSum<ElementOf<V>> dense_sum(const ElementOf<V>* z, const ElementOf<V>* b, int count, ElementOf<V> maximum) {
-  const DenseLanes<V> lanes = dense_lanes<V, kOnes>(z, b, count, maximum);
-  const auto weight = kOnes ? WideOf<ElementOf<V>>::constant(count) : fold_wide<V>(lanes.weight);
-  return {fold_wide<V>(lanes.distance), weight, lanes.lost};
-}
-
-// sum of t_j (m - z_j), t the chunk's terms
-template <class V>
-Wide<ElementOf<V>> spread_of(const ElementOf<V>* z, const ElementOf<V>* terms, int count, ElementOf<V> maximum) {
-  using T = ElementOf<V>;
-  using O = WideOf<V>;
-  const V zero = V(T(0));
-  Wide<V> sums[kGroupVectors<V>];
-  for (Wide<V>& sum : sums) sum = O::from(zero);
-  each_in_group<V>(count, [&](int u, int i, auto memory) SUMEXP_INLINE {
-    const V t = memory.template load<V>(terms + i, T(0));
-    sums[u] = sums[u] + spread_part(t, V(maximum), memory.template load<V>(z + i, T(0)));
-  });
-  return fold_wide<V>(sums) * anchor_factor(base_of(maximum));
-}
 
 // What depends on how logits and gradients are stored.
 template <class V>
@@ -126,120 +41,20 @@ constexpr Storage<V> storage() {
 
 // Terms: FullTerms of logits that are stored as T, ShortTerms of 16 bits.
 template <class V, class Terms>
-struct LossKernel {
-  using T = ElementOf<V>;
-  using State = LossState<T>;
-  using Gradient = LossGradient<T>;
-  static constexpr int kChunk = Geometry<T>::kChunk;
+struct LossKernel : LossRowOf<V> {
+  using Of = LossRowOf<V>;
+  using typename Of::Gradient, typename Of::State, typename Of::T;
+  using Of::job, Of::scratch, Of::row, Of::n, Of::options, Of::probabilities, Of::has_dense, Of::maxima, Of::kChunk;
+  using Of::overflows, Of::top, Of::set_apart, Of::count_of, Of::logits, Of::logit, Of::target, Of::dense;
+  using Of::z_place, Of::y_place, Of::find_class, Of::add_sums, Of::part, Of::put, Of::put_nan, Of::finish;
   static constexpr bool kOverlaps = V::kRegister && sizeof(T) == 4 && !Terms::kShort;
 
   const Storage<V>& storage;
-  const cpu::LossJob& job;
-  cpu::LossScratch& scratch;
-  const cpu::LossRow* row;
-  const std::int64_t n = job.plan->n;
-  const LossOptions options = {
-      n, job.smoothing, job.z_loss, job.temperature, job.target_moves != nullptr, job.weight != nullptr};
-  const bool probabilities = options.probabilities, mixed = options.mixed(), has_dense = options.has_dense();
-  const bool changes_logits = job.softcap != 0.0 || job.temperature != 1.0;
-  T* maxima = static_cast<T*>(scratch.maxima[scratch.row]);  // of the chunks
 
-  int count_of(std::int64_t first) const { return static_cast<int>(n - first < kChunk ? n - first : kChunk); }
-  T weight_of(std::int64_t j) const { return job.weight ? static_cast<const T*>(job.weight)[j] : T(1); }
-
-  // -- what a row is made of, chunk by chunk ---------------------------------------------------------------
-
-  mutable bool overflows = false;  // a quotient by the temperature
-  LossTop<T> top = {false, -Limits<T>::infinity, job.temperature};
-
-  // z in place of x; slopes, if any: dz/dx without the temperature
-  void scale_logits(T* x, int count, T* slopes) const {
-    cap_logits(x, count, slopes);
-    if (top.apart) job.moves->divide_apart(job.temperature, &top.top, count, x);
-    else if (job.temperature != 1.0 && !job.moves->divide(job.temperature, count, x)) overflows = true;
-  }
-  void cap_logits(T* x, int count, T* slopes) const {
-    if (job.softcap != 0.0) {
-      const V cap = V(static_cast<T>(job.softcap));
-      each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-        const Tanh<V> t = capped(memory.template load<V>(x + i, T(0)), cap);
-        memory.store(x + i, t.value);
-        if (slopes) memory.store(slopes + i, t.slope);
-      });
-    }
-  }
-  // x times kScale, of a row apart.
-  void undivided(std::int64_t first, int count, T* to) const {
-    job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count, to);
-    cap_logits(to, count, nullptr);
-    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-      memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(LossTop<T>::kScale)));
-    });
-  }
-  void set_apart() {
-    T* const x = static_cast<T*>(scratch.z);
-    for (std::int64_t first = 0; first < n; first += kChunk) {
-      job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count_of(first), x);
-      cap_logits(x, count_of(first), nullptr);
-      job.moves->largest(x, count_of(first), &top.top);
-    }
-    top.apart = true, z_place = y_place = -1;
-  }
-  const T* logits(std::int64_t first, int count, T* slopes = nullptr) const {
-    if (job.in_place) return reinterpret_cast<const T*>(row->logits) + first;
-    T* const z = static_cast<T*>(scratch.z);
-    job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count, z);
-    if (changes_logits) scale_logits(z, count, slopes);
-    return z;
-  }
-  T logit(std::int64_t j) const {
-    if (job.in_place) return reinterpret_cast<const T*>(row->logits)[j];
-    T z;
-    job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, j, 1, &z);
-    if (changes_logits) scale_logits(&z, 1, nullptr);
-    return z;
-  }
-  // The target's probabilities.
-  const T* target(std::int64_t first, int count) const {
-    if (job.target_in_place) return reinterpret_cast<const T*>(row->probabilities) + first;
-    T* const y = static_cast<T*>(scratch.dense);
-    if (job.target_wide == sizeof(T)) {
-      job.target_moves->pack_row(*job.plan, cpu::kIn1, row->probabilities, first, count, y);
-      return y;
-    }
-    std::conditional_t<sizeof(T) == 4, double, float> other[64];
-    for (int i = 0; i < count; i += 64) {
-      const int some = count - i < 64 ? count - i : 64;
-      job.target_moves->pack_row(*job.plan, cpu::kIn1, row->probabilities, first + i, some, other);
-      for (int j = 0; j < some; ++j) y[i + j] = static_cast<T>(other[j]);
-    }
-    return y;
-  }
-  // Weights of the classes in the loss, over dense_scale; null: ones.
-  const T* dense(std::int64_t first, int count, const T* y) const {
-    const T* const w = job.weight ? static_cast<const T*>(job.weight) + first : nullptr;
-    if (!probabilities || !mixed) return probabilities ? y : w;
-    T* const a = static_cast<T*>(scratch.dense);  // where y is, too, if not in place
-    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-      const V smooth = options.smoothed(memory.template load<V>(y + i, T(0)));
-      memory.store(a + i, w ? smooth * memory.template load<V>(w + i, T(0)) : smooth);
-    });
-    return a;
-  }
+  LossKernel(const Storage<V>& storage, const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::LossRow* row)
+      : Of(job, scratch, row), storage(storage) {}
 
   // -- first sweep -------------------------------------------------------------------------------------------
-
-  T best_z = T(0), best_y = T(0);
-  std::int64_t z_place = -1, y_place = -1;
-
-  static void find_largest(const T* x, int count, std::int64_t first, T& best, std::int64_t& place) {
-    T top = -Limits<T>::infinity;
-    for (int i = 0; i < count; ++i) top = x[i] > top ? x[i] : top;
-    if (place >= 0 && !(top > best)) return;
-    int i = 0;
-    while (i < count - 1 && x[i] != top) ++i;
-    best = top, place = first + i;
-  }
 
   // Of chunk c: the sum of its exponentials, and with it what else the loss has (State).
   ExpState<T> sum_chunk(std::int64_t c, const T* z, int count, T* terms, OverlapOf<V, true>* overlap) {
@@ -248,12 +63,6 @@ struct LossKernel {
     maxima[c] = sum.m;
     find_class(c, z, count);
     return sum;
-  }
-  void find_class(std::int64_t c, const T* z, int count) {
-    if (!job.finds_class || (z_place >= 0 && !(maxima[c] > best_z))) return;
-    int i = 0;
-    while (i < count - 1 && z[i] != maxima[c]) ++i;
-    best_z = maxima[c], z_place = c * kChunk + i;
   }
   void reduce(std::int64_t c, T* terms, OverlapOf<V, true>* overlap, ExpState<T>& sum) {
     const int count = count_of(c * kChunk);
@@ -268,60 +77,6 @@ struct LossKernel {
     state.sum = sum_chunk(c, z, count, terms, overlap);
     add_sums(first, count, z, terms, state);
   }
-  // What a state has beside the sum of the exponentials, of a chunk from `first` on.
-  void add_sums(std::int64_t first, int count, const T* z, const T* terms, State& state) {
-    const T m = state.sum.m;
-    if (row->entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
-    if (has_dense) {
-      const T* const y = probabilities ? target(first, count) : nullptr;
-      const T *x = z, from = top.apart ? static_cast<T>(top.scaled()) : m;
-      if (top.apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
-      if (mixed && row->log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
-      if (probabilities && row->correct) find_largest(y, count, first, best_y, y_place);
-      const T* const b = dense(first, count, y);
-      state.dense = b ? dense_sum<V, false>(x, b, count, from) : dense_sum<V, true>(x, b, count, from);
-    }
-  }
-
-  // -- the finished row --------------------------------------------------------------------------------------
-
-  static void put(void* to, T value) {
-    if (to) *static_cast<T*>(to) = value;
-  }
-  LossPart<T> part(std::int64_t k) const {
-    const cpu::TargetPart& part = row->parts[k];
-    return {part.index, part.weight, static_cast<double>(weight_of(part.index)), T(0)};
-  }
-  void put_class(bool nan) const {
-    if (row->predicted) *row->predicted = nan ? -1 : z_place;
-    if (!row->correct) return;
-    const auto each_pair = [&](const auto& body) {
-      for (std::int64_t k = 0; k < row->part_count; ++k) body(row->parts[k].index, row->parts[k].weight);
-    };
-    const std::int64_t right = probabilities ? y_place : largest_class(each_pair);
-    *row->correct = !nan && z_place >= 0 && z_place == right;
-  }
-  __attribute__((noinline)) Gradient finish(const State& state, const LoggedSum<T>* known = nullptr) const {
-    const auto each_part = [&](auto body) SUMEXP_INLINE {
-      for (std::int64_t k = 0; k < row->part_count; ++k) {
-        LossPart<T> of_row = part(k);
-        of_row.z = logit(of_row.index);
-        if (top.apart) {
-          T x;
-          undivided(of_row.index, 1, &x);
-          of_row.below = top.below(x);
-        }
-        body(of_row);
-      }
-    };
-    const LossResult<T> result = finish_loss(options, state, row->part_count, each_part, row->loss_factor, row->gradient_factor,
-                                             row->entropy != nullptr, row->gradient || row->saved, top, known);
-    put(row->loss, result.loss), put(row->lse, result.lse), put(row->log_prob, result.log_prob);
-    put(row->entropy, result.entropy), put(row->z_loss, result.z_loss);
-    put_class(is_nan(state.sum.R));
-    return result.gradient;
-  }
-
   // -- second sweep --------------------------------------------------------------------------------------------
 
   const T* terms_of(std::int64_t c, std::int64_t first, int count, const T* kept, T* slopes) const {
@@ -351,11 +106,6 @@ struct LossKernel {
     const T* terms = terms_of(c, first, count, kept, slopes);
     const TermScale<V> scale = scale_of(c, count, normalizer, terms);
     put(first, count, terms, scale, gradient, slopes);
-  }
-  void put_nan(std::int64_t first, int count) const {
-    T* const out = static_cast<T*>(scratch.out);
-    fill_chunk<V>(out, count, Limits<T>::nan());
-    job.moves->unpack_row(*job.plan, cpu::kOut, row->gradient, first, count, out);
   }
   // Of classes from `first` on, of one chunk, from their terms.
   void put(std::int64_t first, int count, const T* terms, const TermScale<V>& scale, const Gradient& gradient,
@@ -484,76 +234,11 @@ struct LossKernel {
     LoggedSum<T> logged(int b) const { return {{m[b], c[b], R[b], rho[b]}, L[b]}; }
     TermScale<V> scale(int b) const { return {V(h[b]), V(l[b]), V(top_term[b]), V(top[b])}; }
   };
-  // Rows with probabilities or one target each, of which nothing but loss and gradient is asked, have the rest of finish_loss
-  // in vectors.
-  struct PanelSingles {
-    using Groups = typename PanelRows<V, T, 1, int>::Groups;
-    T z[V::W], loss[V::W], at_target[V::W];
-    double a[V::W];  // weight of the target
-    Wide<T> of_target[V::W], own[V::W], minus_share[V::W], factor[V::W], scale[V::W], all[V::W];
-    Groups distances, weights;  // of a dense sum
-    bool lost[V::W];
-
-    static bool serve(const LossKernel& kernel) {
-      const cpu::LossRow& row = *kernel.row;
-      return kernel.options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss && !row.predicted &&
-             !row.correct;
-    }
-    void lay_out(int b, const LossKernel& kernel, T m) {
-      using O = WideOf<T>;
-      const LossPart<T> part = kernel.single_part();
-      a[b] = part.a(kernel.options), z[b] = kernel.probabilities ? m : kernel.logit(part.index);
-      if (!kernel.has_dense) return;
-      const double share = kernel.options.dense_scale() * part.of_class;
-      of_target[b] = O::constant(a[b]), own[b] = O::constant(a[b]) + O::constant(share), minus_share[b] = O::constant(-share);
-      factor[b] = O::constant(kernel.row->loss_factor), scale[b] = O::constant(kernel.row->gradient_factor);
-      const int count = static_cast<int>(kernel.n);
-      const T *const x = kernel.logits(0, count), *const y = kernel.probabilities ? kernel.target(0, count) : nullptr;
-      const T* const dense = kernel.dense(0, count, y);
-      const DenseLanes<V> lanes =
-          dense ? dense_lanes<V, false>(x, dense, count, m) : dense_lanes<V, true>(x, nullptr, count, m);
-      distances[b] = members_of<V>(lanes.distance), weights[b] = members_of<V>(lanes.weight), lost[b] = lanes.lost;
-    }
-    void repeat(int from, int b, bool has_dense) {
-      z[b] = z[from];
-      if (!has_dense) return;
-      of_target[b] = of_target[from], own[b] = own[from], minus_share[b] = minus_share[from];
-      factor[b] = factor[from], scale[b] = scale[from];
-      distances[b] = distances[from], weights[b] = weights[from];
-    }
-    void finish(const LossOptions& o, const RowSum<V>& sum, Wide<V> L) {
-      using O = WideOf<V>;
-      const V zero = V(T(0)), z_t = V::load(z);
-      const Wide<V> target = wide_lanes(of_target), nothing = O::constant(0);
-      const Wide<V> weight = o.probabilities || o.weighted ? weights.fold() : O::constant(static_cast<double>(o.n));
-      const Wide<V> dense = weight * O::constant(o.dense_scale());
-      const Wide<V> of_part = (O::from(sum.m, zero - z_t) + L) * target;
-      const Wide<V> of_dense = (distances.fold() + weight * L) * O::constant(o.dense_scale());
-      V::store(loss, O::narrow(((nothing + of_part) + of_dense) * wide_lanes(factor)));
-      const Wide<V> g = target_gradient(sum, z_t, (dense + wide_lanes(minus_share)) + nothing, wide_lanes(own)).value;
-      V::store(at_target, O::narrow(g * wide_lanes(scale)));
-      put_lanes(target + dense, all);
-    }
-    void finish_plain(const RowSum<V>& sum, Wide<V> L) {
-      V::store(loss, cross_entropy(sum.m, L, V::load(z)));
-      V::store(at_target, CrossEntropyWithGrad::finish(sum, V::load(z)).at_target);
-    }
-  };
-
-  // The one target; of probabilities one without weight.
-  LossPart<T> single_part() const { return probabilities ? LossPart<T>{0, 0.0, 0.0, T(0)} : part(0); }
-  // This row, of a panel. Whether its numbers are such that PanelSingles has its loss and gradient.
-  bool finish_single(int b, const PanelSums& sums, const PanelSingles& singles, const T* terms) {
-    const double f = row->gradient_factor, scale = options.dense_scale();
-    const double all = has_dense ? number(singles.all[b]) : singles.a[b];
-    if (!is_finite(singles.z[b]) || is_nan(sums.R[b]) || (has_dense && singles.lost[b] && scale != 0.0)) return false;
-    if (row->gradient && (!is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(all * f)))) return false;
-    put(row->loss, one_nan(has_dense ? singles.loss[b] : weighted_loss(singles.loss[b], singles.a[b] * row->loss_factor)));
-    if (!row->gradient) return true;
-    Gradient gradient = {one_nan(static_cast<T>(all * f)), static_cast<T>(scale * f), singles.at_target[b], false};
-    if (!has_dense) gradient.at_target = gradient.at_target * gradient.scale;
-    gradient.at_target = one_nan(gradient.at_target);
-    put(0, static_cast<int>(n), terms, sums.scale(b), gradient, nullptr);
+  // This row, of a panel, by what LossSingles has of it. Whether that serves it.
+  bool finish_single(int b, const PanelSums& sums, const LossSingles<V>& singles, bool lost, const T* terms) {
+    if (is_nan(sums.R[b]) || (lost && options.dense_scale() != 0.0) || !singles.serves(b, *row)) return false;
+    put(row->loss, singles.loss_of(b, *row));
+    if (row->gradient) put(0, static_cast<int>(n), terms, sums.scale(b), singles.gradient(b, *row), nullptr);
     return true;
   }
   void finish_any(int b, const PanelSums& sums, const T* terms) {
@@ -587,23 +272,40 @@ struct LossKernel {
     const auto take = [&](int b) { kernel.row = rows + b, kernel.maxima = sums.m + b, kernel.z_place = kernel.y_place = -1; };
     const auto terms_of = [&](int b) { return reinterpret_cast<const T*>(panel.terms.first + b * panel.terms.step); };
     const auto left_out = [&](int b) { return !rows[b].probabilities && rows[b].part_count == 0; };
-    PanelSingles singles;
+    LossSingles<V> singles(kernel.options);
+    typename PanelRows<V, T, 1, int>::Groups distances, weights;
+    bool lost[W] = {};
     int first = 0;  // that is not left out
     while (first < count && left_out(first)) ++first;
-    bool single = first < count && PanelSingles::serve(kernel);
+    bool single = first < count && singles.serve(kernel.options, rows[0]);
     for (int b = first; single && b < count; ++b) single = rows[b].part_count <= 1;
     if (single) {
-      for (int b = first; b < count; ++b)
-        if (!left_out(b)) take(b), singles.lay_out(b, kernel, sums.m[b]);
-      for (int b = 0; b < W; ++b)
-        if (b < first || b >= count || left_out(b)) singles.repeat(first, b, kernel.has_dense);
-      if (kernel.has_dense) singles.finish(kernel.options, sum, L);
-      else singles.finish_plain(sum, L);
+      const bool ones = !kernel.probabilities && !job.weight;
+      for (int b = first; b < count; ++b) {
+        if (left_out(b)) continue;
+        take(b);
+        LossPart<T> part = {0, 0.0, 0.0, sums.m[b]};
+        if (!kernel.probabilities) part = kernel.part(0), part.z = kernel.logit(part.index);
+        singles.put(b, part, rows[b]);
+        if (!kernel.has_dense) continue;
+        const T *const z = kernel.logits(0, panel.count), *const y =
+                                                              kernel.probabilities ? kernel.target(0, panel.count) : nullptr;
+        const DenseLanes<V> lanes = ones ? dense_lanes<V, true>(z, nullptr, panel.count, sums.m[b])
+                                         : dense_lanes<V, false>(z, kernel.dense(0, panel.count, y), panel.count, sums.m[b]);
+        distances[b] = members_of<V>(lanes.distance), weights[b] = members_of<V>(lanes.weight), lost[b] = lanes.lost;
+      }
+      for (int b = 0; b < W; ++b) {
+        if (b >= first && b < count && !left_out(b)) continue;
+        singles.repeat(first, b);
+        if (kernel.has_dense) distances[b] = distances[first], weights[b] = weights[first];
+      }
+      if (!kernel.has_dense) singles.finish(sum, L);
+      else singles.finish(sum, L, distances.fold(), ones ? WideOf<V>::constant(panel.count) : weights.fold());
     }
     for (int b = first; b < count; ++b) {
       if (left_out(b)) continue;
       take(b);
-      if (!single || !kernel.finish_single(b, sums, singles, terms_of(b))) kernel.finish_any(b, sums, terms_of(b));
+      if (!single || !kernel.finish_single(b, sums, singles, lost[b], terms_of(b))) kernel.finish_any(b, sums, terms_of(b));
     }
     return true;
   }
@@ -640,9 +342,9 @@ struct LossKernel {
       root = Sum::empty();
       for (std::int64_t c = 0; c < chunks; ++c) {
         reduce(c, kept ? kept + c * kChunk : nullptr, root);
-        if (c + 1 < chunks) tree.push(root);
+        if (c + 1 < chunks) Of::push(tree, root);
       }
-      root = tree.finish(root);
+      Of::finish(tree, root);
     };
     State state = State::empty();
     const bool alone = !row->entropy && !has_dense;  // the sum of exponentials
@@ -690,8 +392,12 @@ bool loss_panel(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::L
 
 #if SUMEXP_REGISTERS
 constexpr int kFloats = F32::W, kDoubles = F64::W;
+#define SUMEXP_LOSS_TILES \
+  { loss_tile<F32, ShortTerms>, loss_tile<F32, ShortTerms>, loss_tile<F32, FullTerms>, loss_tile<F64, FullTerms> }
 #else
 constexpr int kFloats = 1, kDoubles = 1;
+#define SUMEXP_LOSS_TILES \
+  {}
 #endif
 
 #define SUMEXP_EACH_STORAGE(F)                                                                              \
@@ -704,6 +410,7 @@ constexpr auto kSavedFloats = LossKernel<F32, FullTerms>::saved_bytes, kSavedSho
 const cpu::LossKernels kLossKernels = {{kFloats, kFloats, kFloats, kDoubles, kFloats},
                                        SUMEXP_EACH_STORAGE(loss_row),
                                        SUMEXP_EACH_STORAGE(loss_panel),
+                                       SUMEXP_LOSS_TILES,
                                        write_waiting,
                                        {kSavedShort, kSavedShort, kSavedFloats, LossKernel<F64, FullTerms>::saved_bytes}};
 

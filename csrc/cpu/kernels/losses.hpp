@@ -69,6 +69,8 @@ struct LossKernels {
   // Up to `width` rows of one chunk, evenly apart, whose logits and gradients have no gaps. False, with nothing written, where
   // one is special. scratch.row_terms: of all rows.
   bool (*panel[kLossStorages])(const LossJob&, LossScratch&, const LossRow* rows, int count);
+  // Up to a vector of rows, transposed (loss_tile), by dtype. False as above; null: not offered.
+  bool (*tile[4])(const LossJob&, const Tile&, const LossRow* rows);
   void (*write_waiting)(const LossJob&, LossScratch&);  // the gradient of the last row, where that overlaps
   std::int64_t (*saved_bytes[4])(std::int64_t n);
 };

@@ -125,7 +125,7 @@ struct Moves {
   bool (*divide)(double temperature, std::int64_t count, void* x);
   void (*divide_apart)(double temperature, const void* maximum, std::int64_t count, void* x);
   void (*largest)(const void* x, std::int64_t count, void* maximum);
-  // Rows side by side to rows of T, `pitch` elements apart, and back.
+  // Rows side by side, at most those of one line, to rows of T, `pitch` elements apart, and back.
   void (*pack_columns)(const char* first_row, std::int64_t stride, int rows, int count, void* to, std::int64_t pitch);
   void (*unpack_columns)(char* first_row, std::int64_t stride, int rows, int count, const void* from, std::int64_t pitch,
                          bool stream);

@@ -16,6 +16,7 @@
 #include "../threads/workspace.hpp"
 #include "call.hpp"
 #include "rows.hpp"
+#include "transposed_rows.hpp"
 
 namespace sumexp {
 
@@ -26,6 +27,7 @@ namespace base = SUMEXP_NS;
 using base::Index;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
+constexpr int kMostRows = 64;  // that are laid out together
 // Of a row's terms between the two sweeps: what stays in the cache. Longer rows are read and their terms made twice.
 constexpr std::int64_t kKeptBytes = std::int64_t{1} << 20;
 // One row's gradient is written while the next one is summed, where both rows' terms stay in a cache and gradients go around
@@ -35,6 +37,8 @@ constexpr std::int64_t kOverlappedBytes = std::int64_t{1} << 20, kOverlappedRows
 // Rows of 16 bits of up to so many elements are copied to float before they go in panels: 0.45 of the time of 21 classes, 0.9
 // of 500, 1.05 of 1,000 (Zen 4, 2026-11).
 constexpr std::int64_t kWidenedRow = 512;
+// Rows of more elements go in panels faster than transposed (Zen 4, 2026-11).
+constexpr std::int64_t kTileRow = 64;
 
 double read_double(const char* p) {
   double value;
@@ -137,12 +141,14 @@ struct Work {
   int item, wide;
   std::int64_t chunk, block;  // rows of a task, a power of two
   double denominator;
-  bool nothing_left;      // a mean of nothing, and that is to be 0
-  double* block_sums;     // a wide number for each block: hi, and lo
-  std::int64_t together;  // rows that are copied at a time, to contiguous ones of T; or 0
-  bool copies_target;     // ... and their probabilities
-  bool by_table;          // rows go to the drivers of the table's operations
-  std::int64_t saved;     // bytes of a row
+  bool nothing_left;     // a mean of nothing, and that is to be 0
+  double* block_sums;    // a wide number for each block: hi, and lo
+  std::int64_t at_once;  // rows that are copied, transposed, or only laid out together
+  bool copies;           // ... to contiguous ones of T
+  bool copies_target;    // ... and their probabilities
+  bool by_table;         // rows go to the drivers of the table's operations
+  bool tiles;            // rows are transposed
+  std::int64_t saved;    // bytes of a row
 };
 
 // Rows [begin, end) by the operations of the table, whose drivers take short rows, and rows side by side, together. They know
@@ -233,15 +239,17 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   const bool indices = call.kind != TargetKind::probabilities;
   const int width = work.job.terms_pitch ? work.kernels.width[work.job.storage] : 1;  // rows taken at once
   const std::int64_t most_parts = (rows.is_index() ? 1 : call.pairs) + 1;
-  const std::int64_t parts_bytes = width * most_parts * std::int64_t{sizeof(TargetPart)};
+  const std::int64_t parts_bytes = kMostRows * most_parts * std::int64_t{sizeof(TargetPart)};
   const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
   const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
   constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
   const std::int64_t row_terms = width > 1 ? width * work.job.terms_pitch + terms : terms;
-  const std::int64_t of_logits = CopiedRows::bytes(work.together, plan.n, work.wide);
-  const std::int64_t of_target = work.copies_target ? CopiedRows::bytes(work.together, plan.n, work.job.target_wide) : 0;
-  const std::int64_t bytes =
-      5 * piece + sets * (row_terms + lines(whole * work.wide) + kBetween) + lines(parts_bytes) + of_logits + of_target;
+  const std::int64_t of_logits = work.copies ? CopiedRows::bytes(work.at_once, plan.n, work.wide) : 0;
+  const std::int64_t of_target = work.copies_target ? CopiedRows::bytes(work.at_once, plan.n, work.job.target_wide) : 0;
+  const int lanes = SUMEXP_IN_USE(kernels_).moves[static_cast<int>(call.dtype)]->width;
+  const std::int64_t of_tiles = work.tiles ? TransposedRows::bytes(work.at_once, lanes, plan.n, work.wide) : 0;
+  const std::int64_t bytes = lines(of_tiles) + 5 * piece + sets * (row_terms + lines(whole * work.wide) + kBetween) +
+                             lines(parts_bytes) + of_logits + of_target;
   workspace.reset();
   char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(bytes)));
   const auto take = [&](std::int64_t bytes) {
@@ -286,7 +294,6 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     if (work.nothing_left) clear_gradient(gradient);
   };
 
-  constexpr int kMostRows = 64;  // that are laid out together; a line of 16 bits has 32
   T losses[kMostRows];
   LossRow group[kMostRows];
   // Row r, but for where its logits, probabilities and gradient are.
@@ -294,8 +301,8 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
     const auto place = [&](void* all) { return all ? static_cast<char*>(all) + r * work.wide : nullptr; };
     LossRow& row = group[b];
     losses[b] = T(0);
-    row.parts = parts + b % width * most_parts;
-    row.part_count = indices ? rows.parts(offsets, parts + b % width * most_parts) : 0;
+    row.parts = parts + b * most_parts;
+    row.part_count = indices ? rows.parts(offsets, parts + b * most_parts) : 0;
     row.loss = losses + b, row.lse = place(call.lse), row.log_prob = place(call.log_prob);
     row.entropy = place(call.entropy), row.z_loss = place(call.z_loss_part);
     row.predicted = call.predicted ? call.predicted + r : nullptr;
@@ -310,27 +317,40 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
   };
   const CopiedRows logits = copies(call.dtype, work.wide, of_logits);
   const CopiedRows target = copies(call.target_dtype, work.job.target_wide, of_target);
-  const std::int64_t* const step = plan.columns      ? plan.row[0].stride
-                                   : plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride
-                                                     : nullptr;
-  const std::int64_t most = work.together ? work.together : kMostRows;
+  const Dim none = {}, &inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1] : none;
+  const std::int64_t* const step = plan.columns ? plan.row[0].stride : inner.stride;
+
+  TransposedRows tiles(plan, lanes, work.tiles ? work.at_once : 0, work.wide, take(of_tiles));
+  const auto run_tiles = [&](const char* x, const char* y, char* dx, int count) {
+    tiles.load(0, kLogits, x, call.dtype, count);
+    if (y) tiles.load(1, kTarget, y, call.target_dtype, count);
+    for (int b = 0; b < count; b += lanes)
+      if (!work.kernels.tile[static_cast<int>(call.dtype)](work.job, tiles.tile(b, count), group + b)) return false;
+    if (dx) tiles.store(kGradient, dx, call.dtype, count);
+    return true;
+  };
   for (std::int64_t r = begin; r < end;) {
-    const int count = static_cast<int>(even_rows(plan, r, end - r < most ? end - r : most));
+    const int count = static_cast<int>(even_rows(plan, r, end - r < work.at_once ? end - r : work.at_once));
     Offsets offsets = plan.row_offsets(r);
     const char *const x = rows.at(kLogits, offsets), *const y = indices ? nullptr : rows.at(kTarget, offsets);
     char* const dx = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
-    if (work.together) logits.gather(x, step[kLogits], count);
+    for (int i = 0; i < count; ++i) {
+      LossRow& row = group[i];
+      row.logits = work.copies ? logits.row(i) : rows.at(kLogits, offsets);
+      row.probabilities = work.copies_target ? target.row(i) : indices ? nullptr : rows.at(kTarget, offsets);
+      row.gradient = dx ? const_cast<char*>(work.copies ? row.logits : rows.at(kGradient, offsets)) : nullptr;
+      lay_out(r + i, offsets, i);
+      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner.stride[k];
+    }
+    if (work.tiles && count > 1 && run_tiles(x, y, dx, count)) {
+      for (int i = 0; i < count; ++i) put_loss(r + i, losses[i]);
+      r += count;
+      continue;
+    }
+    if (work.copies) logits.gather(x, step[kLogits], count);
     if (work.copies_target) target.gather(y, step[kTarget], count);
     for (int b = 0; b < count; b += width) {
       const int some = count - b < width ? count - b : width;
-      for (int i = b; i < b + some; ++i) {
-        LossRow& row = group[i];
-        row.logits = work.together ? logits.row(i) : rows.at(kLogits, offsets);
-        row.probabilities = work.copies_target ? target.row(i) : indices ? nullptr : rows.at(kTarget, offsets);
-        row.gradient = dx ? const_cast<char*>(work.together ? row.logits : rows.at(kGradient, offsets)) : nullptr;
-        lay_out(r + i, offsets, i);
-        for (int k = 0; plan.batch_dims && k < kOperands; ++k) offsets.at[k] += plan.batch[plan.batch_dims - 1].stride[k];
-      }
       const bool together = some > 1 && width > 1 && panel(work.job, scratch, group + b, some);
       for (int i = b; i < b + some; ++i) {
         if (!together) run_row(group[i]);
@@ -338,7 +358,7 @@ void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
         put_loss(r + i, losses[i]);
       }
     }
-    if (work.together && dx) logits.scatter(dx, step[kGradient], count);
+    if (work.copies && dx) logits.scatter(dx, step[kGradient], count);
     r += count;
   }
   if (scratch.waits) work.kernels.write_waiting(work.job, scratch);
@@ -390,11 +410,20 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const bool dense = probabilities || call.label_smoothing != 0.0;
   const bool short_rows = as_it_is && plan.n > 0 && plan.n <= (dense ? order.chunk : order.chunk / 2) && !part && !call.saved;
 
+  // Of dense sums without more than loss and gradient, columns of one chunk are transposed as they are read, and short rows.
+  const LossKernels& loss_kernels = SUMEXP_IN_USE(loss_kernels_);
+  const bool same_type = !probabilities || (item_size(call.target_dtype) == 8) == (wide == 8);
+  const bool tiles = short_rows && dense && !statistics && call.z_loss == 0.0 && call.kind != TargetKind::pairs && same_type &&
+                     !nothing_left && plan.rows > 1 && loss_kernels.tile[static_cast<int>(call.dtype)] &&
+                     plan.n <= (plan.columns ? order.chunk : kTileRow);
+
   // Other rows side by side are copied, some at a time, and short ones of 16 bits; so are their probabilities, where these lie
   // in the same way.
   const bool widens = plan.direct && item == 2 && short_rows && plan.n <= kWidenedRow && plan.rows > 1;
-  const std::int64_t together =
-      !by_table && !part && (plan.columns || widens) ? CopiedRows::at_once(plan.n, item, wide) / (widens ? 2 : 1) : 0;
+  const std::int64_t copied_at_once = CopiedRows::at_once(plan.n, item, wide) / (widens ? 2 : 1);
+  const bool together = !by_table && !part && (plan.columns || widens) && copied_at_once;
+  std::int64_t at_once = together ? copied_at_once : kMostRows;
+  if (tiles) at_once = TransposedRows::at_once(kernels.moves[static_cast<int>(call.dtype)]->width, item);
   Plan copied;
   bool copies_target = false;
   if (together) {
@@ -443,7 +472,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   // are enough for all threads.
   int level = 0;
   const std::int64_t share = plan.rows / (threads < 1 ? 1 : threads);
-  const std::int64_t least = by_table && plan.columns ? kColumnRun / item : together;
+  const std::int64_t least = by_table && plan.columns ? kColumnRun / item : together || tiles ? at_once : 0;
   const auto fits = [&](std::int64_t rows) {
     return rows * (classes ? classes : 1) <= kTaskElements || (job.overlaps && rows <= kOverlappedRows);
   };
@@ -452,20 +481,10 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
     ++level;
   const std::int64_t block = std::int64_t{1} << level, blocks = (plan.rows + block - 1) / block;
   auto* const sums = static_cast<double*>(thread_workspace().keep_bytes(static_cast<std::size_t>(blocks) * 2 * sizeof(double)));
-  const Work work = {rows,
-                     job,
-                     SUMEXP_IN_USE(loss_kernels_),
-                     item,
-                     wide,
-                     order.chunk,
-                     block,
-                     mean ? denominator : 1.0,
-                     nothing_left,
-                     sums,
-                     together,
-                     copies_target,
-                     by_table,
-                     cross_entropy_saved_bytes(call.dtype, plan.n)};
+  const Work work = {rows,          job,         loss_kernels, item,
+                     wide,          order.chunk, block,        mean ? denominator : 1.0,
+                     nothing_left,  sums,        at_once,      together,
+                     copies_target, by_table,    tiles,        cross_entropy_saved_bytes(call.dtype, plan.n)};
   const auto body = [](void* context, std::int64_t i, Workspace& workspace) {
     const Work& work = *static_cast<const Work*>(context);
     if (work.wide == 8) run_block<double>(work, i, workspace);
