@@ -107,7 +107,7 @@ Bytes results(const DTypeCase& type, const Options& o, std::int64_t rows, std::i
   else call.target = {index.data(), of_pairs};
   if (o.kind == TargetKind::pairs) call.target_weight = {share.data(), of_shares}, call.pairs = kPairs;
   if (o.weights) call.weight = weight.data(), call.token_weight = {token.data(), of_rows};
-  if (o.smooth) call.label_smoothing = 0.1, call.z_loss = 0.01;
+  if (o.smooth) call.label_smoothing = 0.1, call.z_loss = o.statistics ? 0.01 : 0.0;
   if (o.scaled) call.softcap = 9.0, call.temperature = 1.5;
   call.reduction = o.reduction;
   call.dlogits = in_place ? call.logits : sumexp::View{gradient.data(), along};
@@ -138,6 +138,10 @@ void check_bytes(const char* isa) {
       {TargetKind::probabilities, IndexType::i64, true, true, true, true, LossReduction::none},
       {TargetKind::pairs, IndexType::i8, true, true, false, true, LossReduction::mean},
       {TargetKind::pairs, IndexType::i64, false, false, true, true, LossReduction::none},
+      {TargetKind::index, IndexType::i64, false, true, false, false, LossReduction::none},
+      {TargetKind::index, IndexType::i8, true, true, false, false, LossReduction::mean},
+      {TargetKind::probabilities, IndexType::i64, false, false, false, false, LossReduction::sum},
+      {TargetKind::probabilities, IndexType::i64, true, true, false, false, LossReduction::none},
   };
   constexpr std::int64_t kSizes[] = {1, 2, 7, 16, 65, 513, 2049, 4500};
   int number = 0;
@@ -146,7 +150,7 @@ void check_bytes(const char* isa) {
       for (std::int64_t n : kSizes)
         for (bool columns : {false, true}) {
           if (++number % 4 && check::emulated()) continue;
-          const std::int64_t rows = n > 1000 ? 3 : 19;
+          const std::int64_t rows = n > 1000 ? 3 : n == 7 || n == 513 ? 80 : 19;  // 80: whole vectors and lines
           std::snprintf(g_doing, sizeof(g_doing), "%s, options %d, %lld rows of %lld%s", type.name, int(&o - kOptions),
                         static_cast<long long>(rows), static_cast<long long>(n), columns ? " side by side" : "");
           sumexp::set_isa("portable");

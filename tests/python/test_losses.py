@@ -281,8 +281,8 @@ def test_short_rows_and_columns_have_the_bytes_of_long_ones(fmt, n):
 @pytest.mark.parametrize("kind", ["index", "probabilities", "pairs"])
 @pytest.mark.parametrize("more", [INFO, ()], ids=["info", "no info"])
 def test_rows_side_by_side_have_the_bytes_of_others(fmt, mix, kind, more):
-    """They are copied or transposed some at a time, whole lines and what is left of one; beside ignored rows, those of NaN, and in
-    place."""
+    """They are copied or transposed some at a time, whole lines and what is left of one; in place too, beside ignored rows and
+    those of NaN."""
     rng = np.random.default_rng(17)
     for n, rows in ((5, 71), (700, 71), (2300, 71), (3, 2)):
         x, t = logits(rng, fmt, (2, rows, n)), targets(rng, fmt, kind, (2, rows), n)
