@@ -448,7 +448,6 @@ def test_minus_infinity_among_rows_taken_together(fmt):
             assert same(np.asarray(one, fmt.dtype), loss[r]) and same(g, gradient[r])
 
 
-
 @FORMAT
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "info": "lse"}], ids=str)
 def test_factors_beyond_the_dtype_among_rows_taken_together(fmt, options):
@@ -460,6 +459,28 @@ def test_factors_beyond_the_dtype_among_rows_taken_together(fmt, options):
         alone = se.cross_entropy_with_grad(x[r], t[r], reduction="sum", token_weight=token[r], **options)[1]
         assert same(gradient[r], alone), r
 
+
+@FORMAT
+def test_weights_of_minus_zero_among_rows_taken_together(fmt):
+    x, weight = logits(np.random.default_rng(5), fmt, (37, 21)), np.ones(21, fmt.compute)
+    weight[4] = 0
+    t, share = np.arange(37)[:, None] % 21, np.where(np.arange(37) % 2, -1, 1)[:, None].astype(fmt.dtype)
+    gradient = se.cross_entropy_with_grad(x, (t, share), reduction="sum", weight=weight)[1]
+    for r in range(37):
+        assert same(gradient[r], se.cross_entropy_with_grad(x[r], (t[r], share[r]), reduction="sum", weight=weight)[1]), r
+
+
+@FORMAT
+def test_the_sum_of_infinite_losses_is_the_one_nan(fmt):
+    """Infinities of both signs make another NaN than the one of a row, and which of two an addition gives is the compiler's."""
+    x = np.zeros((3, 2), fmt.dtype)
+    x[:, 1] = -np.inf
+    x[2, 0] = np.nan
+    token = np.array([1.0, -1, 1])
+    for rows in itertools.chain(itertools.permutations(range(3), 2), itertools.product(range(3), repeat=4)):
+        rows = list(rows)
+        loss = np.asarray(se.cross_entropy(x[rows], np.ones(len(rows), int), reduction="sum", token_weight=token[rows]))
+        assert not np.isnan(loss) or same(loss, np.array(np.nan, fmt.dtype)), rows
 
 
 def test_minus_infinity_in_whole_chunks():

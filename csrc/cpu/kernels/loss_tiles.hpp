@@ -57,7 +57,7 @@ struct LossSingles {
     put_lanes(target + dense, all);
   }
 
-  double weights(int b) const { return has_dense ? number(all[b]) : a[b]; }
+  double weights(int b) const { return has_dense ? number(all[b]) : 0.0 + a[b]; }  // no sum is -0
   // Whether numbers are such that these are row b's.
   bool serves(int b, const cpu::LossRow& row) const {
     const double f = row.gradient_factor;

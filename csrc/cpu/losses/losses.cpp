@@ -494,7 +494,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   if (call.reduction != LossReduction::none && call.loss && !part) {
     double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks) : sum_of_blocks<double>(sums, blocks);
     if (mean) sum = base::mean_of(sum, denominator, call.zero_if_empty);
-    write_number(call.dtype, static_cast<char*>(call.loss), sum);
+    write_number(call.dtype, static_cast<char*>(call.loss), base::one_nan(sum));
   }
 #if defined(__x86_64__)
   if (job.stream) __builtin_ia32_sfence();
@@ -566,11 +566,11 @@ Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum)
   if (dtype == DType::f64) {
     RowTree<base::DD<double>> tree;
     for (std::int64_t r = 0; r < rows; ++r) tree.push({static_cast<const double*>(values)[r], 0.0});
-    *sum = tree.sum().hi;
+    *sum = base::one_nan(tree.sum().hi);
   } else {
     RowTree<double> tree;
     for (std::int64_t r = 0; r < rows; ++r) tree.push(static_cast<const float*>(values)[r]);
-    *sum = tree.sum();
+    *sum = base::one_nan(tree.sum());
   }
   return Status{};
 }
