@@ -10,12 +10,10 @@
 #include "../drivers/copied_rows.hpp"
 #include "../drivers/driver.hpp"
 #include "../isa.hpp"
-#include "../kernels/losses.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
 #include "../threads/workspace.hpp"
-#include "call.hpp"
-#include "rows.hpp"
+#include "block.hpp"
 #include "transposed_rows.hpp"
 
 namespace sumexp {
@@ -23,11 +21,8 @@ namespace sumexp {
 namespace {
 
 using namespace cpu;
-namespace base = SUMEXP_NS;
-using base::Index;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
-constexpr int kMostRows = 64;  // that are laid out together
 // Of a row's terms between the two sweeps: what stays in the cache. Longer rows are read and their terms made twice.
 constexpr std::int64_t kKeptBytes = std::int64_t{1} << 20;
 // One row's gradient is written while the next one is summed, where both rows' terms stay in a cache and gradients go around
@@ -39,67 +34,6 @@ constexpr std::int64_t kOverlappedBytes = std::int64_t{1} << 20, kOverlappedRows
 constexpr std::int64_t kWidenedRow = 512;
 // Rows of more elements go in panels faster than transposed (Zen 4, 2026-11).
 constexpr std::int64_t kTileRow = 64;
-
-double read_double(const char* p) {
-  double value;
-  std::memcpy(&value, p, sizeof(value));
-  return value;
-}
-double read_number(DType dtype, const char* p) {
-  if (dtype == DType::f64) return read_double(p);
-  float f;
-  std::uint16_t bits;
-  std::memcpy(&f, p, dtype == DType::f32 ? sizeof(f) : 0);
-  if (dtype == DType::f32) return f;
-  std::memcpy(&bits, p, sizeof(bits));
-  return dtype == DType::f16 ? base::to_float(base::f16{bits}) : base::to_float(base::bf16{bits});
-}
-void write_number(DType dtype, char* p, double value) {
-  if (dtype == DType::f64) {
-    std::memcpy(p, &value, sizeof(value));
-    return;
-  }
-  const float f = static_cast<float>(value);
-  const std::uint16_t bits = dtype == DType::f16 ? base::to_f16(f).bits : dtype == DType::bf16 ? base::to_bf16(f).bits : 0;
-  if (dtype == DType::f32) std::memcpy(p, &f, sizeof(f));
-  else std::memcpy(p, &bits, sizeof(bits));
-}
-
-// A call and its rows, laid out.
-struct Rows {
-  const CrossEntropyCall& call;
-  const Plan& plan;
-
-  bool is_index() const { return call.kind == TargetKind::index; }
-  const char* at(int k, const Offsets& offsets) const { return static_cast<const char*>(plan.data[k]) + offsets.at[k]; }
-  bool is_ignored(Index index) const { return !index.huge && index.value == call.ignore_index; }
-  Index index(const Offsets& offsets, std::int64_t k = 0) const {
-    const std::int64_t step = is_index() ? 0 : plan.row[0].stride[kTarget];
-    return base::read_index(call.index_type, at(kTarget, offsets) + k * step);
-  }
-  double factor(int k, const Offsets& offsets) const { return plan.data[k] ? read_double(at(k, offsets)) : 1.0; }
-  double class_weight(std::int64_t j) const {
-    if (!call.weight) return 1.0;
-    return call.dtype == DType::f64 ? static_cast<const double*>(call.weight)[j] : static_cast<const float*>(call.weight)[j];
-  }
-  // The parts of a row's target, without those ignored; 0 of an ignored row (and of one with probabilities).
-  std::int64_t parts(const Offsets& offsets, TargetPart* to) const {
-    if (is_index()) {
-      const Index t = index(offsets);
-      if (is_ignored(t)) return 0;
-      to[0] = {t.value, 1.0};
-      return 1;
-    }
-    std::int64_t count = 0;
-    for (std::int64_t k = 0; k < call.pairs; ++k) {
-      const Index t = index(offsets, k);
-      if (is_ignored(t)) continue;
-      const char* const weight = at(kPairWeight, offsets) + k * plan.row[0].stride[kPairWeight];
-      to[count++] = {t.value, read_number(call.target_dtype, weight)};
-    }
-    return count;
-  }
-};
 
 // Refuses targets out of range, and adds up the denominator of a mean.
 Status look_at_targets(const Rows& rows, double& denominator) {
@@ -132,237 +66,6 @@ Status look_at_targets(const Rows& rows, double& denominator) {
   });
   denominator = weighted ? tree.sum() : static_cast<double>(kept);
   return status;
-}
-
-struct Work {
-  const Rows& rows;
-  const LossJob& job;
-  const LossKernels& kernels;
-  int item, wide;
-  std::int64_t chunk, block;  // rows of a task, a power of two
-  double denominator;
-  bool nothing_left;     // a mean of nothing, and that is to be 0
-  double* block_sums;    // a wide number for each block: hi, and lo
-  std::int64_t at_once;  // rows that are copied, transposed, or only laid out together
-  bool copies;           // ... to contiguous ones of T
-  bool copies_target;    // ... and their probabilities
-  bool by_table;         // rows go to the drivers of the table's operations
-  bool tiles;            // rows are transposed
-  std::int64_t saved;    // bytes of a row
-};
-
-// Rows [begin, end) by the operations of the table, whose drivers take short rows, and rows side by side, together. They know
-// no rows to ignore: these are cleared afterwards. Returns the first row that is left, as one near it has a factor that is not
-// finite, or the end.
-template <class T, class Put>
-std::int64_t run_by_table(const Work& work, std::int64_t begin, std::int64_t end, Workspace& workspace, Put put) {
-  constexpr std::int64_t kMost = 512, kElements = 1 << 14;
-  const Rows& rows = work.rows;
-  const Plan& all = rows.plan;
-  const bool gradient = all.data[kGradient];
-  ScaledIndex targets[kMost];
-  T losses[kMost];
-  double weights[kMost];  // of the losses
-  std::int64_t ignored[kMost];
-  std::int64_t most = all.columns || kElements / all.n > kMost ? kMost : kElements / all.n;
-  if (most < 1) most = 1;
-  Plan plan = all;
-  plan.op = gradient ? Op::cross_entropy_with_grad : Op::cross_entropy;
-  plan.batch_dims = 1;
-  plan.scaled = true;
-  for (std::int64_t r = begin; r < end;) {
-    const std::int64_t count = even_rows(all, r, end - r < most ? end - r : most);
-    Offsets offsets = all.row_offsets(r);
-    const Dim none = {}, &inner = all.batch_dims ? all.batch[all.batch_dims - 1] : none;
-    Dim& dim = plan.batch[0];
-    dim = {count, {}};
-    dim.stride[kLogits] = inner.stride[kLogits], dim.stride[kGradient] = inner.stride[kGradient];
-    dim.stride[kTarget] = sizeof(ScaledIndex);
-    char* const to = gradient ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
-    for (void*& data : plan.data) data = nullptr;
-    plan.rows = count, plan.data[kLogits] = const_cast<char*>(rows.at(kLogits, offsets)), plan.data[kTarget] = targets;
-    if (gradient) plan.data[kOut] = to, plan.data[kExtra] = losses, dim.stride[kExtra] = sizeof(T);
-    else plan.data[kOut] = losses, dim.stride[kOut] = sizeof(T);
-    std::int64_t left_out = 0;
-    bool finite = true;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const Index t = rows.index(offsets);
-      const bool kept = !rows.is_ignored(t);
-      const double weight = kept ? rows.class_weight(t.value) : 0.0, token = rows.factor(kToken, offsets);
-      weights[i] = weight * token;
-      targets[i] = {kept ? t.value : 0, weight * (token * rows.factor(kFactor, offsets) / work.denominator)};
-      finite &= base::is_finite(static_cast<T>(targets[i].factor));
-      if (!kept) ignored[left_out++] = i;
-      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner.stride[k];
-    }
-    if (!finite) return r;
-    const Job job(plan, SUMEXP_IN_USE(kernels_));
-    run_rows(job, 0, count, workspace);
-    for (std::int64_t k = 0; gradient && k < left_out; ++k)
-      for (std::int64_t j = 0; j < plan.n; ++j)
-        std::memset(to + ignored[k] * dim.stride[kGradient] + j * plan.row[0].stride[kGradient], 0,
-                    static_cast<std::size_t>(work.item));
-    for (std::int64_t i = 0, k = 0; i < count; ++i) {
-      const bool is_ignored = k < left_out && ignored[k] == i;
-      k += is_ignored;
-      put(r + i, is_ignored ? T(0) : base::weighted_loss(losses[i], weights[i]));
-    }
-    r += count;
-  }
-  return end;
-}
-
-template <class T>
-void run_block(const Work& work, std::int64_t i, Workspace& workspace) {
-  const Rows& rows = work.rows;
-  const CrossEntropyCall& call = rows.call;
-  const Plan& plan = rows.plan;
-  std::int64_t begin = i * work.block;
-  const std::int64_t end = begin + work.block < plan.rows ? begin + work.block : plan.rows;
-  const std::int64_t chunks = (plan.n + work.chunk - 1) / work.chunk, piece = work.chunk * work.wide;
-  using W = base::Wide<T>;
-  RowTree<W> tree;
-  const auto put_loss = [&](std::int64_t r, T loss) {
-    if (call.row_loss) static_cast<T*>(call.row_loss)[r] = loss;
-    if (call.reduction != LossReduction::none) tree.push(base::WideOf<T>::from(loss));
-    else if (call.loss) write_number(call.dtype, static_cast<char*>(call.loss) + r * work.item, loss);
-  };
-  const auto put_sum = [&] {
-    const W sum = tree.sum();
-    std::memcpy(work.block_sums + 2 * i, &sum, sizeof(sum));
-  };
-  if (work.by_table) {
-    begin = run_by_table<T>(work, begin, end, workspace, put_loss);
-    if (begin == end) return put_sum();
-  }
-  const std::int64_t whole = chunks ? chunks : 1, terms = work.job.keeps_terms && plan.data[kGradient] ? whole * piece : 0;
-  const bool indices = call.kind != TargetKind::probabilities;
-  const int width = work.job.terms_pitch ? work.kernels.width[work.job.storage] : 1;  // rows taken at once
-  const std::int64_t most_parts = (rows.is_index() ? 1 : call.pairs) + 1;
-  const std::int64_t parts_bytes = kMostRows * most_parts * std::int64_t{sizeof(TargetPart)};
-  const auto lines = [](std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; };
-  const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
-  constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
-  const std::int64_t row_terms = width > 1 ? width * work.job.terms_pitch + terms : terms;
-  const std::int64_t of_logits = work.copies ? CopiedRows::bytes(work.at_once, plan.n, work.wide) : 0;
-  const std::int64_t of_target = work.copies_target ? CopiedRows::bytes(work.at_once, plan.n, work.job.target_wide) : 0;
-  const int lanes = SUMEXP_IN_USE(kernels_).moves[static_cast<int>(call.dtype)]->width;
-  const std::int64_t of_tiles = work.tiles ? TransposedRows::bytes(work.at_once, lanes, plan.n, work.wide) : 0;
-  const std::int64_t bytes = lines(of_tiles) + 5 * piece + sets * (row_terms + lines(whole * work.wide) + kBetween) +
-                             lines(parts_bytes) + of_logits + of_target;
-  workspace.reset();
-  char* free = static_cast<char*>(workspace.take_bytes(static_cast<std::size_t>(bytes)));
-  const auto take = [&](std::int64_t bytes) {
-    char* const at = free;
-    free += lines(bytes);
-    return at;
-  };
-  LossScratch scratch;
-  void** const chunks_of[] = {&scratch.z, &scratch.dense, &scratch.terms, &scratch.out, &scratch.slopes};
-  for (void** const chunk : chunks_of) *chunk = take(piece);
-  for (int k = 0; k < sets; ++k) {
-    if (row_terms) scratch.row_terms[k] = take(row_terms);
-    scratch.maxima[k] = take(whole * work.wide);
-    take(kBetween);
-  }
-  auto* const parts = reinterpret_cast<TargetPart*>(take(parts_bytes));
-  const auto kernel = work.kernels.row[work.job.storage];
-  const auto panel = work.kernels.panel[work.job.storage];
-
-  const auto clear_gradient = [&](char* gradient) {
-    std::memset(scratch.out, 0, static_cast<std::size_t>(piece));
-    const std::int64_t end_class = work.job.first_class + work.job.classes;
-    for (std::int64_t first = work.job.first_class; gradient && first < end_class; first += work.chunk) {
-      const std::int64_t left = end_class - first, count = left < work.chunk ? left : work.chunk;
-      work.job.moves->unpack_row(*work.job.plan, kGradient, gradient, first, static_cast<int>(count), scratch.out);
-    }
-  };
-  const auto is_left_out = [&](const LossRow& row) { return indices && row.part_count == 0; };
-  const auto clear = [&](const LossRow& row) {
-    void* const numbers[] = {row.lse, row.log_prob, row.entropy, row.z_loss};
-    for (void* to : numbers)
-      if (to) *static_cast<T*>(to) = T(0);
-    if (row.predicted) *row.predicted = -1;
-    if (row.correct) *row.correct = 0;
-    clear_gradient(row.gradient);
-  };
-  const auto run_row = [&](LossRow row) {
-    if (is_left_out(row)) return clear(row);
-    char* const gradient = row.gradient;
-    if (work.nothing_left) row.gradient = nullptr;
-    if (!work.nothing_left || !work.job.from_saved) kernel(work.job, scratch, row);
-    if (work.nothing_left) clear_gradient(gradient);
-  };
-
-  T losses[kMostRows];
-  LossRow group[kMostRows];
-  // Row r, but for where its logits, probabilities and gradient are.
-  const auto lay_out = [&](std::int64_t r, const Offsets& offsets, int b) {
-    const auto place = [&](void* all) { return all ? static_cast<char*>(all) + r * work.wide : nullptr; };
-    LossRow& row = group[b];
-    losses[b] = T(0);
-    row.parts = parts + b * most_parts;
-    row.part_count = indices ? rows.parts(offsets, parts + b * most_parts) : 0;
-    row.loss = losses + b, row.lse = place(call.lse), row.log_prob = place(call.log_prob);
-    row.entropy = place(call.entropy), row.z_loss = place(call.z_loss_part);
-    row.predicted = call.predicted ? call.predicted + r : nullptr;
-    row.correct = call.correct ? call.correct + r : nullptr;
-    row.saved = call.saved ? static_cast<char*>(call.saved) + r * work.saved : nullptr;
-    row.loss_factor = rows.factor(kToken, offsets);
-    row.gradient_factor = row.loss_factor * rows.factor(kFactor, offsets) / work.denominator;
-  };
-  const auto copies = [&](DType dtype, int wide, std::int64_t bytes) {
-    const Moves& moves = *SUMEXP_IN_USE(kernels_).moves[static_cast<int>(dtype)];
-    return CopiedRows(moves, plan.columns, plan.n, static_cast<int>(item_size(dtype)), wide, take(bytes));
-  };
-  const CopiedRows logits = copies(call.dtype, work.wide, of_logits);
-  const CopiedRows target = copies(call.target_dtype, work.job.target_wide, of_target);
-  const Dim none = {}, &inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1] : none;
-  const std::int64_t* const step = plan.columns ? plan.row[0].stride : inner.stride;
-
-  TransposedRows tiles(plan, lanes, work.tiles ? work.at_once : 0, work.wide, take(of_tiles));
-  const auto run_tiles = [&](const char* x, const char* y, char* dx, int count) {
-    tiles.load(0, kLogits, x, call.dtype, count);
-    if (y) tiles.load(1, kTarget, y, call.target_dtype, count);
-    for (int b = 0; b < count; b += lanes)
-      if (!work.kernels.tile[static_cast<int>(call.dtype)](work.job, tiles.tile(b, count), group + b)) return false;
-    if (dx) tiles.store(kGradient, dx, call.dtype, count);
-    return true;
-  };
-  for (std::int64_t r = begin; r < end;) {
-    const int count = static_cast<int>(even_rows(plan, r, end - r < work.at_once ? end - r : work.at_once));
-    Offsets offsets = plan.row_offsets(r);
-    const char *const x = rows.at(kLogits, offsets), *const y = indices ? nullptr : rows.at(kTarget, offsets);
-    char* const dx = plan.data[kGradient] ? const_cast<char*>(rows.at(kGradient, offsets)) : nullptr;
-    for (int i = 0; i < count; ++i) {
-      LossRow& row = group[i];
-      row.logits = work.copies ? logits.row(i) : rows.at(kLogits, offsets);
-      row.probabilities = work.copies_target ? target.row(i) : indices ? nullptr : rows.at(kTarget, offsets);
-      row.gradient = dx ? const_cast<char*>(work.copies ? row.logits : rows.at(kGradient, offsets)) : nullptr;
-      lay_out(r + i, offsets, i);
-      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner.stride[k];
-    }
-    if (work.tiles && count > 1 && run_tiles(x, y, dx, count)) {
-      for (int i = 0; i < count; ++i) put_loss(r + i, losses[i]);
-      r += count;
-      continue;
-    }
-    if (work.copies) logits.gather(x, step[kLogits], count);
-    if (work.copies_target) target.gather(y, step[kTarget], count);
-    for (int b = 0; b < count; b += width) {
-      const int some = count - b < width ? count - b : width;
-      const bool together = some > 1 && width > 1 && panel(work.job, scratch, group + b, some);
-      for (int i = b; i < b + some; ++i) {
-        if (!together) run_row(group[i]);
-        else if (is_left_out(group[i])) clear(group[i]);
-        put_loss(r + i, losses[i]);
-      }
-    }
-    if (work.copies && dx) logits.scatter(dx, step[kGradient], count);
-    r += count;
-  }
-  if (scratch.waits) work.kernels.write_waiting(work.job, scratch);
-  put_sum();
 }
 
 template <class W>
@@ -481,16 +184,14 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
     ++level;
   const std::int64_t block = std::int64_t{1} << level, blocks = (plan.rows + block - 1) / block;
   auto* const sums = static_cast<double*>(thread_workspace().keep_bytes(static_cast<std::size_t>(blocks) * 2 * sizeof(double)));
-  const Work work = {rows,          job,         loss_kernels, item,
-                     wide,          order.chunk, block,        mean ? denominator : 1.0,
-                     nothing_left,  sums,        at_once,      together,
-                     copies_target, by_table,    tiles,        cross_entropy_saved_bytes(call.dtype, plan.n)};
+  const LossWork work = {rows,          job,         loss_kernels, item,
+                         wide,          order.chunk, block,        mean ? denominator : 1.0,
+                         nothing_left,  sums,        at_once,      together,
+                         copies_target, by_table,    tiles,        cross_entropy_saved_bytes(call.dtype, plan.n)};
   const auto body = [](void* context, std::int64_t i, Workspace& workspace) {
-    const Work& work = *static_cast<const Work*>(context);
-    if (work.wide == 8) run_block<double>(work, i, workspace);
-    else run_block<float>(work, i, workspace);
+    run_loss_block(*static_cast<const LossWork*>(context), i, workspace);
   };
-  run_parts(blocks, threads < 1 ? 1 : threads, body, const_cast<Work*>(&work));
+  run_parts(blocks, threads < 1 ? 1 : threads, body, const_cast<LossWork*>(&work));
   if (call.reduction != LossReduction::none && call.loss && !part) {
     double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks) : sum_of_blocks<double>(sums, blocks);
     if (mean) sum = base::mean_of(sum, denominator, call.zero_if_empty);
