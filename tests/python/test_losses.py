@@ -461,6 +461,18 @@ def test_factors_beyond_the_dtype_among_rows_taken_together(fmt, options):
 
 
 @FORMAT
+@pytest.mark.parametrize("pairs", [3000, 70_000])
+def test_many_pairs_a_row(fmt, pairs):
+    """Fewer rows are taken together then, or one."""
+    rng = np.random.default_rng(6)
+    x, t, share = logits(rng, fmt, (40, 21)), rng.integers(0, 21, (40, pairs)), rng.random((40, pairs)).astype(fmt.dtype)
+    loss, gradient = se.cross_entropy_with_grad(x, (t, share), reduction="none")
+    for r in range(0, 40, 3):
+        one, g = se.cross_entropy_with_grad(x[r], (t[r], share[r]), reduction="none")
+        assert same(np.asarray(one, fmt.dtype), loss[r]) and same(g, gradient[r])
+
+
+@FORMAT
 def test_weights_of_minus_zero_among_rows_taken_together(fmt):
     x, weight = logits(np.random.default_rng(5), fmt, (37, 21)), np.ones(21, fmt.compute)
     weight[4] = 0

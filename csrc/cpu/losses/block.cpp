@@ -78,7 +78,7 @@ class RowsOfBlock {
     const int sets = work.job.overlaps && terms ? 2 : 1;  // of what is kept of a row
     constexpr std::int64_t kBetween = 1088;               // so that both do not meet in the same sets
     const std::int64_t row_terms = width_ > 1 ? width_ * work.job.terms_pitch + terms : terms;
-    const std::int64_t of_parts = kMostRows * most_parts_ * std::int64_t{sizeof(TargetPart)};
+    const std::int64_t of_parts = work.at_once * most_parts_ * std::int64_t{sizeof(TargetPart)};
     const std::int64_t of_logits = work.copies ? CopiedRows::bytes(work.at_once, plan_.n, work.wide) : 0;
     const std::int64_t of_target = work.copies_target ? CopiedRows::bytes(work.at_once, plan_.n, work.job.target_wide) : 0;
     const std::int64_t of_tiles = work.tiles ? TransposedRows::bytes(work.at_once, lanes_, plan_.n, work.wide) : 0;

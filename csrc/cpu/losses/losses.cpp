@@ -23,6 +23,7 @@ namespace {
 using namespace cpu;
 
 constexpr std::int64_t kTaskElements = 1 << 16;
+constexpr std::int64_t kMostParts = 1 << 16;  // of targets that are laid out together
 // Of a row's terms between the two sweeps: what stays in the cache. Longer rows are read and their terms made twice.
 constexpr std::int64_t kKeptBytes = std::int64_t{1} << 20;
 // One row's gradient is written while the next one is summed, where both rows' terms stay in a cache and gradients go around
@@ -127,6 +128,8 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const bool together = !by_table && !part && (plan.columns || widens) && copied_at_once;
   std::int64_t at_once = together ? copied_at_once : kMostRows;
   if (tiles) at_once = TransposedRows::at_once(kernels.moves[static_cast<int>(call.dtype)]->width, item);
+  if (call.kind == TargetKind::pairs && at_once * call.pairs > kMostParts)
+    at_once = call.pairs < kMostParts ? kMostParts / call.pairs : 1;
   Plan copied;
   bool copies_target = false;
   if (together) {
