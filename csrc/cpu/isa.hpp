@@ -1,6 +1,7 @@
 // Which instruction set runs, and the tables of kernels that each offers. A family of kernels has one table an instruction set,
 // `const Table& <prefix><isa>()`, defined in the namespace of a file that is compiled for it; SUMEXP_IN_USE(prefix) is the one
-// to call.
+// to call, SUMEXP_AT(prefix, isa) the one of a place: where several must be of one instruction set, whatever set_isa says
+// meanwhile.
 #pragma once
 
 namespace sumexp::cpu {
@@ -12,7 +13,6 @@ int isa_in_use();
 template <class Table>
 struct Tables {
   const Table& (*of[5])();
-  const Table& in_use() const { return of[isa_in_use()](); }
 };
 template <class Table, class... More>
 Tables<Table> tables(const Table& (*first)(), More... more) {
@@ -41,7 +41,8 @@ Tables<Table> tables(const Table& (*first)(), More... more) {
 #endif
 // The names of all instruction sets of this build after a prefix, the best last.
 #define SUMEXP_OF_ISAS(prefix) SUMEXP_OF_SCALAR(prefix) SUMEXP_OF_AVX2(prefix) SUMEXP_OF_AVX512(prefix) SUMEXP_OF_NEON(prefix)
-#define SUMEXP_IN_USE(prefix) ::sumexp::cpu::tables(SUMEXP_OF_ISAS(prefix)).in_use()
+#define SUMEXP_AT(prefix, isa) ::sumexp::cpu::tables(SUMEXP_OF_ISAS(prefix)).of[isa]()
+#define SUMEXP_IN_USE(prefix) SUMEXP_AT(prefix, ::sumexp::cpu::isa_in_use())
 
 // For `elements` that cost about as much as those of a softmax: how many threads are worth waking, at most get_num_threads().
 int threads_for(long long elements);

@@ -343,6 +343,31 @@ def test_rows_that_wait_are_written_from_their_own_terms(isa):
     subprocess.run([sys.executable, "-c", STREAMED], check=True, env=environment)
 
 
+TOGGLED = """
+import sys, threading, numpy as np, sumexp as se
+from sumexp import _core
+done = threading.Event()
+def toggle():
+    while not done.is_set():
+        for isa in sys.argv[1:]:
+            _core.set_isa(isa)
+thread = threading.Thread(target=toggle)
+thread.start()
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((4, 21, 2048), np.float32), rng.random((4, 21, 2048), np.float32)
+found = {se.cross_entropy_with_grad(x, y, 1)[1].tobytes() for _ in range(200)}
+done.set()
+thread.join()
+assert len(found) == 1
+"""
+
+
+@pytest.mark.skipif(len(ISAS) < 2, reason="this CPU has one instruction set")
+def test_a_call_keeps_its_instruction_set():
+    """Scratch and moves are for vectors of the kernel's width, whatever another thread sets while it runs."""
+    subprocess.run([sys.executable, "-c", TOGGLED, *ISAS], check=True, env={**os.environ, "SUMEXP_NUM_THREADS": "1"})
+
+
 def test_a_gradient_of_the_loss_apart_from_the_result():
     g, x = np.random.default_rng(1).random((4, 4)), np.ones((4, 4))
     with pytest.raises(ValueError, match="cross_entropy_vjp: out overlaps an input"):

@@ -23,7 +23,8 @@ struct LossSingles {
 
   explicit LossSingles(const LossOptions& options) : options(options) {}
 
-  static bool serve(const LossOptions& options, const cpu::LossRow& row) {
+  // Whether they are all that is asked.
+  static bool suffice(const LossOptions& options, const cpu::LossRow& row) {
     return options.z_loss == 0.0 && !row.lse && !row.log_prob && !row.entropy && !row.z_loss && !row.predicted && !row.correct;
   }
   // Row b; of probabilities a part without weight, whose z is the row's maximum.

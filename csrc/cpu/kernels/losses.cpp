@@ -277,7 +277,7 @@ struct LossKernel : LossRowOf<V> {
     bool lost[W] = {};
     int first = 0;  // that is not left out
     while (first < count && left_out(first)) ++first;
-    bool single = first < count && singles.serve(kernel.options, rows[0]);
+    bool single = first < count && singles.suffice(kernel.options, rows[0]);
     for (int b = first; single && b < count; ++b) single = rows[b].part_count <= 1;
     if (single) {
       const bool ones = !kernel.probabilities && !job.weight;

@@ -53,7 +53,7 @@ std::int64_t run_by_table(const LossWork& work, std::int64_t begin, std::int64_t
       for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner.stride[k];
     }
     if (!finite) return r;
-    const Job job(plan, SUMEXP_IN_USE(kernels_));
+    const Job job(plan, work.table);
     run_rows(job, 0, count, workspace);
     for (std::int64_t k = 0; gradient && k < left_out; ++k)
       for (std::int64_t j = 0; j < plan.n; ++j)
@@ -107,7 +107,7 @@ class RowsOfBlock {
   void run(std::int64_t begin, std::int64_t end, Put put) {
     const CopiedRows logits = copies(call_.dtype, work_.wide, copied_logits_);
     const CopiedRows target = copies(call_.target_dtype, work_.job.target_wide, copied_target_);
-    TransposedRows tiles(plan_, lanes_, work_.tiles ? work_.at_once : 0, work_.wide, tiles_);
+    TransposedRows tiles(plan_, work_.table, lanes_, work_.tiles ? work_.at_once : 0, work_.wide, tiles_);
     const std::int64_t* const step = plan_.columns ? plan_.row[0].stride : inner_.stride;
     for (std::int64_t r = begin; r < end;) {
       const int count = static_cast<int>(even_rows(plan_, r, end - r < work_.at_once ? end - r : work_.at_once));
@@ -138,7 +138,7 @@ class RowsOfBlock {
   static int width_of(const LossWork& work) { return work.job.terms_pitch ? work.kernels.width[work.job.storage] : 1; }
   static std::int64_t lines(std::int64_t bytes) { return (bytes + kLineBytes - 1) / kLineBytes * kLineBytes; }
   CopiedRows copies(DType dtype, int wide, char* memory) const {
-    const Moves& moves = *SUMEXP_IN_USE(kernels_).moves[static_cast<int>(dtype)];
+    const Moves& moves = *work_.table.moves[static_cast<int>(dtype)];
     return CopiedRows(moves, plan_.columns, plan_.n, static_cast<int>(item_size(dtype)), wide, memory);
   }
 
@@ -157,7 +157,7 @@ class RowsOfBlock {
     row.loss_factor = rows_.factor(kToken, offsets);
     row.gradient_factor = row.loss_factor * rows_.factor(kFactor, offsets) / work_.denominator;
   }
-  // The group's rows, of which the first has its logits at x. False, with nothing written, where one is special.
+  // The group's rows, of which the first has its logits at x. False, with no gradient written, where one is special.
   bool run_tiles(TransposedRows& tiles, const char* x, const char* y, char* dx, int count) {
     tiles.load(0, kLogits, x, call_.dtype, count);
     if (y) tiles.load(1, kTarget, y, call_.target_dtype, count);
@@ -210,7 +210,7 @@ class RowsOfBlock {
   const std::int64_t chunks_ = (plan_.n + work_.chunk - 1) / work_.chunk, whole_ = chunks_ ? chunks_ : 1;
   const std::int64_t piece_ = work_.chunk * work_.wide;  // bytes of a chunk
   const std::int64_t most_parts_ = (rows_.is_index() ? 1 : call_.pairs) + 1;
-  const int lanes_ = SUMEXP_IN_USE(kernels_).moves[static_cast<int>(call_.dtype)]->width;
+  const int lanes_ = work_.table.moves[static_cast<int>(call_.dtype)]->width;
   const int width_;  // rows of a panel
   LossScratch scratch_;
   TargetPart* parts_;

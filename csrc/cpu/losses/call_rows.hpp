@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "../../numerics/formats.hpp"
-#include "../isa.hpp"
+#include "../kernels/losses.hpp"
 #include "call.hpp"
 #include "rows.hpp"
 

@@ -1,9 +1,8 @@
 // Cross-entropy: checks, the denominator of a mean, rows shared out among threads, the sum over rows.
 #include "../../include/sumexp/losses.hpp"
 
-#include <cmath>
+#include <cstdio>
 #include <cstring>
-#include <new>
 
 #include "../../numerics/formats.hpp"
 #include "../../ops/losses.hpp"
@@ -90,7 +89,8 @@ struct Part {
 
 void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Part* part) {
   const Rows rows = {call, plan};
-  const Kernels& kernels = SUMEXP_IN_USE(kernels_);
+  const int isa = isa_in_use();
+  const Kernels& kernels = SUMEXP_AT(kernels_, isa);
   const int item = static_cast<int>(item_size(call.dtype)), wide = item == 8 ? 8 : 4;
   const Order order = order_of(wide);
   const bool probabilities = call.kind == TargetKind::probabilities, as_it_is = call.softcap == 0.0 && call.temperature == 1.0;
@@ -115,7 +115,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const bool short_rows = as_it_is && plan.n > 0 && plan.n <= (dense ? order.chunk : order.chunk / 2) && !part && !call.saved;
 
   // Of dense sums without more than loss and gradient, columns of one chunk are transposed as they are read, and short rows.
-  const LossKernels& loss_kernels = SUMEXP_IN_USE(loss_kernels_);
+  const LossKernels& loss_kernels = SUMEXP_AT(loss_kernels_, isa);
   const bool same_type = !probabilities || (item_size(call.target_dtype) == 8) == (wide == 8);
   const bool tiles = short_rows && dense && !statistics && call.z_loss == 0.0 && call.kind != TargetKind::pairs && same_type &&
                      !nothing_left && plan.rows > 1 && loss_kernels.tile[static_cast<int>(call.dtype)] &&
@@ -187,10 +187,23 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
     ++level;
   const std::int64_t block = std::int64_t{1} << level, blocks = (plan.rows + block - 1) / block;
   auto* const sums = static_cast<double*>(thread_workspace().keep_bytes(static_cast<std::size_t>(blocks) * 2 * sizeof(double)));
-  const LossWork work = {rows,          job,         loss_kernels, item,
-                         wide,          order.chunk, block,        mean ? denominator : 1.0,
-                         nothing_left,  sums,        at_once,      together,
-                         copies_target, by_table,    tiles,        cross_entropy_saved_bytes(call.dtype, plan.n)};
+  const LossWork work = {rows,
+                         job,
+                         kernels,
+                         loss_kernels,
+                         item,
+                         wide,
+                         order.chunk,
+                         block,
+                         mean ? denominator : 1.0,
+                         nothing_left,
+                         sums,
+                         at_once,
+                         together,
+                         copies_target,
+                         by_table,
+                         tiles,
+                         cross_entropy_saved_bytes(call.dtype, plan.n)};
   const auto body = [](void* context, std::int64_t i, Workspace& workspace) {
     run_loss_block(*static_cast<const LossWork*>(context), i, workspace);
   };

@@ -19,8 +19,8 @@ class TransposedRows {
   }
 
   // Of a plan's rows, `rows` at a time, in `memory`.
-  TransposedRows(const Plan& plan, int lanes, std::int64_t rows, int wide, char* memory)
-      : plan_(plan), inner_(plan.batch_dims ? plan.batch[plan.batch_dims - 1] : none_), lanes_(lanes) {
+  TransposedRows(const Plan& plan, const Kernels& table, int lanes, std::int64_t rows, int wide, char* memory)
+      : plan_(plan), table_(table), inner_(plan.batch_dims ? plan.batch[plan.batch_dims - 1] : none_), lanes_(lanes) {
     pitch_ = padded(plan.n, lanes), tile_bytes_ = pitch_ * lanes * wide;
     first_[0] = memory, first_[1] = memory + rows / lanes * tile_bytes_, terms_ = first_[1] + rows / lanes * tile_bytes_;
   }
@@ -50,7 +50,7 @@ class TransposedRows {
 
  private:
   static std::int64_t padded(std::int64_t n, std::int64_t lanes) { return (n + lanes - 1) / lanes * lanes; }
-  static const Moves& moves_of(DType dtype) { return *SUMEXP_IN_USE(kernels_).moves[static_cast<int>(dtype)]; }
+  const Moves& moves_of(DType dtype) const { return *table_.moves[static_cast<int>(dtype)]; }
   int n() const { return static_cast<int>(plan_.n); }
   int some(int rows, int b) const { return rows - b < lanes_ ? rows - b : lanes_; }
   std::int64_t stride(int k) const { return plan_.row[0].stride[k]; }
@@ -69,6 +69,7 @@ class TransposedRows {
 
   static constexpr Dim none_ = {};
   const Plan& plan_;
+  const Kernels& table_;
   const Dim& inner_;  // from row to row
   int lanes_;
   std::int64_t pitch_, tile_bytes_;
