@@ -23,7 +23,6 @@ class CopiedRows {
     row_.row_dims = 1, row_.row[0].stride[0] = item;
   }
 
-  std::int64_t pitch() const { return pitch_; }
   char* row(std::int64_t b) const { return rows_ + b * pitch_; }
 
   // From, and to, `rows` rows, the first of them at `from`: columns whose elements are `step` apart, or rows that are.

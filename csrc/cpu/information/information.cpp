@@ -4,7 +4,7 @@
 #include <cstring>
 #include <new>
 
-#include "../drivers/driver.hpp"
+#include "../drivers/tile_rows.hpp"
 #include "../isa.hpp"
 #include "../kernels/information.hpp"
 #include "../status.hpp"
@@ -144,17 +144,13 @@ struct Work {
   bool run_tiles(const cpu::InformationRow& row, int rows, cpu::Tile* tiles) const {
     const int n = static_cast<int>(plan.n);
     const std::int64_t elements = std::int64_t{n} * moves.width;
-    const bool columns = rows == moves.width && side_by_side();
+    const auto of = [&](int k) { return cpu::TileRows{moves, plan, k, item, wide, n}; };
     std::int64_t step[cpu::kOperands];
     for (int k = 0; k < cpu::kOperands; ++k) step[k] = apart(k);
-    cpu::Columns at = {};
-    at.n = n, at.ahead = 32, at.tiles = 1;
     for (int s = 0; s < sides; ++s) {
       const int k = of_logits(s);
-      at.data[k] = row.at[k], at.stride[k] = plan.row[0].stride[k];
       void* const to = tiles[s].in[0];
-      if (columns) moves.load_columns(at, k, 0, n, to, n, nullptr);
-      else moves.load_tile({row.at[k], step[k]}, at.stride[k], rows, n, to);
+      of(k).load(row.at[k], rows, to);
       if (plan.temperature != 1.0 && !moves.divide(plan.temperature, elements, to)) return false;
       tiles[s].count = n, tiles[s].rows = rows;
     }
@@ -162,10 +158,8 @@ struct Work {
     for (int s = 0; full_result && s < sides; ++s) {
       const int k = of_result(s);
       void* const from = tiles[s].in[0];
-      at.data[cpu::kOut] = row.at[k], at.stride[cpu::kOut] = plan.row[0].stride[k];
       if (plan.temperature != 1.0) moves.divide(plan.temperature, elements, from);
-      if (columns) moves.store_columns(at, 0, n, from, n);
-      else moves.store_tile({row.at[k], step[k]}, plan.row[0].stride[k], rows, n, from, false);
+      of(k).store(row.at[k], rows, from);
     }
     return true;
   }
