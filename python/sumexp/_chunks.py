@@ -6,16 +6,21 @@ PARTS = ("x", "w", "bias")
 BLOCK = 1 << 20  # elements of a block of a matrix that is converted, or added to another
 
 
+def share_of(rows, classes, beside=0):
+    """So many rows of logits may exist at a time: 4.75 % of them all less the `beside` elements that products need, but 2^20
+    elements at least.
+    """
+    classes = max(classes, 1)
+    return max((rows * 19 // 400 - beside // classes) // 16 * 16, BLOCK // classes, 16)
+
+
 def chunk_rows(function, given, rows, classes, beside=0):
-    """How many rows of logits exist at a time: `given`, or 4.75 % of them all less the `beside` elements that products need,
-    but 2^20 elements at least.
+    """How many rows of logits exist at a time: `given`, or their share.
 
     From 512 rows on products do not get faster, and the gradient of the weights is added to often enough.
     """
     if given is None:
-        classes = max(classes, 1)
-        least, share = BLOCK // classes, (rows * 19 // 400 - beside // classes) // 16 * 16
-        return max(1, min(rows, max(share, least, 16), max(512, least)))
+        return max(1, min(rows, share_of(rows, classes, beside), max(512, BLOCK // max(classes, 1))))
     try:
         size = operator.index(given)
     except TypeError:

@@ -13,7 +13,7 @@ from torch import func  # noqa: E402
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
-from sumexp.torch import _linear_functions, _linear_sweeps  # noqa: E402
+from sumexp.torch import _linear_functions, _linear_products, _linear_sweeps  # noqa: E402
 from torch_cases import same_bytes  # noqa: E402
 
 f64 = torch.float64
@@ -110,7 +110,8 @@ def test_only_what_requires_a_gradient(need, reduction, monkeypatch):
     everything = leaves(X, W, B)
     expected = torch.autograd.grad(ours(*everything, T, reduction=reduction).sum(), everything)
     if not need[1]:
-        monkeypatch.setattr(_linear_sweeps, "add_product", lambda *_: pytest.fail("dW was computed"))
+        for name in ("add_product", "add_products"):
+            monkeypatch.setattr(_linear_sweeps, name, lambda *_: pytest.fail("dW was computed"))
     loss = ours(*inputs, T, reduction=reduction).sum()
     assert loss.requires_grad == any(need)
     if any(need):
@@ -139,7 +140,7 @@ def test_the_package_function():
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_weights_of_16_bits_by_blocks_of_classes(target, options, dtype, monkeypatch):
-    """Their gradient is added up in float32 in the result's memory, and beyond that comes from logits made once more: that of
+    """Their gradient is added up in float32 as far as there is room, and beyond that comes from logits made once more: that of
     float32 throughout, but for its rounding. float16's of one number is float32 until backward, with room for all."""
     classes, options = 5001, dict(OPTIONS[options])
     x, w, b = normal(N, D, dtype=dtype), normal(classes, D, seed=1, dtype=dtype), normal(classes, seed=2, dtype=dtype)
@@ -149,8 +150,10 @@ def test_weights_of_16_bits_by_blocks_of_classes(target, options, dtype, monkeyp
     x, w, b = leaves(x, w, b)
     called = []
     by_classes = _linear_sweeps.by_classes
-    monkeypatch.setattr(_linear_sweeps, "by_classes", lambda *a: called.append(1) or by_classes(*a))
-    for chunk_size in (1, 2, 5):
+    monkeypatch.setattr(_linear_sweeps, "by_classes", lambda *a: called.append(a[-1]) or by_classes(*a))
+    # a chunk's logits lie in dW's memory in the first two, in the others beside it, alone, with some sums or with all
+    for chunk_size, share in ((1, 0), (2, 1), (5, 1), (1, 4), (2, 1000)):
+        monkeypatch.setattr(_linear_sweeps, "share_of", lambda *_, share=share: share)
         loss = ours(x, w, b, of, chunk_size=chunk_size, **options)
         found = torch.autograd.grad(loss.sum(), (x, w, b))
         wide = leaves(x, w, b)
@@ -159,19 +162,45 @@ def test_weights_of_16_bits_by_blocks_of_classes(target, options, dtype, monkeyp
             assert got.dtype == dtype
             error = (got.float() - exact.float()).abs().max() / exact.float().abs().max()
             assert error < (2e-2 if dtype == torch.bfloat16 else 2e-3), error
-    assert len(called) == (3 if dtype == torch.bfloat16 or loss.ndim else 0)
+    if dtype == torch.bfloat16:  # classes that had room
+        assert called == [1664, 1665, 2500, 5000]
+    else:
+        assert called == ([832, 2500, 2500] if loss.ndim else [])
 
 
-@pytest.mark.parametrize("width", [1, 3, 800])
-def test_sums_within_the_memory_of_a_result(width):
-    """Rounded where they lie, a block at a time, also where a block and its sums overlap."""
-    result = torch.empty(3001, width, dtype=torch.bfloat16)
-    sums = _linear_sweeps.sums_within(result, torch.float32)
-    assert sums.shape == (1500, width) and sums.data_ptr() == result.data_ptr()
-    sums.copy_(normal(1500, width, dtype=torch.float32))
-    expected = sums.to(torch.bfloat16)
-    _linear_sweeps.round_sums(sums, result)
-    assert torch.equal(result[:1500], expected)
+@pytest.mark.parametrize("share", [0, 1, 16, 40, 600, 5000])
+@pytest.mark.parametrize("given", [0, 1, 20, 300])
+@pytest.mark.parametrize("width", [0, 1, 3, 100, 800])
+@pytest.mark.parametrize("dtype, work", [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)], ids=str)
+def test_sums_and_logits_in_the_memory_of_a_result(dtype, work, width, given, share):
+    """Neither lies in the other; beside the result is not more than the share, or a chunk's logits; and the sums are rounded
+    where they lie, a block at a time, also where a block and its sums overlap."""
+    classes, rows = 1501, 2000
+    result = torch.empty(classes, width, dtype=dtype)
+    sums, logits = _linear_products.layout(result, torch.float32, work, given, rows, share)
+    assert logits.shape[1] == classes and logits.dtype == work and len(logits) == (given or len(logits)) > 0
+    assert all(of.shape[1] == width and of.dtype == torch.float32 for of in sums)
+    held = sum(map(len, sums))
+    assert held <= classes
+    memory = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in (*sums, logits, result) if t.numel()]
+    within = [r for r in memory if width and memory[-1][0] <= r[0] and r[1] <= memory[-1][1]]
+    beside = sum(last - first for first, last in memory) - sum(last - first for first, last in within)
+    assert beside <= max(share, len(logits) if logits.data_ptr() not in [r[0] for r in within] else 0) * classes * work.itemsize
+    expected = [normal(*of.shape, seed=k, dtype=torch.float32) for k, of in enumerate(sums)]
+    logits.fill_(7)
+    for of, values in zip(sums, expected):
+        of.copy_(values)
+    assert torch.equal(logits, torch.full_like(logits, 7)) and all(map(torch.equal, sums, expected))
+    assert _linear_products.rounded(sums, result, dtype) is result
+    assert torch.equal(result[:held], torch.cat(expected).to(dtype))
+
+
+def test_room_that_is_there_is_used():
+    """Of a chunk's logits and sums: with 4.75 % of the logits of few tokens for some classes, of many for all."""
+    result = torch.empty(32000, 512, dtype=torch.bfloat16)
+    for rows, tokens, held in ((4096, 256, 11800), (65536, 512, 32000)):
+        sums, logits = _linear_products.layout(result, torch.float32, torch.bfloat16, 0, rows, rows * 3 // 100)
+        assert len(logits) == tokens and held <= sum(map(len, sums))
 
 
 def test_ignored_rows_are_not_read():
@@ -221,9 +250,9 @@ def test_products_of_blocks_of_classes(dtype, biased):
     classes, width = 256 * torch.get_num_threads() * 2 + 700, 300
     x, w = normal(40, width, dtype=dtype), normal(classes, 2 * width, seed=1, dtype=dtype)[:, :width]
     b = normal(classes, seed=2, dtype=dtype) if biased else None
-    assert len(_linear_sweeps.blocks_of_product(w)) > 2
+    assert len(_linear_products.blocks_of_product(w)) > 2
     out = torch.empty(40, classes, dtype=dtype)
-    _linear_sweeps.product(x, w, b, out)
+    _linear_products.product(x, w, b, out)
     torch.testing.assert_close(out, torch.nn.functional.linear(x, w, b))
     target = torch.randint(0, classes, (40,))
     inputs, peers = leaves(x, w), leaves(x, w)
@@ -362,7 +391,8 @@ def test_only_the_gradients_in_targets_and_weights_that_are_needed(monkeypatch):
     call, given = with_weights(ours, TARGETS["probabilities"])
     everything = leaves(*given)
     exact = torch.autograd.grad(call(*everything), everything)
-    monkeypatch.setattr(_linear_sweeps, "add_product", lambda *_: pytest.fail("dW was computed"))
+    for name in ("add_product", "add_products"):
+        monkeypatch.setattr(_linear_sweeps, name, lambda *_: pytest.fail("dW was computed"))
     for k in (3, 4, 5):
         inputs = [t.clone().requires_grad_(i == k) for i, t in enumerate(given)]
         torch.testing.assert_close(torch.autograd.grad(call(*inputs), inputs[k])[0], exact[k], rtol=1e-12, atol=1e-15)

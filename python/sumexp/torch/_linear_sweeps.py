@@ -1,8 +1,8 @@
 """Cross-entropy of logits x W^T + bias that never exist whole: sweeps over plain tensors, a chunk of tokens at a time.
 
 As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits. The gradient of weights of 16 bits is
-added up in float32, for which the result's own memory has room for half of the classes; on the CPU, where no other float32
-array of their size shall be, the other half comes at the end, by blocks of classes (by_classes).
+added up in float32; on the CPU, where no float32 array of their size shall be, that of as many classes as there is room for
+(_linear_products.layout), and the others' comes at the end, by blocks of classes (by_classes).
 """
 
 from typing import NamedTuple
@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 
 from .. import _core
-from .._chunks import BLOCK, blocks, chunk_rows, equal_parts
+from .._chunks import BLOCK, chunk_rows, equal_parts, share_of
 from . import _cross_entropy as ce
 from ._kernels import result_like
+from ._linear_products import add_product, add_products, layout, product, product_back, rounded, waits
 
 NAME = "linear_cross_entropy"
 
@@ -41,71 +42,7 @@ DIFFERENTIATED = COUNT - 1  # so many are differentiated in, as far as they are 
 WEIGHT = TENSORS.index("weight?")  # of these alone, beside w and bias, not of a row each
 
 
-# -- products ------------------------------------------------------------------------------------------------------------
-
-
-def product(x, w, bias, out):
-    """out = x w^T + bias, in the dtype of x and out."""
-    if w.dtype != out.dtype:
-        for block in blocks(*w.shape):
-            out[:, block] = x @ w[block].to(out.dtype).t()
-        if bias is not None:
-            out += bias
-        return out
-    for block in blocks_of_product(w):
-        if bias is None:
-            torch.mm(x, w[block].t(), out=out[:, block])
-        else:
-            torch.addmm(bias[block], x, w[block].t(), out=out[:, block])
-    return out
-
-
-def blocks_of_product(w):
-    """Classes whose logits are one product, as slices.
-
-    A BLAS copies w as its kernel reads it, and does so for every chunk of tokens. A part that stays in the caches is copied
-    faster, to less memory: with 176 tokens products of 256 classes a thread took 0.8 to 0.9 of the time of whole ones (MKL on
-    a Zen 4, D from 256 on) and 1 MB where those took 10. Products of 16 bits (oneDNN) gain nothing.
-    """
-    classes, width = w.shape
-    if waits(w) or w.element_size() == 2:
-        return [slice(0, classes)]
-    return blocks(classes, 1, max(256 * torch.get_num_threads(), (1 << 17) // max(width, 1)))
-
-
-def product_back(z, w):
-    """z w"""
-    if w.dtype == z.dtype:
-        return z @ w
-    total = z.new_zeros(len(z), w.shape[1])
-    for block in blocks(*w.shape):
-        total.addmm_(z[:, block], w[block].to(z.dtype))
-    return total
-
-
-def add_product(z, x, to, first):
-    """to += z^T x, or to = z^T x of the first chunk."""
-    if to.dtype == z.dtype:
-        torch.mm(z.t(), x, out=to) if first else to.addmm_(z.t(), x)
-        return
-    step = equal_parts(len(to), (BLOCK // 2) // max(to.shape[1], 1))
-    scratch = z.new_empty(step, to.shape[1])
-    for sums, columns in zip(to.split(step), z.split(step, 1)):
-        part = scratch[: len(sums)]
-        torch.mm(columns.contiguous().t(), x, out=part)  # of 16 bits products are fast without gaps alone
-        if first:
-            sums.copy_(part)
-        else:  # in halves, as torch converts what it adds to memory of its own
-            for half, of in zip(sums.chunk(2), part.chunk(2)):
-                half.add_(of)
-
-
 # -- sweeps over plain tensors ---------------------------------------------------------------------------------------------
-
-
-def waits(t):
-    """Whether to look at a number of a tensor is to wait for it."""
-    return t.device.type != "cpu"
 
 
 def kept_rows(target, target_weight, o):
@@ -123,9 +60,14 @@ def of_input(x, rows, left):
 
 
 def chunk_of(tensors, o, kept):
-    """How many tokens' logits exist at a time; products keep 1 MB and more, of 16 bits four times as many elements."""
+    """How many tokens' logits exist at a time."""
     w = tensors[1]
-    return chunk_rows(NAME, o.chunk or None, len(kept), len(w), 2 * BLOCK if w.element_size() == 2 else BLOCK // 2)
+    return chunk_rows(NAME, o.chunk or None, len(kept), len(w), beside(w))
+
+
+def beside(w):
+    """Elements that products take beside a chunk's logits: 1 MB and more, of 16 bits four times as many."""
+    return 2 * BLOCK if w.element_size() == 2 else BLOCK // 2
 
 
 def chunks(kept, size):
@@ -161,32 +103,19 @@ def summed(losses):
     return total
 
 
-def sums_within(result, dtype):
-    """The memory of a result as the `dtype` in which its first rows are added up: of so many as it has room for."""
-    rows, width = result.shape
-    held = rows * result.element_size() // dtype.itemsize
-    return result.view(-1)[: held * width * dtype.itemsize // result.element_size()].view(dtype).view(held, width)
-
-
-def round_sums(sums, result):
-    """Those of sums_within as the first rows of the result: each block lies before the sums that are still to be read."""
-    if sums.dtype != result.dtype:
-        for block in blocks(*sums.shape):
-            result[block] = sums[block].to(result.dtype)
-
-
 def by_classes(x, w, bias, kept, room, options, of_rows, saved, dw, held):
     """dw of the classes from `held` on, a block of them at a time: their logits once more, at most `room` elements of them,
     and the gradient by what each row has in `saved`.
 
-    What is added up in the wide dtype is a block then, not all of dw.
+    What is added up in the wide dtype is a block then, not all of dw; of a single chunk of tokens nothing is.
     """
     work, classes, step = work_of(x), len(w), equal_parts(len(w) - held, 384)
     tokens = equal_parts(len(kept), room // step)
     buffer = x.new_empty(tokens * step, dtype=work)
-    total = w.new_empty(step, w.shape[1], dtype=ce.wide(work))
+    total = None if tokens == len(kept) else w.new_empty(step, w.shape[1], dtype=ce.wide(work))
     for first in range(held, classes, step):
-        block = w[first : first + step]
+        block, result = w[first : first + step], dw[first : first + step]
+        sums = result if total is None else total[: len(block)]
         for count, rows in enumerate(chunks(kept, tokens)):
             part = x[rows].to(work)
             z = buffer[: len(part) * len(block)].view(len(part), len(block))
@@ -203,8 +132,9 @@ def by_classes(x, w, bias, kept, room, options, of_rows, saved, dw, held):
                 **options,
                 **{n: t[rows] for n, t in of_rows.items()},
             )
-            add_product(z, part, total[: len(block)], count == 0)
-        dw[first : first + step] = total[: len(block)]
+            add_product(z, part, sums, count == 0)
+        if total is not None:
+            result.copy_(sums)
 
 
 def work_of(x):
@@ -250,21 +180,22 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
     dx = result_like(x, dtype=dtype) if need_x else None
     if need_x and len(kept) < len(x):
         dx.zero_()
-    dw = sums = out_dw
-    held = len(w)  # so many classes have their dw added up in this sweep
-    if need_w and dw is None and w.element_size() == 2 and len(kept) > size and not waits(x):
+    dw, buffer = out_dw, None
+    if need_w and dw is None and dtype.itemsize == 2 and len(kept) > size and not waits(x):
         dw = result_like(w, dtype=dtype)
-        sums = sums_within(dw, wide)
-        held = len(sums)
-    elif need_w and dw is None:
-        dw = sums = w.new_empty(w.shape, dtype=work if len(kept) <= size else wide)
-    later = held < len(w)
+        sums, buffer = layout(dw, wide, work, o.chunk, len(kept), share_of(len(kept), len(w), beside(w)))
+    else:
+        if need_w and dw is None:
+            dw = result_like(w, dtype=work if len(kept) <= size else wide)
+        sums = [dw] if need_w else []
+    held = sum(map(len, sums))  # so many classes have their dw added up in this sweep
+    later = need_w and held < len(w)
     if later:
         saved_bytes = _core._cross_entropy_saved_bytes(work == torch.float64, len(w))
         places["saved"] = x.new_empty(len(x), saved_bytes, dtype=torch.uint8)
     db = w.new_zeros(len(w), dtype=wide) if need_bias else None
-    buffer = x.new_empty(size, len(w), dtype=work)
-    for count, rows in enumerate(chunks(kept, size)):
+    buffer = x.new_empty(size, len(w), dtype=work) if buffer is None else buffer
+    for count, rows in enumerate(chunks(kept, len(buffer))):
         part = of_input(x, rows, left).to(work)
         z = product(part, w, bias, buffer[: len(part)])
         made = {n: t[rows] for n, t in places.items()}  # views of slices, else tensors of their own
@@ -286,16 +217,15 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
         elif need_x:
             dx[rows] = product_back(z, w).to(dx.dtype)
         if need_w:
-            add_product(z[:, :held], part, sums, count == 0 and out_dw is None)
+            add_products(z, part, sums, count == 0 and out_dw is None)
         if need_bias:
             db += z.sum(0, dtype=wide)
+    if need_w and out_dw is None:
+        dw = rounded(sums, dw, dtype) if len(kept) else torch.zeros_like(w, dtype=dtype)
     if later:
-        room = buffer.numel() // 4  # products have copies beside it
-        del z, buffer
-        round_sums(sums, dw)
+        z = buffer = sums = None  # their memory is free for what follows
+        room = share_of(len(kept), len(w), beside(w)) * len(w) // 2  # products have copies beside it
         by_classes(x, w, bias, kept, room, options, of_rows, places["saved"], dw, held)
-    elif need_w and out_dw is None:
-        dw = dw.to(dtype) if len(kept) else torch.zeros_like(w, dtype=dtype)
     return losses, (dx, dw, None if db is None else db.to(dtype)), extras, found
 
 
