@@ -59,7 +59,7 @@ def add_product(z, x, to, first):
     wide = to.new_empty(-(-step // 2), to.shape[1])  # torch would convert what it adds to new memory each time
     for sums, columns in zip(to.split(step), z.split(step, 1)):
         part = scratch[: len(sums)]
-        torch.mm(columns.contiguous().t(), x, out=part)  # of 16 bits products are fast without gaps alone
+        torch.mm(columns.t(), x, out=part)
         if first:
             sums.copy_(part)
             continue
