@@ -436,3 +436,35 @@ def test_long_columns_past_2_31(five_gigabytes):
     for k, row in alone.items():
         assert lse[k].tobytes() == np.asarray(se.logsumexp(row)).tobytes(), k
         assert x[:, k].tobytes() == se.softmax(row).tobytes(), k
+
+
+@pytest.mark.large
+def test_losses_past_2_31(five_gigabytes):
+    """int32 offsets: rows, columns and a target past 2^31 elements have the loss and gradient of a small batch, in place."""
+    n, few = 1021, np.random.default_rng(3).standard_normal((3, 1021)).astype(np.float32).astype(ml_dtypes.bfloat16)
+    rows = five_gigabytes.size // n
+    x = five_gigabytes[: rows * n].reshape(rows, n)
+    x[...], x[-2:] = few[0], few[1:]
+    target = np.full(rows, n - 1)
+    expected, gradient = se.cross_entropy_with_grad(few, target[:3], reduction="none")
+    losses, at = se.cross_entropy_with_grad(x, target, reduction="none", out=x)
+    assert at is x and losses[-2:].tobytes() == expected[1:].tobytes() and np.all(losses[:-2] == losses[0])
+    for r in (0, 1, (1 << 31) // n, (1 << 31) // n + 1, rows - 3):
+        assert losses[r] == expected[0] and x[r].tobytes() == gradient[0].tobytes(), r
+    assert x[-2:].tobytes() == gradient[1:].tobytes()
+
+    # one row of them all, and two columns of half each, whose targets are their last elements
+    x = five_gigabytes
+    x[...], x[-2:] = 0, 20.0
+    others = (x.size - 2) * np.exp(-20.0)  # less than the largest has
+    loss, _ = se.cross_entropy_with_grad(x, x.size - 1, out=x)
+    assert float(loss) == float(ml_dtypes.bfloat16(np.log(2 + others)))
+    first, second, last = np.divide([np.exp(-20.0), 1, -1 - others], 2 + others).astype(ml_dtypes.bfloat16)
+    assert x[0] == x[-3] == first and x[-2] == second and x[-1] == last
+    columns = five_gigabytes[: x.size // 2 * 2].reshape(-1, 2)
+    columns[...], columns[-1] = 0, 20.0
+    others = (len(columns) - 1) * np.exp(-20.0)
+    losses, _ = se.cross_entropy_with_grad(columns, np.full(2, len(columns) - 1), axis=0, reduction="none", out=columns)
+    assert np.all(losses == ml_dtypes.bfloat16(np.log1p(others)))
+    first, last = np.divide([np.exp(-20.0), -others], 1 + others).astype(ml_dtypes.bfloat16)
+    assert np.all(columns[[0, -2]] == first) and np.all(columns[-1] == last)
