@@ -1,9 +1,16 @@
-"""Cross-entropy by its definition, in mpmath: of one row, and of arrays with every option."""
+"""Cross-entropy by its definition, in mpmath: of one row, and of arrays with every option; and what its tests are given."""
 
 import mpmath
 import numpy as np
 
 from oracle.formats import exact
+
+INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
+MIXES = {
+    "nothing": {},
+    "smoothing": {"label_smoothing": 0.1},
+    "all": {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 20.0, "temperature": 1.3},
+}
 
 mpmath.mp.dps = 60
 
@@ -104,3 +111,26 @@ class Reference:
             y[np.nonzero(kept)[0], flat[kept].astype(np.int64)] = 1
             return y, kept, True
         return np.moveaxis(exact(target), axis, -1).reshape(rows, n), kept, False
+
+
+def same(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def logits(rng, fmt, shape, scale=4.0):
+    return (rng.standard_normal(shape) * scale).astype(fmt.dtype)
+
+
+def targets(rng, fmt, kind, rows, n):
+    if kind == "probabilities":
+        return rng.dirichlet(np.ones(n), rows).astype(fmt.dtype)
+    if kind == "pairs":
+        index = rng.integers(0, n, (*rows, 3))
+        index[..., 2] = index[..., 0]  # a class named twice
+        index.reshape(-1, 3)[1, 1] = -100
+        index.reshape(-1, 3)[2] = -100
+        return index, rng.random((*rows, 3)).astype(fmt.dtype)
+    t = rng.integers(0, n, rows)
+    t.flat[2] = -100
+    return t
