@@ -4,6 +4,7 @@ The oracle of probabilities is long double. Seeds are fixed. Where the size of a
 test says so.
 """
 
+import itertools
 import os
 
 import ml_dtypes
@@ -533,6 +534,24 @@ def test_rows_that_cannot_be_drawn_from(dtype):
     y[3, 1] = np.nan
     with pytest.raises(ValueError, match="sample: logits: row 3 has a NaN"):
         se.sample(y, temperature=0)
+
+
+def test_the_first_row_that_cannot_be_drawn_from_is_told():
+    """However many others fail behind it, and before it on another thread."""
+    for threads, (rows, n, first) in itertools.product((1, 2, 5), ((200, 3000, 99), (40, 30_000, 19), (3, 400_000, 1))):
+        se.set_num_threads(threads)
+        x = np.zeros((rows, n), np.float32)
+        for bad, message in ((np.nan, "has a NaN"), (-np.inf, "has nothing")):
+            x[first:] = bad
+            for call in (
+                lambda: se.sample(x),
+                lambda: se.sample(x, num_samples=3, return_info=True),
+                lambda: se.sample(x, top_k=5),
+                lambda: se.sample_counts(x, 5),
+            ):
+                for _ in range(3):
+                    with pytest.raises(ValueError, match=f"row {first} {message}"):
+                        call()
 
 
 # -- linear_sample -----------------------------------------------------------------------------------------------------

@@ -46,14 +46,6 @@ struct Levels {
   int count = 0;
 };
 
-template <class T>
-void leave_out(const Plan& plan, const char* mask_row, std::int64_t first, int count, T* x) {
-  each_run(plan, kWhere, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
-    for (std::int64_t j = 0; j < run; ++j)
-      if (!mask_row[offset + j * stride]) x[i + j] = -std::numeric_limits<T>::infinity();
-  });
-}
-
 }  // namespace
 
 SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
@@ -89,7 +81,7 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
 
 Status Failure::status(const SampleJob& job) const {
   const std::int64_t first = first_.load();
-  if (first < 0) return Status{};
+  if (first == kNone) return Status{};
   const long long row = first / 4, draws = job.call.num_samples;
   switch (static_cast<Kind>(first % 4)) {
     case kNaN: return fail(Code::invalid_argument, "logits: row %lld has a NaN; accepted are numbers and -inf", row);
@@ -148,10 +140,7 @@ const void* SampleRow::raw_chunk(std::int64_t c, char* to) const {
   if (job_.direct) return base_ + first * job_.item;
   const int count = job_.count_of(c);
   job_.moves.pack_row(job_.plan, kIn0, base_, first, count, to);
-  if (job_.plan.data[kWhere]) {
-    if (job_.wide == 8) leave_out(job_.plan, mask_, first, count, reinterpret_cast<double*>(to));
-    else leave_out(job_.plan, mask_, first, count, reinterpret_cast<float*>(to));
-  }
+  if (job_.plan.data[kWhere]) job_.moves.leave_out(job_.plan, mask_, first, count, -kInfinity, to);
   return to;
 }
 
@@ -345,7 +334,7 @@ void SampleRow::draw(std::int64_t d0, std::int64_t d1, SampleScratch& scratch, F
     alone_ = false;  // a special row: its state says why
     reduce(0, 1, scratch);
     finish(scratch, failure);
-    if (!failure.any()) draw_from_chunk(0, nullptr, d1 - d0, d0, scratch);
+    if (!failure.reached(row_)) draw_from_chunk(0, nullptr, d1 - d0, d0, scratch);
     return;
   }
   if (d1 - d0 == 1) {
@@ -531,7 +520,7 @@ void SampleRow::piece(char* states, std::int16_t* classes, SampleScratch& scratc
 void SampleRow::draw_pieces(const char* states, const std::int16_t* classes, Failure& failure) {
   std::memcpy(states_, states, static_cast<std::size_t>(job_.chunks) * job_.kernels.state_bytes);
   merge_states(failure);
-  if (failure.any()) return;
+  if (failure.reached(row_)) return;
   const std::int64_t draws = job_.call.num_samples;
   for (std::int64_t d = 0; d < draws; ++d) {
     Walk walk(random_, d);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <limits>
 
 #include "../../include/sumexp/sampling.hpp"
 #include "../../ops/sampling.hpp"
@@ -37,21 +38,24 @@ class SampleJob {
   }
 };
 
-// Why a row cannot be drawn from. The first row that fails is told.
+// Why a row cannot be drawn from. The first row that fails is told: those before one that has failed go on.
 class Failure {
  public:
   enum Kind { kNaN, kInfinite, kNothing, kTooFew };
   void add(std::int64_t row, Kind kind) {
     const std::int64_t mine = row * 4 + kind;
     std::int64_t first = first_.load();
-    while ((first < 0 || mine < first) && !first_.compare_exchange_weak(first, mine)) {
+    while (mine < first && !first_.compare_exchange_weak(first, mine)) {
     }
   }
-  bool any() const { return first_.load(std::memory_order_relaxed) >= 0; }
+  // Of how many rows, from the first on, none has failed; whether this one, or one before it, has.
+  std::int64_t rows() const { return first_.load(std::memory_order_relaxed) / 4; }
+  bool reached(std::int64_t row) const { return rows() <= row; }
   Status status(const SampleJob& job) const;
 
  private:
-  std::atomic<std::int64_t> first_{-1};
+  static constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
+  std::atomic<std::int64_t> first_{kNone};
 };
 
 // Scratch of one thread, for blocks of up to `draws` draws.
@@ -69,6 +73,7 @@ struct SampleScratch {
 class SampleRow {
  public:
   SampleRow(const SampleJob& job, std::int64_t row, char* memory);
+  std::int64_t index() const { return row_; }
 
   // One after the other, `reduce` over all chunks. After a failure no more.
   void prepare(SampleScratch& scratch, Failure& failure);

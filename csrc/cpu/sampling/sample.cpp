@@ -84,17 +84,17 @@ struct Steps {
 
   void whole(SampleRow& row, SampleScratch& scratch) const {
     row.prepare(scratch, failure);
-    if (failure.any()) return;
+    if (failure.reached(row.index())) return;
     row.reduce(0, job.chunks, scratch);
     row.finish(scratch, failure);
-    if (failure.any()) return;
+    if (failure.reached(row.index())) return;
     if (counts) {
       row.count_chunks();
       return row.count_elements(0, job.chunks, scratch);
     }
     const std::int64_t block = row.in_blocks() ? kBlock : draws;
     for (std::int64_t d = 0; d < draws; d += block) row.draw(d, std::min(draws, d + block), scratch, failure);
-    if (!failure.any()) row.tell(scratch);
+    if (!failure.reached(row.index())) row.tell(scratch);
   }
 };
 
@@ -148,16 +148,17 @@ void run_shared(const Steps& steps, int threads) {
   for (std::int64_t r = 0; r < job.plan.rows; ++r)
     rows.push_back(std::make_unique<SampleRow>(job, r, first + static_cast<std::size_t>(r) * bytes));
   share_out(job, rows, 1, threads, [&](SampleRow& row, std::int64_t, SampleScratch& s) { row.prepare(s, failure); });
-  if (failure.any()) return;
+  rows.resize(static_cast<std::size_t>(std::min(failure.rows(), job.plan.rows)));
   const std::int64_t ranges = (job.chunks + kRange - 1) / kRange;
   const auto end = [&](std::int64_t i) { return std::min(job.chunks, (i + 1) * kRange); };
   share_out(job, rows, ranges, threads,
             [&](SampleRow& row, std::int64_t i, SampleScratch& s) { row.reduce(i * kRange, end(i), s); });
   share_out(job, rows, 1, 1, [&](SampleRow& row, std::int64_t, SampleScratch& s) {
     row.finish(s, failure);
-    if (steps.counts && !failure.any()) row.count_chunks();
+    if (steps.counts && !failure.reached(row.index())) row.count_chunks();
   });
-  if (failure.any()) return;
+  const auto failed = [&] { return failure.reached(job.plan.rows - 1); };
+  if (failed()) return;
   if (steps.counts)
     return share_out(job, rows, ranges, threads,
                      [&](SampleRow& row, std::int64_t i, SampleScratch& s) { row.count_elements(i * kRange, end(i), s); });
@@ -168,7 +169,7 @@ void run_shared(const Steps& steps, int threads) {
             [&](SampleRow& row, std::int64_t i, SampleScratch& s) {
               row.draw(i * block, std::min(draws, (i + 1) * block), s, failure);
             });
-  if (failure.any()) return;
+  if (failed()) return;
   share_out(job, rows, 1, 1, [&](SampleRow& row, std::int64_t, SampleScratch& s) { row.tell(s); });
 }
 
@@ -300,10 +301,10 @@ Status sample_probabilities(const SampleCall& call, double* probabilities) noexc
   Failure failure;
   const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     row.prepare(scratch, failure);
-    if (failure.any()) return;
+    if (failure.reached(r)) return;
     row.reduce(0, job.chunks, scratch);
     row.finish(scratch, failure);
-    if (!failure.any()) row.probabilities(probabilities + r * job.plan.n, scratch);
+    if (!failure.reached(r)) row.probabilities(probabilities + r * job.plan.n, scratch);
   });
   return status.ok() ? failure.status(job) : status;
 }
