@@ -13,19 +13,8 @@ constexpr std::int64_t kResidentBytes = 512 << 10;
 constexpr std::int64_t kAheadBytes = 64 << 10;  // rows up to here are prefetched whole
 constexpr int kFewest = 2;                      // rows of a panel
 
-// Left-out elements become `absent`: logits of -inf, which no result can tell from their absence, and factors of 0.
-template <class T>
-void leave_out(const Plan& plan, const char* mask_row, std::int64_t first, int count, char* x, T absent) {
-  each_run(plan, kWhere, first, count, [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
-    for (std::int64_t j = 0; j < run; ++j)
-      if (!mask_row[offset + j * stride]) reinterpret_cast<T*>(x)[i + j] = absent;
-  });
-}
-void leave_out(const Job& job, const char* mask_row, std::int64_t first, int count, char* x, bool logits) {
-  const double absent = logits ? -std::numeric_limits<double>::infinity() : 0.0;
-  if (job.wide == 8) leave_out(job.plan, mask_row, first, count, x, absent);
-  else leave_out(job.plan, mask_row, first, count, x, static_cast<float>(absent));
-}
+// Left-out logits become -inf, which no result can tell from their absence, and factors 0.
+constexpr double absent(int input) { return input == 0 ? -std::numeric_limits<double>::infinity() : 0.0; }
 
 void set_lowest(const Job& job, char* x) {
   const double lowest = -std::numeric_limits<double>::infinity();
@@ -211,14 +200,20 @@ void RowDriver::gather(std::int64_t c) {
   const int count = job_.count_of(c);
   const std::int64_t first = c * job_.order.chunk;
   for (int k = 0; k < inputs_; ++k) {
+    const bool mask = plan_.data[kWhere];
     if (plan_.columns) {
-      const std::int64_t stride = plan_.row[0].stride[k];
-      job_.moves.pack_columns(address(k, 0) + first * stride, stride, rows_, count, packed(k, c, 0), pitch_);
-    } else {
-      for (int b = 0; b < rows_; ++b) job_.moves.pack_row(plan_, k, address(k, b), first, count, packed(k, c, b));
+      const Dim& row = plan_.row[0];
+      const auto at = [&](int of) { return address(of, 0) + first * row.stride[of]; };
+      job_.moves.pack_columns(at(k), row.stride[k], rows_, count, packed(k, c, 0), pitch_);
+      if (mask)
+        job_.moves.leave_out_of_columns(at(kWhere), row.stride[kWhere], step_[kWhere], rows_, count, absent(k), packed(k, c, 0),
+                                        pitch_);
+      continue;
     }
-    for (int b = 0; plan_.data[kWhere] && b < rows_; ++b)
-      leave_out(job_, address(kWhere, b), first, count, packed(k, c, b), k == 0);
+    for (int b = 0; b < rows_; ++b) {
+      job_.moves.pack_row(plan_, k, address(k, b), first, count, packed(k, c, b));
+      if (mask) job_.moves.leave_out(plan_, address(kWhere, b), first, count, absent(k), packed(k, c, b));
+    }
   }
 }
 // Results of chunk c of row b to where the caller wants them; columns go all together, after the last row.

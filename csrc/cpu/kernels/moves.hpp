@@ -5,6 +5,7 @@
 
 #include "columns.hpp"
 #include "kernel.hpp"
+#include "left_out.hpp"
 
 namespace sumexp::SUMEXP_NS {
 
@@ -24,6 +25,24 @@ void pack_row(const Plan& plan, int k, const char* row, std::int64_t first, int 
                     for (; j + V::W <= run; j += V::W) V::store(to + i + j, V::load(reinterpret_cast<const S*>(p) + j));
                   for (; j < run; ++j) to[i + j] = widen(read<S>(p + j * stride));
                 });
+}
+
+// Of a packed piece of a row; `mask` is that row's.
+template <class V>
+void leave_out(const Plan& plan, const char* mask, std::int64_t first, int count, double value, void* at) {
+  using T = ElementOf<V>;
+  cpu::each_run(plan, cpu::kWhere, first, count,
+                [&](std::int64_t offset, std::int64_t stride, std::int64_t i, std::int64_t run) {
+                  leave_out_masked(mask + offset, stride, run, static_cast<T>(value), static_cast<T*>(at) + i);
+                });
+}
+
+// Of packed columns; `mask` is the first row's.
+template <class V>
+void leave_out_of_columns(const char* mask, std::int64_t stride, std::int64_t step, int rows, int count, double value, void* at,
+                          std::int64_t pitch) {
+  using T = ElementOf<V>;
+  leave_out_of_rows(mask, stride, step, rows, count, static_cast<T>(value), static_cast<T*>(at), pitch);
 }
 
 template <class V, class S>
@@ -219,11 +238,13 @@ constexpr cpu::Moves moves_of() {
   cpu::Moves moves = {V::W,
                       pack_row<V, S>,
                       unpack_row<V, S>,
+                      leave_out<V>,
                       divide<V>,
                       divide_apart<V>,
                       largest_element<V>,
                       pack_columns<V, S>,
                       unpack_columns<V, S>,
+                      leave_out_of_columns<V>,
                       nullptr,
                       nullptr,
                       nullptr,

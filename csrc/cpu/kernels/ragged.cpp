@@ -3,6 +3,7 @@
 //
 #include "../../ops/masked.hpp"
 #include "kernel.hpp"
+#include "left_out.hpp"
 #include "ragged_table.hpp"
 
 namespace sumexp::SUMEXP_NS {
@@ -85,28 +86,10 @@ void store_tile(const RaggedRow* rows, int count, int n, const void* from) {
 }
 #endif
 
-// Numbers that the compiler makes vectors of: a block of known size, with nothing that may be the same memory.
-constexpr int kBlock = 64;
-
-template <class T>
-SUMEXP_FN void leave_out_block(const unsigned char* __restrict mask, T value, T* __restrict x) {
-  for (int i = 0; i < kBlock; ++i) x[i] = mask[i] ? x[i] : value;
-}
-template <class V>
-void leave_out_masked(const char* mask, std::int64_t stride, int count, double value, void* at) {
-  using T = ElementOf<V>;
-  T* const x = static_cast<T*>(at);
-  int i = 0;
-  if (stride == 1)
-    for (; i + kBlock <= count; i += kBlock)
-      leave_out_block<T>(reinterpret_cast<const unsigned char*>(mask) + i, static_cast<T>(value), x + i);
-  for (; i < count; ++i)
-    if (!mask[i * stride]) x[i] = static_cast<T>(value);
-}
 template <class V, class S>
 void leave_out(const LogitOptions& options, int count, double value, void* at) {
   using T = ElementOf<V>;
-  if (options.mask) leave_out_masked<V>(options.mask, options.mask_stride, count, value, at);
+  if (options.mask) leave_out_masked(options.mask, options.mask_stride, count, static_cast<T>(value), static_cast<T*>(at));
   if (!options.bias) return;
   T* const x = static_cast<T*>(at);
   const T lowest = -Limits<T>::infinity;
@@ -159,7 +142,7 @@ bool logits(const LogitOptions& options, int count, void* at) {
       }
     }
   }
-  if (options.mask) leave_out_masked<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+  if (options.mask) leave_out_masked(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
   return finite;
 }
 
@@ -187,7 +170,7 @@ void logits_apart(const LogitOptions& options, int count, const LargestLogit& to
   using T = ElementOf<V>;
   T* const x = static_cast<T*>(at);
   for (int i = 0; i < count; ++i) x[i] = logit_apart<T>(options.scale, top, x[i], bias_at<S>(options, i));
-  if (options.mask) leave_out_masked<V>(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
+  if (options.mask) leave_out_masked(options.mask, options.mask_stride, count, -Limits<T>::infinity, x);
 }
 
 template <class V>

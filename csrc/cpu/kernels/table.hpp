@@ -121,6 +121,8 @@ struct Moves {
   int width;
   void (*pack_row)(const Plan&, int operand, const char* row, std::int64_t first, int count, void* to);
   void (*unpack_row)(const Plan&, int operand, char* row, std::int64_t first, int count, const void* from);
+  // Of packed elements those that the row's mask leaves out become `value`.
+  void (*leave_out)(const Plan&, const char* mask, std::int64_t first, int count, double value, void* x);
   // By a temperature; false where a quotient overflows. divide_apart: of what is less than the row's maximum, a T.
   bool (*divide)(double temperature, std::int64_t count, void* x);
   void (*divide_apart)(double temperature, const void* maximum, std::int64_t count, void* x);
@@ -129,6 +131,9 @@ struct Moves {
   void (*pack_columns)(const char* first_row, std::int64_t stride, int rows, int count, void* to, std::int64_t pitch);
   void (*unpack_columns)(char* first_row, std::int64_t stride, int rows, int count, const void* from, std::int64_t pitch,
                          bool stream);
+  // leave_out of such rows, whose masks are `step` bytes apart.
+  void (*leave_out_of_columns)(const char* mask, std::int64_t stride, std::int64_t step, int rows, int count, double value,
+                               void* x, std::int64_t pitch);
   // Null from here on without registers.
   // `count` rows of n elements to a tile, through a transposition in registers, and back.
   void (*load_tile)(RowsAt rows, std::int64_t stride, int count, int n, void* to);
