@@ -41,12 +41,14 @@ class Arena {
   void paint() { std::memset(begin_, 0x5a, size_); }
   // Nothing but [at, at + bytes) has changed since paint.
   bool clean_around(const unsigned char* at, std::size_t bytes) const {
-    for (const unsigned char* p = begin_; p < begin_ + size_; ++p)
-      if ((p < at || p >= at + bytes) && *p != 0x5a) return false;
-    return true;
+    return painted(begin_, at) && painted(at + bytes, begin_ + size_);
   }
 
  private:
+  static bool painted(const unsigned char* from, const unsigned char* to) {  // each byte is the first one, or the one before it
+    return from == to || (*from == 0x5a && std::memcmp(from, from + 1, static_cast<std::size_t>(to - from) - 1) == 0);
+  }
+
   unsigned char* begin_;
   std::size_t page_, size_;
 };
