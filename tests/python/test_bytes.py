@@ -6,6 +6,8 @@ transposed (16 double, 32 float), lane rows (64, 256), chunks (512, 2048), colum
 split over threads (2^18), a result that is written around the cache (16 MB).
 """
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -186,6 +188,23 @@ def test_layouts(op, fmt, isa):
             out = np.empty(expected.shape[::-1], expected.dtype).T
             op.run(se, [np.asfortranarray(a) for a in inputs], out=out)
             assert same(np.ascontiguousarray(out), expected), ("first axis out", rows, n)
+
+
+@FORMAT
+@pytest.mark.parametrize("isa", usable_isas())
+def test_masks_lie_otherwise_than_rows(isa, fmt):
+    """Beside rows in any layout a mask in any other, one for all rows, or one for all elements of a row."""
+    _core.set_isa(isa)
+    rng = np.random.default_rng(5)
+    for rows, n in ((5, 33), (35, 70), (17, 300), (20, 2100)):
+        x = rng.standard_normal((rows, n)).astype(fmt.dtype)
+        masks = rng.random((rows, n)) < 0.6, rng.random((1, n)) < 0.6, rng.random((rows, 1)) < 0.6
+        for function, mask in itertools.product((se.softmax, se.log_softmax, se.logsumexp), masks):
+            expected = function(x, -1, where=np.ascontiguousarray(np.broadcast_to(mask, x.shape)))
+            for name in ("last axis", "first axis", "sparse columns", "rows backwards"):
+                for of, layout in LAYOUTS.items():
+                    got = function(LAYOUTS[name](x), -1, where=layout(mask))
+                    assert same(np.ascontiguousarray(got), expected), (function, name, of, mask.shape, rows, n)
 
 
 @FORMAT

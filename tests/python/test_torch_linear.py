@@ -153,7 +153,7 @@ def test_weights_of_16_bits_by_blocks_of_classes(target, options, dtype, monkeyp
     monkeypatch.setattr(_linear_sweeps, "by_classes", lambda *a: called.append(a[-1]) or by_classes(*a))
     # a chunk's logits lie in dW's memory in the first two, in the others beside it, alone, with some sums or with all
     for chunk_size, share in ((1, 0), (2, 1), (5, 1), (1, 4), (2, 1000)):
-        monkeypatch.setattr(_linear_sweeps, "share_of", lambda *_, share=share: share)
+        monkeypatch.setattr(_linear_sweeps, "layout", lambda *a, share=share: _linear_products.layout(*a[:5], share))
         loss = ours(x, w, b, of, chunk_size=chunk_size, **options)
         found = torch.autograd.grad(loss.sum(), (x, w, b))
         wide = leaves(x, w, b)
@@ -193,6 +193,17 @@ def test_sums_and_logits_in_the_memory_of_a_result(dtype, work, width, given, sh
     assert torch.equal(logits, torch.full_like(logits, 7)) and all(map(torch.equal, sums, expected))
     assert _linear_products.rounded(sums, result, dtype) is result
     assert torch.equal(result[:held], torch.cat(expected).to(dtype))
+
+
+def test_a_chunk_size_bounds_what_is_beside_the_result(monkeypatch):
+    """Also the sums: not more than the logits of so many tokens."""
+    shares = []
+    layout = lambda *a: shares.append(a[5]) or _linear_products.layout(*a)
+    monkeypatch.setattr(_linear_sweeps, "layout", layout)
+    x, w = leaves(normal(600, 16, dtype=torch.bfloat16), normal(9000, 16, seed=1, dtype=torch.bfloat16))
+    for size in (3, 50, 400, None):
+        st.linear_cross_entropy(x, w, torch.arange(600), chunk_size=size)
+    assert shares == [3, 50, 116, 116]
 
 
 def test_room_that_is_there_is_used():

@@ -70,11 +70,11 @@ def add_product(z, x, to, first):
 def layout(result, dtype, work, given, rows, share):
     """([arrays of `dtype` in which the gradient of the first classes is added up, in order], memory for a chunk's logits)
 
-    For the gradient of V classes' weights, a `result` of 16 bits in whose memory and that of `share` tokens' logits beside it
-    are both. The more tokens a chunk has, `given` ones or so many as are best, the faster are its products and the fewer
-    classes have room; of the others logits are made once more. Products of t tokens take some 1 + 60 / t of their time
-    otherwise, for each of three, and a token takes the place of classes that are 1 / (2 D) of a product (measured: a Zen 4,
-    oneDNN), so that sqrt(128 D) tokens are best, or so many as leave room for all classes.
+    For the gradient of V classes' weights, a `result` of 16 bits. Both lie in its memory and, beside it, in that of `share`
+    tokens' logits; only `given` tokens that fit in neither have logits in more. The more tokens a chunk has, the faster are its
+    products and the fewer classes have room; of the others logits are made once more. As measured (a Zen 4, oneDNN) chunks of t
+    tokens take 60 / t of the time of a product of all longer, and each token takes the place of 1 / (2 D) of all classes: some
+    sqrt(128 D) tokens are best, or as many as leave room for all classes.
     """
     classes, width = result.shape
     row, own, of_class = classes * work.itemsize, result.numel() * result.element_size(), max(width, 1) * dtype.itemsize

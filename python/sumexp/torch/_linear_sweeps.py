@@ -1,8 +1,8 @@
 """Cross-entropy of logits x W^T + bias that never exist whole: sweeps over plain tensors, a chunk of tokens at a time.
 
 As in sumexp._linear: products by torch.mm into one buffer, the gradient over the logits. The gradient of weights of 16 bits is
-added up in float32; on the CPU, where no float32 array of their size shall be, that of as many classes as there is room for
-(_linear_products.layout), and the others' comes at the end, by blocks of classes (by_classes).
+added up in float32; on the CPU, where no float32 array of their size shall be, for as many classes as there is room for
+(_linear_products.layout), and that of the others comes at the end, by blocks of classes (by_classes).
 """
 
 from typing import NamedTuple
@@ -60,7 +60,7 @@ def of_input(x, rows, left):
 
 
 def chunk_of(tensors, o, kept):
-    """How many tokens' logits exist at a time."""
+    """How many tokens' logits exist at a time; but where more than these are kept, `layout` may have others."""
     w = tensors[1]
     return chunk_rows(NAME, o.chunk or None, len(kept), len(w), beside(w))
 
@@ -107,7 +107,7 @@ def by_classes(x, w, bias, kept, room, options, of_rows, saved, dw, held):
     """dw of the classes from `held` on, a block of them at a time: their logits once more, at most `room` elements of them,
     and the gradient by what each row has in `saved`.
 
-    What is added up in the wide dtype is a block then, not all of dw; of a single chunk of tokens nothing is.
+    What is added up in the wide dtype is a block then, not all of dw; where all tokens fit in one chunk, nothing.
     """
     work, classes, step = work_of(x), len(w), equal_parts(len(w) - held, 384)
     tokens = equal_parts(len(kept), room // step)
@@ -180,10 +180,12 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
     dx = result_like(x, dtype=dtype) if need_x else None
     if need_x and len(kept) < len(x):
         dx.zero_()
+    share = share_of(len(kept), len(w), beside(w))
+    share = min(share, o.chunk or share)
     dw, buffer = out_dw, None
     if need_w and dw is None and dtype.itemsize == 2 and len(kept) > size and not waits(x):
         dw = result_like(w, dtype=dtype)
-        sums, buffer = layout(dw, wide, work, o.chunk, len(kept), share_of(len(kept), len(w), beside(w)))
+        sums, buffer = layout(dw, wide, work, o.chunk, len(kept), share)
     else:
         if need_w and dw is None:
             dw = result_like(w, dtype=work if len(kept) <= size else wide)
@@ -224,7 +226,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
         dw = rounded(sums, dw, dtype) if len(kept) else torch.zeros_like(w, dtype=dtype)
     if later:
         z = buffer = sums = None  # their memory is free for what follows
-        room = share_of(len(kept), len(w), beside(w)) * len(w) // 2  # products have copies beside it
+        room = share * len(w) // (2 if x.dtype == work else 4)  # products have copies beside it, and there may be one of x
         by_classes(x, w, bias, kept, room, options, of_rows, places["saved"], dw, held)
     return losses, (dx, dw, None if db is None else db.to(dtype)), extras, found
 
