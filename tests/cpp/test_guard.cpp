@@ -45,7 +45,7 @@ class Arena {
   }
 
  private:
-  static bool painted(const unsigned char* from, const unsigned char* to) {  // each byte is the first one, or the one before it
+  static bool painted(const unsigned char* from, const unsigned char* to) {  // the first byte is, and each is the one before it
     return from == to || (*from == 0x5a && std::memcmp(from, from + 1, static_cast<std::size_t>(to - from) - 1) == 0);
   }
 

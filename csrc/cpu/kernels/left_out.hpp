@@ -26,22 +26,4 @@ void leave_out_masked(const char* at, std::int64_t stride, std::int64_t count, T
   for (; i < count; ++i) x[i] = mask[i * stride] ? x[i] : value;
 }
 
-// Of `rows` rows of x, `pitch` elements apart, whose masks are `step` bytes apart: of rows side by side a mask's elements are
-// far from each other, and are read once for all rows.
-template <class T>
-void leave_out_of_rows(const char* mask, std::int64_t stride, std::int64_t step, int rows, int count, T value, T* x,
-                       std::int64_t pitch) {
-  constexpr int kRows = 16, kBlock = 64;
-  char of[kRows][kBlock];
-  for (int i = 0; i < count; i += kBlock) {
-    const int block = count - i < kBlock ? count - i : kBlock;
-    for (int b = 0; b < rows; b += kRows) {
-      const int some = rows - b < kRows ? rows - b : kRows;
-      for (int j = 0; j < block; ++j)
-        for (int r = 0; r < some; ++r) of[r][j] = mask[(i + j) * stride + (b + r) * step];
-      for (int r = 0; r < some; ++r) leave_out_masked(of[r], 1, block, value, x + (b + r) * pitch + i);
-    }
-  }
-}
-
 }  // namespace sumexp::SUMEXP_NS

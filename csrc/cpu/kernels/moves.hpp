@@ -37,12 +37,24 @@ void leave_out(const Plan& plan, const char* mask, std::int64_t first, int count
                 });
 }
 
-// Of packed columns; `mask` is the first row's.
+// Of packed columns; `mask` is the first row's, the next one `step` bytes on. A mask's elements are far from each other, and
+// next to those of other rows: they are read once for all.
 template <class V>
 void leave_out_of_columns(const char* mask, std::int64_t stride, std::int64_t step, int rows, int count, double value, void* at,
                           std::int64_t pitch) {
   using T = ElementOf<V>;
-  leave_out_of_rows(mask, stride, step, rows, count, static_cast<T>(value), static_cast<T*>(at), pitch);
+  constexpr int kRows = 16, kBlock = 64;
+  char of[kRows][kBlock];
+  for (int i = 0; i < count; i += kBlock) {
+    const int block = count - i < kBlock ? count - i : kBlock;
+    for (int b = 0; b < rows; b += kRows) {
+      const int some = rows - b < kRows ? rows - b : kRows;
+      for (int j = 0; j < block; ++j)
+        for (int r = 0; r < some; ++r) of[r][j] = mask[(i + j) * stride + (b + r) * step];
+      for (int r = 0; r < some; ++r)
+        leave_out_masked(of[r], 1, block, static_cast<T>(value), static_cast<T*>(at) + (b + r) * pitch + i);
+    }
+  }
 }
 
 template <class V, class S>

@@ -60,7 +60,7 @@ def of_input(x, rows, left):
 
 
 def chunk_of(tensors, o, kept):
-    """How many tokens' logits exist at a time; but where more than these are kept, `layout` may have others."""
+    """How many tokens' logits exist at a time; where sums of 16-bit weights want room beside them, `layout` says how many."""
     w = tensors[1]
     return chunk_rows(NAME, o.chunk or None, len(kept), len(w), beside(w))
 
