@@ -18,8 +18,8 @@ namespace {
 constexpr const char* kDoc =
     R"(cross_entropy(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, g=None,
               ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None, temperature=1.0, reduction="mean",
-              denominator=None, zero_if_empty=False, dlogits=None, loss=None, row_loss=None, lse=None, log_prob=None,
-              entropy=None, z_loss_part=None, predicted=None, correct=None, saved=None, first_class=None, classes=0,
+              denominator=None, zero_if_empty=False, dlogits=None, flush_subnormal=False, loss=None, row_loss=None,
+              lse=None, log_prob=None, entropy=None, z_loss_part=None, predicted=None, correct=None, saved=None, first_class=None, classes=0,
               workspace=None, function="cross_entropy")
 
 sumexp::cross_entropy (losses.hpp) on ndarrays or tensors, all on one device; writes to what is given for the results. Returns None,
@@ -33,6 +33,7 @@ or, on CUDA devices, how many bytes of workspace, contiguous uint8, it wants bef
   g              float64, rows: what the gradient is multiplied by (strides of 0 for a number)
   denominator    a number, or float64 of shape (), which is read where it is
   dlogits        the gradient: of logits' dtype and shape; may be logits itself
+  flush_subnormal    subnormal numbers of the gradient become 0, on the CPU: for products with it
   loss           of logits' dtype: contiguous rows, or () where the reduction is not "none"
   row_loss, lse, log_prob, entropy, z_loss_part   T, contiguous rows; row_loss before it is reduced and rounded to 16 bits
   predicted      int64, contiguous rows; correct: bool, contiguous rows
@@ -180,11 +181,11 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
                              const py::object& weight, const py::object& token_weight, const py::object& g,
                              std::int64_t ignore_index, double label_smoothing, double z_loss, std::optional<double> softcap,
                              double temperature, const std::string& reduction, const py::object& denominator,
-                             bool zero_if_empty, const py::object& dlogits, const py::object& loss, const py::object& row_loss,
-                             const py::object& lse, const py::object& log_prob, const py::object& entropy,
-                             const py::object& z_loss_part, const py::object& predicted, const py::object& correct,
-                             const py::object& saved, std::optional<std::int64_t> first_class, std::int64_t classes,
-                             const py::object& workspace, const std::string& function) {
+                             bool zero_if_empty, const py::object& dlogits, bool flush_subnormal, const py::object& loss,
+                             const py::object& row_loss, const py::object& lse, const py::object& log_prob,
+                             const py::object& entropy, const py::object& z_loss_part, const py::object& predicted,
+                             const py::object& correct, const py::object& saved, std::optional<std::int64_t> first_class,
+                             std::int64_t classes, const py::object& workspace, const std::string& function) {
   Arguments a;
   a.name = function.c_str();
   CrossEntropyCall& call = a.call;
@@ -197,7 +198,7 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
   if (py::isinstance<py::float_>(denominator) || py::isinstance<py::int_>(denominator))
     call.denominator = denominator.cast<double>();
   else call.denominator_at = static_cast<const double*>(a.number_at(denominator, "denominator"));
-  call.zero_if_empty = zero_if_empty;
+  call.zero_if_empty = zero_if_empty, call.flush_subnormal = flush_subnormal;
   if (given(dlogits)) {
     a.gradient = strided_out(dlogits, a.name, "dlogits", &a.place);
     require_shape(a.gradient, a.of_logits, a.name, "dlogits");
@@ -281,10 +282,11 @@ void add_losses(py::module_& m) {
         py::arg("target_weight") = none, py::arg("weight") = none, py::arg("token_weight") = none, py::arg("g") = none,
         py::arg("ignore_index") = -100, py::arg("label_smoothing") = 0.0, py::arg("z_loss") = 0.0, py::arg("softcap") = none,
         py::arg("temperature") = 1.0, py::arg("reduction") = "mean", py::arg("denominator") = none,
-        py::arg("zero_if_empty") = false, py::arg("dlogits") = none, py::arg("loss") = none, py::arg("row_loss") = none,
-        py::arg("lse") = none, py::arg("log_prob") = none, py::arg("entropy") = none, py::arg("z_loss_part") = none,
-        py::arg("predicted") = none, py::arg("correct") = none, py::arg("saved") = none, py::arg("first_class") = none,
-        py::arg("classes") = 0, py::arg("workspace") = none, py::arg("function") = "cross_entropy");
+        py::arg("zero_if_empty") = false, py::arg("dlogits") = none, py::arg("flush_subnormal") = false, py::arg("loss") = none,
+        py::arg("row_loss") = none, py::arg("lse") = none, py::arg("log_prob") = none, py::arg("entropy") = none,
+        py::arg("z_loss_part") = none, py::arg("predicted") = none, py::arg("correct") = none, py::arg("saved") = none,
+        py::arg("first_class") = none, py::arg("classes") = 0, py::arg("workspace") = none,
+        py::arg("function") = "cross_entropy");
   m.def(
       "_cross_entropy_saved_bytes",
       [](bool wide, std::int64_t classes) { return cross_entropy_saved_bytes(wide ? DType::f64 : DType::f32, classes); },

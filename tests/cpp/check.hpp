@@ -40,6 +40,14 @@ inline constexpr int kSkipped = 77;  // the SKIP_RETURN_CODE of every test
 // k-th one there.
 inline bool emulated() { return std::getenv("SUMEXP_EMULATED") != nullptr; }
 
+// Under AddressSanitizer an element costs some hundred nanoseconds: what needs many of them to take a path takes no more of
+// them than that.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 template <class To, class From>
 To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "bits_as keeps the size");

@@ -180,6 +180,21 @@ void test_denominator() {
   CHECK(loss[0] == loss[1], "a denominator of 10: %g, where it lies %g", loss[0], loss[1]);
 }
 
+// Products meet no subnormal numbers: of e^-95 there is nothing in the gradient.
+void test_subnormal() {
+  const float x = 1, w[3] = {0, -80, -95};
+  const std::int64_t target = 1, stride[2] = {8, 0};
+  float loss = 0, dx = 0, dw[3] = {7, 7, 7};
+  LinearCrossEntropyCall call;
+  call.tokens = call.width = call.x_step = call.w_step = 1, call.classes = 3, call.x = &x, call.w = w;
+  call.loss.dtype = DType::f32, call.loss.reduction = LossReduction::sum, call.loss.loss = &loss;
+  call.loss.target = {const_cast<std::int64_t*>(&target), stride};
+  call.dx = &dx, call.dw = dw, call.gemm.multiply = multiply;
+  const Status status = sumexp::linear_cross_entropy(call);
+  CHECK(status.ok() && loss == 80 && dx == 80, "%s: loss %g, dx %g", status.message, double(loss), double(dx));
+  CHECK(dw[0] == 1 && dw[1] == -1 && dw[2] == 0, "dw %g, %g, %g", double(dw[0]), double(dw[1]), double(dw[2]));
+}
+
 void expect_error(const LinearCrossEntropyCall& call, const char* message) {
   const Status status = sumexp::linear_cross_entropy(call);
   CHECK(!status.ok() && std::strstr(status.message, message), "got '%s', expected '%s'", status.message, message);
@@ -217,6 +232,7 @@ int main() {
   test_bytes<double>();
   test_options();
   test_denominator();
+  test_subnormal();
   test_errors();
   return check::finish();
 }

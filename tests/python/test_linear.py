@@ -136,6 +136,35 @@ def test_ignored_rows_are_not_read():
     assert np.isnan(loss) and not dx.any() and not dw.any() and not db.any()
 
 
+@pytest.mark.parametrize("option", ["none", "label_smoothing", "z_loss"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_subnormal_gradients_are_flushed(dtype, option):
+    """By all ways that rows go: short ones, one by one, side by side, and written over their logits."""
+    info = ml_dtypes.finfo(dtype)
+    least = float(info.smallest_normal)
+    options = {"reduction": "sum", **({} if option == "none" else {option: least if option == "label_smoothing" else 0.1})}
+    for shape, axis in (((400, 6), 1), ((40, 100), 1), ((5, 3000), 1), ((6, 400), 0), ((3000, 17), 0)):
+        rng = np.random.default_rng(shape)
+        x = (rng.random(shape) * 1.1 * np.log(float(info.smallest_subnormal))).astype(dtype)
+        t = rng.integers(0, shape[axis], shape[1 - axis])
+        kept, flushed = np.empty_like(x), np.empty_like(x)
+        _core._cross_entropy(x, t, axis, dlogits=kept, **options)
+        _core._cross_entropy(x, t, axis, dlogits=flushed, flush_subnormal=True, **options)
+        numbers = kept.astype(np.float64)
+        expected = np.where(np.abs(numbers) < least, 0, numbers).astype(dtype)
+        assert (kept != expected).sum() > 10
+        assert flushed.tobytes() == expected.tobytes()
+        _core._cross_entropy(x, t, axis, dlogits=x, flush_subnormal=True, **options)
+        assert x.tobytes() == expected.tobytes()
+
+
+def test_products_meet_no_subnormal_gradients():
+    """Some CPUs take a hundred cycles for each."""
+    x, w = np.ones((1, 1), np.float32), np.array([[0], [-80], [-95]], np.float32)
+    loss, dx, dw, _ = se.linear_cross_entropy_with_grad(x, w, np.array([1]), reduction="sum")
+    assert (loss, dx[0, 0], dw[:, 0].tolist()) == (80, 80, [1, -1, 0])
+
+
 def test_mean_over_several_calls():
     """transformers 34191: with accumulated gradients the mean was normalised in each call, and again."""
     kept = np.count_nonzero(T != -100)

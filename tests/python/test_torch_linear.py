@@ -244,6 +244,17 @@ def test_where_rows_cannot_be_counted(kind, options, monkeypatch):
         torch.testing.assert_close(c, a, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_products_meet_no_subnormal_gradients(chunk, monkeypatch):
+    """Some CPUs take a hundred cycles for each. In one chunk, and, of 16 bits, with most classes in a second sweep."""
+    monkeypatch.setattr(_linear_sweeps, "layout", lambda *a: _linear_products.layout(*a[:5], 0))
+    for dtype in (torch.float32, torch.bfloat16):
+        x, w = torch.ones(2, 1, dtype=dtype), torch.zeros(100, 1, dtype=dtype)
+        w[1::2], w[98] = -90, -80
+        st.linear_cross_entropy(x, w.requires_grad_(), torch.tensor([98, 98]), reduction="sum", chunk_size=chunk).backward()
+        assert w.grad[98] == -2 and (w.grad[1::2] == 0).all() and (w.grad[:98:2] > 0.03).all()
+
+
 def test_mean_over_several_calls():
     """transformers 34191: with accumulated gradients the mean was normalised in each call, and again."""
     whole, parts = leaves(X, W, B), leaves(X, W, B)
@@ -662,7 +673,8 @@ def test_autocast_has_torchs_dtypes(cast, dtype):
 MEMORY = """
 import sys, torch, sumexp.torch as st
 dtype, n, d, v = getattr(torch, sys.argv[1]), 4096, 512, 32000
-x, w = (torch.randn(rows, d).to(dtype).requires_grad_() for rows in (n, v))
+# as a layer begins: with logits 20 times as large, most gradients are subnormal, and each product of some CPUs takes minutes
+x, w = ((torch.randn(rows, d) * scale).to(dtype).requires_grad_() for rows, scale in ((n, 1), (v, d**-0.5)))
 t = torch.randint(0, v, (n,))
 def status(field):
     with open("/proc/self/status") as lines:

@@ -207,13 +207,15 @@ SUMEXP_FN void lane_loop(int count, V (&group)[kSums][Geometry<ElementOf<V>>::kG
 }
 
 // The same sums for bodies that do little but read: straight through memory, all lanes at once. Where a lane has but
-// one element, nothing waits in memory.
-template <class V, int kSums, class Body>
+// one element, nothing waits in memory. kMuch: the body does more, and copies of it only there gain anything, if registers hold
+// what it needs.
+template <class V, int kSums, bool kMuch = false, class Body>
 SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::kGroup / V::W], Body body) {
   using G = Geometry<ElementOf<V>>;
   constexpr int kSlots = G::kLanes / V::W, kVectors = G::kGroup / V::W;
   const V zero = V(ElementOf<V>(0));
-  if constexpr (!V::kRegister) return lane_loop<V, kSums>(count, group, body);
+  constexpr bool kFewRegisters = V::kUnroll == 1;
+  if constexpr (!V::kRegister || (kMuch && kFewRegisters)) return lane_loop<V, kSums>(count, group, body);
   if (count < G::kLanes) {
     const int whole = count / G::kGroup;
     V last[kSums][kVectors];  // the column that is not full
@@ -244,14 +246,17 @@ SUMEXP_FN void lane_sweep(int count, V (&group)[kSums][Geometry<ElementOf<V>>::k
     });
     return;
   }
+  if constexpr (kMuch) return lane_loop<V, kSums>(count, group, body);
   V slots[kSlots][kSums];
   for (int slot = 0; slot < kSlots; ++slot)
 #pragma GCC unroll 4
     for (int a = 0; a < kSums; ++a) slots[slot][a] = zero;
+  constexpr int kStep = kFewRegisters ? 4 : kSlots;
   int i = 0;
   for (; i + G::kLanes <= count; i += G::kLanes)
+    for (int first = 0; first < kSlots; first += kStep)
 #pragma GCC unroll 16
-    for (int slot = 0; slot < kSlots; ++slot) body(slots[slot], i + slot * V::W, Whole{});
+      for (int slot = first; slot < first + kStep; ++slot) body(slots[slot], i + slot * V::W, Whole{});
   int slot = 0;
   for (; i + V::W <= count; i += V::W) body(slots[slot++], i, Whole{});
   if (i < count) body(slots[slot], i, Part{count - i});

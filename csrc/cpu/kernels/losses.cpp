@@ -390,6 +390,25 @@ bool loss_panel(const cpu::LossJob& job, cpu::LossScratch& scratch, const cpu::L
   return LossKernel<V, Terms>::panel(kStorage<V, Terms, S>, job, scratch, rows, count);
 }
 
+constexpr float largest_subnormal(f16) { return 0x1.ff8p-15f; }
+constexpr float largest_subnormal(bf16) { return 0x1.fcp-127f; }
+constexpr float largest_subnormal(float) { return 0x1.fffffcp-127f; }
+constexpr double largest_subnormal(double) { return 0x1.ffffffffffffep-1023; }
+template <class V, class E>
+void flush_subnormal(char* at, std::int64_t count, std::int64_t stride) {
+  using T = ElementOf<V>;
+  constexpr T largest = largest_subnormal(E{});
+  if (stride == sizeof(E)) {
+    E* const numbers = reinterpret_cast<E*>(at);
+    return each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+      const V x = memory.template load<V>(numbers + i, T(0));
+      memory.store(numbers + i, clear(at_or_above(V(largest), larger(x, V(T(0)) - x)), x));
+    });
+  }
+  for (std::int64_t i = 0; i < count; ++i, at += stride)
+    if (const T x = widen(read<E>(at)); x <= largest && x >= -largest) write<E>(at, T(0));
+}
+
 #if SUMEXP_REGISTERS
 constexpr int kFloats = F32::W, kDoubles = F64::W;
 #define SUMEXP_LOSS_TILES \
@@ -407,12 +426,14 @@ constexpr int kFloats = 1, kDoubles = 1;
   }
 constexpr auto kSavedFloats = LossKernel<F32, FullTerms>::saved_bytes, kSavedShort = LossKernel<F32, ShortTerms>::saved_bytes;
 
-const cpu::LossKernels kLossKernels = {{kFloats, kFloats, kFloats, kDoubles, kFloats},
-                                       SUMEXP_EACH_STORAGE(loss_row),
-                                       SUMEXP_EACH_STORAGE(loss_panel),
-                                       SUMEXP_LOSS_TILES,
-                                       write_waiting,
-                                       {kSavedShort, kSavedShort, kSavedFloats, LossKernel<F64, FullTerms>::saved_bytes}};
+const cpu::LossKernels kLossKernels = {
+    {kFloats, kFloats, kFloats, kDoubles, kFloats},
+    SUMEXP_EACH_STORAGE(loss_row),
+    SUMEXP_EACH_STORAGE(loss_panel),
+    SUMEXP_LOSS_TILES,
+    write_waiting,
+    {kSavedShort, kSavedShort, kSavedFloats, LossKernel<F64, FullTerms>::saved_bytes},
+    {flush_subnormal<F32, f16>, flush_subnormal<F32, bf16>, flush_subnormal<F32, float>, flush_subnormal<F64, double>}};
 
 }  // namespace
 }  // namespace sumexp::SUMEXP_NS

@@ -73,6 +73,7 @@ struct LossKernels {
   bool (*tile[4])(const LossJob&, const Tile&, const LossRow* rows);
   void (*write_waiting)(const LossJob&, LossScratch&);  // the gradient of the last row, where that overlaps
   std::int64_t (*saved_bytes[4])(std::int64_t n);
+  void (*flush_subnormal[4])(char* at, std::int64_t count, std::int64_t stride);  // numbers, by dtype: subnormal ones become 0
 };
 
 SUMEXP_DECLARE_TABLES(LossKernels, loss_kernels_)

@@ -219,11 +219,21 @@ class RowsOfBlock {
   LossRow group_[kMostRows];
 };
 
+void flush_gradients(const LossWork& work, std::int64_t begin, std::int64_t end) {
+  const Rows& rows = work.rows;
+  const std::int64_t stride = rows.plan.row[0].stride[kGradient];
+  each_row(rows.plan, begin, end, [&](std::int64_t, const Offsets& offsets) {
+    char* const at = const_cast<char*>(rows.at(kGradient, offsets)) + work.job.first_class * stride;
+    work.kernels.flush_subnormal[static_cast<int>(rows.call.dtype)](at, work.job.classes, stride);
+  });
+}
+
 template <class T>
 void run_block(const LossWork& work, std::int64_t i, Workspace& workspace) {
   const CrossEntropyCall& call = work.rows.call;
-  std::int64_t begin = i * work.block;
-  const std::int64_t rows = work.rows.plan.rows, end = begin + work.block < rows ? begin + work.block : rows;
+  const std::int64_t first = i * work.block, rows = work.rows.plan.rows;
+  const std::int64_t end = first + work.block < rows ? first + work.block : rows;
+  std::int64_t begin = first;
   using W = base::Wide<T>;
   RowTree<W> tree;
   const auto put = [&](std::int64_t r, T loss) {
@@ -233,6 +243,7 @@ void run_block(const LossWork& work, std::int64_t i, Workspace& workspace) {
   };
   if (work.by_table) begin = run_by_table<T>(work, begin, end, workspace, put);
   if (begin < end) RowsOfBlock<T>(work, workspace).run(begin, end, put);
+  if (call.flush_subnormal && work.rows.plan.data[kGradient]) flush_gradients(work, first, end);
   const W sum = tree.sum();
   std::memcpy(work.block_sums + 2 * i, &sum, sizeof(sum));
 }

@@ -125,7 +125,7 @@ class Head {
     CrossEntropyCall loss = of_rows(row, count);
     const std::int64_t strides[] = {call_.classes * item_, item_};
     loss.logits = {logits_.data() + bytes(in_chunk * call_.classes), strides};
-    if (wants_gradient()) loss.dlogits = loss.logits;
+    if (wants_gradient()) loss.dlogits = loss.logits, loss.flush_subnormal = true;
     if (!loss.row_loss) loss.row_loss = row_loss_.data() + bytes(row);
     if (loss.reduction != LossReduction::none) loss.loss = nullptr;
     loss.given_denominator = loss.reduction == LossReduction::mean, loss.denominator_at = &denominator_;

@@ -1,6 +1,7 @@
 // sumexp: the softmax layer. Cross-entropy of logits z = x W^T + bias that never exist whole, and its gradients.
 //
-//   dx = G W    dW = G^T x    dbias = sum of the rows of G,    G the gradient of the logits (losses.hpp)
+//   dx = G W    dW = G^T x    dbias = sum of the rows of G,    G the gradient of the logits (losses.hpp), without its subnormal
+//                                                              numbers
 //
 // Tokens go in chunks: a product makes the logits of one, one sweep its losses, with the gradient over the logits, two products
 // dx and its share of dW. Products are the caller's. Rows that are ignored are left out before the first.

@@ -57,6 +57,8 @@ struct CrossEntropyCall {
 
   View g;        // double, one a row: what the gradient is multiplied by; absent: 1
   View dlogits;  // the gradient, of dtype; may be the logits (same data and strides), else disjoint. Absent: not wanted
+  // What is subnormal in the gradient becomes 0: for products with it, of which each takes some CPUs a hundred cycles. CPU
+  bool flush_subnormal = false;
   // Results, each as far as there is a place for it. Of ignored rows 0, predicted -1.
   void* loss = nullptr;               // of dtype: rows, or one number
   void* row_loss = nullptr;           // T, rows: the losses before they are reduced
