@@ -85,6 +85,7 @@ struct LogSoftmaxVjp : SumsOp {
 // in: t, y
 struct LogSoftmaxJvp : SumsOp {
   static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
+  static constexpr bool kExponentials = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const V zero = V(ElementOf<V>(0));
@@ -102,6 +103,7 @@ struct LogSoftmaxJvp : SumsOp {
 // in: g, v, y
 struct LogSoftmaxHvp : SumsOp {
   static constexpr int kInputs = 3, kPasses = 1, kSums = 3, kLog = 2, kTemperature = 2;
+  static constexpr bool kExponentials = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>& row) {
     LogSoftmaxJvp::add<pass>(acc, in + 1, row);

@@ -43,17 +43,27 @@ def probabilities(x, axis=-1, where=None, **options):
     return out
 
 
-def chi_square(counts, p, least=5):
-    """The p-value of counts against probabilities; classes with few expected are taken together."""
-    draws = int(counts.sum())
+def chi_square_of(p, draws, least=5):
+    """The function that gives the p-value of counts of so many draws; classes with few expected are taken together."""
     order = np.argsort(p)
-    p, counts = np.asarray(p, float)[order], counts[order]
+    p = np.asarray(p, float)[order]
     group = np.minimum(np.cumsum(p) * draws // max(least, draws / 200), 10**6).astype(int)
-    expected, seen = np.bincount(group, p * draws), np.bincount(group, counts)
+    expected = np.bincount(group, p * draws)
     few = expected < least
-    expected, seen = (np.append(a[~few], a[few].sum()) for a in (expected, seen))
+    merged = lambda a: np.append(a[~few], a[few].sum())
+    expected = merged(expected)
     there = expected > 0
-    return stats.chisquare(seen[there], expected[there] * (seen.sum() / expected.sum())).pvalue
+
+    def p_value(counts):
+        assert counts.sum() == draws
+        seen = merged(np.bincount(group, counts[order], len(few)))
+        return stats.chisquare(seen[there], expected[there] * (seen.sum() / expected.sum())).pvalue
+
+    return p_value
+
+
+def chi_square(counts, p, least=5):
+    return chi_square_of(p, int(counts.sum()), least)(counts)
 
 
 # -- probabilities ------------------------------------------------------------------------------------------------
@@ -119,10 +129,11 @@ def test_p_values_are_uniform(n):
     p = exact(x)
     draws = max(2000, n // 5) if n > 2 else 20_000
     seeds = np.arange(1, 201)
+    many = 10**6 if n < 1000 else draws * 10
     drawn = (np.bincount(se.sample(x, seed=s, num_samples=draws), minlength=n) for s in seeds)
-    counted = (se.sample_counts(x, 10**6 if n < 1000 else draws * 10, seed=s) for s in seeds)
-    for made in (drawn, counted):
-        values = [chi_square(c, p, 20) for c in made]
+    counted = (se.sample_counts(x, many, seed=s) for s in seeds)
+    for made, number in ((drawn, draws), (counted, many)):
+        values = [*map(chi_square_of(p, number, 20), made)]
         assert stats.kstest(values, "uniform").pvalue > 1e-3
 
 

@@ -251,8 +251,9 @@ struct PairSums {
 };
 template <class V>
 __attribute__((noinline)) PairSums<V> pair_sums(const typename LogitsOf<V>::Chunk& x, const typename LogitsOf<V>::Chunk& y,
-                                                int count, const LogRatio<V>& ratio, V winner, V usual) {
+                                                int count, const LogRatio<V>& ratio, const V (&of)[2]) {
   using T = ElementOf<V>;
+  const V winner = of[0], usual = of[1];
   V sums[2][Geometry<T>::kGroup / V::W];
   const V one = V(T(1));
   V varies = V(T(0)), infinite = V(T(0));
@@ -274,7 +275,8 @@ DivergenceState<ElementOf<V>> divergence_of_chunk(const LogitsOf<V>& x, const Lo
   const LogRatio<T> ratio = row_pair(p, q).ratio;
   const LogRatio<V> ratios = broadcast<V, LogRatio<V>>(ratio);
   const auto of_p = x.last_chunk(c, p), of_q = y.last_chunk(c, q);
-  const PairSums<V> sums = pair_sums<V>(of_p, of_q, x.count(c), ratios, V(Limits<T>::nan()), log_ratio_at_maxima(ratios));
+  const V of[2] = {V(Limits<T>::nan()), log_ratio_at_maxima(ratios)};
+  const PairSums<V> sums = pair_sums<V>(of_p, of_q, x.count(c), ratios, of);
   return with_divergence(p, q, ratio, sums.divergence, sums.mean, sums.infinite, !sums.varies);
 }
 
@@ -312,7 +314,8 @@ struct TwoRows {
   DivergenceSums<T> sums(std::int64_t c) const {
     T far_terms[2][Geometry<T>::kChunk];
     const auto p_chunk = x.chunk(c, p_scale, far_terms[0]), q_chunk = y.chunk(c, q_scale, far_terms[1]);
-    const PairSums<V> sums = pair_sums<V>(p_chunk, q_chunk, x.count(c), pair.ratio, pair.winner, pair.winner);
+    const V of[2] = {pair.winner, pair.winner};
+    const PairSums<V> sums = pair_sums<V>(p_chunk, q_chunk, x.count(c), pair.ratio, of);
     return {sums.divergence, sums.mean, sums.infinite};
   }
   DivergenceSums<T> sums() const {

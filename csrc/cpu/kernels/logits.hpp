@@ -238,9 +238,12 @@ struct LogitsKernel {
   template <class E, class Count>
   static SUMEXP_FN void map_panels(const cpu::Panel* panels, int count, const TileState<V>* states, const TileRow* rows,
                                    Count n) {
-    for (int t = 0; t < count; ++t)
-      map_panel<V, E, 1, Op::kProbability>(PanelRows<V, E, 1, Count>{panels + t, n}, rows[t], nan_of(states[t]),
+    for (int t = 0; t < count; ++t) {
+      T nan[W];
+      V::store(nan, nan_of(states[t]));
+      map_panel<V, E, 1, Op::kProbability>(PanelRows<V, E, 1, Count>{panels + t, n}, rows[t], nan,
                                            [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v[0], row); });
+    }
   }
   template <class E>
   static bool panels(const cpu::Panel* panels, int count, double) {

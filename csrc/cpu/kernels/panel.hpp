@@ -146,19 +146,20 @@ struct PanelRows {
   }
 };
 
-// The results of every row of a panel; map(v, row) of an element from its inputs, or, kTerms, its term. Of a row whose lane in
-// `nan` is NaN all results are. Row: nothing but vectors, a row's numbers in its lanes.
+// The results of every row of a panel; map(v, row) of an element from its inputs, or, kTerms, its term. nan: a number for each
+// row, which has NaN for all its results if that is one; null: none is. Row: nothing but vectors, a row's numbers in its lanes.
+// (No vector is given by value to what is not inlined: GCC 12 then leaves out vzeroupper at its end, and its caller's.)
 template <class V, class E, int kInputs, bool kTerms, int kLog = -1, class Count, class Row, class Map>
-__attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, const Row& row, V nan, Map map) {
+__attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, const Row& row, const ElementOf<V>* nan,
+                                         Map map) {
   using T = ElementOf<V>;
   using Rows = PanelRows<V, E, kInputs, Count>;
-  const typename Rows::Lanes witness(nan);
   typename Rows::Cursor cursor(panel);
   RowsAt out = panel.at->out;
   const bool stream = panel.at->stream;
   for (int b = 0; b < panel.at->rows; ++b, cursor.next(), out.first += out.step) {
     E* const to = reinterpret_cast<E*>(out.first);
-    if (is_nan(witness.at[b])) {
+    if (nan && is_nan(nan[b])) {
       fill_chunk<V>(to, panel.count, Limits<T>::nan());
       continue;
     }

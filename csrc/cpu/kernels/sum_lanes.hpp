@@ -37,7 +37,7 @@ SUMEXP_FN bool sum_lanes(const E* const* in, int count, const RowScalars<V>& sca
     });
     if (!winners) return false;
   }
-  lane_sweep<V, Op::kSums, (Op::kLog >= 0)>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
+  lane_sweep<V, Op::kSums, Op::kExponentials>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
     V v[Op::kInputs];
     load(v, i, memory);
     Op::template add<pass>(acc, v, scalars);

@@ -112,7 +112,7 @@ struct SumsKernel {
       if (n < kManyBranches) return short_panels<E>(rows, count, factor, row);
     reduce_tiles(rows, count, factor, row);
     for (int t = 0; t < count; ++t)
-      map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
+      map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr,
                                                 [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
   }
   // Of short rows any may have a winner or not: what is taken is decided once a panel, or branches would be guessed wrong.
@@ -152,13 +152,13 @@ struct SumsKernel {
     }
     for (int t = 0; t < count; ++t) {
       if (winners[t]) {
-        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
-                                                  [](const V* v, const TileRow& row)
-                                                      SUMEXP_INLINE { return quiet(Op::map_any(v, row.sums) * row.factor); });
+        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, [](const V* v, const TileRow& row) SUMEXP_INLINE {
+          return quiet(Op::map_any(v, row.sums) * row.factor);
+        });
       } else {
-        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], row[t].factor,
-                                                  [](const V* v, const TileRow& row)
-                                                      SUMEXP_INLINE { return quiet(Op::map_usual(v, row.sums) * row.factor); });
+        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, [](const V* v, const TileRow& row) SUMEXP_INLINE {
+          return quiet(Op::map_usual(v, row.sums) * row.factor);
+        });
       }
     }
   }
