@@ -165,11 +165,16 @@ struct LogSumExpJvp : WeightedOp {
   };
   template <class T>
   static SUMEXP_FN Row<T> finish(const ExpDotState<T>& row) {
-    const Wide<T> S = WideOf<T>::scaled(total(row.sum), kCarryDown<T>);
+    const Wide<T> S = total(row.sum);
     if (row.sum.m == -Limits<T>::infinity && !is_nan(S)) return {T(0)};
     if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return {Limits<T>::nan()};
-    const T value = WideOf<T>::narrow(row.dot / S);
+    const T value = quotient<T>(row.dot, S);
     return {value == value ? value : Limits<T>::nan()};
+  }
+  // <s, t> of a sum S 2^carry with a finite maximum; NaN of a NaN
+  template <class V>
+  static SUMEXP_FN V quotient(const Wide<V>& dot, const Wide<V>& S) {
+    return WideOf<V>::narrow(dot / WideOf<V>::scaled(S, kCarryDown<ElementOf<V>>));
   }
   template <class T>
   static SUMEXP_FN T emit(const Row<T>& row, T*) {

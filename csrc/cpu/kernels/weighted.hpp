@@ -4,6 +4,9 @@
 #include "../../ops/logsumexp.hpp"
 #include "exp_chunk.hpp"
 #include "kernel.hpp"
+#if SUMEXP_REGISTERS
+#include "panel.hpp"
+#endif
 
 namespace sumexp::SUMEXP_NS {
 
@@ -14,16 +17,21 @@ struct WeightedKernel {
   using Row = typename Op::template Row<T>;
 
   // Sum of term times factor in T, relative to the chunk's 2^N; in the order of the geometry.
-  static void add_weighted(const T* terms, const T*, const T* f, int count, ExpDotState<T>& state) {
+  template <class E>
+  static void add_weighted(const T* terms, const E*, const E* f, int count, ExpDotState<T>& state) {
     if (!is_finite(state.sum.m)) return;
     V dot[1][Geometry<T>::kGroup / V::W];
+    weighted_lanes(terms, f, count, dot);
+    state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
+  }
+  template <class E>
+  static SUMEXP_FN void weighted_lanes(const T* terms, const E* f, int count, V (&dot)[1][Geometry<T>::kGroup / V::W]) {
     const V down = V(static_cast<T>(kCarryDown<T>));
     lane_reduce<V, 1>(count, T(0), dot, [&](auto* acc, int i, auto memory) SUMEXP_INLINE {
       using U = std::remove_pointer_t<decltype(acc)>;
       const U term = memory.template load<U>(terms + i, T(0)) * U(down);
       acc[0] = fma(term, memory.template load<U>(f + i, T(0)), acc[0]);
     });
-    state.dot = fold_group<V>(dot[0]) * anchor_factor(base_of(state.sum.m));
   }
   // The same in the wide type, with the factors of the maxima apart: lanes in order, then by halves.
   static void add_weighted(const T* terms, const T* x, const T* f, int count, WeightedState<T>& to) {
@@ -49,8 +57,10 @@ struct WeightedKernel {
   static double product(float t, float f) { return static_cast<double>(t) * static_cast<double>(f); }
   static DD<double> product(double t, double f) { return two_product(t, f); }
 
+  // E: the elements that a function reads, of V's own type; where sums are in T also of 16 bits.
+  template <class E>
   static void reduce(const cpu::Chunk& chunk, const void*, void* to) {
-    const T *x = static_cast<const T*>(chunk.in[0]), *f = static_cast<const T*>(chunk.in[1]);
+    const E *x = static_cast<const E*>(chunk.in[0]), *f = static_cast<const E*>(chunk.in[1]);
     T terms[Geometry<T>::kChunk];
     State& state = as<State>(to);
     state = State::empty();
@@ -76,6 +86,33 @@ struct WeightedKernel {
     write<S>(out, Op::emit(as<Row>(row), extra ? &second : nullptr));
     if (extra) write<S>(extra, second);
   }
+
+#if SUMEXP_REGISTERS
+  // Rows V::W at a time, of sums in T.
+  template <class S, class E>
+  static bool panels(const cpu::Panel* panels, int count, double) {
+    using Rows = PanelRows<V, E, 2, int>;
+    T terms[V::W * Geometry<T>::kChunk];
+    V value[kTiles];
+    for (int t = 0; t < count; ++t) {
+      cpu::Panel panel = panels[t];
+      panel.terms = {reinterpret_cast<char*>(terms), panel.count * static_cast<std::int64_t>(sizeof(T))};
+      TileState<V> state;
+      if (!panel_states<Terms, V, false, true, E>(&panel, 1, &state)) return false;
+      const Rows rows = {&panel, panel.count};
+      typename Rows::Groups dots;
+      rows.each_row([&](int b, const auto& row) SUMEXP_INLINE {
+        V dot[1][Geometry<T>::kGroup / V::W];
+        weighted_lanes(row.terms(), row.in(1), panel.count, dot);
+        dots[b] = group_members(dot[0]);
+      });
+      rows.repeat_first(dots);
+      value[t] = quiet(Op::template quotient<V>(dots.fold() + WideOf<V>::constant(0), total(row_sum(state))));
+    }
+    for (int t = 0; t < count; ++t) store_rows<V, S>(panels[t].out.first, panels[t].out.step, panels[t].rows, value[t]);
+    return true;
+  }
+#endif
 };
 
 template <class V, class S, class Op>
@@ -83,9 +120,15 @@ constexpr cpu::Kernel weighted_kernel() {
   using K = WeightedKernel<V, TermsOf<S>, Op>;
   cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
   kernel.finish[0] = K::finish;
-  kernel.reduce[0][cpu::kScratch] = K::reduce;
-  if constexpr (std::is_same_v<S, ElementOf<V>>) kernel.reduce[0][cpu::kStored] = K::reduce;
+  using T = ElementOf<V>;
+  constexpr bool stored = std::is_same_v<S, T> || (V::kRegister && !Op::kExact);
+  kernel.reduce[0][cpu::kScratch] = K::template reduce<T>;
+  if constexpr (stored) kernel.reduce[0][cpu::kStored] = K::template reduce<S>;
   kernel.emit = K::template emit<S>;
+#if SUMEXP_REGISTERS
+  if constexpr (!Op::kExact)
+    kernel.panels[cpu::kScratch] = K::template panels<S, T>, kernel.panels[cpu::kStored] = K::template panels<S, S>;
+#endif
   return kernel;
 }
 
