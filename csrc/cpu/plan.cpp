@@ -6,6 +6,7 @@
 
 #include "../ops/table.hpp"
 #include "status.hpp"
+#include "threads/machine.hpp"
 
 namespace sumexp::cpu {
 
@@ -20,7 +21,7 @@ constexpr OpInfo describe(const char* name) {
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
 static_assert(sizeof(kOps) / sizeof(kOps[0]) == kOpCount, "ops/table.hpp has a row for every sumexp::Op");
 
-// A result of stream_bytes() and more is written around the cache, in which it does not stay.
+// A result of stream_bytes() and more (stream_bytes_of_columns) is written around the cache, in which it does not stay.
 // But not rows shorter than this whose ends lie within cache lines: lines that are not written whole cost more than the
 // others save. csrc/README.md has the figures.
 constexpr std::int64_t kStreamRow = 1280, kLine = 64;
@@ -171,7 +172,8 @@ Status make_plan(const Call& call, Plan& plan) {
     if (plan.columns && plan.batch[plan.batch_dims - 1].stride[k] != item) plan.columns = false;
   }
   if (plan.direct) plan.columns = false;
-  plan.stream = !info.row_output && plan.rows * plan.n * item >= stream_bytes();
+  const std::int64_t stream_from = plan.columns ? cpu::stream_bytes_of_columns(item) : stream_bytes();
+  plan.stream = !info.row_output && plan.rows * plan.n * item >= stream_from;
   if (plan.stream && plan.direct && plan.n * item < kStreamRow) {
     auto ends = reinterpret_cast<std::uintptr_t>(plan.data[kOut]);  // of rows, within lines of the cache
     for (int d = 0; d < plan.batch_dims; ++d) ends |= static_cast<std::uintptr_t>(plan.batch[d].stride[kOut]);

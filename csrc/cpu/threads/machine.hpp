@@ -18,6 +18,8 @@ std::int64_t l3_bytes(const char* root = "");  // of one L3 cache, 0 where there
 
 // The size from which on a result is taken to leave the cache, for an L3 of that size.
 std::int64_t stream_bytes_for(std::int64_t l3);
+// sumexp::stream_bytes() for rows that lie side by side, of items of that size.
+std::int64_t stream_bytes_of_columns(std::int64_t item) noexcept;
 
 // An integer from `lowest` to `highest` in the environment; `otherwise` where there is none or another text.
 std::int64_t environment_integer(const char* name, std::int64_t lowest, std::int64_t highest, std::int64_t otherwise);
