@@ -85,7 +85,7 @@ struct LogSoftmaxVjp : SumsOp {
 // in: t, y
 struct LogSoftmaxJvp : SumsOp {
   static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
-  static constexpr bool kExponentials = true;
+  static constexpr bool kExponentials = true, kMapAdds = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const V zero = V(ElementOf<V>(0));
@@ -93,6 +93,10 @@ struct LogSoftmaxJvp : SumsOp {
     const Probability<V> s = probability_of_log(in[1]);
     acc[0] = acc[0] + pick(winner, in[0], zero);
     acc[1] = fma(pick(winner, s.rest, zero - s.value), in[0], acc[1]);
+  }
+  template <class V>
+  static SUMEXP_FN void add_usual(V* acc, const V* in) {
+    acc[1] = fma(V(ElementOf<V>(0)) - probability_of_log(in[1]).value, in[0], acc[1]);
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, const RowScalars<V>& row) {
@@ -107,6 +111,11 @@ struct LogSoftmaxHvp : SumsOp {
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>& row) {
     LogSoftmaxJvp::add<pass>(acc, in + 1, row);
+    acc[2] = acc[2] + in[0];
+  }
+  template <class V>
+  static SUMEXP_FN void add_usual(V* acc, const V* in) {
+    LogSoftmaxJvp::add_usual(acc, in + 1);
     acc[2] = acc[2] + in[0];
   }
   template <class V>

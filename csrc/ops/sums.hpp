@@ -5,7 +5,9 @@
 //   add<pass>(acc, in, row)   adds one element's contributions to acc[0 .. kSums)
 //   map(in, row)              one element of the result, before the temperature factor
 //   kLog                      the input of log-probabilities y, or -1: y of no element is -inf
-//   kExponentials             add takes an e^y: much arithmetic
+//   kExponentials             add takes an e^y: much arithmetic, of which there is less where no element wins:
+//   add_usual(acc, in)        add, then
+//   kMapAdds                  map does no more than add, so that the next row is prefetched under the sums
 //   kWinnersApart             all sums but the last are of winners (wins(y)) alone. A row has one at most, and many have none:
 //   usual(sum, in)            what add makes of the last sum for any other element
 //   kPrepares                 what map makes of the row's sums alone is made once, at free places among them, by prepare(row);
@@ -24,7 +26,7 @@ struct SumsOp {
   static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false;
   static constexpr bool kApart = false, kIndex = false, kExtra = false;
   static constexpr int kLog = -1;
-  static constexpr bool kExponentials = false, kWinnersApart = false, kPrepares = false;
+  static constexpr bool kExponentials = false, kMapAdds = false, kWinnersApart = false, kPrepares = false;
 };
 
 // An element with a probability e^y of 0.57 or more, next to which 1 - e^y and sums of the others keep their digits

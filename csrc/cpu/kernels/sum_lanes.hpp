@@ -12,6 +12,14 @@ SUMEXP_FN constexpr ElementOf<V> absent(int k) {
   return k == Op::kLog ? -Limits<ElementOf<V>>::infinity : ElementOf<V>(0);
 }
 
+// add, or add_usual where that does. A branch, guessed right where winners are rare.
+template <class Op, int pass, class V>
+SUMEXP_FN void add_any(V* acc, const V* in, const RowScalars<V>& scalars) {
+  if constexpr (Op::kExponentials)
+    if (!any(wins(in[Op::kLog]))) return Op::add_usual(acc, in);
+  Op::template add<pass>(acc, in, scalars);
+}
+
 // The sums of one pass over a chunk, each to one group of lanes. kAhead: what lies `ahead` elements on is prefetched. False
 // where there are none but the last (kWinnersApart).
 template <class V, class Op, int pass, bool kAhead = false, class E>
@@ -36,6 +44,17 @@ SUMEXP_FN bool sum_lanes(const E* const* in, int count, const RowScalars<V>& sca
       acc[0] = Op::usual(acc[0], v);
     });
     if (!winners) return false;
+  }
+  if constexpr (Op::kExponentials) {
+    // Of long rows; of short ones the branch would be guessed wrong as often as it saves something.
+    if (count >= Geometry<ElementOf<V>>::kLanes) {
+      lane_loop<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
+        V v[Op::kInputs];
+        load(v, i, memory);
+        add_any<Op, pass>(acc, v, scalars);
+      });
+      return true;
+    }
   }
   lane_sweep<V, Op::kSums, Op::kExponentials>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
     V v[Op::kInputs];

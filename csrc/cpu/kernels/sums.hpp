@@ -52,7 +52,7 @@ struct SumsKernel {
     else return quiet(Op::map(v, row.sums) * row.factor);
   }
 
-  // The next row is prefetched by map, which has more to compute; the next chunk of this one when it is first read.
+  // The next row is prefetched by map, if that has more to compute; the next chunk of this one when it is first read.
   static SUMEXP_FN bool next_row(const cpu::Chunk& chunk) { return chunk.ahead > Geometry<T>::kChunk; }
 
   template <int pass, class E>
@@ -62,7 +62,7 @@ struct SumsKernel {
     TileRow row;
     if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
     V sums[Op::kSums][Geometry<T>::kGroup / W];
-    const std::int64_t ahead = next_row(chunk) ? 0 : chunk.ahead;
+    const std::int64_t ahead = next_row(chunk) && !Op::kMapAdds ? 0 : chunk.ahead;
     const bool all = sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, ahead);
     State& state = as<State>(to);
     for (int k = 0; k < Op::kSums; ++k)
@@ -80,7 +80,7 @@ struct SumsKernel {
   static void map(const cpu::Chunk& chunk, const void* from) {
     TileRow row = broadcast<V, TileRow>(as<Row>(from));
     prepare(row);
-    const bool next = next_row(chunk);
+    const bool next = next_row(chunk) && !Op::kMapAdds;
     store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
       V v[kInputs];
 #pragma GCC unroll 3
@@ -214,7 +214,7 @@ struct SumsKernel {
       for (int a = 0; a < kKept; ++a) lane[l][a] = V(T(0));
     if constexpr (!Op::kWinnersApart) {
       each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
-        Op::template add<pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
+        add_any<Op, pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
       });
       return fold_columns_of<0>(lane, lanes, tiles, nullptr, to);
     } else {
