@@ -19,8 +19,8 @@ constexpr const char* kDoc =
     R"(cross_entropy(logits, target, axis, *, target_weight=None, weight=None, token_weight=None, g=None,
               ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None, temperature=1.0, reduction="mean",
               denominator=None, zero_if_empty=False, dlogits=None, flush_subnormal=False, loss=None, row_loss=None,
-              lse=None, log_prob=None, entropy=None, z_loss_part=None, predicted=None, correct=None, saved=None, first_class=None, classes=0,
-              workspace=None, function="cross_entropy")
+              lse=None, log_prob=None, entropy=None, z_loss_part=None, predicted=None, correct=None, saved=None,
+              first_class=None, classes=0, workspace=None, function="cross_entropy")
 
 sumexp::cross_entropy (losses.hpp) on ndarrays or tensors, all on one device; writes to what is given for the results. Returns None,
 or, on CUDA devices, how many bytes of workspace, contiguous uint8, it wants before it does anything. With "rows" the shape of logits without the class axis, and T float32, or float64 for logits of float64:

@@ -251,9 +251,9 @@ struct PairSums {
 };
 template <class V>
 __attribute__((noinline)) PairSums<V> pair_sums(const typename LogitsOf<V>::Chunk& x, const typename LogitsOf<V>::Chunk& y,
-                                                int count, const LogRatio<V>& ratio, const V (&of)[2]) {
+                                                int count, const LogRatio<V>& ratio, const V (&winner_and_usual)[2]) {
   using T = ElementOf<V>;
-  const V winner = of[0], usual = of[1];
+  const V winner = winner_and_usual[0], usual = winner_and_usual[1];
   V sums[2][Geometry<T>::kGroup / V::W];
   const V one = V(T(1));
   V varies = V(T(0)), infinite = V(T(0));

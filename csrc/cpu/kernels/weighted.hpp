@@ -88,28 +88,38 @@ struct WeightedKernel {
   }
 
 #if SUMEXP_REGISTERS
-  // Rows V::W at a time, of sums in T.
+  // Rows V::W at a time, of sums in T; of long ones as many as have room for their terms, since callers' stacks may be small.
   template <class S, class E>
   static bool panels(const cpu::Panel* panels, int count, double) {
-    using Rows = PanelRows<V, E, 2, int>;
-    T terms[V::W * Geometry<T>::kChunk];
-    V value[kTiles];
-    for (int t = 0; t < count; ++t) {
-      cpu::Panel panel = panels[t];
-      panel.terms = {reinterpret_cast<char*>(terms), panel.count * static_cast<std::int64_t>(sizeof(T))};
-      TileState<V> state;
-      if (!panel_states<Terms, V, false, true, E>(&panel, 1, &state)) return false;
-      const Rows rows = {&panel, panel.count};
-      typename Rows::Groups dots;
-      rows.each_row([&](int b, const auto& row) SUMEXP_INLINE {
-        V dot[1][Geometry<T>::kGroup / V::W];
-        weighted_lanes(row.terms(), row.in(1), panel.count, dot);
-        dots[b] = group_members(dot[0]);
-      });
-      rows.repeat_first(dots);
-      value[t] = quiet(Op::template quotient<V>(dots.fold() + WideOf<V>::constant(0), total(row_sum(state))));
-    }
-    for (int t = 0; t < count; ++t) store_rows<V, S>(panels[t].out.first, panels[t].out.step, panels[t].rows, value[t]);
+    constexpr int kRoom = V::W * Geometry<T>::kChunk / 4;
+    T terms[kRoom], value[kTiles][V::W] = {};
+    const int at_once = kRoom / panels->count < V::W ? kRoom / panels->count : V::W;
+    for (int t = 0; t < count; ++t)
+      for (int first = 0; first < panels[t].rows; first += at_once) {
+        cpu::Panel some = panels[t];
+        some.rows = some.rows - first < at_once ? some.rows - first : at_once;
+        for (cpu::RowsAt& in : some.in) in.first += first * in.step;
+        some.terms = {reinterpret_cast<char*>(terms), some.count * static_cast<std::int64_t>(sizeof(T))};
+        V found;
+        if (!quotients(PanelRows<V, E, 2, int>{&some, some.count}, found)) return false;
+        store_rows<V, T>(reinterpret_cast<char*>(value[t] + first), sizeof(T), some.rows, found);
+      }
+    for (int t = 0; t < count; ++t)
+      store_rows<V, S>(panels[t].out.first, panels[t].out.step, panels[t].rows, V::load(value[t]));
+    return true;
+  }
+  template <class E>
+  static SUMEXP_FN bool quotients(const PanelRows<V, E, 2, int>& rows, V& found) {
+    TileState<V> state;
+    if (!panel_states<Terms, V, false, true, E>(rows.at, 1, &state)) return false;
+    typename PanelRows<V, E, 2, int>::Groups dots;
+    rows.each_row([&](int b, const auto& row) SUMEXP_INLINE {
+      V dot[1][Geometry<T>::kGroup / V::W];
+      weighted_lanes(row.terms(), row.in(1), rows.count, dot);
+      dots[b] = group_members(dot[0]);
+    });
+    rows.repeat_first(dots);
+    found = quiet(Op::template quotient<V>(dots.fold() + WideOf<V>::constant(0), total(row_sum(state))));
     return true;
   }
 #endif
@@ -118,9 +128,9 @@ struct WeightedKernel {
 template <class V, class S, class Op>
 constexpr cpu::Kernel weighted_kernel() {
   using K = WeightedKernel<V, TermsOf<S>, Op>;
+  using T = ElementOf<V>;
   cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
   kernel.finish[0] = K::finish;
-  using T = ElementOf<V>;
   constexpr bool stored = std::is_same_v<S, T> || (V::kRegister && !Op::kExact);
   kernel.reduce[0][cpu::kScratch] = K::template reduce<T>;
   if constexpr (stored) kernel.reduce[0][cpu::kStored] = K::template reduce<S>;

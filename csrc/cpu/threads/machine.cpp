@@ -173,15 +173,13 @@ std::int64_t l3_bytes(const char* root) {
 //   medians): 0.5 times as long at 16 MB, 0.8 to 0.9 at 32 MB of bfloat16, 1 at 32 MB of float, 1.5 to 1.9 from 64 MB on.
 // - Zen 5 with 32 MB (2026-11-28, n = 4096, 2 threads, medians of three): softmax of float 0.91 at 8 MB, 1.30 at 16, 1.26 at
 //   128; of bfloat16 1.05, 1.41, 1.45; the VJP of float 1.07, 1.33, 1.18, of bfloat16 0.92, 0.90, 0.97.
-// - A Xeon that reports 300 MB (Emerald Rapids, 2026-11-30, n = 4096, 2 threads, medians of nine): softmax of float 1.04 at 8
-// MB,
-//   1.13 at 32, 1.31 at 64; its VJP 1.16, 1.43, 1.27; softmax of bfloat16 0.88, 0.95 and 1.05 at 4, 16 and 32.
+// - A Xeon that reports 300 MB (Emerald Rapids, 2026-11-30, n = 4096, 2 threads, medians of nine): softmax of float 1.04 at
+//   8 MB, 1.13 at 32, 1.31 at 64; its VJP 1.16, 1.43, 1.27; softmax of bfloat16 0.88, 0.95 and 1.05 at 4, 16 and 32.
 constexpr std::int64_t kMegabyte = std::int64_t(1) << 20;
 std::int64_t stream_bytes_for(std::int64_t l3) { return std::clamp(l3 / 2, 16 * kMegabyte, 48 * kMegabyte); }
 
 // Of items of 4 and 8 bytes, whatever the cache: their lines lie in few of its sets. On the last of these Xeons plain stores
-// took 1.15 to 1.5 times as long at 16 MB (double, n = 128 and 4096), 1.3 to 1.8 at 32 and 64 (float and double, n = 100 to
-// 4096).
+// took 1.15 to 1.5 times as long at 16 MB (double, n = 128 and 4096), 1.3 to 1.8 at 32 and 64 (float and double).
 constexpr std::int64_t kStreamColumns = 16 * kMegabyte;
 
 std::int64_t environment_integer(const char* name, std::int64_t lowest, std::int64_t highest, std::int64_t otherwise) {
