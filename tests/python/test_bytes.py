@@ -499,3 +499,12 @@ def test_chunks_merge_as_the_tree_says(chunks, isa):
         assert se.softmax_vjp(g, y).tobytes() == expected
         assert se.softmax_vjp(g[:1], y[:1]).tobytes() == expected[: 4 * n]
         assert se.softmax_vjp(np.ascontiguousarray(g.T), y.T.copy(), axis=0).T.tobytes() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [100, 300, 1500, 2048])
+def test_logsumexp_jvp_of_many_rows_and_of_one(n, dtype):
+    """Long rows go fewer at a time, as their terms have room."""
+    x, t = np.random.default_rng(n).normal(size=(2, 37, n)).astype(dtype)
+    rows = [se.logsumexp_jvp(t[r], x[r]) for r in range(37)]
+    assert se.logsumexp_jvp(t, x).tobytes() == np.array(rows).tobytes()
