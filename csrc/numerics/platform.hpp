@@ -12,12 +12,18 @@
 #define SUMEXP_NS base
 #endif
 
+#if defined(SUMEXP_CALLS)  // for sanitizers: what they look for is compiled once a function, not at every place that calls it
+#define SUMEXP_INLINE
+#else
+#define SUMEXP_INLINE __attribute__((always_inline))  // of a lambda, behind its parameters
+#endif
+
 #if defined(__CUDACC__)
 #define SUMEXP_FN __host__ __device__ __forceinline__
 #define SUMEXP_LARGE_FN SUMEXP_FN
 #define SUMEXP_MERGE_FN SUMEXP_FN
 #else
-#define SUMEXP_FN inline __attribute__((always_inline))
+#define SUMEXP_FN inline SUMEXP_INLINE
 #define SUMEXP_LARGE_FN __attribute__((noinline))  // some KB, that would be at every place that calls it
 #if defined(SUMEXP_SMALL)
 #define SUMEXP_MERGE_FN SUMEXP_LARGE_FN  // in the portable variant, which is to be small
@@ -25,8 +31,6 @@
 #define SUMEXP_MERGE_FN SUMEXP_FN  // where a row of one chunk would wait for memory: 10 % of short rows
 #endif
 #endif
-
-#define SUMEXP_INLINE __attribute__((always_inline))  // of a lambda, behind its parameters
 
 namespace sumexp::SUMEXP_NS {
 

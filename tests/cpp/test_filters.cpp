@@ -40,7 +40,8 @@ class Arena {
 };
 
 std::vector<std::string> isas() {
-  std::vector<std::string> names = {"portable"};
+  std::vector<std::string> names;
+  if (!check::kSanitized) names.emplace_back("portable");  // there it is "scalar"
   for (const char* p = usable_isas(); *p; p += *p == ',') {
     names.emplace_back();
     while (*p && *p != ',') names.back() += *p++;
@@ -93,39 +94,48 @@ void on_guarded_memory(Arena& rows, Arena& scratches, const std::vector<std::str
   }
 }
 
-// The cut by a sort, and masses added one after the other.
+// The finite elements of a row by a sort, and their masses, added one after the other for a cut.
 template <class T>
-cpu::Cut<T> by_sorting(const std::vector<T>& x, const Filters& filters) {
-  using namespace SUMEXP_NS;
-  std::vector<std::int64_t> order;
-  for (std::size_t j = 0; j < x.size(); ++j)
-    if (x[j] > -Limits<T>::infinity) order.push_back(static_cast<std::int64_t>(j));
-  std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
-    return x[static_cast<std::size_t>(a)] > x[static_cast<std::size_t>(b)];
-  });
-  const auto at = [&](std::size_t place) { return x[static_cast<std::size_t>(order[place])]; };
-  std::size_t kept = order.size();
-  const Base<T> base = base_of(at(0));
-  const auto by_min_p = [&] {
-    if (!(filters.min_p > 0)) return;
-    const T bound = lowest_kept(at(0), filters.min_p);
-    while (kept > 1 && at(kept - 1) < bound) --kept;
-  };
-  if (filters.order == FilterOrder::vllm) by_min_p();
-  if (filters.top_k >= 1) kept = std::min(kept, static_cast<std::size_t>(filters.top_k));
-  if (filters.top_p < 1) {
-    std::vector<Mass> masses;
-    Mass total = 0, sum = 0;
-    for (std::size_t i = 0; i < kept; ++i) {
-      masses.push_back(mass_of_term(mass_term(at(i), base.anchor, base.reduce)));
-      total += masses.back();
-    }
-    const Mass target = ceil_product(filters.top_p, total);
-    for (kept = 0; sum < target; ++kept) sum += masses[kept];
+class Sorted {
+ public:
+  explicit Sorted(const std::vector<T>& x) : x_(x) {
+    for (std::size_t j = 0; j < x.size(); ++j)
+      if (x[j] > -SUMEXP_NS::Limits<T>::infinity) order_.push_back(static_cast<std::int64_t>(j));
+    std::stable_sort(order_.begin(), order_.end(), [&](std::int64_t a, std::int64_t b) {
+      return x[static_cast<std::size_t>(a)] > x[static_cast<std::size_t>(b)];
+    });
+    const SUMEXP_NS::Base<T> base = SUMEXP_NS::base_of(at(0));
+    for (std::size_t i = 0; i < order_.size(); ++i)
+      masses_.push_back(SUMEXP_NS::mass_of_term(SUMEXP_NS::mass_term(at(i), base.anchor, base.reduce)));
   }
-  if (filters.order != FilterOrder::vllm) by_min_p();
-  return {at(kept - 1) + T(0), order[kept - 1], static_cast<std::int64_t>(kept)};
-}
+
+  cpu::Cut<T> cut(const Filters& filters) const {
+    using namespace SUMEXP_NS;
+    std::size_t kept = order_.size();
+    const auto by_min_p = [&] {
+      if (!(filters.min_p > 0)) return;
+      const T bound = lowest_kept(at(0), filters.min_p);
+      while (kept > 1 && at(kept - 1) < bound) --kept;
+    };
+    if (filters.order == FilterOrder::vllm) by_min_p();
+    if (filters.top_k >= 1) kept = std::min(kept, static_cast<std::size_t>(filters.top_k));
+    if (filters.top_p < 1) {
+      Mass total = 0, sum = 0;
+      for (std::size_t i = 0; i < kept; ++i) total += masses_[i];
+      const Mass target = ceil_product(filters.top_p, total);
+      for (kept = 0; sum < target; ++kept) sum += masses_[kept];
+    }
+    if (filters.order != FilterOrder::vllm) by_min_p();
+    return {at(kept - 1) + T(0), order_[kept - 1], static_cast<std::int64_t>(kept)};
+  }
+
+ private:
+  T at(std::size_t place) const { return x_[static_cast<std::size_t>(order_[place])]; }
+
+  const std::vector<T>& x_;
+  std::vector<std::int64_t> order_;
+  std::vector<Mass> masses_;
+};
 
 // Long rows, where a sample says where to look: also rows that a sample is wrong about.
 template <class T>
@@ -147,12 +157,13 @@ void long_rows(const std::vector<std::string>& names) {
       Arena rows(bytes), scratches(wanted);
       const T* const at = static_cast<const T*>(std::memcpy(rows.last(bytes), x.data(), bytes));
       void* const scratch = scratches.last(wanted);
+      const Sorted<T> sorted(x);
       const std::int64_t k = n * 3 / 10;
       for (const Filters& filters :
            {Filters{0, 0.9}, Filters{0, 0.3}, Filters{0, 0.5}, Filters{0, 0.5 + 0x1p-52}, Filters{0, 0.9999}, Filters{0, 1e-9},
             Filters{0, 1 - 0x1p-53}, Filters{k}, Filters{n - 7}, Filters{n / 7}, Filters{k, 0.9}, Filters{n - 2, 0.7},
             Filters{k, 0.99, 1e-3}, Filters{2000, 0.5, 1e-3, FilterOrder::hf}}) {
-        const cpu::Cut<T> want = by_sorting(x, filters);
+        const cpu::Cut<T> want = sorted.cut(filters);
         for (const std::string& name : names) {
           set_isa(name.c_str());
           const auto cut = cpu::filter_cut(at, n, filters, scratch);

@@ -15,6 +15,7 @@ struct WeightedKernel {
   using T = ElementOf<V>;
   using State = typename Op::template State<T>;
   using Row = typename Op::template Row<T>;
+  static constexpr int kInputs = 2;
 
   // Sum of term times factor in T, relative to the chunk's 2^N; in the order of the geometry.
   template <class E>
@@ -98,10 +99,10 @@ struct WeightedKernel {
       for (int first = 0; first < panels[t].rows; first += at_once) {
         cpu::Panel some = panels[t];
         some.rows = some.rows - first < at_once ? some.rows - first : at_once;
-        for (cpu::RowsAt& in : some.in) in.first += first * in.step;
+        for (int k = 0; k < kInputs; ++k) some.in[k].first += first * some.in[k].step;
         some.terms = {reinterpret_cast<char*>(terms), some.count * static_cast<std::int64_t>(sizeof(T))};
         V found;
-        if (!quotients(PanelRows<V, E, 2, int>{&some, some.count}, found)) return false;
+        if (!quotients(PanelRows<V, E, kInputs, int>{&some, some.count}, found)) return false;
         store_rows<V, T>(reinterpret_cast<char*>(value[t] + first), sizeof(T), some.rows, found);
       }
     for (int t = 0; t < count; ++t)
@@ -109,10 +110,10 @@ struct WeightedKernel {
     return true;
   }
   template <class E>
-  static SUMEXP_FN bool quotients(const PanelRows<V, E, 2, int>& rows, V& found) {
+  static SUMEXP_FN bool quotients(const PanelRows<V, E, kInputs, int>& rows, V& found) {
     TileState<V> state;
     if (!panel_states<Terms, V, false, true, E>(rows.at, 1, &state)) return false;
-    typename PanelRows<V, E, 2, int>::Groups dots;
+    typename PanelRows<V, E, kInputs, int>::Groups dots;
     rows.each_row([&](int b, const auto& row) SUMEXP_INLINE {
       V dot[1][Geometry<T>::kGroup / V::W];
       weighted_lanes(row.terms(), row.in(1), rows.count, dot);
