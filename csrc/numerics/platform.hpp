@@ -12,10 +12,12 @@
 #define SUMEXP_NS base
 #endif
 
-#if defined(SUMEXP_CALLS)  // for sanitizers: what they look for is compiled once a function, not at every place that calls it
+// Of a lambda, behind its parameters. Inlined where the compiler likes: in the portable variant, which is to be small, and
+// under sanitizers (SUMEXP_CALLS), whose checks are then compiled once a function, not wherever it is called.
+#if defined(SUMEXP_SMALL) || defined(SUMEXP_CALLS)
 #define SUMEXP_INLINE
 #else
-#define SUMEXP_INLINE __attribute__((always_inline))  // of a lambda, behind its parameters
+#define SUMEXP_INLINE __attribute__((always_inline))
 #endif
 
 #if defined(__CUDACC__)

@@ -36,8 +36,7 @@ inline int finish() {
 }
 inline constexpr int kSkipped = 77;  // the SKIP_RETURN_CODE of every test
 
-// Under emulation (tests/neon.sh) an instruction costs some fifty: tests that walk a grid of cases take every
-// k-th one there.
+// Under emulation (tests/neon.sh) an instruction costs some fifty.
 inline bool emulated() { return std::getenv("SUMEXP_EMULATED") != nullptr; }
 
 // Under AddressSanitizer an element costs some hundred nanoseconds: what needs many of them to take a path takes no more of
@@ -47,6 +46,9 @@ inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;
 #endif
+
+// Under either, tests that walk a grid of cases take every k-th one.
+inline bool slow() { return kSanitized || emulated(); }
 
 template <class To, class From>
 To bits_as(From from) {

@@ -426,7 +426,7 @@ void test_threads() {
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes)
       for (const Shape& shape : shapes) {
-        if (check::emulated() && turn++ % 5) continue;
+        if (check::slow() && turn++ % 5) continue;
         const Job job(op, type, shape.rows, shape.n, shape.kind);
         sumexp::set_num_threads(1);
         const Bytes one = job.compute();
@@ -549,7 +549,7 @@ int main(int argc, char** argv) {
   test_named_functions();
   sumexp::set_num_threads(1);
   Random random(2026);
-  for (int i = 0; i < (check::emulated() ? 500 : 3000); ++i) test_layout(random);
+  for (int i = 0; i < (check::slow() ? 500 : 3000); ++i) test_layout(random);
   test_threads();
   test_split_rows();
   test_callers_at_once();

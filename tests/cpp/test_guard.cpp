@@ -215,7 +215,7 @@ void large_results(const DTypeCase& type) {
 
 std::vector<std::int64_t> lengths() {
   std::vector<std::int64_t> list;
-  if (check::emulated()) return {0, 1, 3, 4, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 257, 511, 513, 2047, 2048, 2049};
+  if (check::slow()) return {0, 1, 3, 4, 5, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 255, 257, 511, 513, 2047, 2048, 2049};
   for (std::int64_t n = 0; n <= 70; ++n) list.push_back(n);
   for (const std::int64_t edge : {128, 256, 512, 1024, 1536, 2048})
     for (const std::int64_t d : {-9, -1, 0, 1, 7}) list.push_back(edge + d);
@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
   std::signal(SIGBUS, on_fault);
   sumexp::set_num_threads(1);
 
-  const int step = check::emulated() ? 7 : 1;
+  const int step = check::slow() ? 7 : 1;
   Arenas arenas(64 << 10);
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes) {
@@ -265,7 +265,7 @@ int main(int argc, char** argv) {
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes)
       for (const auto& [columns, n] : {std::pair<int, int>{17, 1100}, {33, 2100}, {40, 5000}, {18, 33'001}}) {
-        if (check::emulated() && n > 2100) continue;
+        if (check::slow() && n > 2100) continue;
         for (const bool at_end : {false, true})
           one_layout(large, op, type, columns, n, columns + (at_end ? 5 : 0), at_end, at_end);
       }
