@@ -27,10 +27,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Bytes of the installed module, by the number of GPU architectures in it; and kernels of one architecture. One more
 # operation may raise them by its own budget, and no more: 150 KB an instruction set, 1.5 MB and its kernels an architecture.
+# PTX comes with any number of architectures and is as large as the machine code of one.
 # (Before there were losses, sampling, masked rows, segments and the log domain: 6 MB, 35 MB with three, 542 kernels.)
 MB = 1_000_000
 LIMITS = {
-    "module": {0: 6.6 * MB, 1: 21.4 * MB, 2: 33.4 * MB, 3: 45.4 * MB},
+    "module": {0: 6.6 * MB, 1: 25.4 * MB, 2: 35.4 * MB, 3: 45.4 * MB},
     "kernels": 801,
 }
 

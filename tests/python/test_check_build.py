@@ -99,7 +99,7 @@ def test_a_tree_without_a_module_fails(tree, capsys):
 
 
 def test_limits_of_more_architectures():
-    assert [check_build.limit_of_module(n) / 1e6 for n in range(5)] == [6.6, 21.4, 33.4, 45.4, 57.4]
+    assert [check_build.limit_of_module(n) / 1e6 for n in range(5)] == [6.6, 25.4, 35.4, 45.4, 55.4]
 
 
 def run(*arguments):
