@@ -92,7 +92,7 @@ struct WeightedKernel {
   // Rows V::W at a time, of sums in T; of long ones as many as have room for their terms, since callers' stacks may be small.
   template <class S, class E>
   static bool panels(const cpu::Panel* panels, int count, double) {
-    constexpr int kRoom = V::W * Geometry<T>::kChunk / 4;
+    constexpr int kRoom = (V::W > 4 ? V::W / 4 : 1) * Geometry<T>::kChunk;  // of the longest row at least
     T terms[kRoom], value[kTiles][V::W] = {};
     const int at_once = kRoom / panels->count < V::W ? kRoom / panels->count : V::W;
     for (int t = 0; t < count; ++t)
