@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The module with the other Pythons of this machine: 3.10 to 3.14, the free-threaded builds among them, as found on PATH, with
-# pyenv and with uv. Builds it for each on one compiled library, and runs the tests of functions, errors and robustness; those
-# of bytes are the library's, which is the same for all.
+# pyenv and with uv. Builds it for each on one compiled library, and runs the tests of functions, errors and robustness,
+# without those of bytes, which are made by the library that all share.
 #
 #   tests/pythons.sh [BUILD_DIR [LIBRARY]]
 #
