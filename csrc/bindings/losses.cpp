@@ -77,7 +77,7 @@ IndexType index_type(const Strided& array) {
 }
 
 // A CrossEntropyCall with the memory that its views point to.
-struct Arguments {
+struct LossArguments {
   const char* name;
   Place place = {};
   CrossEntropyCall call;
@@ -171,7 +171,7 @@ struct Arguments {
   }
 };
 
-LossReduction reduction_of(const Arguments& a, const std::string& given) {
+LossReduction reduction_of(const LossArguments& a, const std::string& given) {
   const bool none = given == "none", mean = given == "mean";
   a.require(none || mean || given == "sum", PyExc_ValueError, "reduction", "is not 'none', 'mean' or 'sum'");
   return none ? LossReduction::none : mean ? LossReduction::mean : LossReduction::sum;
@@ -186,7 +186,7 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
                              const py::object& entropy, const py::object& z_loss_part, const py::object& predicted,
                              const py::object& correct, const py::object& saved, std::optional<std::int64_t> first_class,
                              std::int64_t classes, const py::object& workspace, const std::string& function) {
-  Arguments a;
+  LossArguments a;
   a.name = function.c_str();
   CrossEntropyCall& call = a.call;
   a.take_targets(logits, target, axis, target_weight, weight, token_weight, classes);
@@ -244,7 +244,7 @@ py::object run_cross_entropy(const py::object& logits, const py::object& target,
 py::object run_denominator(const py::object& logits, const py::object& target, int axis, const py::object& target_weight,
                            const py::object& weight, const py::object& token_weight, std::int64_t ignore_index,
                            const py::object& out, const py::object& workspace, const std::string& function) {
-  Arguments a;
+  LossArguments a;
   a.name = function.c_str();
   a.take_targets(logits, target, axis, target_weight, weight, token_weight);
   a.call.ignore_index = ignore_index;
@@ -258,7 +258,7 @@ py::object run_denominator(const py::object& logits, const py::object& target, i
 }
 
 py::object run_sum_rows(const py::object& values, const py::object& out, const py::object& workspace) {
-  Arguments a;
+  LossArguments a;
   a.name = "sum_rows";
   const Strided array = strided(values, a.name, "values", &a.place);
   if (!array.is_floating() || array.item < 4)

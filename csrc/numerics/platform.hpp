@@ -12,12 +12,20 @@
 #define SUMEXP_NS base
 #endif
 
-// Of a lambda, behind its parameters. Inlined where the compiler likes: in the portable variant, which is to be small, and
-// under sanitizers (SUMEXP_CALLS), whose checks are then compiled once a function, not wherever it is called.
+// SUMEXP_INLINE of a lambda, behind its parameters. SUMEXP_KERNEL before a function that a table or another file calls.
+// Everything is inlined into kernels. A file with many of them, all marked, defines SUMEXP_FLATTEN: the compiler then inlines
+// once, from the kernel down, and not at each level of calls, which is a third less work; a kernel of one long loop may get
+// slower by it. Inlined where the compiler likes: in the portable variant, which is to be small, and under sanitizers
+// (SUMEXP_CALLS), whose checks are then compiled once a function, not wherever it is called.
 #if defined(SUMEXP_SMALL) || defined(SUMEXP_CALLS)
 #define SUMEXP_INLINE
+#define SUMEXP_KERNEL
+#elif defined(SUMEXP_FLATTEN)
+#define SUMEXP_INLINE
+#define SUMEXP_KERNEL __attribute__((flatten))
 #else
 #define SUMEXP_INLINE __attribute__((always_inline))
+#define SUMEXP_KERNEL
 #endif
 
 #if defined(__CUDACC__)

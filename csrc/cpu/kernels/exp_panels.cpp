@@ -1,6 +1,6 @@
+#define SUMEXP_FLATTEN
 #include SUMEXP_SIMD
 //
-#if SUMEXP_REGISTERS
 #include "panel.hpp"
 
 namespace sumexp::SUMEXP_NS {
@@ -8,7 +8,7 @@ namespace sumexp::SUMEXP_NS {
 namespace {
 
 template <class Terms, class V, bool kApart, bool kStore, class E, class Count>
-__attribute__((noinline)) bool states_of(const cpu::Panel* panels, int count, TileState<V>* states, Count n) {
+__attribute__((noinline)) SUMEXP_KERNEL bool states_of(const cpu::Panel* panels, int count, TileState<V>* states, Count n) {
   PanelRows<V, E, 1, Count> rows[kTiles];
   for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
   return tile_states<Terms, kApart, kStore>(rows, count, states);
@@ -36,4 +36,3 @@ SUMEXP_PANELS(ShortTerms, F32, f16)
 SUMEXP_PANELS(ShortTerms, F32, bf16)
 
 }  // namespace sumexp::SUMEXP_NS
-#endif

@@ -1,6 +1,5 @@
 #include SUMEXP_SIMD
 //
-#if SUMEXP_REGISTERS
 #include "transposed.hpp"
 
 namespace sumexp::SUMEXP_NS {
@@ -23,4 +22,3 @@ SUMEXP_TILES(FullTerms, F64)
 SUMEXP_TILES(ShortTerms, F32)
 
 }  // namespace sumexp::SUMEXP_NS
-#endif

@@ -18,11 +18,11 @@ SUMEXP_FN T& as(void* p) {
 }
 
 template <class State>
-void empty_state(void* state) {
+SUMEXP_KERNEL void empty_state(void* state) {
   as<State>(state) = State::empty();
 }
 template <class State>
-void merge_states(const void* a, const void* b, void* to) {
+SUMEXP_KERNEL void merge_states(const void* a, const void* b, void* to) {
   as<State>(to) = merge(as<State>(a), as<State>(b));
 }
 

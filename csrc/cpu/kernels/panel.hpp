@@ -150,8 +150,8 @@ struct PanelRows {
 // row, which has NaN for all its results if that is one; null: none is. Row: nothing but vectors, a row's numbers in its lanes.
 // (No vector is given by value to what is not inlined: GCC 12 then leaves out vzeroupper at its end, and its caller's.)
 template <class V, class E, int kInputs, bool kTerms, int kLog = -1, class Count, class Row, class Map>
-__attribute__((noinline)) void map_panel(PanelRows<V, E, kInputs, Count> panel, const Row& row, const ElementOf<V>* nan,
-                                         Map map) {
+__attribute__((noinline)) SUMEXP_KERNEL void map_panel(PanelRows<V, E, kInputs, Count> panel, const Row& row,
+                                                       const ElementOf<V>* nan, Map map) {
   using T = ElementOf<V>;
   using Rows = PanelRows<V, E, kInputs, Count>;
   typename Rows::Cursor cursor(panel);

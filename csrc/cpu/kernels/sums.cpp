@@ -1,3 +1,4 @@
+#define SUMEXP_FLATTEN
 #include SUMEXP_SIMD
 //
 #include "sums.hpp"

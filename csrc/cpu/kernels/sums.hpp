@@ -56,7 +56,7 @@ struct SumsKernel {
   static SUMEXP_FN bool next_row(const cpu::Chunk& chunk) { return chunk.ahead > Geometry<T>::kChunk; }
 
   template <int pass, class E>
-  static void reduce(const cpu::Chunk& chunk, const void* from, void* to) {
+  SUMEXP_KERNEL static void reduce(const cpu::Chunk& chunk, const void* from, void* to) {
     const E* in[kInputs];
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<const E*>(chunk.in[k]);
     TileRow row;
@@ -69,7 +69,7 @@ struct SumsKernel {
       state.sum[k] = all || k == Op::kSums - 1 ? fold_group<V>(sums[k]) : WideOf<T>::constant(0);
   }
   template <int pass>
-  static void finish(const void* from, const cpu::RowContext& context, void* to) {
+  SUMEXP_KERNEL static void finish(const void* from, const cpu::RowContext& context, void* to) {
     const State& state = as<State>(from);
     Row& row = as<Row>(to);
     for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
@@ -77,7 +77,7 @@ struct SumsKernel {
     row.factor = static_cast<T>(context.factor);
   }
   template <class E>
-  static void map(const cpu::Chunk& chunk, const void* from) {
+  SUMEXP_KERNEL static void map(const cpu::Chunk& chunk, const void* from) {
     TileRow row = broadcast<V, TileRow>(as<Row>(from));
     prepare(row);
     const bool next = next_row(chunk) && !Op::kMapAdds;
@@ -104,7 +104,7 @@ struct SumsKernel {
     for (int t = 0; t < count; ++t) prepare(row[t]);
   }
   template <class E, class Count>
-  __attribute__((noinline)) static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
+  __attribute__((noinline)) SUMEXP_KERNEL static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
     PanelRows<V, E, kInputs, Count> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
@@ -163,13 +163,13 @@ struct SumsKernel {
     }
   }
   template <class E>
-  static bool panels(const cpu::Panel* panels, int count, double factor) {
+  SUMEXP_KERNEL static bool panels(const cpu::Panel* panels, int count, double factor) {
     constexpr int kGroup = Geometry<T>::kGroup;  // known to the compiler, a row of one group has no loop left
     if (panels->count == kGroup) panels_of<E>(panels, count, factor, std::integral_constant<int, kGroup>());
     else panels_of<E>(panels, count, factor, panels->count);
     return true;
   }
-  static bool tiles(const cpu::Tile* tiles, int count, double factor) {
+  SUMEXP_KERNEL static bool tiles(const cpu::Tile* tiles, int count, double factor) {
     Transposed<V, kInputs> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = Transposed<V, kInputs>(tiles[t]);
@@ -201,7 +201,8 @@ struct SumsKernel {
 
   // Long columns: straight down memory, with all lanes of all tiles in the cache, lane l of tile t at l * tiles + t.
   template <int pass, class S>
-  static void column_sums(const cpu::Columns& at, std::int64_t first, int count, void* scratch, const void* from, void* to) {
+  SUMEXP_KERNEL static void column_sums(const cpu::Columns& at, std::int64_t first, int count, void* scratch, const void* from,
+                                        void* to) {
     using G = Geometry<T>;
     constexpr int kSums = Op::kSums;
     TileRow known[kMostTiles<V, S>];
@@ -263,7 +264,7 @@ struct SumsKernel {
     return gather_lanes<V, TileRow>([&](int b) SUMEXP_INLINE { return rows[b]; });
   }
   template <class S>
-  static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
+  SUMEXP_KERNEL static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
     TileRow known[kMostTiles<V, S>];
     for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W), prepare(known[t]);
     const std::int64_t stride = at.stride[cpu::kOut];
