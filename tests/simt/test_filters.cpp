@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "machine/machine.hpp"
@@ -166,8 +167,11 @@ void all_rows(std::uint64_t seed) {
   constexpr FilterOrder kOrders[] = {FilterOrder::vllm, FilterOrder::hf, FilterOrder::llama_cpp};
   std::uint64_t k = seed;
   for (const std::int64_t n : kLengths)
-    for (int kind = 0; kind < kKinds; ++kind, ++k)
+    for (int kind = 0; kind < kKinds; ++kind, ++k) {
+      // of 16 bits only loads differ from float's: of long rows each format takes half of the kinds
+      if (sizeof(S) == 2 && n > 600 && kind % 2 == std::is_same_v<S, f16>) continue;
       rows_of<S>(kind, n, kOrders[k % 3], Layout(k / 3 % 4), k % 5 == 0, k % 2 ? simt::Place::front : simt::Place::back);
+    }
   for (const int kind : {0, 1, 3, 13}) rows_of<S>(kind, 20'000, kOrders[k++ % 3], Layout::packed, false, simt::Place::back);
 }
 

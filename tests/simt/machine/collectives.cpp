@@ -33,6 +33,13 @@ bool all_here(const Thread& t) {
   return true;
 }
 
+// memcpy of what is mostly a word or two, without a call.
+void copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 4) std::memcpy(to, from, 4);
+  else if (bytes == 8) std::memcpy(to, from, 8);
+  else std::memcpy(to, from, bytes);
+}
+
 int source_lane(const Thread& t) {
   switch (t.move) {
     case Move::index: return t.argument & 31;
@@ -50,7 +57,7 @@ void complete(const Thread& last) {
   unsigned votes = 0;
   for (int lane = 0; lane < w.size; ++lane) {
     if (!(mask >> lane & 1)) continue;
-    std::memcpy(brought[lane], w.lanes[lane]->value, bytes);
+    copy(brought[lane], w.lanes[lane]->value, bytes);
     if (w.lanes[lane]->move == Move::ballot && w.lanes[lane]->argument) votes |= 1u << lane;
   }
   for (int lane = 0; lane < w.size; ++lane) {
@@ -63,7 +70,7 @@ void complete(const Thread& last) {
       if (!(mask >> from & 1))
         fail_as(t, cudaErrorLaunchFailure,
                 words("%s reads lane %d, which is not in mask 0x%08x: the value is undefined", place(t.site), from, mask));
-      std::memcpy(t.value, brought[from], bytes);
+      copy(t.value, brought[from], bytes);
     }
     make_ready(t);
   }
@@ -74,15 +81,13 @@ void complete(const Thread& last) {
 template <class Release>
 void barrier(Thread& t, Waits kind, Site site, unsigned& arrived, unsigned gone, std::size_t expected, Release release) {
   t.site = site;
+  t.waits = kind;
   if (gone) fail(cudaErrorLaunchFailure, "%s, which %u threads left the kernel without reaching", place(site), gone);
   if (++arrived == expected) {
     arrived = 0;
-    t.waits = kind;
     release();
-    Fiber::swap(t.fiber, machine().scheduler);
-  } else {
-    wait(t, kind);
   }
+  switch_away(t);
 }
 
 void release_block(const Thread& t, Block& b, Waits kind) {
@@ -104,12 +109,12 @@ void warp_collective(Move move, unsigned mask, int argument, void* value, std::s
   t.mask = mask;
   t.argument = argument;
   t.bytes = bytes;
-  std::memcpy(t.value, value, bytes);
+  copy(t.value, value, bytes);
   t.waits = Waits::for_warp;
   t.warp->waiting |= 1u << t.at.lane;
   if (all_here(t)) complete(t);
-  Fiber::swap(t.fiber, machine().scheduler);
-  std::memcpy(value, t.value, bytes);
+  switch_away(t);
+  copy(value, t.value, bytes);
 }
 
 void block_barrier(Site site) {

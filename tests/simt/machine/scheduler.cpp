@@ -10,10 +10,6 @@ namespace simt {
 
 const Position* self = nullptr;
 
-Machine& machine() {
-  static auto* m = new Machine;  // outlives static destructors
-  return *m;
-}
 Settings& settings() { return machine().settings; }
 const std::string& error() { return machine().error; }
 const Counters& counters() { return machine().counters; }
@@ -56,14 +52,21 @@ cudaError_t check(const Shape& s) {
   return cudaSuccess;
 }
 
+void to_scheduler(Thread& t, bool last = false) {
+  Machine& m = machine();
+  self = nullptr;
+  m.left = &t.fiber;
+  Fiber::swap(t.fiber, m.scheduler, last);
+}
+
 void enter(void* argument) {
   Machine& m = machine();
-  Fiber::entered(m.scheduler);
+  Fiber::entered(*m.left);
   Thread& t = *static_cast<Thread*>(argument);
   m.body(m.argument);
   leave(t);
   t.waits = Waits::gone;
-  Fiber::swap(t.fiber, m.scheduler, true);
+  to_scheduler(t, true);
 }
 
 // Builds a cluster's threads once per launch; start() then puts a place in the grid under it.
@@ -159,6 +162,14 @@ Thread& choose() {
   return *w.lanes[lane];
 }
 
+Thread& run(Thread& t) {
+  Machine& m = machine();
+  m.running = &t;
+  self = &t.at;
+  ++m.counters.switches;
+  return t;
+}
+
 void finish_if_gone(Block& b) {
   if (b.gone < b.threads.size()) return;
   for (const auto& [tag, v] : machine().variables)
@@ -211,12 +222,9 @@ void run_all() {
   };
   refill();
   while (!m.ready.empty()) {
-    Thread& t = choose();
-    m.running = &t;
-    self = &t.at;
-    Fiber::swap(m.scheduler, t.fiber);
-    self = nullptr;
-    ++m.counters.switches;
+    m.left = &m.scheduler;
+    Fiber::swap(m.scheduler, run(choose()).fiber);
+    Thread& t = *m.running;
     if (t.waits == Waits::gone && m.code == cudaSuccess) {
       ++t.block->gone;
       finish_if_gone(*t.block);
@@ -265,15 +273,19 @@ void make_ready(Thread& t) {
   w.ready |= 1u << t.at.lane;
 }
 
-void wait(Thread& t, Waits what) {
-  t.waits = what;
-  Fiber::swap(t.fiber, machine().scheduler);
+void switch_away(Thread& t) {
+  Machine& m = machine();
+  if (m.ready.empty()) return to_scheduler(t);
+  Thread& next = run(choose());
+  if (&next == &t) return;
+  m.left = &t.fiber;
+  Fiber::swap(t.fiber, next.fiber);
 }
 
 void yield() {
   Thread& t = *machine().running;
   make_ready(t);
-  Fiber::swap(t.fiber, machine().scheduler);
+  switch_away(t);
 }
 
 const char* words(const char* format, ...) {
@@ -303,7 +315,7 @@ void fail_as(const Thread& t, cudaError_t code, const char* text) {
   Machine& m = machine();
   m.error = words("%s: %s", who(t), text);
   m.code = code;
-  Fiber::swap(m.running->fiber, m.scheduler);
+  to_scheduler(*m.running);
   __builtin_unreachable();
 }
 

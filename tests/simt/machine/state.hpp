@@ -73,6 +73,7 @@ struct Machine {
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
   Fiber scheduler;
+  Fiber* left = nullptr;  // that the last switch was from
   Thread* running = nullptr;
   std::vector<Cluster> clusters;
   std::vector<Region> stacks;  // for reuse
@@ -89,11 +90,14 @@ struct Machine {
   }
   std::uint64_t below(std::uint64_t n) { return std::uint64_t((unsigned __int128)(random()) * n >> 64); }
 };
-Machine& machine();
+inline Machine& machine() {
+  static auto* m = new Machine;  // outlives static destructors
+  return *m;
+}
 
 // scheduler.cpp
 void make_ready(Thread& t);
-void wait(Thread& t, Waits what);  // switches away; returns when made ready again
+void switch_away(Thread& t);  // to any thread that can run; returns when t, made ready, is that
 // Text that may still be in use when a fiber is abandoned: it lives in a ring of static buffers.
 const char* words(const char* format, ...) __attribute__((format(printf, 1, 2)));
 const char* who(const Thread& t);   // "thread (3,0,0) of block (1,0,0)"
