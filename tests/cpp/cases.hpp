@@ -225,6 +225,7 @@ inline bool choose_isa(const char* name) {
   if (!name) return true;
   const Status status = sumexp::set_isa(name);
   if (!status.ok()) std::printf("skipped: %s\n", status.message);
+  check::software_fma = std::string(name) == "portable";
   return status.ok();
 }
 

@@ -47,8 +47,9 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-// Under either, tests that walk a grid of cases take every k-th one.
-inline bool slow() { return kSanitized || emulated(); }
+// Under either, and where fma is software, tests that walk a grid of cases take every k-th one.
+inline bool software_fma = false;  // choose_isa says so
+inline bool slow() { return kSanitized || emulated() || software_fma; }
 
 template <class To, class From>
 To bits_as(From from) {
