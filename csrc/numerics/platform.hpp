@@ -12,15 +12,15 @@
 #define SUMEXP_NS base
 #endif
 
-// SUMEXP_INLINE of a lambda, behind its parameters. SUMEXP_KERNEL before a function that a table or another file calls.
-// Everything is inlined into kernels. A file with many of them, all marked, defines SUMEXP_FLATTEN: the compiler then inlines
-// once, from the kernel down, and not at each level of calls, which is a third less work; a kernel of one long loop may get
-// slower by it. Inlined where the compiler likes: in the portable variant, which is to be small, and under sanitizers
+// SUMEXP_INLINE stands behind the parameters of a lambda, SUMEXP_KERNEL before a function that a table or another file calls.
+// Everything is inlined into kernels. Where SUMEXP_FLATTEN is defined, by a file all of whose kernels are marked, GCC does so
+// once, from the kernel down, and not at every level of calls: a third less work, but loops over a chunk may get slower by it.
+// (clang's flatten goes one level down.) Nothing is forced in the portable variant, which is to be small, and under sanitizers
 // (SUMEXP_CALLS), whose checks are then compiled once a function, not wherever it is called.
 #if defined(SUMEXP_SMALL) || defined(SUMEXP_CALLS)
 #define SUMEXP_INLINE
 #define SUMEXP_KERNEL
-#elif defined(SUMEXP_FLATTEN)
+#elif defined(SUMEXP_FLATTEN) && !defined(__clang__)
 #define SUMEXP_INLINE
 #define SUMEXP_KERNEL __attribute__((flatten))
 #else

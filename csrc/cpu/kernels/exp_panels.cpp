@@ -17,7 +17,7 @@ __attribute__((noinline)) SUMEXP_KERNEL bool states_of(const cpu::Panel* panels,
 }  // namespace
 
 template <class Terms, class V, bool kApart, bool kStore, class E>
-bool panel_states(const cpu::Panel* panels, int count, TileState<V>* states) {
+SUMEXP_KERNEL bool panel_states(const cpu::Panel* panels, int count, TileState<V>* states) {
   constexpr int kGroup = Geometry<ElementOf<V>>::kGroup;  // known to the compiler, a row of one group has no loop left
   if (panels->count == kGroup)
     return states_of<Terms, V, kApart, kStore, E>(panels, count, states, std::integral_constant<int, kGroup>());
