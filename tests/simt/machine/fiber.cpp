@@ -140,8 +140,13 @@ void Fiber::prepare(void* stack, std::size_t bytes, void (*entry)(void*), void* 
 #endif
 }
 
+#if defined(SIMT_ASAN)
+static Fiber* left;  // that the last switch was from
+#endif
+
 void Fiber::swap(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
 #if defined(SIMT_ASAN)
+  left = &from;
   __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack_, to.bottom_, to.bytes_);
 #endif
 #if defined(SIMT_UCONTEXT)
@@ -154,9 +159,9 @@ void Fiber::swap(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
 #endif
 }
 
-void Fiber::entered([[maybe_unused]] Fiber& from) {
+void Fiber::entered() {
 #if defined(SIMT_ASAN)
-  __sanitizer_finish_switch_fiber(nullptr, &from.bottom_, &from.bytes_);
+  __sanitizer_finish_switch_fiber(nullptr, &left->bottom_, &left->bytes_);
 #endif
 }
 

@@ -31,8 +31,8 @@ class Fiber {
   // Saves this place in `from` and continues `to`. `last`: `from` will not be continued.
   static void swap(Fiber& from, Fiber& to, bool last = false);
 
-  // First call of every entry function; `from` is the fiber that switched to it.
-  static void entered(Fiber& from);
+  // First call of every entry function.
+  static void entered();
 
  private:
 #if defined(SIMT_UCONTEXT)

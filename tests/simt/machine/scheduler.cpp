@@ -53,15 +53,13 @@ cudaError_t check(const Shape& s) {
 }
 
 void to_scheduler(Thread& t, bool last = false) {
-  Machine& m = machine();
   self = nullptr;
-  m.left = &t.fiber;
-  Fiber::swap(t.fiber, m.scheduler, last);
+  Fiber::swap(t.fiber, machine().scheduler, last);
 }
 
 void enter(void* argument) {
   Machine& m = machine();
-  Fiber::entered(*m.left);
+  Fiber::entered();
   Thread& t = *static_cast<Thread*>(argument);
   m.body(m.argument);
   leave(t);
@@ -222,7 +220,6 @@ void run_all() {
   };
   refill();
   while (!m.ready.empty()) {
-    m.left = &m.scheduler;
     Fiber::swap(m.scheduler, run(choose()).fiber);
     Thread& t = *m.running;
     if (t.waits == Waits::gone && m.code == cudaSuccess) {
@@ -274,12 +271,9 @@ void make_ready(Thread& t) {
 }
 
 void switch_away(Thread& t) {
-  Machine& m = machine();
-  if (m.ready.empty()) return to_scheduler(t);
+  if (machine().ready.empty()) return to_scheduler(t);
   Thread& next = run(choose());
-  if (&next == &t) return;
-  m.left = &t.fiber;
-  Fiber::swap(t.fiber, next.fiber);
+  if (&next != &t) Fiber::swap(t.fiber, next.fiber);
 }
 
 void yield() {

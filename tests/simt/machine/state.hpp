@@ -73,7 +73,6 @@ struct Machine {
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
   Fiber scheduler;
-  Fiber* left = nullptr;  // that the last switch was from
   Thread* running = nullptr;
   std::vector<Cluster> clusters;
   std::vector<Region> stacks;  // for reuse
