@@ -9,16 +9,6 @@ namespace sumexp::cpu {
 // The place of the instruction set in use, in the order of SUMEXP_OF_ISAS.
 int isa_in_use();
 
-// The tables of one family, in that order.
-template <class Table>
-struct Tables {
-  const Table& (*of[5])();
-};
-template <class Table, class... More>
-Tables<Table> tables(const Table& (*first)(), More... more) {
-  return {{first, more...}};
-}
-
 #if defined(SUMEXP_HAVE_scalar_fma)
 #define SUMEXP_OF_SCALAR(prefix) prefix##scalar, prefix##scalar_fma
 #else
@@ -41,7 +31,11 @@ Tables<Table> tables(const Table& (*first)(), More... more) {
 #endif
 // The names of all instruction sets of this build after a prefix, the best last.
 #define SUMEXP_OF_ISAS(prefix) SUMEXP_OF_SCALAR(prefix) SUMEXP_OF_AVX2(prefix) SUMEXP_OF_AVX512(prefix) SUMEXP_OF_NEON(prefix)
-#define SUMEXP_AT(prefix, isa) ::sumexp::cpu::tables(SUMEXP_OF_ISAS(prefix)).of[isa]()
+#define SUMEXP_AT(prefix, isa)                                                       \
+  ([](int place) -> const auto& {                                                    \
+    static constexpr decltype(&prefix##scalar) kTables[] = {SUMEXP_OF_ISAS(prefix)}; \
+    return kTables[place]();                                                         \
+  }(isa))
 #define SUMEXP_IN_USE(prefix) SUMEXP_AT(prefix, ::sumexp::cpu::isa_in_use())
 
 // For `elements` that cost about as much as those of a softmax: how many threads are worth waking, at most get_num_threads().

@@ -12,10 +12,13 @@ namespace sumexp::cpu {
 
 namespace {
 
+constexpr unsigned bit(int operand) { return 1u << operand; }
+
 template <class Op>
 constexpr OpInfo describe(const char* name) {
+  const unsigned row_like = bit(kExtra) | (Op::kRowOutput ? bit(kOut) : 0) | (Op::kRowInput < 0 ? 0 : bit(Op::kRowInput));
   return {name,      Op::kInputs,      Op::kRowInput, Op::kPasses, Op::kRowOutput, Op::kLogits, Op::kProbability,
-          Op::kMask, Op::kTemperature, Op::kExtra,    Op::kIndex,  Op::kApart};
+          Op::kMask, Op::kTemperature, Op::kExtra,    Op::kIndex,  Op::kApart,     row_like};
 }
 #define SUMEXP_DESCRIBE(name, Op, Family) describe<SUMEXP_NS::Op>(#name),
 constexpr OpInfo kOps[] = {SUMEXP_OPERATIONS(SUMEXP_DESCRIBE)};
@@ -50,28 +53,24 @@ void set_factor(Plan& plan, int power) {
   plan.late = std::ldexp(1.0, rest / 2);
 }
 
-bool has_length_one_on_rows(const OpInfo& info, int operand) {
-  if (operand == kOut) return info.row_output;
-  if (operand == kExtra) return true;
-  return operand == info.row_input;
+// Calls body(k) for each operand of a set.
+template <class Body>
+void each(unsigned operands, Body body) {
+  for (; operands; operands &= operands - 1) body(__builtin_ctz(operands));
 }
 
 // Merges neighbours that every operand walks through as if they were one dimension.
 int coalesce(Dim* dims, int count) {
-  int kept = 0;
-  for (int d = 0; d < count; ++d) {
-    if (dims[d].size == 1) continue;
-    bool joined = kept > 0;
-    for (int k = 0; joined && k < kOperands; ++k) joined = dims[kept - 1].stride[k] == dims[d].stride[k] * dims[d].size;
-    if (joined) {
-      const std::int64_t size = dims[kept - 1].size * dims[d].size;
-      dims[kept - 1] = dims[d];
-      dims[kept - 1].size = size;
-    } else {
-      dims[kept++] = dims[d];
-    }
+  int last = 0;
+  for (int d = 1; d < count; ++d) {
+    bool joined = true;
+    for (int k = 0; joined && k < kOperands; ++k) joined = dims[last].stride[k] == dims[d].stride[k] * dims[d].size;
+    const std::int64_t size = joined ? dims[last].size * dims[d].size : dims[d].size;
+    if (!joined) ++last;
+    dims[last] = dims[d];
+    dims[last].size = size;
   }
-  return kept;
+  return last + 1;
 }
 
 }  // namespace
@@ -117,24 +116,19 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.dtype = call.dtype;
   plan.temperature = call.temperature;
   set_factor(plan, info.temperature);
-  const View* views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.extra};
-  const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
-
   if (call.ndim > 0 && !call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
-  constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "extra"};
-  for (int k = 0; k < kOperands; ++k)
-    if (call.ndim > 0 && views[k]->data && !views[k]->strides)
-      return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
   if (call.extra.data && !info.extra) return fail(Code::invalid_argument, "extra: %s has no second result", info.name);
-
-  static constexpr std::int64_t kNowhere[kMaxDims] = {};  // strides of what is absent
-  const std::int64_t* strides[kOperands];
-  bool row_like[kOperands];
+  static constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "extra"};
+  const View* const views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.extra};
+  unsigned present = 0;
   for (int k = 0; k < kOperands; ++k) {
-    strides[k] = views[k]->data ? views[k]->strides : kNowhere;
-    row_like[k] = has_length_one_on_rows(info, k);
     plan.data[k] = views[k]->data;
+    if (!plan.data[k]) continue;
+    if (call.ndim > 0 && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+    present |= bit(k);
   }
+  const unsigned elementwise = present & ~info.row_like;
+  const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
   plan.rows = plan.n = 1;
   plan.batch_dims = plan.row_dims = 0;
   std::int64_t bytes = item_size(call.dtype);
@@ -144,12 +138,13 @@ Status make_plan(const Call& call, Plan& plan) {
     if (size < 0)
       return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
                   static_cast<long long>(size));
+    if (size == 1) continue;
     const bool on_row = (call.axes >> d) & 1;
     Dim& dim = on_row ? plan.row[plan.row_dims++] : plan.batch[plan.batch_dims++];
-    dim.size = size;
-    std::int64_t& count = on_row ? plan.n : plan.rows;
-    fits &= !__builtin_mul_overflow(count, size, &count) && !(size && __builtin_mul_overflow(bytes, size, &bytes));
-    for (int k = 0; k < kOperands; ++k) dim.stride[k] = on_row && row_like[k] ? 0 : strides[k][d];
+    dim = {size, {}};
+    std::int64_t& total = on_row ? plan.n : plan.rows;
+    fits &= !__builtin_mul_overflow(total, size, &total) && !(size && __builtin_mul_overflow(bytes, size, &bytes));
+    each(on_row ? elementwise : present, [&](int k) { dim.stride[k] = views[k]->strides[d]; });
   }
   if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
@@ -160,17 +155,15 @@ Status make_plan(const Call& call, Plan& plan) {
     if (!plan.data[kOut]) return fail(Code::invalid_argument, "out: missing");
   }
 
-  plan.batch_dims = coalesce(plan.batch, plan.batch_dims);
-  plan.row_dims = coalesce(plan.row, plan.row_dims);
+  if (plan.batch_dims > 1) plan.batch_dims = coalesce(plan.batch, plan.batch_dims);
+  if (plan.row_dims > 1) plan.row_dims = coalesce(plan.row, plan.row_dims);
   const std::int64_t item = item_size(call.dtype);
-  const auto elementwise = [&](int k) { return plan.data[k] && k != kWhere && !row_like[k]; };
   plan.direct = plan.row_dims <= 1 && !plan.data[kWhere] && !(info.temperature == -1 && call.temperature != 1.0);
   plan.columns = plan.batch_dims > 0 && plan.row_dims == 1;
-  for (int k = 0; k < kOperands; ++k) {
-    if (!elementwise(k)) continue;
+  each(elementwise & ~bit(kWhere), [&](int k) {
     if (plan.row_dims == 1 && plan.row[0].stride[k] != item) plan.direct = false;
-    if (plan.columns && plan.batch[plan.batch_dims - 1].stride[k] != item) plan.columns = false;
-  }
+    if (plan.columns && plan.step(k) != item) plan.columns = false;
+  });
   if (plan.direct) plan.columns = false;
   const std::int64_t stream_from = plan.columns ? cpu::stream_bytes_of_columns(item) : stream_bytes();
   plan.stream = !info.row_output && plan.rows * plan.n * item >= stream_from;
@@ -188,7 +181,7 @@ Status check_indices(const Plan& plan) {
   if (!info.index || !plan.data[info.row_input]) return Status{};
   const int k = info.row_input;
   const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
-  const std::int64_t step = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[k] : 0;
+  const std::int64_t step = plan.step(k);
   for (std::int64_t r = 0; r < plan.rows; r += inner) {
     const char* at = static_cast<const char*>(plan.data[k]) + plan.row_offsets(r).at[k];
     for (std::int64_t i = 0; i < inner; ++i, at += step) {

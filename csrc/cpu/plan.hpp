@@ -36,6 +36,7 @@ struct OpInfo {
   bool extra;          // a second result, one value a row, may be asked for
   bool index;          // the row input is an index: of an element of in[0]
   bool apart;          // the maximum is kept out of the sum: logits may be read again when their terms are there already
+  unsigned row_like;   // bit k: operand k has one value a row
 };
 const OpInfo& op_info(Op op);
 std::int64_t item_size(DType dtype);
@@ -55,6 +56,8 @@ struct Plan {
   std::int64_t kept_bytes;  // what a thread may leave in the cache that all share
   bool scaled = false;      // of ops with an index, from within the library: see ScaledIndex in kernels/table.hpp
 
+  // Bytes of operand k from a row to the next within the innermost batch dimension.
+  std::int64_t step(int k) const { return batch_dims ? batch[batch_dims - 1].stride[k] : 0; }
   Offsets row_offsets(std::int64_t r) const;
   // Rows from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory.
   std::int64_t rows_to_boundary(std::int64_t r, std::int64_t bytes) const;

@@ -83,7 +83,7 @@ void ColumnDriver::begin_block(std::int64_t r, int rows) {
   for (int k = 0; k < kOperands; ++k) {
     at_.data[k] = static_cast<char*>(plan_.data[k]) + first.at[k];
     at_.stride[k] = plan_.row[0].stride[k];
-    step_[k] = plan_.batch[plan_.batch_dims - 1].stride[k];
+    step_[k] = plan_.step(k);
   }
   workspace_.reset();
   const int buffers = sums_ && !short_ ? 1 : job_.info.inputs + (resident_ && job_.own_terms);  // one for the lanes of sums

@@ -35,22 +35,22 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   // Terms may not take the place of logits.
   const bool beside = job.own_terms && (!direct_ || plan_.data[kOut] == plan_.data[kIn0]);
   const std::int64_t bytes = plan_.n * (inputs_ + beside) * job.wide;
-  // Columns taken together: a line of them, but no less than a vector and no more than kTiles panels.
-  int line = kLineBytes / job.item;
-  if (line > kTiles * width) line = kTiles * width;
-  if (plan_.columns && line > width && bytes * line <= kResidentBytes) width_ = line;
+  if (plan_.columns) {  // taken together: a line of them, but no less than a vector and no more than kTiles panels
+    int line = kLineBytes / job.item;
+    if (line > kTiles * width) line = kTiles * width;
+    if (line > width && bytes * line <= kResidentBytes) width_ = line;
+  }
   resident_ = !direct_ && bytes * width_ <= kResidentBytes;
   const std::int64_t most = plan_.kept_bytes > kResidentBytes ? plan_.kept_bytes : kResidentBytes;
   const bool elsewhere = plan_.stream || !wide_elements || beside;
   const bool scratch_row = direct_ && probabilities && elsewhere && !shared_maxima && plan_.n * job.wide <= most;
   in_result_ = direct_ && probabilities && !elsewhere;
   keep_terms_ = probabilities && (resident_ || scratch_row || in_result_);
-  // Rows in the cache are an odd number of lines apart, so that they do not meet in the same sets.
-  const std::int64_t in_line = kLineBytes / job.wide;
-  pitch_ = (chunks_ == 1 ? plan_.n : (resident_ || scratch_row ? chunks_ : 1) * job.order.chunk) / in_line * in_line + in_line;
-  if (pitch_ / in_line % 2 == 0) pitch_ += in_line;
+  const std::int64_t kept = chunks_ == 1 ? plan_.n : (resident_ || scratch_row ? chunks_ : 1) * job.order.chunk;
+  pitch_ = odd_lines(kept * job.wide) / job.wide;
   panels_ = offers_panels && direct_ && plan_.n <= kShortRow ? kTiles : 1;
-  for (int k = 0; k < kOperands; ++k) step_[k] = plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1].stride[k] : 0;
+  static constexpr Dim kNone = {};
+  step_ = (plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1] : kNone).stride;
   // To the element that is read a block of rows, or a chunk, later.
   ahead_ = !direct_ ? 0 : plan_.n * job.item > kAheadBytes ? job.order.chunk : panels_ * width_ * step_[0] / job.item;
   workspace.reset();
@@ -239,20 +239,29 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
   pack(0);
   if (overflows_) return false;
   const int width = job_.moves.width, input = job_.info.row_input;
+  const bool stream = direct_ && plan_.stream;
+  constexpr RowsAt kNone = {nullptr, 0};
+  const auto rows_of = [&](int k) { return RowsAt{address(k, 0), step_[k]}; };
+  RowsAt in[kMaxInputs], terms = kNone, out = job_.info.row_output ? rows_of(kOut) : rows_at(kOut, 0);
+  for (int k = 0; k < inputs_; ++k) in[k] = rows_at(k, 0);
+  if (job_.info.probabilities) terms = {this->terms(0, 0), in_result_ ? step_[kOut] : pitch_ * job_.wide};
+  RowsAt row_input = input >= 0 ? rows_of(input) : kNone, extra = plan_.data[kExtra] ? rows_of(kExtra) : kNone;
+  // Number by number, as begin_block has it.
+  const auto next = [width](RowsAt& at) {
+    const RowsAt here = at;
+    at.first += width * at.step;
+    return here;
+  };
   Panel panels[kTiles];
   int count = 0;
-  for (int first = 0; first < rows; first += width, ++count) {
+  for (int left = rows; left > 0; left -= width, ++count) {
     Panel& panel = panels[count];
-    for (int k = 0; k < inputs_; ++k) panel.in[k] = rows_at(k, first);
-    panel.out = job_.info.row_output ? RowsAt{address(kOut, first), step_[kOut]} : rows_at(kOut, first);
-    panel.terms = {nullptr, 0};
-    if (job_.info.probabilities) panel.terms = {terms(0, first), in_result_ ? step_[kOut] : pitch_ * job_.wide};
-    if (input >= 0) panel.row_input = {address(input, first), step_[input]};
-    panel.extra = {plan_.data[kExtra] ? address(kExtra, first) : nullptr, step_[kExtra]};
+    for (int k = 0; k < inputs_; ++k) panel.in[k] = next(in[k]);
+    panel.terms = next(terms), panel.out = next(out), panel.row_input = next(row_input), panel.extra = next(extra);
     panel.count = static_cast<int>(plan_.n);
-    panel.rows = rows - first < width ? rows - first : width;
+    panel.rows = left < width ? left : width;
     panel.ahead = ahead_;
-    panel.stream = direct_ && plan_.stream;
+    panel.stream = stream;
     panel.scaled = plan_.scaled;
   }
   if (!run(panels, count, job_.factor)) return false;

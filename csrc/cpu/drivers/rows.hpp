@@ -53,17 +53,17 @@ class RowDriver {
   bool direct_, resident_, keep_terms_, in_result_;
   // Of quotients by the temperature: whether one of the block overflows; of each row, that, and that its are less its maximum.
   bool overflows_ = false, *overflow_, *apart_;
-  Offsets offsets_ = {};
-  std::int64_t step_[kOperands];
+  Offsets offsets_;
+  const std::int64_t* step_;  // plan_.step of each operand
   char* packed_[kMaxInputs];
   char *scratch_, *maxima_, *states_, *finished_, *row_maxima_;
   StateTree* trees_;
   // The row before, where it is finished but its results are not written: that is done while the next row is reduced.
   struct Waiting {
-    bool waits;
+    bool waits = false;
     Offsets offsets;
     char *terms, *maxima, *finished;
-  } waiting_ = {};
+  } waiting_;
   bool overlaps_;
 };
 

@@ -138,6 +138,36 @@ struct PanelRows {
     }
   }
 
+  // Of input k, of all rows: no lane's largest element is missing.
+  SUMEXP_FN V most(int k) const {
+    V top = V(-Limits<T>::infinity);
+    each_row([&](int, const Cursor& row) SUMEXP_INLINE {
+      each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
+        top = larger(memory.template load<V>(row.in(k) + i, -Limits<T>::infinity), top);
+      });
+    });
+    return top;
+  }
+  // The last sum (kWinnersApart), the others 0, as where no element wins. kLook: returned is what `most` returns of y.
+  template <class Op, bool kLook>
+  SUMEXP_FN V usual_sum(RowScalars<V>& row) const {
+    Groups groups;
+    V top = V(-Limits<T>::infinity);
+    each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
+      const E* x[kInputs];
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) x[k] = cursor.in(k);
+      V sum[kVectors], own = V(-Limits<T>::infinity);
+      usual_lanes<V, Op>(x, count, sum, [&](V y) SUMEXP_INLINE { own = kLook ? larger(y, own) : own; });
+      groups[b] = group_members(sum);
+      top = larger(own, top);
+    });
+    repeat_first(groups);
+    for (int a = 0; a < Op::kSums - 1; ++a) place_sum<Op, 0>(a, WideOf<V>::constant(0), row);
+    place_sum<Op, 0>(Op::kSums - 1, groups.fold(), row);
+    return top;
+  }
+
  private:
   static SUMEXP_FN RowScalars<V> scalars_of(const RowScalars<V>& row, int b) {
     RowScalars<V> to;

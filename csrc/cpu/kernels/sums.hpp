@@ -117,13 +117,6 @@ struct SumsKernel {
   }
   // Of short rows any may have a winner or not: what is taken is decided once a panel, or branches would be guessed wrong.
   static constexpr int kManyBranches = 512;
-  struct Last : SumsOp {
-    static constexpr int kInputs = Op::kInputs, kPasses = 1, kSums = 1, kLog = Op::kLog;
-    template <int pass, class X>
-    static SUMEXP_FN void add(X* acc, const X* in, const RowScalars<X>&) {
-      acc[0] = Op::usual(acc[0], in);
-    }
-  };
   struct All : Op {
     static constexpr bool kWinnersApart = false;
   };
@@ -132,22 +125,13 @@ struct SumsKernel {
     static_assert(Op::kSums == 2 && Op::kPrepares);
     bool winners[kTiles];
     for (int t = 0; t < count; ++t) {
-      V top = V(-Limits<T>::infinity);
-      rows[t].each_row([&](int, const auto& at) SUMEXP_INLINE {
-        each_vector<V>(rows[t].count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
-          top = larger(memory.template load<V>(at.in(Op::kLog) + i, -Limits<T>::infinity), top);
-        });
-      });
-      winners[t] = any(wins(top));
       row[t].factor = V(static_cast<T>(factor));
       RowScalars<V>& sums = row[t].sums;
-      if (winners[t]) {
-        rows[t].template sums<All, 0>(sums);
-      } else {
-        rows[t].template sums<Last, 0>(sums);
-        sums.h[1] = sums.h[0], sums.l[1] = sums.l[0];
-        sums.h[0] = sums.l[0] = V(T(0));
-      }
+      const bool ask_first = rows[t].count <= cpu::kShortRow;  // the shorter a row, the more its sums cost beside its elements
+      winners[t] = ask_first && any(wins(rows[t].most(Op::kLog)));
+      if (!ask_first) winners[t] = any(wins(rows[t].template usual_sum<Op, true>(sums)));
+      else if (!winners[t]) rows[t].template usual_sum<Op, false>(sums);
+      if (winners[t]) rows[t].template sums<All, 0>(sums);
       prepare(row[t]);
     }
     for (int t = 0; t < count; ++t) {
