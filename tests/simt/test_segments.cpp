@@ -151,11 +151,12 @@ void check_all(DType dtype) {
 
 }  // namespace
 
-int main() {
-  check_all<float>(DType::f32);
-  check_all<double>(DType::f64);
-  check_all<gpu::f16>(DType::f16);
-  check_all<gpu::bf16>(DType::bf16);
+int main(int argc, char** argv) {
+  const std::string only = argc > 1 ? argv[1] : "";
+  if (only.empty() || only == "f32") check_all<float>(DType::f32);
+  if (only.empty() || only == "f64") check_all<double>(DType::f64);
+  if (only.empty() || only == "f16") check_all<gpu::f16>(DType::f16);
+  if (only.empty() || only == "bf16") check_all<gpu::bf16>(DType::bf16);
   std::printf("%d checks, %d failed\n", checks, failures);
   return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }
