@@ -504,6 +504,30 @@ void test_families_without_arrays() {
   CHECK(sumexp::sample_counts(draws, counts, of_counts).ok() && counts[0] + counts[1] + counts[2] == 1, "one draw");
   draws.replacement = true;
   expect(sumexp::sample_piece(draws, INT64_MAX, 1, x, nullptr), "chunk: got 9223372036854775807");
+  draws.min_p = {&number, 0}, number = 0.5;
+  std::int16_t classes[2] = {-7, -7};
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "min_p: given; sample_piece has no filters");
+  expect(sumexp::finish_pieces(draws, 1, x, classes), "min_p: given; finish_pieces has no filters");
+  draws.min_p = {}, draws.replacement = false;
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "replacement: got false; sample_piece");
+  CHECK(classes[0] == -7 && x[0] == 0.0f, "a piece was written: %d %g", classes[0], static_cast<double>(x[0]));
+  draws.order = static_cast<sumexp::FilterOrder>(7);
+  expect(sumexp::sample(draws), "order: got code 7; accepted are 0 to 2");
+  sumexp::Filters filters;
+  filters.order = draws.order;
+  sumexp::FilterCut cut = {};
+  expect(sumexp::filter_cut(sumexp::DType::f32, x, 6, filters, &cut), "order: got code 7; accepted are 0 to 2");
+  sumexp::MaskedCall masked;
+  masked.ndim = 2, masked.shape = rows, masked.x = masked.out = out, masked.empty = static_cast<sumexp::Empty>(2);
+  expect(sumexp::masked(masked), "empty: got code 2; accepted are 0 and 1");
+  // Sizes whose bytes 63 bits cannot count.
+  const std::int64_t huge = std::int64_t{1} << 40;
+  expect(sumexp::gumbel_noise({&seed, 0}, {}, huge, huge, &number), "rows, n: have more bytes");
+  expect(sumexp::matrix(sumexp::Matrix::softmax_jacobian, sumexp::DType::f32, x, x, 2, huge),
+         "rows, n: matrices have more bytes");
+  sumexp::SegmentsCall segments;
+  segments.elements = segments.features = huge, segments.segments = 1, segments.offsets = offsets;
+  expect(sumexp::segments(segments), "elements, segments, features: have more bytes");
 }
 
 void test_callers_at_once() {

@@ -318,7 +318,18 @@ void refused() {
   check(std::strstr(run().message, "axis: got 2") != nullptr, "axis", run().message, 0, 0, 0);
   call.axis = 1, call.order = FilterOrder(9);
   check(std::strstr(run().message, "order: got code 9") != nullptr, "order", run().message, 0, 0, 0);
-  call.order = FilterOrder::vllm, call.seed.data = nullptr;
+  call.order = FilterOrder::vllm;
+  char states[4] = {};
+  std::int16_t classes[4] = {};
+  const auto piece = [&](std::int64_t chunk) {
+    return on_machine([&](cuda::Target& target) { return cuda::sample_piece(call, chunk, 1, states, classes, target); });
+  };
+  check(std::strstr(piece(std::numeric_limits<std::int64_t>::max()).message, "chunk: got 9223372036854775807") != nullptr,
+        "a piece's chunk", "accepted", 0, 0, 0);
+  call.top_k = {out.data(), 0};
+  check(std::strstr(piece(0).message, "top_k: given; sample_piece has no filters") != nullptr, "a piece's filters", "accepted",
+        0, 0, 0);
+  call.top_k = {}, call.seed.data = nullptr;
   check(std::strstr(run().message, "seed: missing") != nullptr, "seed", run().message, 0, 0, 0);
 }
 

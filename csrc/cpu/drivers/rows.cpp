@@ -241,12 +241,12 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
   const int width = job_.moves.width, input = job_.info.row_input;
   const bool stream = direct_ && plan_.stream;
   constexpr RowsAt kNone = {nullptr, 0};
-  const auto rows_of = [&](int k) { return RowsAt{address(k, 0), step_[k]}; };
-  RowsAt in[kMaxInputs], terms = kNone, out = job_.info.row_output ? rows_of(kOut) : rows_at(kOut, 0);
+  const auto one_a_row = [&](int k) { return RowsAt{address(k, 0), step_[k]}; };
+  RowsAt in[kMaxInputs], terms_at = kNone, out = job_.info.row_output ? one_a_row(kOut) : rows_at(kOut, 0);
   for (int k = 0; k < inputs_; ++k) in[k] = rows_at(k, 0);
-  if (job_.info.probabilities) terms = {this->terms(0, 0), in_result_ ? step_[kOut] : pitch_ * job_.wide};
-  RowsAt row_input = input >= 0 ? rows_of(input) : kNone, extra = plan_.data[kExtra] ? rows_of(kExtra) : kNone;
-  // Number by number, as begin_block has it.
+  if (job_.info.probabilities) terms_at = {terms(0, 0), in_result_ ? step_[kOut] : pitch_ * job_.wide};
+  RowsAt row_input = input >= 0 ? one_a_row(input) : kNone, extra = plan_.data[kExtra] ? one_a_row(kExtra) : kNone;
+  // Where the rows of this panel are; the next begins behind them. Number by number, as begin_block has it.
   const auto next = [width](RowsAt& at) {
     const RowsAt here = at;
     at.first += width * at.step;
@@ -257,7 +257,7 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
   for (int left = rows; left > 0; left -= width, ++count) {
     Panel& panel = panels[count];
     for (int k = 0; k < inputs_; ++k) panel.in[k] = next(in[k]);
-    panel.terms = next(terms), panel.out = next(out), panel.row_input = next(row_input), panel.extra = next(extra);
+    panel.terms = next(terms_at), panel.out = next(out), panel.row_input = next(row_input), panel.extra = next(extra);
     panel.count = static_cast<int>(plan_.n);
     panel.rows = left < width ? left : width;
     panel.ahead = ahead_;

@@ -31,6 +31,8 @@ Status check_masked(const MaskedCall& call) {
   if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))
     return fail(Code::invalid_argument, "softcap: got %g; accepted are numbers above 0 that the dtype has, or none",
                 call.softcap);
+  if (call.empty != Empty::zero && call.empty != Empty::nan)
+    return fail(Code::invalid_argument, "empty: got code %d; accepted are 0 and 1 (zero, nan)", static_cast<int>(call.empty));
   if (call.causal && call.ndim < 2)
     return fail(Code::invalid_argument, "causal: x has 1 dimension; accepted are arrays of two and more");
   const View* const given[] = {&call.x,    &call.out, &call.where, &call.lengths, &call.bias,

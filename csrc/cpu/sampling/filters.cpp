@@ -13,6 +13,7 @@
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
 #include "../threads/workspace.hpp"
+#include "check.hpp"
 
 namespace sumexp::cpu {
 
@@ -381,6 +382,7 @@ Status filter_cut(DType dtype, const void* logits, std::int64_t n, const Filters
   if (n < 0 || (n > 0 && !logits) || !cut) return fail(Code::invalid_argument, "logits, cut: null, or n below 0");
   if (filters.top_p != filters.top_p || filters.min_p != filters.min_p)
     return fail(Code::invalid_argument, "top_p, min_p: got NaN; accepted are numbers from 0 to 1");
+  if (const Status status = cpu::check_order(filters.order); !status.ok()) return status;
   return dtype == DType::f32 ? cut_row(static_cast<const float*>(logits), n, filters, cut)
                              : cut_row(static_cast<const double*>(logits), n, filters, cut);
 } catch (const std::bad_alloc&) {

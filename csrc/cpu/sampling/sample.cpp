@@ -7,6 +7,7 @@
 #include "../isa.hpp"
 #include "../status.hpp"
 #include "../threads/floating_point.hpp"
+#include "check.hpp"
 #include "rows.hpp"
 
 namespace sumexp {
@@ -26,8 +27,6 @@ constexpr std::int64_t kRange = 32;       // chunks of a task, of a row that is 
 constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kPart = 1024;     // elements of noise of a task
 constexpr std::int64_t kDrawCost = 512;  // elements that take as long as a draw
-constexpr std::int64_t kMostCounted = std::int64_t{1} << 53;
-constexpr std::int64_t kMostDraws = std::int64_t{1} << 48;  // a row, as the counter of random bits has room for
 
 template <class T>
 const T* first_bad(const PerRow<T>& values, std::int64_t rows, bool (*good)(T), std::int64_t* row) {
@@ -38,9 +37,7 @@ const T* first_bad(const PerRow<T>& values, std::int64_t rows, bool (*good)(T), 
 
 // Lays out the rows, and checks the options. `full`: the strides of a result with the shape of the logits, or null.
 Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides, Plan& plan) {
-  if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis,
-                call.ndim, kMaxDims);
+  if (const Status status = cpu::check_draws(call, full != nullptr); !status.ok()) return status;
   Call as;
   as.op = Op::softmax, as.dtype = call.dtype, as.ndim = call.ndim, as.shape = call.shape;
   as.axes = std::uint64_t{1} << (call.axis < 0 ? call.axis + call.ndim : call.axis);
@@ -66,12 +63,6 @@ Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides
           call.min_p, rows, [](double p) { return p >= 0 && p <= 1; }, &row))
     return fail(Code::invalid_argument, "min_p: got %g for row %lld; accepted are numbers from 0 to 1", *p,
                 static_cast<long long>(row));
-  if (call.order != FilterOrder::vllm && call.order != FilterOrder::hf && call.order != FilterOrder::llama_cpp)
-    return fail(Code::invalid_argument, "order: got code %d; accepted are 0 to 2", static_cast<int>(call.order));
-  const std::int64_t most = full ? kMostCounted : kMostDraws;
-  if (call.num_samples < 0 || call.num_samples > most)
-    return fail(Code::invalid_argument, "num_samples: got %lld; accepted are integers from 0 to 2^%d",
-                static_cast<long long>(call.num_samples), full ? 53 : 48);
   return Status{};
 }
 
@@ -222,23 +213,6 @@ Status sample(const SampleCall& call) noexcept {
   return failure.status(job);
 }
 
-namespace {
-
-// Of the functions that draw from all classes, and tell of draws alone.
-Status without_filters(const SampleCall& call, const char* function) {
-  const char* const given = call.top_k.data          ? "top_k"
-                            : call.top_p.data        ? "top_p"
-                            : call.min_p.data        ? "min_p"
-                            : call.filtered_log_prob ? "filtered_log_prob"
-                            : call.kept              ? "kept"
-                            : call.cut_logit         ? "cut_logit"
-                            : call.cut_index         ? "cut_index"
-                                                     : nullptr;
-  return given ? fail(Code::invalid_argument, "%s: given; %s has no filters", given, function) : Status{};
-}
-
-}  // namespace
-
 Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides) noexcept {
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
@@ -248,8 +222,7 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   if (!counts) return fail(Code::invalid_argument, "counts: missing");
   if (Status status = make_plan(call, counts, strides, plan); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
-  if (!call.replacement) return fail(Code::invalid_argument, "replacement: got false; sample_counts draws with replacement");
-  if (Status status = without_filters(call, "sample_counts"); !status.ok()) return status;
+  if (const Status status = cpu::check_plain(call, "sample_counts"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kCounts);
   Failure failure;
   const Status done = cpu::with_scratch([&] { run_steps({job, failure, 0, true}); });
@@ -314,12 +287,10 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
-  const SampleJob job(call, plan, SampleJob::kPieces);
-  if (chunk < 0 || job.chunks > chunks || chunk > chunks - job.chunks)
-    return fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
-                static_cast<long long>(chunk), static_cast<long long>(job.chunks), static_cast<long long>(chunks - job.chunks));
+  if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
-  if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  const SampleJob job(call, plan, SampleJob::kPieces);
+  if (const Status status = cpu::check_piece(chunk, job.chunks, chunks, states, classes); !status.ok()) return status;
   return each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     const std::int64_t at = r * chunks + chunk;
     row.piece(static_cast<char*>(states) + at * job.kernels.state_bytes, classes + at * call.num_samples, scratch);
@@ -330,6 +301,7 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  if (const Status status = cpu::check_plain(call, "finish_pieces"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kPieces);
   if (chunks != job.chunks)
     return fail(Code::invalid_argument, "chunks: got %lld; accepted is %lld", static_cast<long long>(chunks),
@@ -347,10 +319,8 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
 Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n,
                     double* out) noexcept {
   const cpu::DefaultFloatingPoint mode;
-  if (rows < 0 || n < 0)
-    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (const Status status = cpu::check_noise(seed, rows, n, out); !status.ok()) return status;
   if (rows == 0 || n == 0) return Status{};
-  if (!seed.data || !out) return fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
   struct Work {
     PerRow<std::uint64_t> seed;
     PerRow<std::int64_t> stream;

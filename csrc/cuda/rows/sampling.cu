@@ -3,6 +3,7 @@
 
 #include <sumexp/cuda.hpp>
 
+#include "../../cpu/sampling/check.hpp"
 #include "../../cpu/status.hpp"
 #include "../../ops/sampling.hpp"
 #include "../on_device.hpp"
@@ -31,7 +32,6 @@ namespace {
 constexpr std::int64_t kMostBlocks = 4096;  // at once: each has workspace
 constexpr std::int64_t kDrawsAPart = 8192;
 constexpr std::int64_t kChunksAPart = 4;
-constexpr std::int64_t kMostCounted = std::int64_t{1} << 53, kMostDraws = std::int64_t{1} << 48;
 
 using SUMEXP_NS::SampleTask;
 
@@ -42,17 +42,9 @@ struct Job {
   std::size_t bytes = 0;
 
   Status make(const SampleCall& call, SampleTask task, std::int64_t* counts, const std::int64_t* count_strides) {
-    if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
-      return cpu::fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d",
-                       call.axis, call.ndim, kMaxDims);
+    if (const Status status = cpu::check_draws(call, counts != nullptr); !status.ok()) return status;
     if (static_cast<unsigned>(call.dtype) > static_cast<unsigned>(DType::f64))
       return cpu::fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3", static_cast<int>(call.dtype));
-    if (call.order != FilterOrder::vllm && call.order != FilterOrder::hf && call.order != FilterOrder::llama_cpp)
-      return cpu::fail(Code::invalid_argument, "order: got code %d; accepted are 0 to 2", static_cast<int>(call.order));
-    const int power = counts ? 53 : 48;
-    if (call.num_samples < 0 || call.num_samples > (counts ? kMostCounted : kMostDraws))
-      return cpu::fail(Code::invalid_argument, "num_samples: got %lld; accepted are integers from 0 to 2^%d",
-                       static_cast<long long>(call.num_samples), power);
     const View views[] = {call.logits, call.where, {counts, count_strides}};
     if (Status status = lay_rows(call.ndim, call.shape, call.axis < 0 ? call.axis + call.ndim : call.axis, views, rows.views);
         !status.ok())
@@ -139,8 +131,7 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   Job job;
   if (Status status = job.make(call, SampleTask::counts, counts, strides); !status.ok()) return status;
   if (job.rows.views.rows == 0) return Status{};
-  if (!call.replacement)
-    return cpu::fail(Code::invalid_argument, "replacement: got false; sample_counts draws with replacement");
+  if (const Status status = cpu::check_plain(call, "sample_counts"); !status.ok()) return status;
   return job.run(SampleTask::counts, target, 0, nullptr);
 }
 
@@ -148,13 +139,10 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
                     Target& target) noexcept {
   Job job;
   if (Status status = job.make(call, SampleTask::pieces, nullptr, nullptr); !status.ok()) return status;
+  if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
   SampleRows& rows = job.rows;
   if (rows.views.rows == 0) return Status{};
-  if (chunk < 0 || chunk + rows.chunks > chunks)
-    return cpu::fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
-                     static_cast<long long>(chunk), static_cast<long long>(rows.chunks),
-                     static_cast<long long>(chunks - rows.chunks));
-  if (!states || !classes) return cpu::fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  if (const Status status = cpu::check_piece(chunk, rows.chunks, chunks, states, classes); !status.ok()) return status;
   if (rows.chunks == 0) return Status{};
   rows.first_chunk = chunk, rows.all_chunks = chunks;
   rows.states = static_cast<char*>(states), rows.classes = classes;
@@ -165,6 +153,7 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
                      Target& target) noexcept {
   Job job;
   if (Status status = job.make(call, SampleTask::finish, nullptr, nullptr); !status.ok()) return status;
+  if (const Status status = cpu::check_plain(call, "finish_pieces"); !status.ok()) return status;
   SampleRows& rows = job.rows;
   if (rows.views.rows == 0 || call.num_samples == 0) return Status{};
   if (chunks != rows.chunks)
@@ -178,10 +167,8 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
 
 Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n, double* out,
                     Target& target) noexcept {
-  if (rows < 0 || n < 0)
-    return cpu::fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (const Status status = cpu::check_noise(seed, rows, n, out); !status.ok()) return status;
   if (rows == 0 || n == 0) return Status{};
-  if (!seed.data || !out) return cpu::fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
   return on_device(target, 0, [&](void*, cudaStream_t on) {
     const std::int64_t blocks = (rows * n + 255) / 256;
     arch::Launch how;

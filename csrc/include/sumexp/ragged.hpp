@@ -45,8 +45,8 @@ SUMEXP_API Status masked(const MaskedCall& call) noexcept;
 
 // Row s of each feature is elements offsets[s] .. offsets[s + 1] along the first of two dimensions; features are the second.
 struct SegmentsCall {
-  Op op =
-      Op::softmax;  // softmax, log_softmax, logsumexp, their VJPs, log_softmax_jvp or logsumexp_jvp: inputs as in sumexp.hpp
+  // softmax, log_softmax, logsumexp, their VJPs, log_softmax_jvp or logsumexp_jvp: inputs as in sumexp.hpp
+  Op op = Op::softmax;
   DType dtype = DType::f32;
   std::int64_t elements = 0, features = 1, segments = 0;
   const std::int64_t* offsets = nullptr;  // segments + 1 of them, from 0 to `elements`, none below the one before

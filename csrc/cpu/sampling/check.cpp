@@ -1,0 +1,54 @@
+#include "check.hpp"
+
+#include "../status.hpp"
+
+namespace sumexp::cpu {
+
+Status check_draws(const SampleCall& call, bool counts) {
+  if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis,
+                call.ndim, kMaxDims);
+  if (const Status status = check_order(call.order); !status.ok()) return status;
+  const int power = counts ? 53 : 48;  // of draws of a row, 2^48: the counter of random bits has room for so many
+  if (call.num_samples < 0 || call.num_samples > std::int64_t{1} << power)
+    return fail(Code::invalid_argument, "num_samples: got %lld; accepted are integers from 0 to 2^%d",
+                static_cast<long long>(call.num_samples), power);
+  return Status{};
+}
+
+Status check_order(FilterOrder order) {
+  if (order == FilterOrder::vllm || order == FilterOrder::hf || order == FilterOrder::llama_cpp) return Status{};
+  return fail(Code::invalid_argument, "order: got code %d; accepted are 0 to 2 (vllm, hf, llama_cpp)", static_cast<int>(order));
+}
+
+Status check_plain(const SampleCall& call, const char* function) {
+  if (!call.replacement) return fail(Code::invalid_argument, "replacement: got false; %s draws with replacement", function);
+  const char* const given = call.top_k.data          ? "top_k"
+                            : call.top_p.data        ? "top_p"
+                            : call.min_p.data        ? "min_p"
+                            : call.filtered_log_prob ? "filtered_log_prob"
+                            : call.kept              ? "kept"
+                            : call.cut_logit         ? "cut_logit"
+                            : call.cut_index         ? "cut_index"
+                                                     : nullptr;
+  return given ? fail(Code::invalid_argument, "%s: given; %s has no filters", given, function) : Status{};
+}
+
+Status check_piece(std::int64_t chunk, std::int64_t own, std::int64_t chunks, const void* states, const void* classes) {
+  if (chunk < 0 || own > chunks || chunk > chunks - own)
+    return fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
+                static_cast<long long>(chunk), static_cast<long long>(own), static_cast<long long>(chunks - own));
+  if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  return Status{};
+}
+
+Status check_noise(const PerRow<std::uint64_t>& seed, std::int64_t rows, std::int64_t n, const double* out) {
+  if (rows < 0 || n < 0)
+    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+  if (std::int64_t bytes = 8; __builtin_mul_overflow(rows, n, &rows) || __builtin_mul_overflow(rows, bytes, &bytes))
+    return fail(Code::invalid_argument, "rows, n: have more bytes than 63 bits can count");
+  if (rows && (!seed.data || !out)) return fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
+  return Status{};
+}
+
+}  // namespace sumexp::cpu
