@@ -1,5 +1,4 @@
 // The public functions: from a call to a plan, whose rows are split among threads.
-#include <initializer_list>
 #include <new>
 #include <type_traits>
 
@@ -15,6 +14,7 @@ namespace sumexp {
 namespace {
 
 using cpu::fail;
+using cpu::is_countable;
 
 // Elements of a task: enough to amortise a driver, few enough to balance.
 constexpr std::int64_t kTaskElements = 1 << 16;
@@ -152,10 +152,8 @@ Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t 
     return fail(Code::invalid_argument, "which: got code %d; accepted are 0 to 2", code);
   if (rows < 0 || n < 0)
     return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
-  std::int64_t bytes = 8;
-  for (const std::int64_t size : {rows, n, n})
-    if (rows && n && __builtin_mul_overflow(bytes, size, &bytes))
-      return fail(Code::invalid_argument, "rows, n: matrices have more bytes than 63 bits can count");
+  if (rows && !is_countable(8, {rows, n, n}))
+    return fail(Code::invalid_argument, "rows, n: matrices have more bytes than 63 bits can count");
   if (rows && n && (!y || !out)) return fail(Code::invalid_argument, "%s: missing", y ? "out" : "y");
   if (dtype == DType::f32) {
     matrix_rows(which, static_cast<const float*>(y), static_cast<float*>(out), rows, n);

@@ -48,7 +48,7 @@ struct Plan {
   double factor, late;    // what the temperature multiplies a derivative by: factor late^2
   void* data[kOperands];  // nullptr: absent
   int batch_dims, row_dims;
-  Dim batch[kMaxDims], row[kMaxDims];  // outermost first, coalesced, none of size 1
+  Dim batch[kMaxDims], row[kMaxDims];  // outermost first, coalesced, none of size 1; no more are set
   std::int64_t rows, n;
   bool direct;              // every elementwise operand is contiguous along the row, and nothing happens to it on the way in
   bool columns;             // rows lie side by side: consecutive rows are consecutive in memory (axis not last)

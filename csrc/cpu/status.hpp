@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdarg>
+#include <cstdint>
 #include <cstdio>
+#include <initializer_list>
 #include <new>
 #include <type_traits>
 
@@ -18,6 +20,13 @@ __attribute__((format(printf, 2, 3))) inline Status fail(Code code, const char* 
   std::vsnprintf(status.message, sizeof(status.message), format, args);
   va_end(args);
   return status;
+}
+
+// Whether 63 bits can count the bytes of an array; a length of 0 does not make others smaller.
+inline bool is_countable(std::int64_t item, std::initializer_list<std::int64_t> sizes) {
+  for (const std::int64_t size : sizes)
+    if (size && __builtin_mul_overflow(item, size, &item)) return false;
+  return true;
 }
 
 // Temperatures are infinite, or numbers that the type has which rows of a dtype are computed in.

@@ -44,8 +44,7 @@ bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
   if (plan.row_dims > 1 || plan.data[kWhere]) return false;
   if (info.temperature == gpu::kOfLogits && plan.temperature != 1.0) return false;
   for (int k = 0; k < kOperands; ++k) {
-    const bool row_value = k == info.row_input || k == kExtra || (k == kOut && info.row_output);
-    if (!plan.data[k] || row_value) continue;
+    if (!plan.data[k] || (info.row_like >> k & 1)) continue;
     if (plan.row_dims == 1 && plan.row[0].stride[k] != item) return false;
     if (reinterpret_cast<std::uintptr_t>(plan.data[k]) % 16) return false;
     for (int d = 0; d < plan.batch_dims; ++d)
@@ -58,9 +57,8 @@ bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
 bool side_by_side(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
   if (plan.batch_dims == 0 || plan.row_dims > 1 || plan.batch[plan.batch_dims - 1].size < 4) return false;
   for (int k = 0; k < kOperands; ++k) {
-    const bool row_value = k == info.row_input || k == kExtra || (k == kOut && info.row_output);
-    if (!plan.data[k] || row_value || k == kWhere) continue;
-    if (plan.batch[plan.batch_dims - 1].stride[k] != item) return false;
+    if (!plan.data[k] || (info.row_like >> k & 1) || k == kWhere) continue;
+    if (plan.step(k) != item) return false;
   }
   return true;
 }

@@ -446,7 +446,7 @@ void test_threads() {
   CHECK(sumexp::get_num_threads() == 4, "get_num_threads");
 }
 
-// All rows of every length from 1 to 8 threads: the tree of a split row.
+// A row of every length on up to 8 threads: the tree of a split row.
 void test_split_rows() {
   std::vector<std::int64_t> lengths = {262144, 262145, 327680, 393217, 700001};
   std::vector<int> counts = {2, 3, 4, 5, 6, 7, 8};
@@ -508,7 +508,13 @@ void test_families_without_arrays() {
   std::int16_t classes[2] = {-7, -7};
   expect(sumexp::sample_piece(draws, 0, 1, x, classes), "min_p: given; sample_piece has no filters");
   expect(sumexp::finish_pieces(draws, 1, x, classes), "min_p: given; finish_pieces has no filters");
-  draws.min_p = {}, draws.replacement = false;
+  draws.min_p = {};
+  expect(sumexp::finish_pieces(draws, 1, x, classes), "out: missing");
+  draws.log_prob = &number;
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "log_prob: given; sample_piece has no filters");
+  draws.log_prob = nullptr, draws.where = draws.logits;
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "where: given; rows in pieces have no mask");
+  draws.where = {}, draws.replacement = false;
   expect(sumexp::sample_piece(draws, 0, 1, x, classes), "replacement: got false; sample_piece");
   CHECK(classes[0] == -7 && x[0] == 0.0f, "a piece was written: %d %g", classes[0], static_cast<double>(x[0]));
   draws.order = static_cast<sumexp::FilterOrder>(7);

@@ -108,7 +108,7 @@ int main(int argc, char** argv) {
   if (!choose_isa(isa)) return check::kSkipped;
 
   // Emulated, the portable kernels show with floats and doubles that they depend on no machine: 16 bits are read as floats.
-  const bool few = check::emulated() && isa && !std::strcmp(isa, "scalar");
+  const bool few = !write && !detail && check::emulated() && isa && !std::strcmp(isa, "scalar");
   std::vector<std::string> lines;
   for (const OpCase& op : kOps)
     for (const DTypeCase& type : kDTypes) {

@@ -365,7 +365,7 @@ def test_in_place(op, fmt):
 @FORMAT
 @OP
 def test_threads(op, fmt):
-    """1 to 8 threads, rows shared out or one row split."""
+    """Up to 8 threads, rows shared out or one row split."""
     for rows, n in ((24_000, 24), (4400, 130), (200, 3000), (3, 300_001), (1, 600_000)):
         inputs = inputs_of(op, fmt, rows, n)
         se.set_num_threads(1)

@@ -312,25 +312,57 @@ void refused() {
   const auto run = [&] { return on_machine([&](cuda::Target& target) { return cuda::sample(call, target); }); };
   check(run().ok() && out.at(0) == -1 && out.at(1) == -1 && out.at(2) >= 0 && out.at(3) == -1, "temperatures", "draws", 0, 0,
         0);
+  const auto says = [](const Status& status, const char* message) {
+    check(std::strstr(status.message, message) != nullptr, message, status.message, 0, 0, 0);
+  };
   call.num_samples = -1;
-  check(std::strstr(run().message, "num_samples: got -1") != nullptr, "num_samples", run().message, 0, 0, 0);
+  says(run(), "num_samples: got -1");
   call.num_samples = 1, call.axis = 2;
-  check(std::strstr(run().message, "axis: got 2") != nullptr, "axis", run().message, 0, 0, 0);
+  says(run(), "axis: got 2");
   call.axis = 1, call.order = FilterOrder(9);
-  check(std::strstr(run().message, "order: got code 9") != nullptr, "order", run().message, 0, 0, 0);
-  call.order = FilterOrder::vllm;
+  says(run(), "order: got code 9");
+  call.order = FilterOrder::vllm, call.shape = nullptr;
+  says(run(), "shape: missing");
+  const std::int64_t negative[] = {4, -1}, huge[] = {std::int64_t{1} << 40, std::int64_t{1} << 40};
+  call.shape = negative;
+  says(run(), "shape: dimension 1 is -1");
+  call.shape = huge;
+  says(run(), "shape: has more bytes");
+  call = of.call(), call.out = out.data(), call.logits.strides = nullptr;
+  says(run(), "logits: has no strides");
+  call.logits = {};
+  says(run(), "logits: missing");
+
+  call = of.call(), call.out = out.data();
   char states[4] = {};
   std::int16_t classes[4] = {};
   const auto piece = [&](std::int64_t chunk) {
     return on_machine([&](cuda::Target& target) { return cuda::sample_piece(call, chunk, 1, states, classes, target); });
   };
-  check(std::strstr(piece(std::numeric_limits<std::int64_t>::max()).message, "chunk: got 9223372036854775807") != nullptr,
-        "a piece's chunk", "accepted", 0, 0, 0);
+  const auto finish = [&](std::int64_t chunks) {
+    return on_machine([&](cuda::Target& target) { return cuda::finish_pieces(call, chunks, states, classes, target); });
+  };
+  const auto counts = [&](const std::int64_t* strides) {
+    return on_machine([&](cuda::Target& target) { return cuda::sample_counts(call, out.data(), strides, target); });
+  };
+  const std::int64_t strides[] = {400, 8};
+  says(piece(std::numeric_limits<std::int64_t>::max()), "chunk: got 9223372036854775807");
+  says(finish(2), "chunks: got 2; accepted is 1");
+  says(counts(nullptr), "counts: has no strides");
   call.top_k = {out.data(), 0};
-  check(std::strstr(piece(0).message, "top_k: given; sample_piece has no filters") != nullptr, "a piece's filters", "accepted",
-        0, 0, 0);
-  call.top_k = {}, call.seed.data = nullptr;
-  check(std::strstr(run().message, "seed: missing") != nullptr, "seed", run().message, 0, 0, 0);
+  says(piece(0), "top_k: given; sample_piece has no filters");
+  says(finish(1), "top_k: given; finish_pieces has no filters");
+  says(counts(strides), "top_k: given; sample_counts has no filters");
+  call.top_k = {}, call.where = call.logits;
+  says(piece(0), "where: given");
+  call.where = {}, call.out = nullptr;
+  says(finish(1), "out: missing");
+  says(on_machine([&](cuda::Target& target) {
+         return cuda::gumbel_noise(call.seed, call.stream, huge[0], huge[1], of.temperature.data(), target);
+       }),
+       "rows, n: have more bytes");
+  call.seed.data = nullptr;
+  says(run(), "seed: missing");
 }
 
 template <class S>

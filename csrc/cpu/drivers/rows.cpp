@@ -246,7 +246,8 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
   for (int k = 0; k < inputs_; ++k) in[k] = rows_at(k, 0);
   if (job_.info.probabilities) terms_at = {terms(0, 0), in_result_ ? step_[kOut] : pitch_ * job_.wide};
   RowsAt row_input = input >= 0 ? one_a_row(input) : kNone, extra = plan_.data[kExtra] ? one_a_row(kExtra) : kNone;
-  // Where the rows of this panel are; the next begins behind them. Number by number, as begin_block has it.
+  // Where the rows of this panel are; those of the next are behind them. (A copy of the panel before would load in vectors what
+  // was just stored number by number, as in begin_block.)
   const auto next = [width](RowsAt& at) {
     const RowsAt here = at;
     at.first += width * at.step;

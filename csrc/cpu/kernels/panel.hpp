@@ -138,8 +138,8 @@ struct PanelRows {
     }
   }
 
-  // Of input k, of all rows: no lane's largest element is missing.
-  SUMEXP_FN V most(int k) const {
+  // Lanes among which is the largest element of input k in all rows.
+  SUMEXP_FN V largest_lanes(int k) const {
     V top = V(-Limits<T>::infinity);
     each_row([&](int, const Cursor& row) SUMEXP_INLINE {
       each_vector<V>(count, [&](std::int64_t i, auto memory) SUMEXP_INLINE {
@@ -148,7 +148,7 @@ struct PanelRows {
     });
     return top;
   }
-  // The last sum (kWinnersApart), the others 0, as where no element wins. kLook: returned is what `most` returns of y.
+  // The last sum (kWinnersApart), the others 0, as where no element wins. kLook: returned are largest_lanes of y.
   template <class Op, bool kLook>
   SUMEXP_FN V usual_sum(RowScalars<V>& row) const {
     Groups groups;

@@ -30,7 +30,7 @@ SUMEXP_FN void load_inputs(const E* const* in, int i, Memory memory, V* v, std::
   }
 }
 
-// The sums of an op over a chunk, each to one group of lanes.
+// One group of lanes, in vectors: what a sum over a chunk comes to.
 template <class V>
 using LaneGroup = V[Geometry<ElementOf<V>>::kGroup / V::W];
 

@@ -115,8 +115,9 @@ struct SumsKernel {
       map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr,
                                                 [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
   }
-  // Of short rows any may have a winner or not: what is taken is decided once a panel, or branches would be guessed wrong.
-  static constexpr int kManyBranches = 512;
+  // Of short rows any may have a winner or not: what is taken is decided once a panel, or branches would be guessed wrong. The
+  // shortest are looked at first, as their sums take longer than a look; others are looked at while they are summed.
+  static constexpr int kManyBranches = 512, kLookFirst = 64;
   struct All : Op {
     static constexpr bool kWinnersApart = false;
   };
@@ -127,10 +128,12 @@ struct SumsKernel {
     for (int t = 0; t < count; ++t) {
       row[t].factor = V(static_cast<T>(factor));
       RowScalars<V>& sums = row[t].sums;
-      const bool ask_first = rows[t].count <= cpu::kShortRow;  // the shorter a row, the more its sums cost beside its elements
-      winners[t] = ask_first && any(wins(rows[t].most(Op::kLog)));
-      if (!ask_first) winners[t] = any(wins(rows[t].template usual_sum<Op, true>(sums)));
-      else if (!winners[t]) rows[t].template usual_sum<Op, false>(sums);
+      if (rows[t].count <= kLookFirst) {
+        winners[t] = any(wins(rows[t].largest_lanes(Op::kLog)));
+        if (!winners[t]) rows[t].template usual_sum<Op, false>(sums);
+      } else {
+        winners[t] = any(wins(rows[t].template usual_sum<Op, true>(sums)));
+      }
       if (winners[t]) rows[t].template sums<All, 0>(sums);
       prepare(row[t]);
     }

@@ -2,7 +2,6 @@
 // these belong to; a very long segment is shared out among them, in aligned blocks of chunks, as drivers/split.cpp has it.
 // Short rows of similar lengths go as tiles, one row to a SIMD lane, with nothing (-inf, or a factor of 0) behind their ends.
 #include <algorithm>
-#include <initializer_list>
 #include <limits>
 #include <new>
 #include <utility>
@@ -280,10 +279,8 @@ Status cpu::check_segments(const SegmentsCall& call) {
                 call.elements < 0   ? "elements"
                 : call.features < 0 ? "features"
                                     : "segments");
-  std::int64_t bytes = 8;
-  for (const std::int64_t size : {std::max(call.elements, call.segments), call.features})
-    if (size && __builtin_mul_overflow(bytes, size, &bytes))
-      return fail(Code::invalid_argument, "elements, segments, features: have more bytes than 63 bits can count");
+  if (!is_countable(item_size(call.dtype), {std::max(call.elements, call.segments), call.features}))
+    return fail(Code::invalid_argument, "elements, segments, features: have more bytes than 63 bits can count");
   if (!call.offsets) return fail(Code::invalid_argument, "offsets: missing");
   if (call.segments == 0 || call.features == 0) return Status{};
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);

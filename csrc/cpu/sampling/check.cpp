@@ -4,10 +4,28 @@
 
 namespace sumexp::cpu {
 
-Status check_draws(const SampleCall& call, bool counts) {
+Status check_draws(const SampleCall& call, const std::int64_t* counts, const std::int64_t* strides, bool reads) {
+  const int dtype = static_cast<int>(call.dtype);
+  if (dtype < 0 || dtype > 3)
+    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
   if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
     return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis,
                 call.ndim, kMaxDims);
+  if (!call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
+  std::int64_t bytes = 8;
+  bool empty = false;
+  for (int d = 0; d < call.ndim; ++d) {
+    if (call.shape[d] < 0)
+      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
+                  static_cast<long long>(call.shape[d]));
+    empty |= call.shape[d] == 0;
+    if (call.shape[d] && __builtin_mul_overflow(bytes, call.shape[d], &bytes))
+      return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
+  }
+  if (reads && !empty && !call.logits.data) return fail(Code::invalid_argument, "logits: missing");
+  if (call.logits.data && !call.logits.strides) return fail(Code::invalid_argument, "logits: has no strides");
+  if (call.where.data && !call.where.strides) return fail(Code::invalid_argument, "where: has no strides");
+  if (counts && !strides) return fail(Code::invalid_argument, "counts: has no strides");
   if (const Status status = check_order(call.order); !status.ok()) return status;
   const int power = counts ? 53 : 48;  // of draws of a row, 2^48: the counter of random bits has room for so many
   if (call.num_samples < 0 || call.num_samples > std::int64_t{1} << power)
@@ -26,28 +44,48 @@ Status check_plain(const SampleCall& call, const char* function) {
   const char* const given = call.top_k.data          ? "top_k"
                             : call.top_p.data        ? "top_p"
                             : call.min_p.data        ? "min_p"
+                            : call.log_prob          ? "log_prob"
                             : call.filtered_log_prob ? "filtered_log_prob"
                             : call.kept              ? "kept"
                             : call.cut_logit         ? "cut_logit"
                             : call.cut_index         ? "cut_index"
                                                      : nullptr;
-  return given ? fail(Code::invalid_argument, "%s: given; %s has no filters", given, function) : Status{};
+  if (!given) return Status{};
+  return fail(Code::invalid_argument, "%s: given; %s has no filters, and tells of draws alone", given, function);
 }
 
-Status check_piece(std::int64_t chunk, std::int64_t own, std::int64_t chunks, const void* states, const void* classes) {
+namespace {
+
+Status check_places(const SampleCall& call, const void* states, const void* classes) {
+  if (call.where.data) return fail(Code::invalid_argument, "where: given; rows in pieces have no mask");
+  if (!states || (call.num_samples && !classes))
+    return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  return Status{};
+}
+
+}  // namespace
+
+Status check_piece(const SampleCall& call, std::int64_t chunk, std::int64_t own, std::int64_t chunks, const void* states,
+                   const void* classes) {
   if (chunk < 0 || own > chunks || chunk > chunks - own)
     return fail(Code::invalid_argument, "chunk: got %lld for a piece of %lld chunks; accepted are 0 to %lld",
                 static_cast<long long>(chunk), static_cast<long long>(own), static_cast<long long>(chunks - own));
-  if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
-  return Status{};
+  return check_places(call, states, classes);
+}
+Status check_finish(const SampleCall& call, std::int64_t own, std::int64_t chunks, const void* states, const void* classes) {
+  if (chunks != own)
+    return fail(Code::invalid_argument, "chunks: got %lld; accepted is %lld", static_cast<long long>(chunks),
+                static_cast<long long>(own));
+  if (call.num_samples && !call.out) return fail(Code::invalid_argument, "out: missing");
+  return check_places(call, states, classes);
 }
 
 Status check_noise(const PerRow<std::uint64_t>& seed, std::int64_t rows, std::int64_t n, const double* out) {
   if (rows < 0 || n < 0)
     return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
-  if (std::int64_t bytes = 8; __builtin_mul_overflow(rows, n, &rows) || __builtin_mul_overflow(rows, bytes, &bytes))
+  if (!is_countable(sizeof(double), {rows, n}))
     return fail(Code::invalid_argument, "rows, n: have more bytes than 63 bits can count");
-  if (rows && (!seed.data || !out)) return fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
+  if (rows && n && (!seed.data || !out)) return fail(Code::invalid_argument, "%s: missing", out ? "seed" : "out");
   return Status{};
 }
 

@@ -5,12 +5,15 @@
 
 namespace sumexp::cpu {
 
-Status check_draws(const SampleCall& call, bool counts);
+// counts, strides: of sample_counts. reads: logits are wanted.
+Status check_draws(const SampleCall& call, const std::int64_t* counts, const std::int64_t* strides, bool reads);
 Status check_order(FilterOrder order);
 // Of functions that draw from all classes, with replacement, and tell of draws alone.
 Status check_plain(const SampleCall& call, const char* function);
-// `own` chunks from `chunk` on, of a row of `chunks`.
-Status check_piece(std::int64_t chunk, std::int64_t own, std::int64_t chunks, const void* states, const void* classes);
+// `own` chunks from `chunk` on, of a row of `chunks`; and all of them, at the end.
+Status check_piece(const SampleCall& call, std::int64_t chunk, std::int64_t own, std::int64_t chunks, const void* states,
+                   const void* classes);
+Status check_finish(const SampleCall& call, std::int64_t own, std::int64_t chunks, const void* states, const void* classes);
 Status check_noise(const PerRow<std::uint64_t>& seed, std::int64_t rows, std::int64_t n, const double* out);
 
 }  // namespace sumexp::cpu

@@ -35,14 +35,17 @@ const T* first_bad(const PerRow<T>& values, std::int64_t rows, bool (*good)(T), 
   return nullptr;
 }
 
-// Lays out the rows, and checks the options. `full`: the strides of a result with the shape of the logits, or null.
-Status make_plan(const SampleCall& call, void* full, const std::int64_t* strides, Plan& plan) {
-  if (const Status status = cpu::check_draws(call, full != nullptr); !status.ok()) return status;
+// Lays out the rows, and checks the options. counts, strides: of a result with the shape of the logits, or null. reads: logits
+// are.
+Status make_plan(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides, Plan& plan, bool reads = true) {
+  if (const Status status = cpu::check_draws(call, counts, strides, reads); !status.ok()) return status;
+  static constexpr std::int64_t kNoSteps[kMaxDims] = {};
   Call as;
   as.op = Op::softmax, as.dtype = call.dtype, as.ndim = call.ndim, as.shape = call.shape;
   as.axes = std::uint64_t{1} << (call.axis < 0 ? call.axis + call.ndim : call.axis);
-  as.in[0] = call.logits, as.where = call.where;
-  as.out = full ? View{full, strides} : call.logits;
+  as.in[0] = reads ? call.logits : View{&plan, kNoSteps};
+  as.where = call.where;
+  as.out = counts ? View{counts, strides} : as.in[0];
   if (Status status = cpu::make_plan(as, plan); !status.ok()) return status;
   std::int64_t row;
   const std::int64_t rows = plan.rows;
@@ -287,10 +290,10 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
-  if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
+  if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kPieces);
-  if (const Status status = cpu::check_piece(chunk, job.chunks, chunks, states, classes); !status.ok()) return status;
+  if (const Status status = cpu::check_piece(call, chunk, job.chunks, chunks, states, classes); !status.ok()) return status;
   return each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     const std::int64_t at = r * chunks + chunk;
     row.piece(static_cast<char*>(states) + at * job.kernels.state_bytes, classes + at * call.num_samples, scratch);
@@ -300,14 +303,12 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
 Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* states, const std::int16_t* classes) noexcept {
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
-  if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
+  if (Status status = make_plan(call, nullptr, nullptr, plan, false); !status.ok()) return status;
+  if (plan.rows == 0) return Status{};
   if (const Status status = cpu::check_plain(call, "finish_pieces"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kPieces);
-  if (chunks != job.chunks)
-    return fail(Code::invalid_argument, "chunks: got %lld; accepted is %lld", static_cast<long long>(chunks),
-                static_cast<long long>(job.chunks));
-  if (plan.rows == 0 || call.num_samples == 0) return Status{};
-  if (!states || !classes) return fail(Code::invalid_argument, "%s: missing", states ? "classes" : "states");
+  if (const Status status = cpu::check_finish(call, job.chunks, chunks, states, classes); !status.ok()) return status;
+  if (call.num_samples == 0) return Status{};
   Failure failure;
   const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch&) {
     row.draw_pieces(static_cast<const char*>(states) + r * chunks * job.kernels.state_bytes,

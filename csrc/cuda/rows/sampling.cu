@@ -42,9 +42,8 @@ struct Job {
   std::size_t bytes = 0;
 
   Status make(const SampleCall& call, SampleTask task, std::int64_t* counts, const std::int64_t* count_strides) {
-    if (const Status status = cpu::check_draws(call, counts != nullptr); !status.ok()) return status;
-    if (static_cast<unsigned>(call.dtype) > static_cast<unsigned>(DType::f64))
-      return cpu::fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3", static_cast<int>(call.dtype));
+    const bool reads = task != SampleTask::finish;
+    if (const Status status = cpu::check_draws(call, counts, count_strides, reads); !status.ok()) return status;
     const View views[] = {call.logits, call.where, {counts, count_strides}};
     if (Status status = lay_rows(call.ndim, call.shape, call.axis < 0 ? call.axis + call.ndim : call.axis, views, rows.views);
         !status.ok())
@@ -139,10 +138,10 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
                     Target& target) noexcept {
   Job job;
   if (Status status = job.make(call, SampleTask::pieces, nullptr, nullptr); !status.ok()) return status;
-  if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
   SampleRows& rows = job.rows;
   if (rows.views.rows == 0) return Status{};
-  if (const Status status = cpu::check_piece(chunk, rows.chunks, chunks, states, classes); !status.ok()) return status;
+  if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
+  if (const Status status = cpu::check_piece(call, chunk, rows.chunks, chunks, states, classes); !status.ok()) return status;
   if (rows.chunks == 0) return Status{};
   rows.first_chunk = chunk, rows.all_chunks = chunks;
   rows.states = static_cast<char*>(states), rows.classes = classes;
@@ -153,14 +152,11 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
                      Target& target) noexcept {
   Job job;
   if (Status status = job.make(call, SampleTask::finish, nullptr, nullptr); !status.ok()) return status;
-  if (const Status status = cpu::check_plain(call, "finish_pieces"); !status.ok()) return status;
   SampleRows& rows = job.rows;
-  if (rows.views.rows == 0 || call.num_samples == 0) return Status{};
-  if (chunks != rows.chunks)
-    return cpu::fail(Code::invalid_argument, "chunks: got %lld; accepted is %lld", static_cast<long long>(chunks),
-                     static_cast<long long>(rows.chunks));
-  if (!states || !classes || !call.out)
-    return cpu::fail(Code::invalid_argument, "%s: missing", !states ? "states" : !classes ? "classes" : "out");
+  if (rows.views.rows == 0) return Status{};
+  if (const Status status = cpu::check_plain(call, "finish_pieces"); !status.ok()) return status;
+  if (const Status status = cpu::check_finish(call, rows.chunks, chunks, states, classes); !status.ok()) return status;
+  if (call.num_samples == 0) return Status{};
   rows.states = static_cast<char*>(const_cast<void*>(states)), rows.classes = const_cast<std::int16_t*>(classes);
   return job.run(SampleTask::finish, target, 0, nullptr);
 }
