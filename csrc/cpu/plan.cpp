@@ -162,7 +162,7 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.columns = plan.batch_dims > 0 && plan.row_dims == 1;
   each(elementwise & ~bit(kWhere), [&](int k) {
     if (plan.row_dims == 1 && plan.row[0].stride[k] != item) plan.direct = false;
-    if (plan.columns && plan.step(k) != item) plan.columns = false;
+    if (plan.columns && plan.inner().stride[k] != item) plan.columns = false;
   });
   if (plan.direct) plan.columns = false;
   const std::int64_t stream_from = plan.columns ? cpu::stream_bytes_of_columns(item) : stream_bytes();
@@ -180,8 +180,7 @@ Status check_indices(const Plan& plan) {
   const OpInfo& info = op_info(plan.op);
   if (!info.index || !plan.data[info.row_input]) return Status{};
   const int k = info.row_input;
-  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
-  const std::int64_t step = plan.step(k);
+  const std::int64_t inner = plan.inner().size, step = plan.inner().stride[k];
   for (std::int64_t r = 0; r < plan.rows; r += inner) {
     const char* at = static_cast<const char*>(plan.data[k]) + plan.row_offsets(r).at[k];
     for (std::int64_t i = 0; i < inner; ++i, at += step) {

@@ -21,6 +21,7 @@ struct Dim {
   std::int64_t size;
   std::int64_t stride[kOperands];  // bytes
 };
+inline constexpr Dim kOneRow = {1, {}};
 
 // What an op's description says (ops/op.hpp), for those who know it by number.
 struct OpInfo {
@@ -56,8 +57,8 @@ struct Plan {
   std::int64_t kept_bytes;  // what a thread may leave in the cache that all share
   bool scaled = false;      // of ops with an index, from within the library: see ScaledIndex in kernels/table.hpp
 
-  // Bytes of operand k from a row to the next within the innermost batch dimension.
-  std::int64_t step(int k) const { return batch_dims ? batch[batch_dims - 1].stride[k] : 0; }
+  // The innermost batch dimension, in which rows lie evenly apart; of one row where there is none.
+  const Dim& inner() const { return batch_dims ? batch[batch_dims - 1] : kOneRow; }
   Offsets row_offsets(std::int64_t r) const;
   // Rows from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory.
   std::int64_t rows_to_boundary(std::int64_t r, std::int64_t bytes) const;

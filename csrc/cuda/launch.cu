@@ -55,10 +55,10 @@ bool all_packed(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
 
 // Do rows lie side by side, so that going along them is what coalesces?
 bool side_by_side(const cpu::Plan& plan, const cpu::OpInfo& info, int item) {
-  if (plan.batch_dims == 0 || plan.row_dims > 1 || plan.batch[plan.batch_dims - 1].size < 4) return false;
+  if (plan.batch_dims == 0 || plan.row_dims > 1 || plan.inner().size < 4) return false;
   for (int k = 0; k < kOperands; ++k) {
     if (!plan.data[k] || (info.row_like >> k & 1) || k == kWhere) continue;
-    if (plan.step(k) != item) return false;
+    if (plan.inner().stride[k] != item) return false;
   }
   return true;
 }

@@ -36,8 +36,7 @@ int tiles_of(const Job& job, std::int64_t pitch, int buffers) {
 
 bool ColumnDriver::serves(const Job& job) {
   const Plan& plan = job.plan;
-  return plan.columns && job.kernel.tiles && plan.n >= 1 && plan.batch[plan.batch_dims - 1].size >= job.moves.width &&
-         !plan.data[kWhere];
+  return plan.columns && job.kernel.tiles && plan.n >= 1 && plan.inner().size >= job.moves.width && !plan.data[kWhere];
 }
 
 ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_maxima)
@@ -83,7 +82,7 @@ void ColumnDriver::begin_block(std::int64_t r, int rows) {
   for (int k = 0; k < kOperands; ++k) {
     at_.data[k] = static_cast<char*>(plan_.data[k]) + first.at[k];
     at_.stride[k] = plan_.row[0].stride[k];
-    step_[k] = plan_.step(k);
+    step_[k] = plan_.inner().stride[k];
   }
   workspace_.reset();
   const int buffers = sums_ && !short_ ? 1 : job_.info.inputs + (resident_ && job_.own_terms);  // one for the lanes of sums

@@ -49,8 +49,7 @@ RowDriver::RowDriver(const Job& job, Workspace& workspace, char* shared_maxima)
   const std::int64_t kept = chunks_ == 1 ? plan_.n : (resident_ || scratch_row ? chunks_ : 1) * job.order.chunk;
   pitch_ = odd_lines(kept * job.wide) / job.wide;
   panels_ = offers_panels && direct_ && plan_.n <= kShortRow ? kTiles : 1;
-  static constexpr Dim kNone = {};
-  step_ = (plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1] : kNone).stride;
+  step_ = plan_.inner().stride;
   // To the element that is read a block of rows, or a chunk, later.
   ahead_ = !direct_ ? 0 : plan_.n * job.item > kAheadBytes ? job.order.chunk : panels_ * width_ * step_[0] / job.item;
   workspace.reset();

@@ -54,7 +54,7 @@ class RowDriver {
   // Of quotients by the temperature: whether one of the block overflows; of each row, that, and that its are less its maximum.
   bool overflows_ = false, *overflow_, *apart_;
   Offsets offsets_;
-  const std::int64_t* step_;  // plan_.step of each operand
+  const std::int64_t* step_;  // from row to row
   char* packed_[kMaxInputs];
   char *scratch_, *maxima_, *states_, *finished_, *row_maxima_;
   StateTree* trees_;

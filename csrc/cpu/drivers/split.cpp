@@ -136,7 +136,7 @@ void finish_row(const Job& job, int pass, const void* state, const char* first, 
 
 int block_rows(const Job& job, std::int64_t r, std::int64_t end, int width) {
   const Plan& plan = job.plan;
-  const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+  const std::int64_t inner = plan.inner().size;
   const std::int64_t left = inner - r % inner, rows = end - r < left ? end - r : left;
   if (plan.columns) {
     const std::int64_t ahead = plan.rows_to_boundary(r, job.moves.width * job.item);

@@ -15,7 +15,7 @@ struct TileRows {
   const Plan& plan;
   int k;
   std::int64_t item, wide, pitch;
-  std::int64_t stride = plan.row[0].stride[k], step = plan.step(k);
+  std::int64_t stride = plan.row[0].stride[k], step = plan.inner().stride[k];
 
   void load(const char* first, int rows, void* to) const {
     if (side_by_side(rows)) return moves.load_columns(columns(k, first, rows), k, 0, n(), to, pitch, nullptr);

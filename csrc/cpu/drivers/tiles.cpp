@@ -24,7 +24,7 @@ void run_tiles(const Job& job, std::int64_t begin, std::int64_t end, Workspace& 
   std::int64_t stride[kOperands], step[kOperands];
   for (int k = 0; k < kOperands; ++k) {
     stride[k] = plan.row_dims ? plan.row[0].stride[k] : 0;
-    step[k] = plan.step(k);
+    step[k] = plan.inner().stride[k];
   }
   for (std::int64_t r = begin; r < end;) {
     workspace.reset();

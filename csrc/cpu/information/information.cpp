@@ -85,7 +85,7 @@ struct Work {
   cpu::Order order = cpu::order_of(static_cast<int>(wide));
 
   std::int64_t in_lines(std::int64_t elements) const { return (elements * wide + 63) / 64 * 64; }
-  std::int64_t apart(int operand) const { return plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride[operand] : 0; }
+  std::int64_t apart(int operand) const { return plan.inner().stride[operand]; }
   // Operands that have the rows' elements, one of each side: logits, and results, if these are full.
   int of_logits(int side) const { return side ? int{cpu::kOther} : int{cpu::kLogits}; }
   int of_result(int side) const { return side ? int{cpu::kExtra} : int{cpu::kResult}; }
@@ -117,7 +117,7 @@ struct Work {
     cpu::Tile tiles[2] = {};
     for (int s = 0; s < sides; ++s) tiles[s].in[0] = take(tile), tiles[s].terms = take(tile);
     const std::int64_t end = (i + 1) * step < plan.rows ? (i + 1) * step : plan.rows;
-    const std::int64_t inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+    const std::int64_t inner = plan.inner().size;
     for (std::int64_t r = i * step; r < end;) {
       std::int64_t together = inner - r % inner;
       if (together > end - r) together = end - r;

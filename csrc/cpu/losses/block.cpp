@@ -30,7 +30,7 @@ std::int64_t run_by_table(const LossWork& work, std::int64_t begin, std::int64_t
   for (std::int64_t r = begin; r < end;) {
     const std::int64_t count = even_rows(all, r, end - r < most ? end - r : most);
     Offsets offsets = all.row_offsets(r);
-    const Dim none = {}, &inner = all.batch_dims ? all.batch[all.batch_dims - 1] : none;
+    const Dim& inner = all.inner();
     Dim& dim = plan.batch[0];
     dim = {count, {}};
     dim.stride[kLogits] = inner.stride[kLogits], dim.stride[kGradient] = inner.stride[kGradient];
@@ -200,12 +200,11 @@ class RowsOfBlock {
     }
   }
 
-  static constexpr Dim kNone = {};
   const LossWork& work_;
   const Rows& rows_ = work_.rows;
   const CrossEntropyCall& call_ = rows_.call;
   const Plan& plan_ = rows_.plan;
-  const Dim& inner_ = plan_.batch_dims ? plan_.batch[plan_.batch_dims - 1] : kNone;  // from row to row
+  const Dim& inner_ = plan_.inner();  // from row to row
   const bool indices_ = call_.kind != TargetKind::probabilities;
   const std::int64_t chunks_ = (plan_.n + work_.chunk - 1) / work_.chunk, whole_ = chunks_ ? chunks_ : 1;
   const std::int64_t piece_ = work_.chunk * work_.wide;  // bytes of a chunk

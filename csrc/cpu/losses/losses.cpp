@@ -99,9 +99,9 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   const int threads = threads_for(plan.rows * classes);
   const bool contiguous = plan.row[0].stride[kLogits] == item || plan.n == 1;
   const bool stores = plan.data[kGradient] && (plan.row[0].stride[kGradient] == item || plan.n == 1);
-  const std::int64_t* const last = plan.batch_dims ? plan.batch[plan.batch_dims - 1].stride : nullptr;
+  const std::int64_t* const last = plan.inner().stride;
   plan.direct = contiguous && (stores || !plan.data[kGradient]);
-  plan.columns = !plan.direct && last && last[kLogits] == item && (!plan.data[kGradient] || last[kGradient] == item);
+  plan.columns = !plan.direct && last[kLogits] == item && (!plan.data[kGradient] || last[kGradient] == item);
   plan.kept_bytes = 0;
 
   const bool statistics = call.lse || call.log_prob || call.entropy || call.z_loss_part || call.predicted || call.correct;
@@ -140,7 +140,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
     if (copies_target) copied.row[0].stride[kTarget] = target_wide;
   }
   const bool reads_in_place = contiguous || together, writes_in_place = stores || (together && plan.data[kGradient]);
-  std::int64_t next_row = plan.batch_dims ? last[kLogits] / item : 0;
+  std::int64_t next_row = last[kLogits] / item;
   if (together) next_row = plan.n;
   LossJob job = {};
   job.plan = together ? &copied : &plan;

@@ -33,21 +33,21 @@ class RowTree {
 
 // How many rows from r on lie evenly apart, at most `most`.
 inline std::int64_t even_rows(const Plan& plan, std::int64_t r, std::int64_t most) {
-  const std::int64_t size = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1, left = size - r % size;
+  const std::int64_t size = plan.inner().size, left = size - r % size;
   return left < most ? left : most;
 }
 
 // Calls body(r, offsets) for rows [begin, end).
 template <class Body>
 void each_row(const Plan& plan, std::int64_t begin, std::int64_t end, Body body) {
-  const Dim* const inner = plan.batch_dims ? &plan.batch[plan.batch_dims - 1] : nullptr;
+  const Dim& inner = plan.inner();
   for (std::int64_t r = begin; r < end;) {
     Offsets offsets = plan.row_offsets(r);
     const std::int64_t stop = r + even_rows(plan, r, end - r);
     for (;;) {
       body(r, offsets);
       if (++r == stop) break;
-      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner->stride[k];
+      for (int k = 0; k < kOperands; ++k) offsets.at[k] += inner.stride[k];
     }
   }
 }

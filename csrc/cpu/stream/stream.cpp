@@ -355,12 +355,12 @@ struct Grid {
 
   Grid(const Family& family, const Plan& plan, std::int64_t first) {
     const std::int64_t chunk = family.order.chunk, span = kSegment * chunk;
-    inner = plan.batch_dims ? plan.batch[plan.batch_dims - 1].size : 1;
+    inner = plan.inner().size;
     most = 1;
     if (plan.batch_dims && plan.row[0].stride[kIn0] != family.item) {
       bool beside = true;
       for (int k = 0; k < kOperands; ++k)
-        if (plan.data[k] && plan.batch[plan.batch_dims - 1].stride[k] != family.item) beside = false;
+        if (plan.data[k] && plan.inner().stride[k] != family.item) beside = false;
       if (beside) most = kLineBytes / family.item;
     }
     per_stretch = (inner + most - 1) / most;
