@@ -29,6 +29,27 @@ inline bool is_countable(std::int64_t item, std::initializer_list<std::int64_t> 
   return true;
 }
 
+// Of arrays whose rows run along an axis. empty is set where they have no element.
+inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int axis, bool& empty) {
+  const int code = static_cast<int>(dtype);
+  if (code < 0 || code > 3)
+    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", code);
+  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim,
+                kMaxDims);
+  if (!shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
+  std::int64_t bytes = 8;
+  for (int d = 0; d < ndim; ++d) {
+    if (shape[d] < 0)
+      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
+                  static_cast<long long>(shape[d]));
+    empty |= shape[d] == 0;
+    if (shape[d] && __builtin_mul_overflow(bytes, shape[d], &bytes))
+      return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
+  }
+  return Status{};
+}
+
 // Temperatures are infinite, or numbers that the type has which rows of a dtype are computed in.
 inline Status check_temperature(DType dtype, double temperature) {
   const double most = dtype == DType::f64 ? 1.7976931348623157e308 : 3.4028234663852886e38;

@@ -5,23 +5,8 @@
 namespace sumexp::cpu {
 
 Status check_draws(const SampleCall& call, const std::int64_t* counts, const std::int64_t* strides, bool reads) {
-  const int dtype = static_cast<int>(call.dtype);
-  if (dtype < 0 || dtype > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
-  if (call.ndim < 1 || call.ndim > kMaxDims || call.axis < -call.ndim || call.axis >= call.ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", call.axis,
-                call.ndim, kMaxDims);
-  if (!call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
-  std::int64_t bytes = 8;
   bool empty = false;
-  for (int d = 0; d < call.ndim; ++d) {
-    if (call.shape[d] < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
-                  static_cast<long long>(call.shape[d]));
-    empty |= call.shape[d] == 0;
-    if (call.shape[d] && __builtin_mul_overflow(bytes, call.shape[d], &bytes))
-      return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
-  }
+  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis, empty); !status.ok()) return status;
   if (reads && !empty && !call.logits.data) return fail(Code::invalid_argument, "logits: missing");
   if (call.logits.data && !call.logits.strides) return fail(Code::invalid_argument, "logits: has no strides");
   if (call.where.data && !call.where.strides) return fail(Code::invalid_argument, "where: has no strides");
