@@ -199,6 +199,11 @@ void test_memory() {
       for (T* place : {fence.first(), fence.last(n)}) {
         for (int i = 0; i < n; ++i) place[i] = from[i];
         expect("load_part", V::load_part(place, n, fill), [&](int i) { return i < n ? from[i] : fill; });
+        // what the compiler knows may be loaded in another way
+        expect("load_part 0", V::load_part(place, n, T(0)), [&](int i) { return i < n ? from[i] : T(0); });
+        expect("load_part -0", V::load_part(place, n, T(-0.0)), [&](int i) { return i < n ? from[i] : T(-0.0); });
+        expect("load_part -inf", V::load_part(place, n, -Limits<T>::infinity),
+               [&](int i) { return i < n ? from[i] : -Limits<T>::infinity; });
         V::store_part(place, V::load(from + W), n);
         for (int i = 0; i < n; ++i) CHECK(same(place[i], from[W + i]), "store_part of %d: element %d", n, i);
       }

@@ -1,5 +1,6 @@
 // sumexp::cuda::segments against the CPU's, byte by byte: all ops and dtypes, segments from none to many chunks, arrays in any
 // layout between guard pages; and offsets that are none, with which nothing beside the arrays may be touched.
+//   usage: test_simt_segments [dtype]
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -1,4 +1,5 @@
 // sumexp::cuda::logmeanexp and the derivatives of logsumexp with weights against the CPU's, byte by byte.
+//   usage: test_simt_weighted_rows [dtype]
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
