@@ -166,8 +166,6 @@ struct SumsKernel {
   }
   static SUMEXP_FN void map_rows(const Transposed<V, kInputs>& rows, const TileRow& row) {
     if constexpr (Op::kWinnersApart) {
-      V top = V(-Limits<T>::infinity);
-      for (int j = 0; j < rows.n; ++j) top = larger(rows.in[Op::kLog][j], top);
       const auto map = [&](auto value) SUMEXP_INLINE {
         for (int j = 0; j < rows.n; ++j) {
           V v[kInputs];
@@ -175,7 +173,7 @@ struct SumsKernel {
           rows.in[0][j] = quiet(value(v) * row.factor);
         }
       };
-      if (any(wins(top))) map([&](const V* v) SUMEXP_INLINE { return Op::map_any(v, row.sums); });
+      if (any(wins(rows.largest_lanes(Op::kLog)))) map([&](const V* v) SUMEXP_INLINE { return Op::map_any(v, row.sums); });
       else map([&](const V* v) SUMEXP_INLINE { return Op::map_usual(v, row.sums); });
       return;
     }

@@ -98,12 +98,12 @@ struct Transposed {
       : terms(static_cast<V*>(tile.terms)), top(static_cast<const V*>(tile.top)), n(tile.count) {
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<V*>(tile.in[k]);
   }
-  SUMEXP_FN V largest() const {
-    if (top) return *top;
+  SUMEXP_FN V largest_lanes(int k) const {
     V most = V(-Limits<T>::infinity);
-    for (int j = 0; j < n; ++j) most = larger(in[0][j], most);
+    for (int j = 0; j < n; ++j) most = larger(in[k][j], most);
     return most;
   }
+  SUMEXP_FN V largest() const { return top ? *top : largest_lanes(0); }
   SUMEXP_FN V largest_below(V limit) const {
     const V lowest = V(-Limits<T>::infinity);
     V best = lowest;
@@ -162,9 +162,7 @@ struct Transposed {
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
     if constexpr (Op::kWinnersApart) {
-      V top = V(-Limits<T>::infinity);
-      for (int j = 0; j < n; ++j) top = larger(in[Op::kLog][j], top);
-      if (!any(wins(top))) {
+      if (!any(wins(largest_lanes(Op::kLog)))) {
         for (int a = 0; a < Op::kSums - 1; ++a) place_sum<Op, pass>(a, WideOf<V>::constant(0), row);
         return sums_from<Op, pass, Op::kSums - 1>(row,
                                                   [&](V* acc, const V* v) SUMEXP_INLINE { acc[0] = Op::usual(acc[0], v); });
