@@ -2,6 +2,7 @@
 
     cells.py     what is measured: operation, dtype, axis, rows x n, threads; the byte model; the arrays
     peers.py     how each library is called for a cell
+    peer_numba.py  the loops of the numba peer
     worker.py    one process with one peer in it, driven over a pipe
     rounds.py    the parent: starts workers, gives each its turn, one at a time
     limits.py    ../limits.cpp compiled for this machine: copy, read, exp-and-add, two reads and a write
@@ -11,5 +12,5 @@
     tables.py    what is printed, and the tables of the pages
     pictures.py  throughput against n; accuracy against the peers
 
-bench/gpu.py uses cells, stats and tables too.
+formulas.py is the table of bench/families.py. bench/gpu.py uses cells, stats and tables too.
 """

@@ -89,9 +89,8 @@ x : array of float16, bfloat16, float32 or float64
 axis : int, tuple of ints or None
     The axes to sum over; None, the default, is all of them.
 b : array, broadcastable with x
-    Finite weights, of any sign; in float64 up to 1e200 in size, beyond which the result may be NaN. An element of
-    weight 0 adds nothing, even where x is inf or NaN; nor does one whose e^x is below 2^-198 (float64: 2^-1322)
-    of the largest, whatever its weight.
+    Weights of any sign and size; in float64, beside x of 2^62 and more in size, those of a row may add up to 1e307,
+    beyond which the result may be NaN. An element of weight 0 adds nothing, even where x is inf or NaN.
 keepdims : bool
     Keep the reduced axes with length 1.
 return_sign : bool

@@ -98,10 +98,9 @@ std::int64_t Plan::rows_to_boundary(std::int64_t r, std::int64_t bytes) const {
 }
 
 Status make_plan(const Call& call, Plan& plan) {
-  const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
+  const int op = static_cast<int>(call.op);
   if (op < 0 || op >= kOpCount) return fail(Code::invalid_argument, "op: got code %d; accepted are 0 to %d", op, kOpCount - 1);
-  if (dtype < 0 || dtype > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
+  if (!is_dtype(call.dtype)) return bad_dtype("dtype", call.dtype);
   if (call.ndim < 0 || call.ndim > kMaxDims)
     return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", call.ndim, kMaxDims);
   if (call.ndim < 64 && (call.axes >> call.ndim) != 0)

@@ -29,15 +29,17 @@ inline bool is_countable(std::int64_t item, std::initializer_list<std::int64_t> 
   return true;
 }
 
-// Of arrays whose rows run along an axis. empty is set where they have no element.
-inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int axis, bool& empty) {
-  const int code = static_cast<int>(dtype);
-  if (code < 0 || code > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", code);
-  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim,
-                kMaxDims);
-  if (!shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
+inline bool is_dtype(DType dtype) { return static_cast<unsigned>(dtype) < 4; }
+inline Status bad_dtype(const char* name, DType given) {
+  return fail(Code::invalid_argument, "%s: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", name,
+              static_cast<int>(given));
+}
+
+// empty is set where arrays of this shape have no element.
+inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, bool& empty) {
+  if (!is_dtype(dtype)) return bad_dtype("dtype", dtype);
+  if (ndim < 0 || ndim > kMaxDims) return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", ndim, kMaxDims);
+  if (ndim > 0 && !shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
   std::int64_t bytes = 8;
   for (int d = 0; d < ndim; ++d) {
     if (shape[d] < 0)
@@ -47,6 +49,14 @@ inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int 
     if (shape[d] && __builtin_mul_overflow(bytes, shape[d], &bytes))
       return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   }
+  return Status{};
+}
+// Of arrays whose rows run along an axis.
+inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int axis, bool& empty) {
+  if (const Status status = check_shape(dtype, ndim, shape, empty); !status.ok()) return status;
+  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim,
+                kMaxDims);
   return Status{};
 }
 

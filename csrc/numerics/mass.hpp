@@ -4,9 +4,8 @@
 //   t_j = e^(x_j) 2^-N as FullTerms::term rounds it to T, N = rint(m log2 e), m the row's maximum (e^(x_j - m) for |m| >=
 //         Format::direct)
 //
-// Contract   |q_j 2^-88 - e^(x_j) 2^-N| <= 1.15 * 2^-24 (float), 2^-53 (double) of itself, + 2^-64. The largest is 0.7 * 2^88
-// or
-//            more and 1.42 * 2^88 at most: sums of 2^31 masses stay below 2^120. Equal elements have equal masses.
+// Contract   |q_j 2^-88 - e^(x_j) 2^-N| <= 1.15 * 2^-24 (float), 2^-53 (double) of itself, + 2^-64. The largest is
+//            0.7 * 2^88 to 1.42 * 2^88: sums of 2^31 masses stay below 2^120. Equal elements have equal masses.
 //
 // Masses are added as hi + lo, two doubles. hi starts so high that adding a term rounds it to a multiple of 2^-43; the rest,
 // exact, goes to lo, a multiple of 2^-88 below 2^-43. All sums of kMassBlock such numbers are exact, in any order: how a term

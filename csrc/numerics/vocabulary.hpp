@@ -73,7 +73,6 @@ SUMEXP_FN bool at_or_above(double a, double b) { return a >= b; }
 SUMEXP_FN bool any(bool mask) { return mask; }
 SUMEXP_FN float clear(bool mask, float v) { return mask ? 0.0f : v; }
 SUMEXP_FN double clear(bool mask, double v) { return mask ? 0.0 : v; }
-SUMEXP_FN bool less(double a, double b) { return a < b; }
 SUMEXP_FN float pick(bool mask, float a, float b) { return mask ? a : b; }
 SUMEXP_FN double pick(bool mask, double a, double b) { return mask ? a : b; }
 

@@ -126,9 +126,8 @@ SUMEXP_FN std::int64_t by_rejection(std::int64_t n, double p, const RowRandom& r
 // right to a relative 1e-9 for n up to 10^13 and 1e-7 for 2^53, however small p is, and counts of probability 2^-100 have
 // theirs.
 //
-//   n p < 10   inversion from the upper tail: P(K >= k) is a sum of positive terms, and is compared with a uniform number that
-//   has
-//              full precision near 0. P(K > 0) = 1 - (1 - p)^n is made without cancellation.
+//   n p < 10   inversion from the upper tail: P(K >= k) is a sum of positive terms, and is compared with a uniform number
+//              that has full precision near 0. P(K > 0) = 1 - (1 - p)^n is made without cancellation.
 //   else       transformed rejection, BTRS: W. Hörmann, "The generation of binomial random variates", Journal of Statistical
 //              Computation and Simulation 46 (1993). Its acceptance compares with f(k) / f(mode) of the probability function f,
 //              which is made of deviances: C. Loader, "Fast and accurate computation of binomial probabilities" (2000), so that

@@ -44,7 +44,7 @@ struct LogSoftmax : LogitsOp {
 // in: g, y
 struct LogSoftmaxVjp : SumsOp {
   static constexpr int kInputs = 2, kPasses = 1, kSums = 2, kLog = 1;
-  static constexpr bool kWinnersApart = true, kPrepares = true;
+  static constexpr bool kWinnersApart = true;
   template <int pass, class V>
   static SUMEXP_FN void add(V* acc, const V* in, const RowScalars<V>&) {
     const auto winner = wins(in[1]);
@@ -55,30 +55,35 @@ struct LogSoftmaxVjp : SumsOp {
   static SUMEXP_FN V usual(V sum, const V* in) {
     return sum + in[0];
   }
+  // others: the sum of all g but this
   template <class V>
-  static SUMEXP_FN void prepare(RowScalars<V>& row) {
+  static SUMEXP_FN V at_winner(V g, V y, V others) {
+    const Probability<V> s = probability_of_log(y);
+    return fma(g, s.rest, V(ElementOf<V>(0)) - s.value * others);
+  }
+  template <class V>
+  static SUMEXP_FN void prepare(RowScalars<V>& row, V y) {
     row.h[2] = V(ElementOf<V>(0)) - row.plus(1, row.h[0]);
-  }
-  template <class V>
-  static SUMEXP_FN V map(const V* in, RowScalars<V> row) {
-    prepare(row);
-    return map_prepared(in, row);
-  }
-  template <class V>
-  static SUMEXP_FN V map_prepared(const V* in, const RowScalars<V>& row) {
-    return any(wins(in[1])) ? map_any(in, row) : map_usual(in, row);
+    row.h[3] = at_winner(row.h[0], y, row.plus(1, row.h[0] - row.h[0]));
   }
   template <class V>
   static SUMEXP_FN V map_usual(const V* in, const RowScalars<V>& row) {
     return fma(probability_of_log(in[1]).value, row.h[2], in[0]);
   }
   template <class V>
+  static SUMEXP_FN V map_winner(const V* in, const RowScalars<V>& row) {
+    return pick(wins(in[1]), row.h[3], map_usual(in, row));
+  }
+  template <class V>
   static SUMEXP_FN V map_any(const V* in, const RowScalars<V>& row) {
-    const V zero = V(ElementOf<V>(0));
     const auto winner = wins(in[1]);
-    const Probability<V> s = probability_of_log(in[1]);
-    const V others = row.plus(1, row.h[0] - pick(winner, in[0], zero));
-    return pick(winner, fma(in[0], s.rest, zero - s.value * others), fma(s.value, row.h[2], in[0]));
+    const V others = row.plus(1, row.h[0] - pick(winner, in[0], V(ElementOf<V>(0))));
+    return pick(winner, at_winner(in[0], in[1], others), map_usual(in, row));
+  }
+  template <class V>
+  static SUMEXP_FN V map(const V* in, RowScalars<V> row) {
+    row.h[2] = V(ElementOf<V>(0)) - row.plus(1, row.h[0]);
+    return any(wins(in[1])) ? map_any(in, row) : map_usual(in, row);
   }
 };
 

@@ -31,7 +31,7 @@
 //   finish(state)         as above, for numbers only
 //   emit(row, extra)      the result, and, if there is a place, the second one
 //
-// SumsOp (sums.hpp): starts from saved outputs; plain sums over the row, then a map.
+// SumsOp (sums.hpp): starts from saved outputs; kSums plain sums over the row in each of kPasses readings, then a map.
 #pragma once
 
 #include "../numerics/state.hpp"

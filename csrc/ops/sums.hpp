@@ -2,16 +2,20 @@
 // output y. An op names its inputs in order and gives two functions on values (V: float, double or a
 // vector of them):
 //
+//   kPasses, kSums            how often the row is read for sums, and how many each time
 //   add<pass>(acc, in, row)   adds one element's contributions to acc[0 .. kSums)
 //   map(in, row)              one element of the result, before the temperature factor
 //   kLog                      the input of log-probabilities y, or -1: y of no element is -inf
 //   kExponentials             add takes an e^y: much arithmetic, of which there is less where no element wins:
 //   add_usual(acc, in)        add, then
 //   kMapAdds                  map does no more than add, so that the next row is prefetched under the sums
-//   kWinnersApart             all sums but the last are of winners (wins(y)) alone. A row has one at most, and many have none:
-//   usual(sum, in)            what add makes of the last sum for any other element
-//   kPrepares                 what map makes of the row's sums alone is made once, at free places among them, by prepare(row);
-//   map_prepared(in, row)     is then map
+//   kWinnersApart             the first of two sums is of winners (wins(y)) alone. A row of log-probabilities has one or none:
+//   usual(sum, in)            what add makes of the second sum for any other element; all of `in` is 0 for a winner
+//   prepare(row, y)           what map makes of the row's sums alone is made once, at free places among them, and the result at
+//                             the row's one winner, from its part of the first sum, in[0] of it, and its y
+//   map_usual(in, row)        then map of an element that does not win,
+//   map_winner(in, row)       of any element of a row with one winner at most,
+//   map_any(in, row)          of any element
 //
 // Sums are carried out in the order of numerics/geometry.hpp and reach `row` as (h, l) pairs: those of
 // pass 0 at 0 .. kSums-1, those of pass 1 after them.
@@ -26,7 +30,7 @@ struct SumsOp {
   static constexpr bool kRowOutput = false, kMask = false, kLogits = false, kProbability = false;
   static constexpr bool kApart = false, kIndex = false, kExtra = false;
   static constexpr int kLog = -1;
-  static constexpr bool kExponentials = false, kMapAdds = false, kWinnersApart = false, kPrepares = false;
+  static constexpr bool kExponentials = false, kMapAdds = false, kWinnersApart = false;
 };
 
 // An element with a probability e^y of 0.57 or more, next to which 1 - e^y and sums of the others keep their digits

@@ -6,10 +6,10 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index
 
 from . import _core
 from ._devices import is_torch
+from ._row_shapes import row_axis, without
 from ._scalars import temperature as checked_temperature
 
 ORDERS = {"vllm": 0, "hf": 1, "llama.cpp": 2}
@@ -41,14 +41,8 @@ class SampleInfo(NamedTuple):
 def rows_of(function, x, axis):
     """(axis from 0, the batch's shape)"""
     shape = tuple(x.shape)
-    if not shape:
-        raise ValueError(f"{function}: logits has shape (), accepted: at least one dimension")
-    try:
-        axis = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
-    axis = normalize_axis_index(axis, len(shape), f"{function}: axis")
-    return axis, shape[:axis] + shape[axis + 1 :]
+    axis = row_axis(function, "logits", shape, axis)
+    return axis, without(shape, axis)
 
 
 def linear_shapes(x, w, bias):

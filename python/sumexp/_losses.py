@@ -4,6 +4,7 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
+from ._row_shapes import row_axis
 from ._scalars import temperature as checked_temperature, tokens_power
 
 INFO = {"lse": "lse", "log_prob": "log_prob", "entropy": "entropy", "z_loss": "z_loss_part", "predicted": "predicted",
@@ -147,7 +148,7 @@ class Call:
         self.function = function
         (self.logits,), self.back = _arrays.together(function, logits=logits)
         shape = self.logits.shape
-        self.axis = _axis(function, axis, len(shape))
+        self.axis = row_axis(function, "logits", shape, axis)
         self.rows = shape[: self.axis] + shape[self.axis + 1 :]
         self.number = np.dtype(np.float64 if self.logits.dtype == np.float64 else np.float32)
         self.target, target_weight = self._target(target)
@@ -283,18 +284,6 @@ class Call:
         if self.info:
             results += ({n: self.back(a) for n, a in self.found.items()},)
         return results if len(results) > 1 else results[0]
-
-
-def _axis(function, axis, ndim):
-    if ndim == 0:
-        raise ValueError(f"{function}: logits has shape (), accepted: at least one dimension")
-    try:
-        number = axis.__index__()
-    except (AttributeError, TypeError):
-        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
-    if not -ndim <= number < ndim:
-        raise np.exceptions.AxisError(f"{function}: axis is {number}, accepted: {-ndim} to {ndim - 1}")
-    return number % ndim
 
 
 def _index(function, value):

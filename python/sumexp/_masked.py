@@ -1,21 +1,11 @@
 """Attention rows: softmax, log_softmax and logsumexp with masks, lengths, biases, caps and sinks."""
 
-
 import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-from ._masked_arguments import (
-    NAMES,
-    OPS,
-    check_axis,
-    check_causal,
-    check_empty,
-    check_lengths,
-    check_softcap,
-    laid,
-    shape_error,
-)
+from ._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, check_softcap, laid, shape_error
+from ._row_shapes import row_axis
 from ._scalars import temperature as check_temperature
 
 _OPTIONS = """
@@ -100,7 +90,7 @@ def _document_vjp(function, plain, g):
 
 def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty, g=None):
     (x, bias, sink, g), back = _arrays.together(function, x=x, bias=bias, sink=sink, g=g)
-    axis = check_axis(function, axis, x.ndim)
+    axis = row_axis(function, "x", x.shape, axis)
     shape = x.shape
     if where is not None:
         where = laid(function, "where", _arrays._mask(function, where), shape)

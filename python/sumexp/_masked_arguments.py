@@ -25,16 +25,6 @@ def laid(function, argument, array, shape, axis=None):
     return array.reshape(padded if axis is None else (*padded[:axis], 1, *padded[axis:]))
 
 
-def check_axis(function, axis, ndim):
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
-    if ndim == 0 or not -ndim <= number < ndim:
-        raise np.exceptions.AxisError(f"{function}: axis is {number}, accepted: an axis of x, which has {ndim} dimensions")
-    return number % ndim
-
-
 def check_lengths(function, lengths, shape, axis):
     """A ValueError for one outside of the axis, as the kernel has it. `lengths` is an ndarray, laid."""
     rows = lengths.reshape(-1) if 0 not in shape[:axis] + shape[axis + 1 :] else lengths[:0].reshape(-1)  # none: no rows

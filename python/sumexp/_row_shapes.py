@@ -10,7 +10,7 @@ def row_axis(name, argument, shape, axis):
     try:
         number = operator.index(axis)
     except TypeError:
-        raise TypeError(f"{name}: axis is a {type(axis).__name__}, accepted: an integer") from None
+        raise TypeError(f"{name}: axis is {axis!r}, accepted: an int") from None
     if not shape:
         raise ValueError(f"{name}: {argument} has shape (), accepted: at least one dimension")
     if not -len(shape) <= number < len(shape):

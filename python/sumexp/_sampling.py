@@ -1,7 +1,7 @@
 """Sampling from the softmax of rows of logits: sample, sample_counts, linear_sample and gumbel_softmax.
 
 A draw walks down the tree in which the row's sum of exponentials was added, and decides at each node by the ratio of two sums
-(csrc/numerics/README.md, "Sampling"): a class of probability p is drawn with probability p (1 + 1e-6) down to p = 1e-30, one of
+(csrc/numerics/README.md, "Sampling"): a class of probability p is drawn with probability p (1 ± 1e-6) down to p = 1e-30, one of
 probability 0 never. Random bits are Philox4x32-10 of a row's seed and stream, so that a row's draw depends on its logits,
 options, seed and stream alone.
 """
@@ -166,7 +166,7 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
 
     A multinomial draw, made by binomial splits down the tree of the row's sum: its time does not depend on num_samples, an int
     from 0 to 2^53. The splits are exact but for rounding (a relative 1e-9), so that the counts of a class of probability p have
-    mean num_samples p (1 + 1e-6) down to p = 1e-30. The draws are others than those of `sample`.
+    mean num_samples p (1 ± 1e-6) down to p = 1e-30. The draws are others than those of `sample`.
 
     logits, axis, temperature, seed and stream are as in `sample`. Returns counts of int64, of the shape of logits, in `out` if
     that is given. (On CUDA devices a row that would be an error has -1 for every class.)

@@ -102,6 +102,15 @@ void expect_mask(const char* word, const M& mask, F expected) {
   using T = ElementOf<V>;
   int set = 0;
   for (int i = 0; i < V::W; ++i) set += expected(i);
+  if constexpr (V::kRegister) {
+    const std::uint64_t lanes = ::sumexp::SUMEXP_NS::bits(mask), one = ~std::uint64_t(0) >> (64 - V::kMaskBits);
+    for (int i = 0; i < V::W; ++i) {
+      const std::uint64_t lane = lanes >> (i * V::kMaskBits) & one, want = expected(i) ? one : 0;
+      CHECK(lane == want, "bits(%s), lane %d: %llx, expected %llx", word, i, (unsigned long long)lane,
+            (unsigned long long)want);
+    }
+    CHECK(V::W * V::kMaskBits == 64 || lanes >> (V::W * V::kMaskBits) == 0, "bits(%s): more than %d lanes", word, V::W);
+  }
   CHECK(::sumexp::SUMEXP_NS::count(mask) == set, "count(%s): %d, expected %d", word, ::sumexp::SUMEXP_NS::count(mask), set);
   expect(word, clear(mask, V(T(1))), [&](int i) { return expected(i) ? T(0) : T(1); });
 }

@@ -588,7 +588,7 @@ BAD = [
     (lambda x, i: se.log_prob(x, i[..., None]), ValueError, "log_prob: index has shape"),
     (lambda x, i: se.log_prob(1.0, 0), ValueError, r"log_prob: logits has shape \(\), accepted: at least one dimension"),
     (lambda x, i: se.log_prob(x, i, 2), ValueError, "log_prob: axis is 2, accepted: -2 to 1"),
-    (lambda x, i: se.log_prob(x, i, (0, 1)), TypeError, "log_prob: axis is a tuple, accepted: an integer"),
+    (lambda x, i: se.log_prob(x, i, (0, 1)), TypeError, r"log_prob: axis is \(0, 1\), accepted: an int"),
     (lambda x, i: se.log_prob(x, i, temperature=0), ValueError, "log_prob: temperature is 0, accepted"),
     (lambda x, i: se.entropy(x, temperature="1"), TypeError, "entropy: temperature is '1', accepted"),
     (lambda x, i: se.entropy(x.astype(np.float32), temperature=1e-60), ValueError, "entropy: temperature: got 1e-60"),

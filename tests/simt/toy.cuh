@@ -1,5 +1,5 @@
 // A toy kernel in the manner of csrc/cuda, with faults to plant: it proves that the machine runs
-// what is right and catches what is wrong. nvcc compiles it too (toy.cu).
+// what is right and catches what is wrong.
 //
 // sums[r] = sum of x[r, 0..n) in one fixed order: thread t adds x[t], x[t + threads], ...; 32 lanes
 // fold by halves; the warps' sums add up in order; then the cluster's blocks in order of rank, and
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(256)
     const arch::Pack<float> a = arch::load16(p + i + (fault == Fault::misaligned));
     v += a.v[0] + a.v[1] + a.v[2] + a.v[3];
   }
-  if (whole + t < mine) v += arch::stream_load(p + whole + t);
+  if (whole + t < mine) v += p[whole + t];
   if (fault == Fault::early_exit && arch::warp() == 1) return;
   if (fault == Fault::absent_lane && arch::lane() >= 16) {
     arch::block_sync();

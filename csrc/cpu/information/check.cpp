@@ -6,9 +6,7 @@
 namespace sumexp::cpu {
 
 Status check_rows(const LogitsRows& rows, const Argument* arguments, int count, RowShape& shape) {
-  const int dtype = static_cast<int>(rows.dtype);
-  if (dtype < 0 || dtype > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
+  if (!is_dtype(rows.dtype)) return bad_dtype("dtype", rows.dtype);
   if (rows.ndim < 1 || rows.ndim > kMaxDims)
     return fail(Code::invalid_argument, "ndim: got %d; accepted are 1 to %d", rows.ndim, kMaxDims);
   if (!rows.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", rows.ndim);

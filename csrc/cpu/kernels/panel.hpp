@@ -19,6 +19,8 @@ struct PanelRows {
   const cpu::Panel* at;
   Count count;
 
+  SUMEXP_FN Count length() const { return count; }
+
   class Cursor {
    public:
     SUMEXP_FN explicit Cursor(const PanelRows& rows) : panel_(*rows.at), terms_(panel_.terms.first) {
@@ -109,33 +111,17 @@ struct PanelRows {
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
     Groups groups[Op::kSums];
-    bool all = !Op::kWinnersApart;
     each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
-      const E* x[kInputs];
-#pragma GCC unroll 3
-      for (int k = 0; k < kInputs; ++k) x[k] = cursor.in(k);
+      const Inputs x(cursor);
       V sums[Op::kSums][kVectors];
-      bool own;
       if constexpr (pass == 0) {
-        own = sum_lanes<V, Op, 0>(x, count, row, sums);  // looks at no scalar yet
+        sum_lanes<V, Op, 0>(x.at, count, row, sums);  // looks at no scalar yet
       } else {
-        own = sum_lanes<V, Op, pass>(x, count, scalars_of(row, b), sums);
+        sum_lanes<V, Op, pass>(x.at, count, scalars_of(row, b), sums);
       }
-      groups[Op::kSums - 1][b] = group_members(sums[Op::kSums - 1]);
-      if (!own) return;
-      for (int a = 0; a < Op::kSums - 1; ++a) {
-        for (int c = 0; !all && c < W; ++c) groups[a][c] = WideMembers<V>{};
-        groups[a][b] = group_members(sums[a]);
-      }
-      all = true;
+      for (int a = 0; a < Op::kSums; ++a) groups[a][b] = group_members(sums[a]);
     });
-    for (int a = 0; a < Op::kSums; ++a) {
-      if (all || a == Op::kSums - 1) {
-        repeat_first(groups[a]), place_sum<Op, pass>(a, groups[a].fold(), row);
-      } else {
-        place_sum<Op, pass>(a, WideOf<V>::constant(0), row);
-      }
-    }
+    for (int a = 0; a < Op::kSums; ++a) repeat_first(groups[a]), place_sum<Op, pass>(a, groups[a].fold(), row);
   }
 
   // Lanes among which is the largest element of input k in all rows.
@@ -148,27 +134,60 @@ struct PanelRows {
     });
     return top;
   }
-  // The last sum (kWinnersApart), the others 0, as where no element wins. kLook: returned are largest_lanes of y.
-  template <class Op, bool kLook>
-  SUMEXP_FN V usual_sum(RowScalars<V>& row) const {
+  // The second sum (kWinnersApart), the first 0, as where no element wins.
+  template <class Op>
+  SUMEXP_FN void usual_sum(RowScalars<V>& row) const {
     Groups groups;
-    V top = V(-Limits<T>::infinity);
     each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
-      const E* x[kInputs];
-#pragma GCC unroll 3
-      for (int k = 0; k < kInputs; ++k) x[k] = cursor.in(k);
-      V sum[kVectors], own = V(-Limits<T>::infinity);
-      usual_lanes<V, Op>(x, count, sum, [&](V y) SUMEXP_INLINE { own = kLook ? larger(y, own) : own; });
+      V sum[kVectors];
+      usual_lanes<V, Op>(Inputs(cursor).at, count, sum);
       groups[b] = group_members(sum);
-      top = larger(own, top);
     });
     repeat_first(groups);
-    for (int a = 0; a < Op::kSums - 1; ++a) place_sum<Op, 0>(a, WideOf<V>::constant(0), row);
-    place_sum<Op, 0>(Op::kSums - 1, groups.fold(), row);
-    return top;
+    place_sum<Op, 0>(0, WideOf<V>::constant(0), row);
+    place_sum<Op, 0>(1, groups.fold(), row);
+  }
+  // Both, and the y of each row's winner; false where a row has several. Winners are picked from memory, where they lie: no
+  // vector needs to be folded for them.
+  template <class Op>
+  SUMEXP_FN bool winner_sums(RowScalars<V>& row, V& y) const {
+    Groups groups;
+    E own[W], of[W];
+    bool single = true;
+    each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
+      const Inputs x(cursor);
+      V sum[kVectors];
+      std::uint64_t lanes = 0;
+      int at = 0, vectors = 0;
+      lane_sweep<V, 1>(count, reinterpret_cast<V(&)[1][kVectors]>(sum), [&](V* acc, int i, auto memory) SUMEXP_INLINE {
+        V v[kInputs];
+        load_inputs<V, Op>(x.at, i, memory, v);
+        const auto winner = wins(v[Op::kLog]);
+        acc[0] = add_left<Op>(acc[0], winner, v);
+        const std::uint64_t mine = bits(winner);
+        lanes |= mine, at = mine ? i : at, vectors += mine != 0;
+      });
+      groups[b] = group_members(sum);
+      const int place = at + __builtin_ctzll(lanes | (lanes == 0)) / V::kMaskBits;
+      memcpy(own + b, x.at[0] + place, sizeof(E)), memcpy(of + b, x.at[Op::kLog] + place, sizeof(E));
+      single &= vectors <= 1 && __builtin_popcountll(lanes) <= V::kMaskBits;
+    });
+    if (!single) return false;
+    repeat_first(groups), repeat_first(own), repeat_first(of);
+    y = V::load(of);
+    place_sum<Op, 0>(0, WideOf<V>::from(pick(wins(y), V::load(own), V(T(0)))), row);
+    place_sum<Op, 0>(1, groups.fold(), row);
+    return true;
   }
 
  private:
+  struct Inputs {
+    const E* at[kInputs];
+    SUMEXP_FN explicit Inputs(const Cursor& row) {
+#pragma GCC unroll 3
+      for (int k = 0; k < kInputs; ++k) at[k] = row.in(k);
+    }
+  };
   static SUMEXP_FN RowScalars<V> scalars_of(const RowScalars<V>& row, int b) {
     RowScalars<V> to;
     for (int k = 0; k < RowScalars<V>::kMax; ++k) to.h[k] = V(Lanes(row.h[k]).at[b]), to.l[k] = V(Lanes(row.l[k]).at[b]);

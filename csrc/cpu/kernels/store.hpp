@@ -83,7 +83,7 @@ SUMEXP_FN Row lane_of(const Row& row, int b) {
   if constexpr (!std::is_empty_v<Row>) {
     static_assert(sizeof(Row) % sizeof(V) == 0, "a Row is nothing but vectors");
     const Lane* lanes = reinterpret_cast<const Lane*>(&row) + b;
-#pragma GCC unroll 9
+#pragma GCC unroll 11
     for (int k = 0; k < kNumbers<V, Row>; ++k) reinterpret_cast<V*>(&own)[k] = V(T(lanes[k * V::W]));
   }
   return own;
@@ -95,7 +95,7 @@ SUMEXP_FN To broadcast(const From& row) {
   To to;
   if constexpr (!std::is_empty_v<To>) {
     static_assert(sizeof(To) / sizeof(V) == sizeof(From) / sizeof(T), "a Row is nothing but numbers");
-#pragma GCC unroll 9
+#pragma GCC unroll 11
     for (int k = 0; k < kNumbers<V, To>; ++k) {
       T number;
       memcpy(&number, reinterpret_cast<const char*>(&row) + k * sizeof(T), sizeof(T));

@@ -34,29 +34,57 @@ SUMEXP_FN void load_inputs(const E* const* in, int i, Memory memory, V* v, std::
 template <class V>
 using LaneGroup = V[Geometry<ElementOf<V>>::kGroup / V::W];
 
-// The last sum alone (kWinnersApart), as it is where no element wins; look(y) sees each y.
-template <class V, class Op, bool kAhead = false, class E, class Look>
-SUMEXP_FN void usual_lanes(const E* const* in, int count, LaneGroup<V>& sum, Look look, std::int64_t ahead = 0) {
+// The second sum alone (kWinnersApart), as it is where no element wins.
+template <class V, class Op, class E>
+SUMEXP_FN void usual_lanes(const E* const* in, int count, LaneGroup<V>& sum) {
   lane_sweep<V, 1>(count, reinterpret_cast<LaneGroup<V>(&)[1]>(sum), [&](V* acc, int i, auto memory) SUMEXP_INLINE {
     V v[Op::kInputs];
-    load_inputs<V, Op, kAhead>(in, i, memory, v, ahead);
-    look(v[Op::kLog]);
+    load_inputs<V, Op>(in, i, memory, v);
     acc[0] = Op::usual(acc[0], v);
   });
 }
 
-// All sums of one pass. False where there are none but the last (kWinnersApart).
-template <class V, class Op, int pass, bool kAhead = false, class E>
-SUMEXP_FN bool sum_lanes(const E* const* in, int count, const RowScalars<V>& scalars, LaneGroup<V> (&sums)[Op::kSums],
-                         std::int64_t ahead = 0) {
-  if constexpr (Op::kWinnersApart) {
-    bool winners = false;
-    const auto look = [&](V y) SUMEXP_INLINE {
-      if (any(wins(y))) winners = true;
-    };
-    usual_lanes<V, Op, kAhead>(in, count, sums[Op::kSums - 1], look, ahead);
-    if (!winners) return false;
+// The second sum and what is left of an element beside winners.
+template <class Op, class V, class Mask>
+SUMEXP_FN V add_left(V sum, Mask winner, const V* in) {
+  V left[Op::kInputs];
+#pragma GCC unroll 3
+  for (int k = 0; k < Op::kInputs; ++k) left[k] = clear(winner, in[k]);
+  return Op::usual(sum, left);
+}
+
+// What the first sum (kWinnersApart) comes to where no row has several winners, and their y; 0 where there is none. Of a row in
+// several lanes, in one of them, beside 0.
+template <class V>
+struct SumsWinner {
+  V own = V(ElementOf<V>(0)), y = own;
+
+  // Adds to the second sum what is left of an element. Returns which lanes win.
+  template <class Op>
+  SUMEXP_FN auto add(V& sum, const V* in) {
+    const auto winner = wins(in[Op::kLog]);
+    sum = add_left<Op>(sum, winner, in);
+    own = pick(winner, in[0], own);
+    y = pick(winner, in[Op::kLog], y);
+    return winner;
   }
+};
+// ... and the second sum. How many winners there are.
+template <class V, class Op, bool kAhead = false, class E>
+SUMEXP_FN int winner_lanes(const E* const* in, int count, SumsWinner<V>& winner, LaneGroup<V>& sum, std::int64_t ahead = 0) {
+  int winners = 0;
+  lane_sweep<V, 1>(count, reinterpret_cast<LaneGroup<V>(&)[1]>(sum), [&](V* acc, int i, auto memory) SUMEXP_INLINE {
+    V v[Op::kInputs];
+    load_inputs<V, Op, kAhead>(in, i, memory, v, ahead);
+    winners += ::sumexp::SUMEXP_NS::count(winner.template add<Op>(acc[0], v));
+  });
+  return winners;
+}
+
+// All sums of one pass.
+template <class V, class Op, int pass, bool kAhead = false, class E>
+SUMEXP_FN void sum_lanes(const E* const* in, int count, const RowScalars<V>& scalars, LaneGroup<V> (&sums)[Op::kSums],
+                         std::int64_t ahead = 0) {
   if constexpr (Op::kExponentials) {
     // Of long rows; of short ones the branch would be guessed wrong as often as it saves something.
     if (count >= Geometry<ElementOf<V>>::kLanes) {
@@ -65,7 +93,7 @@ SUMEXP_FN bool sum_lanes(const E* const* in, int count, const RowScalars<V>& sca
         load_inputs<V, Op, kAhead>(in, i, memory, v, ahead);
         add_any<Op, pass>(acc, v, scalars);
       });
-      return true;
+      return;
     }
   }
   lane_sweep<V, Op::kSums, Op::kExponentials>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
@@ -73,7 +101,6 @@ SUMEXP_FN bool sum_lanes(const E* const* in, int count, const RowScalars<V>& sca
     load_inputs<V, Op, kAhead>(in, i, memory, v, ahead);
     Op::template add<pass>(acc, v, scalars);
   });
-  return true;
 }
 
 }  // namespace sumexp::SUMEXP_NS

@@ -11,20 +11,23 @@
 
 namespace sumexp::SUMEXP_NS {
 
-template <class T, int kSums>
+template <class T, class Op>
 struct SumsState {
-  Wide<T> sum[kSums];
+  Wide<T> sum[Op::kSums];
+  T winners, y;  // how many elements win, and the sum of their y (kWinnersApart)
 
   static SumsState empty() {
     SumsState state;
     for (auto& s : state.sum) s = WideOf<T>::constant(0);
+    state.winners = state.y = T(0);
     return state;
   }
 };
-template <class T, int kSums>
-SUMEXP_FN SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const SumsState<T, kSums>& b) {
-  SumsState<T, kSums> state;
-  for (int k = 0; k < kSums; ++k) state.sum[k] = a.sum[k] + b.sum[k];
+template <class T, class Op>
+SUMEXP_FN SumsState<T, Op> merge(const SumsState<T, Op>& a, const SumsState<T, Op>& b) {
+  SumsState<T, Op> state;
+  for (int k = 0; k < Op::kSums; ++k) state.sum[k] = a.sum[k] + b.sum[k];
+  state.winners = a.winners + b.winners, state.y = a.y + b.y;
   return state;
 }
 
@@ -32,41 +35,73 @@ SUMEXP_FN SumsState<T, kSums> merge(const SumsState<T, kSums>& a, const SumsStat
 template <class V>
 struct SumsRow {
   RowScalars<V> sums;
-  V factor;
+  V factor, winners, y;  // the last two as SumsState has them
 };
 
 // E: the elements that a function reads and writes, of V's own type or of 16 bits.
 template <class V, class Op>
 struct SumsKernel {
   using T = ElementOf<V>;
-  using State = SumsState<T, Op::kSums>;
+  using State = SumsState<T, Op>;
   using Row = SumsRow<T>;
   using TileRow = SumsRow<V>;
   static constexpr int W = V::W, kInputs = Op::kInputs;
 
-  static SUMEXP_FN void prepare(TileRow& row) {
-    if constexpr (Op::kPrepares) Op::prepare(row.sums);
+  // The ways to map an element: map, or those of kWinnersApart.
+  struct Map {
+    SUMEXP_FN V operator()(const V* v, const TileRow& row) const { return quiet(Op::map(v, row.sums) * row.factor); }
+  };
+  struct MapUsual {
+    SUMEXP_FN V operator()(const V* v, const TileRow& row) const { return quiet(Op::map_usual(v, row.sums) * row.factor); }
+  };
+  struct MapWinner {
+    SUMEXP_FN V operator()(const V* v, const TileRow& row) const { return quiet(Op::map_winner(v, row.sums) * row.factor); }
+  };
+  struct MapAny {
+    SUMEXP_FN V operator()(const V* v, const TileRow& row) const { return quiet(Op::map_any(v, row.sums) * row.factor); }
+  };
+  // use(one of them). Decided once for many elements: whether one wins would be guessed wrong.
+  template <class Use>
+  static SUMEXP_FN void with_map(const TileRow& row, Use use) {
+    if constexpr (!Op::kWinnersApart) use(Map());
+    else if (any(at_or_above(row.winners, V(T(2))))) use(MapAny());
+    else if (any(at_or_above(row.winners, V(T(1))))) use(MapWinner());
+    else use(MapUsual());
   }
-  static SUMEXP_FN V map_value(const V* v, const TileRow& row) {
-    if constexpr (Op::kPrepares) return quiet(Op::map_prepared(v, row.sums) * row.factor);
-    else return quiet(Op::map(v, row.sums) * row.factor);
+  static SUMEXP_FN void prepare(TileRow& row) {
+    if constexpr (Op::kWinnersApart) Op::prepare(row.sums, row.y);
   }
 
   // The next row is prefetched by map, if that has more to compute; the next chunk of this one when it is first read.
   static SUMEXP_FN bool next_row(const cpu::Chunk& chunk) { return chunk.ahead > Geometry<T>::kChunk; }
 
+  static SUMEXP_FN Wide<T> sum_of(V lanes) {
+    LaneGroup<V> group = {};
+    group[0] = lanes;
+    return fold_group<V>(group);
+  }
   template <int pass, class E>
   SUMEXP_KERNEL static void reduce(const cpu::Chunk& chunk, const void* from, void* to) {
     const E* in[kInputs];
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<const E*>(chunk.in[k]);
     TileRow row;
     if constexpr (pass > 0) row = broadcast<V, TileRow>(as<Row>(from));
-    V sums[Op::kSums][Geometry<T>::kGroup / W];
+    LaneGroup<V> sums[Op::kSums];
     const std::int64_t ahead = next_row(chunk) && !Op::kMapAdds ? 0 : chunk.ahead;
-    const bool all = sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, ahead);
     State& state = as<State>(to);
-    for (int k = 0; k < Op::kSums; ++k)
-      state.sum[k] = all || k == Op::kSums - 1 ? fold_group<V>(sums[k]) : WideOf<T>::constant(0);
+    state = State::empty();
+    if constexpr (Op::kWinnersApart) {
+      SumsWinner<V> winner;
+      const int winners = winner_lanes<V, Op, true>(in, chunk.count, winner, sums[1], ahead);
+      state.winners = static_cast<T>(winners);
+      if (winners <= 1) {
+        state.sum[0] = sum_of(winner.own), state.sum[1] = fold_group<V>(sums[1]);
+        state.y = WideOf<T>::narrow(sum_of(winner.y));
+        return;
+      }
+    }
+    sum_lanes<V, Op, pass, true>(in, chunk.count, row.sums, sums, ahead);
+    for (int k = 0; k < Op::kSums; ++k) state.sum[k] = fold_group<V>(sums[k]);
   }
   template <int pass>
   SUMEXP_KERNEL static void finish(const void* from, const cpu::RowContext& context, void* to) {
@@ -75,79 +110,61 @@ struct SumsKernel {
     for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
       WideOf<T>::split(state.sum[k], row.sums.h[pass * Op::kSums + k], row.sums.l[pass * Op::kSums + k]);
     row.factor = static_cast<T>(context.factor);
+    row.winners = state.winners, row.y = state.y;
   }
   template <class E>
   SUMEXP_KERNEL static void map(const cpu::Chunk& chunk, const void* from) {
     TileRow row = broadcast<V, TileRow>(as<Row>(from));
     prepare(row);
     const bool next = next_row(chunk) && !Op::kMapAdds;
-    store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
-      V v[kInputs];
+    with_map(row, [&](auto value) SUMEXP_INLINE {
+      store_chunk<V>(static_cast<E*>(chunk.out), chunk.count, chunk.stream, [&](int i, auto memory) SUMEXP_INLINE {
+        V v[kInputs];
 #pragma GCC unroll 3
-      for (int k = 0; k < kInputs; ++k)
-        v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, absent<V, Op>(k));
-      if (next)
-        for (int k = 0; k < kInputs; ++k) __builtin_prefetch(static_cast<const E*>(chunk.in[k]) + i + chunk.ahead, 0, 2);
-      return map_value(v, row);
+        for (int k = 0; k < kInputs; ++k)
+          v[k] = memory.template load<V>(static_cast<const E*>(chunk.in[k]) + i, absent<V, Op>(k));
+        if (next)
+          for (int k = 0; k < kInputs; ++k) __builtin_prefetch(static_cast<const E*>(chunk.in[k]) + i + chunk.ahead, 0, 2);
+        return value(v, row);
+      });
     });
   }
 
 #if SUMEXP_REGISTERS
+  // The shortest rows are looked at first, as sums of winners take longer than a look; not after others that had some (`look`).
+  static constexpr int kLookFirst = 64;
   template <class Layout>
-  static SUMEXP_FN void reduce_tiles(const Layout* rows, int count, double factor, TileRow* row) {
+  static SUMEXP_FN void reduce_winners(const Layout& rows, bool& look, TileRow& row) {
+    row.winners = row.y = V(T(0));
+    look = look && rows.length() <= kLookFirst && !any(wins(rows.largest_lanes(Op::kLog)));
+    if (look) return rows.template usual_sum<Op>(row.sums);
+    row.winners = V(T(1));
+    if (rows.template winner_sums<Op>(row.sums, row.y)) return;
+    row.winners = V(T(2));
+    rows.template sums<Op, 0>(row.sums);
+  }
+  // map(t, value): the results of rows[t], value(inputs, row) of an element
+  template <class Layout, class Map>
+  static SUMEXP_FN void reduce_and_map(const Layout* rows, int count, double factor, TileRow* row, Map map) {
+    [[maybe_unused]] bool look = true;
     for (int t = 0; t < count; ++t) {
       row[t].factor = V(static_cast<T>(factor));
-      rows[t].template sums<Op, 0>(row[t].sums);
+      if constexpr (Op::kWinnersApart) reduce_winners(rows[t], look, row[t]);
+      else rows[t].template sums<Op, 0>(row[t].sums);
     }
     if constexpr (Op::kPasses > 1)
       for (int t = 0; t < count; ++t) rows[t].template sums<Op, 1>(row[t].sums);
     for (int t = 0; t < count; ++t) prepare(row[t]);
+    for (int t = 0; t < count; ++t) with_map(row[t], [&](auto value) SUMEXP_INLINE { map(t, value); });
   }
   template <class E, class Count>
   __attribute__((noinline)) SUMEXP_KERNEL static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
     PanelRows<V, E, kInputs, Count> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
-    if constexpr (Op::kWinnersApart)
-      if (n < kManyBranches) return short_panels<E>(rows, count, factor, row);
-    reduce_tiles(rows, count, factor, row);
-    for (int t = 0; t < count; ++t)
-      map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr,
-                                                [](const V* v, const TileRow& row) SUMEXP_INLINE { return map_value(v, row); });
-  }
-  // Of short rows any may have a winner or not: what is taken is decided once a panel, or branches would be guessed wrong. The
-  // shortest are looked at first, as their sums take longer than a look; others are looked at while they are summed.
-  static constexpr int kManyBranches = 512, kLookFirst = 64;
-  struct All : Op {
-    static constexpr bool kWinnersApart = false;
-  };
-  template <class E, class Rows>
-  static SUMEXP_FN void short_panels(const Rows* rows, int count, double factor, TileRow* row) {
-    static_assert(Op::kSums == 2 && Op::kPrepares);
-    bool winners[kTiles];
-    for (int t = 0; t < count; ++t) {
-      row[t].factor = V(static_cast<T>(factor));
-      RowScalars<V>& sums = row[t].sums;
-      if (rows[t].count <= kLookFirst) {
-        winners[t] = any(wins(rows[t].largest_lanes(Op::kLog)));
-        if (!winners[t]) rows[t].template usual_sum<Op, false>(sums);
-      } else {
-        winners[t] = any(wins(rows[t].template usual_sum<Op, true>(sums)));
-      }
-      if (winners[t]) rows[t].template sums<All, 0>(sums);
-      prepare(row[t]);
-    }
-    for (int t = 0; t < count; ++t) {
-      if (winners[t]) {
-        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, [](const V* v, const TileRow& row) SUMEXP_INLINE {
-          return quiet(Op::map_any(v, row.sums) * row.factor);
-        });
-      } else {
-        map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, [](const V* v, const TileRow& row) SUMEXP_INLINE {
-          return quiet(Op::map_usual(v, row.sums) * row.factor);
-        });
-      }
-    }
+    reduce_and_map(rows, count, factor, row, [&](int t, auto value) SUMEXP_INLINE {
+      map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, value);
+    });
   }
   template <class E>
   SUMEXP_KERNEL static bool panels(const cpu::Panel* panels, int count, double factor) {
@@ -160,28 +177,14 @@ struct SumsKernel {
     Transposed<V, kInputs> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = Transposed<V, kInputs>(tiles[t]);
-    reduce_tiles(rows, count, factor, row);
-    for (int t = 0; t < count; ++t) map_rows(rows[t], row[t]);
+    reduce_and_map(rows, count, factor, row, [&](int t, auto value) SUMEXP_INLINE {
+      for (int j = 0; j < rows[t].n; ++j) {
+        V v[kInputs];
+        for (int k = 0; k < kInputs; ++k) v[k] = rows[t].in[k][j];
+        rows[t].in[0][j] = value(v, row[t]);
+      }
+    });
     return true;
-  }
-  static SUMEXP_FN void map_rows(const Transposed<V, kInputs>& rows, const TileRow& row) {
-    if constexpr (Op::kWinnersApart) {
-      const auto map = [&](auto value) SUMEXP_INLINE {
-        for (int j = 0; j < rows.n; ++j) {
-          V v[kInputs];
-          for (int k = 0; k < kInputs; ++k) v[k] = rows.in[k][j];
-          rows.in[0][j] = quiet(value(v) * row.factor);
-        }
-      };
-      if (any(wins(rows.largest_lanes(Op::kLog)))) map([&](const V* v) SUMEXP_INLINE { return Op::map_any(v, row.sums); });
-      else map([&](const V* v) SUMEXP_INLINE { return Op::map_usual(v, row.sums); });
-      return;
-    }
-    for (int j = 0; j < rows.n; ++j) {
-      V v[kInputs];
-      for (int k = 0; k < kInputs; ++k) v[k] = rows.in[k][j];
-      rows.in[0][j] = map_value(v, row);
-    }
   }
 
   // Long columns: straight down memory, with all lanes of all tiles in the cache, lane l of tile t at l * tiles + t.
@@ -193,47 +196,48 @@ struct SumsKernel {
     TileRow known[kMostTiles<V, S>];
     for (int t = 0; pass > 0 && t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(from) + t * W);
     const int lanes = count < G::kLanes ? count : G::kLanes, tiles = at.tiles;
-    // the last sum, and, where they are apart, the others
-    constexpr int kFirst = Op::kWinnersApart ? kSums - 1 : 0, kKept = kSums - kFirst;
-    V(*const lane)[kKept] = static_cast<V(*)[kKept]>(scratch);
-    for (int l = 0; l < lanes * tiles; ++l)
-      for (int a = 0; a < kKept; ++a) lane[l][a] = V(T(0));
-    if constexpr (!Op::kWinnersApart) {
-      each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
-        add_any<Op, pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
-      });
-      return fold_columns_of<0>(lane, lanes, tiles, nullptr, to);
-    } else {
-      V(*const apart)[kFirst] = reinterpret_cast<V(*)[kFirst]>(lane + lanes * tiles);
-      bool winners[kMostTiles<V, S>] = {};
-      each_element<V, S, kInputs>(at, 0, first, count, [=, &known, &winners](int j, int t, const V* v) SUMEXP_INLINE {
-        const int at = j % G::kLanes * tiles + t;
-        if (!any(wins(v[Op::kLog]))) {
-          lane[at][0] = Op::usual(lane[at][0], v);
-          return;
-        }
-        for (int l = 0; !winners[t] && l < lanes; ++l)
-          for (int a = 0; a < kFirst; ++a) apart[l * tiles + t][a] = V(T(0));
-        winners[t] = true;
-        V acc[kSums];
-        for (int a = 0; a < kSums; ++a) acc[a] = a < kFirst ? apart[at][a] : lane[at][0];
-        Op::template add<pass>(acc, v, known[t].sums);
-        for (int a = 0; a < kSums; ++a) (a < kFirst ? apart[at][a] : lane[at][0]) = acc[a];
-      });
-      fold_columns_of<kFirst>(lane, lanes, tiles, nullptr, to);
-      fold_columns_of<0>(apart, lanes, tiles, winners, to);
-    }
-  }
-  // The lanes of the sums from `first` on to the states of V::W rows a tile; where not `there`, sums are 0.
-  template <int first, int kKept>
-  static SUMEXP_FN void fold_columns_of(const V (*lane)[kKept], int lanes, int tiles, const bool* there, void* to) {
     State* const states = static_cast<State*>(to);
-    for (int t = 0; t < tiles; ++t) {
-      if (there && !there[t]) {
-        for (int b = 0; b < W; ++b)
-          for (int a = 0; a < kKept; ++a) states[t * W + b].sum[first + a] = WideOf<T>::constant(0);
-        continue;
+    for (int b = 0; b < tiles * W; ++b) states[b] = State::empty();
+    if constexpr (Op::kWinnersApart) {
+      V(*const lane)[1] = static_cast<V(*)[1]>(scratch);
+      clear_lanes(lane, lanes * tiles);
+      SumsWinner<V> winner[kMostTiles<V, S>];
+      V winners[kMostTiles<V, S>];
+      for (int t = 0; t < tiles; ++t) winners[t] = V(T(0));
+      each_element<V, S, kInputs>(at, 0, first, count, [=, &winner, &winners](int j, int t, const V* v) SUMEXP_INLINE {
+        const auto wins = winner[t].template add<Op>(lane[j % G::kLanes * tiles + t][0], v);
+        winners[t] = winners[t] + pick(wins, V(T(1)), V(T(0)));
+      });
+      bool several = false;
+      for (int t = 0; t < tiles; ++t) {
+        several |= any(at_or_above(winners[t], V(T(2))));
+        T own[W], y[W], number[W];
+        V::store(own, winner[t].own), V::store(y, winner[t].y), V::store(number, winners[t]);
+        for (int b = 0; b < W; ++b) {
+          State& state = states[t * W + b];
+          state.sum[0] = WideOf<T>::from(own[b]) + WideOf<T>::constant(0);  // no sum is -0
+          state.winners = number[b], state.y = y[b];
+        }
       }
+      fold_columns_of<1>(lane, lanes, tiles, states);
+      if (!several) return;
+    }
+    V(*const lane)[kSums] = static_cast<V(*)[kSums]>(scratch);
+    clear_lanes(lane, lanes * tiles);
+    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
+      add_any<Op, pass>(lane[j % G::kLanes * tiles + t], v, known[t].sums);
+    });
+    fold_columns_of<0>(lane, lanes, tiles, states);
+  }
+  template <int kKept>
+  static SUMEXP_FN void clear_lanes(V (*lane)[kKept], int count) {
+    for (int l = 0; l < count; ++l)
+      for (int a = 0; a < kKept; ++a) lane[l][a] = V(T(0));
+  }
+  // The lanes of the sums from `first` on to the states of V::W rows a tile.
+  template <int first, int kKept>
+  static SUMEXP_FN void fold_columns_of(const V (*lane)[kKept], int lanes, int tiles, State* states) {
+    for (int t = 0; t < tiles; ++t) {
       Wide<V> member[kKept][Geometry<T>::kGroup];
       fold_kept_lanes(lanes, lane + t, tiles, [&](int i, const V* acc) SUMEXP_INLINE {
         for (int a = 0; a < kKept; ++a) member[a][i] = WideOf<V>::from(acc[a]);
@@ -255,8 +259,12 @@ struct SumsKernel {
     const std::int64_t stride = at.stride[cpu::kOut];
     char* const out = at.data[cpu::kOut] + first * stride;
     const bool stream = at.stream;
-    each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
-      put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v, known[t]), stream);
+    TileRow all = known[0];  // of which with_map is asked: one way for all tiles
+    for (int t = 1; t < at.tiles; ++t) all.winners = larger(all.winners, known[t].winners);
+    with_map(all, [&](auto value) SUMEXP_INLINE {
+      each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
+        put_vector<V, S>(out + j * stride + t * W * sizeof(S), value(v, known[t]), stream);
+      });
     });
     return true;
   }

@@ -98,6 +98,7 @@ struct Transposed {
       : terms(static_cast<V*>(tile.terms)), top(static_cast<const V*>(tile.top)), n(tile.count) {
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<V*>(tile.in[k]);
   }
+  SUMEXP_FN int length() const { return n; }
   SUMEXP_FN V largest_lanes(int k) const {
     V most = V(-Limits<T>::infinity);
     for (int j = 0; j < n; ++j) most = larger(in[k][j], most);
@@ -161,14 +162,25 @@ struct Transposed {
   }
   template <class Op, int pass>
   SUMEXP_FN void sums(RowScalars<V>& row) const {
-    if constexpr (Op::kWinnersApart) {
-      if (!any(wins(largest_lanes(Op::kLog)))) {
-        for (int a = 0; a < Op::kSums - 1; ++a) place_sum<Op, pass>(a, WideOf<V>::constant(0), row);
-        return sums_from<Op, pass, Op::kSums - 1>(row,
-                                                  [&](V* acc, const V* v) SUMEXP_INLINE { acc[0] = Op::usual(acc[0], v); });
-      }
-    }
     sums_from<Op, pass, 0>(row, [&](V* acc, const V* v) SUMEXP_INLINE { Op::template add<pass>(acc, v, row); });
+  }
+  // As PanelRows has them.
+  template <class Op>
+  SUMEXP_FN void usual_sum(RowScalars<V>& row) const {
+    place_sum<Op, 0>(0, WideOf<V>::constant(0), row);
+    sums_from<Op, 0, 1>(row, [&](V* acc, const V* v) SUMEXP_INLINE { acc[0] = Op::usual(acc[0], v); });
+  }
+  template <class Op>
+  SUMEXP_FN bool winner_sums(RowScalars<V>& row, V& y) const {
+    const V zero = V(T(0));
+    SumsWinner<V> winner;
+    V winners = zero;
+    sums_from<Op, 0, 1>(row, [&](V* acc, const V* v) SUMEXP_INLINE {
+      winners = winners + pick(winner.template add<Op>(acc[0], v), V(T(1)), zero);
+    });
+    place_sum<Op, 0>(0, WideOf<V>::from(winner.own), row);
+    y = winner.y;
+    return !any(at_or_above(winners, V(T(2))));
   }
   // The sums from `first` on.
   template <class Op, int pass, int first, class Add>

@@ -246,14 +246,14 @@ constexpr const char* kDerivativeNames[] = {"g or t", "x", "out"};
 
 // The rows of a call along its axis. An empty one has no rows.
 Status rows_of(const Running& call, int operands, const View* views, const char* const* names, Rows& rows) {
-  if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape); !status.ok()) return status;
+  bool empty = false;
+  if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape, empty); !status.ok()) return status;
   if (call.ndim == 0 || call.axis < 0 || call.axis >= call.ndim)
     return fail(Code::invalid_argument, "axis: got %d; accepted are 0 to ndim - 1 = %d", call.axis, call.ndim - 1);
-  for (int d = 0; d < call.ndim; ++d)
-    if (call.shape[d] == 0) {  // nothing, which may lie nowhere
-      rows.walk.size = 0;
-      return Status{};
-    }
+  if (empty) {  // nothing, which may lie nowhere
+    rows.walk.size = 0;
+    return Status{};
+  }
   for (int k = 0; k < operands; ++k)
     if (!views[k].data || !views[k].strides)
       return fail(Code::invalid_argument, "%s: got no data or no strides; accepted is an array", names[k]);
@@ -455,7 +455,8 @@ Status logcumsumexp_jvp(const Running& call, View t, View x, View out) noexcept 
 }
 
 Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], const WeightedKind& kind) {
-  if (Status status = check_shape(given.dtype, given.ndim, given.shape); !status.ok()) return status;
+  bool empty = false;
+  if (Status status = check_shape(given.dtype, given.ndim, given.shape, empty); !status.ok()) return status;
   if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
   const auto lies_somewhere = [&](bool along) {  // what has no elements need not
     bool any = true;

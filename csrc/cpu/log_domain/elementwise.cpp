@@ -68,9 +68,9 @@ Status cpu::lay_out(LogDomain op, DType dtype, int ndim, const std::int64_t* sha
   to.walk.size = 0;
   if (static_cast<unsigned>(op) >= kLogDomainOps)
     return fail(Code::invalid_argument, "op: got %d; accepted are 0 to %d", static_cast<int>(op), kLogDomainOps - 1);
-  if (Status status = cpu::check_shape(dtype, ndim, shape); !status.ok()) return status;
-  for (int d = 0; d < ndim; ++d)
-    if (shape[d] == 0) return Status{};  // of nothing, which may lie nowhere
+  bool empty = false;
+  if (Status status = cpu::check_shape(dtype, ndim, shape, empty); !status.ok()) return status;
+  if (empty) return Status{};  // of nothing, which may lie nowhere
   if (!in || !out) return fail(Code::invalid_argument, "%s: missing", in ? "out" : "in");
   const LogDomainArity n = arity(op);
   to.inputs = n.inputs, to.outputs = n.outputs;

@@ -43,21 +43,4 @@ std::int64_t Walk::offset(int k, std::int64_t place) const {
   return bytes;
 }
 
-bool is_dtype(DType dtype) { return static_cast<unsigned>(dtype) < 4; }
-
-Status check_shape(DType dtype, int ndim, const std::int64_t* shape) {
-  if (!is_dtype(dtype))
-    return fail(Code::invalid_argument, "dtype: got %d; accepted are 0 to 3 (f16, bf16, f32, f64)", static_cast<int>(dtype));
-  if (ndim < 0 || ndim > kMaxDims) return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", ndim, kMaxDims);
-  if (ndim > 0 && !shape) return fail(Code::invalid_argument, "shape: got nullptr; accepted are %d sizes", ndim);
-  long double size = 1;
-  for (int d = 0; d < ndim; ++d) {
-    if (shape[d] < 0)
-      return fail(Code::invalid_argument, "shape[%d]: got %lld; accepted are sizes from 0", d, (long long)shape[d]);
-    size *= static_cast<long double>(shape[d] ? shape[d] : 1);
-  }
-  if (size > 0x1p62L) return fail(Code::invalid_argument, "shape: got more than 2^62 elements; accepted are fewer");
-  return Status{};
-}
-
 }  // namespace sumexp::cpu

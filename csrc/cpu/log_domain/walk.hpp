@@ -20,10 +20,4 @@ struct Walk {
   std::int64_t offset(int k, std::int64_t place) const;
 };
 
-bool is_dtype(DType dtype);
-// An error for a bad description; `fail` names the argument.
-Status check_shape(DType dtype, int ndim, const std::int64_t* shape);
-
-inline constexpr int kItem[4] = {2, 2, 4, 8};
-
 }  // namespace sumexp::cpu

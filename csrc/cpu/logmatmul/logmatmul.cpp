@@ -17,9 +17,7 @@ namespace {
 using cpu::fail;
 
 Status check(const LogMatmul& call, std::int64_t& products) {
-  const int code = static_cast<int>(call.dtype);
-  if (code < 0 || code > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", code);
+  if (!cpu::is_dtype(call.dtype)) return cpu::bad_dtype("dtype", call.dtype);
   if (call.batch_dims < 0 || call.batch_dims > kMaxDims - 2)
     return fail(Code::invalid_argument, "batch_dims: got %d; accepted are 0 to %d", call.batch_dims, kMaxDims - 2);
   if (call.batch_dims && !call.batch_shape)

@@ -19,14 +19,13 @@ bool continues(const Dim& outer, const Dim& inner) {
 }  // namespace
 
 Status check_loss_options(const CrossEntropyCall& call) {
-  const int dtype = static_cast<int>(call.dtype), target = static_cast<int>(call.target_dtype);
   const int kind = static_cast<int>(call.kind), type = static_cast<int>(call.index_type);
   const int reduction = static_cast<int>(call.reduction);
   const auto code = [](const char* name, int given, const char* accepted) {
     return fail(Code::invalid_argument, "%s: got code %d; accepted are %s", name, given, accepted);
   };
-  if (dtype < 0 || dtype > 3) return code("dtype", dtype, "0 to 3 (f16, bf16, f32, f64)");
-  if (target < 0 || target > 3) return code("target_dtype", target, "0 to 3 (f16, bf16, f32, f64)");
+  if (!is_dtype(call.dtype)) return bad_dtype("dtype", call.dtype);
+  if (!is_dtype(call.target_dtype)) return bad_dtype("target_dtype", call.target_dtype);
   if (kind < 0 || kind > 2) return code("kind", kind, "0 to 2 (index, probabilities, pairs)");
   if (type < 0 || type > 7) return code("index_type", type, "0 to 7");
   if (reduction < 0 || reduction > 2) return code("reduction", reduction, "0 to 2 (none, mean, sum)");

@@ -277,9 +277,7 @@ Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum)
   if (rows < 0)
     return fail(Code::invalid_argument, "rows: got %lld; accepted are integers from 0", static_cast<long long>(rows));
   if ((rows && !values) || !sum) return fail(Code::invalid_argument, "%s: missing", sum ? "values" : "sum");
-  if (static_cast<int>(dtype) < 0 || static_cast<int>(dtype) > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)",
-                static_cast<int>(dtype));
+  if (!cpu::is_dtype(dtype)) return cpu::bad_dtype("dtype", dtype);
   if (dtype == DType::f64) {
     RowTree<base::DD<double>> tree;
     for (std::int64_t r = 0; r < rows; ++r) tree.push({static_cast<const double*>(values)[r], 0.0});

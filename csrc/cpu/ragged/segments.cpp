@@ -266,14 +266,13 @@ Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int6
 }
 
 Status cpu::check_segments(const SegmentsCall& call) {
-  const int op = static_cast<int>(call.op), dtype = static_cast<int>(call.dtype);
+  const int op = static_cast<int>(call.op);
   constexpr Op kServed[] = {Op::softmax,         Op::log_softmax,   Op::logsumexp,       Op::softmax_vjp,
                             Op::log_softmax_vjp, Op::logsumexp_vjp, Op::log_softmax_jvp, Op::logsumexp_jvp};
   if (std::find(std::begin(kServed), std::end(kServed), call.op) == std::end(kServed))
     return fail(Code::unsupported, "op: got code %d; accepted are softmax, log_softmax, logsumexp and their VJPs and JVPs", op);
   const OpInfo& info = op_info(call.op);
-  if (dtype < 0 || dtype > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", dtype);
+  if (!is_dtype(call.dtype)) return bad_dtype("dtype", call.dtype);
   if (call.elements < 0 || call.features < 0 || call.segments < 0)
     return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0",
                 call.elements < 0   ? "elements"

@@ -29,6 +29,7 @@ struct F32 {
   static constexpr int W = 8;
   static constexpr bool kRegister = true;
   static constexpr int kUnroll = 1;
+  static constexpr int kMaskBits = 1;  // of bits(mask), a lane
   using Mask = Mask32;
   __m256 v;
   F32() = default;
@@ -78,6 +79,7 @@ struct F64 {
   static constexpr int W = 4;
   static constexpr bool kRegister = true;
   static constexpr int kUnroll = 1;
+  static constexpr int kMaskBits = 1;  // of bits(mask), a lane
   using Mask = Mask64;
   __m256d v;
   F64() = default;
@@ -115,6 +117,7 @@ SUMEXP_FN F32 pick(Mask32 m, F32 a, F32 b) { return _mm256_blendv_ps(b.v, a.v, m
 SUMEXP_FN F32 quiet(F32 x) { return _mm256_blendv_ps(x.v, _mm256_set1_ps(Limits<float>::nan()), unordered(x).v); }
 SUMEXP_FN int count(Mask32 m) { return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_ps(m.v))); }
 SUMEXP_FN bool any(Mask32 m) { return count(m) != 0; }
+SUMEXP_FN std::uint64_t bits(Mask32 m) { return static_cast<unsigned>(_mm256_movemask_ps(m.v)); }
 SUMEXP_FN float largest(F32 x) {
   __m128 m = _mm_max_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -137,6 +140,7 @@ SUMEXP_FN F64 pick(Mask64 m, F64 a, F64 b) { return _mm256_blendv_pd(b.v, a.v, m
 SUMEXP_FN F64 quiet(F64 x) { return _mm256_blendv_pd(x.v, _mm256_set1_pd(Limits<double>::nan()), unordered(x).v); }
 SUMEXP_FN int count(Mask64 m) { return __builtin_popcount(static_cast<unsigned>(_mm256_movemask_pd(m.v))); }
 SUMEXP_FN bool any(Mask64 m) { return count(m) != 0; }
+SUMEXP_FN std::uint64_t bits(Mask64 m) { return static_cast<unsigned>(_mm256_movemask_pd(m.v)); }
 SUMEXP_FN double largest(F64 x) {
   const __m128d m = _mm_max_pd(_mm256_castpd256_pd128(x.v), _mm256_extractf128_pd(x.v, 1));
   return _mm_cvtsd_f64(_mm_max_sd(m, _mm_unpackhi_pd(m, m)));

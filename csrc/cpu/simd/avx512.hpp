@@ -15,6 +15,7 @@ struct F32 {
   static constexpr int W = 16;
   static constexpr bool kRegister = true;
   static constexpr int kUnroll = 2;
+  static constexpr int kMaskBits = 1;  // of bits(mask), a lane
   using Mask = __mmask16;
   __m512 v;
   F32() = default;
@@ -64,6 +65,7 @@ struct F64 {
   static constexpr int W = 8;
   static constexpr bool kRegister = true;
   static constexpr int kUnroll = 2;
+  static constexpr int kMaskBits = 1;  // of bits(mask), a lane
   using Mask = __mmask8;
   __m512d v;
   F64() = default;
@@ -96,6 +98,7 @@ SUMEXP_FN F32 pick(__mmask16 m, F32 a, F32 b) { return _mm512_mask_mov_ps(b.v, m
 SUMEXP_FN F32 quiet(F32 x) { return _mm512_mask_mov_ps(x.v, unordered(x), _mm512_set1_ps(Limits<float>::nan())); }
 SUMEXP_FN int count(__mmask16 m) { return __builtin_popcount(m); }
 SUMEXP_FN bool any(__mmask16 m) { return count(m) != 0; }
+SUMEXP_FN std::uint64_t bits(__mmask16 m) { return m; }
 SUMEXP_FN float largest(F32 x) { return _mm512_reduce_max_ps(x.v); }
 
 SUMEXP_FN F64 operator+(F64 a, F64 b) { return _mm512_add_pd(a.v, b.v); }
@@ -114,6 +117,7 @@ SUMEXP_FN F64 pick(__mmask8 m, F64 a, F64 b) { return _mm512_mask_mov_pd(b.v, m,
 SUMEXP_FN F64 quiet(F64 x) { return _mm512_mask_mov_pd(x.v, unordered(x), _mm512_set1_pd(Limits<double>::nan())); }
 SUMEXP_FN int count(__mmask8 m) { return __builtin_popcount(m); }
 SUMEXP_FN bool any(__mmask8 m) { return count(m) != 0; }
+SUMEXP_FN std::uint64_t bits(__mmask8 m) { return m; }
 SUMEXP_FN double largest(F64 x) { return _mm512_reduce_max_pd(x.v); }
 SUMEXP_FN double lane0(F64 x) { return _mm512_cvtsd_f64(x.v); }
 template <int h>

@@ -17,7 +17,8 @@ struct F32 {
   static constexpr int W = 4;
   static constexpr bool kRegister = true;
   static constexpr int kUnroll = 2;
-  using Mask = uint32x4_t;  // lanes of all ones or all zeros
+  static constexpr int kMaskBits = 16;  // of bits(mask), a lane
+  using Mask = uint32x4_t;              // lanes of all ones or all zeros
   float32x4_t v;
   F32() = default;
   SUMEXP_FN F32(float32x4_t x) : v(x) {}
@@ -63,6 +64,7 @@ struct F64 {
   static constexpr int W = 2;
   static constexpr bool kRegister = true;
   static constexpr int kUnroll = 2;
+  static constexpr int kMaskBits = 32;  // of bits(mask), a lane
   using Mask = uint64x2_t;
   float64x2_t v;
   F64() = default;
@@ -100,6 +102,7 @@ SUMEXP_FN F32 pick(uint32x4_t m, F32 a, F32 b) { return vbslq_f32(m, a.v, b.v); 
 SUMEXP_FN F32 quiet(F32 x) { return vbslq_f32(vceqq_f32(x.v, x.v), x.v, vdupq_n_f32(Limits<float>::nan())); }
 SUMEXP_FN int count(uint32x4_t m) { return static_cast<int>(vaddvq_u32(vshrq_n_u32(m, 31))); }
 SUMEXP_FN bool any(uint32x4_t m) { return count(m) != 0; }
+SUMEXP_FN std::uint64_t bits(uint32x4_t m) { return vget_lane_u64(vreinterpret_u64_u16(vmovn_u32(m)), 0); }
 SUMEXP_FN float largest(F32 x) {
   const F32 m = larger(x, F32(vextq_f32(x.v, x.v, 2)));
   return vgetq_lane_f32(larger(m, F32(vextq_f32(m.v, m.v, 1))).v, 0);
@@ -121,6 +124,7 @@ SUMEXP_FN F64 pick(uint64x2_t m, F64 a, F64 b) { return vbslq_f64(m, a.v, b.v); 
 SUMEXP_FN F64 quiet(F64 x) { return vbslq_f64(vceqq_f64(x.v, x.v), x.v, vdupq_n_f64(Limits<double>::nan())); }
 SUMEXP_FN int count(uint64x2_t m) { return static_cast<int>(vaddvq_u64(vshrq_n_u64(m, 63))); }
 SUMEXP_FN bool any(uint64x2_t m) { return count(m) != 0; }
+SUMEXP_FN std::uint64_t bits(uint64x2_t m) { return vget_lane_u64(vreinterpret_u64_u32(vmovn_u64(m)), 0); }
 SUMEXP_FN double largest(F64 x) { return vgetq_lane_f64(larger(x, F64(vextq_f64(x.v, x.v, 1))).v, 0); }
 SUMEXP_FN double lane0(F64 x) { return vgetq_lane_f64(x.v, 0); }
 template <int h>

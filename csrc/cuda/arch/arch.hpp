@@ -5,17 +5,16 @@
 //   machine/arch.hpp     host compiler: the machine of tests/simt, which checks every rule
 //
 // Who am I        lane() warp() lane_count  threadIdx blockIdx blockDim gridDim  cluster_rank() cluster_size()
-// Warp            shfl(v, lane) shfl_xor(v, bits) shfl_down(v, delta) ballot(p) any(p) all(p) warp_sync()
+// Warp            shfl(v, lane) shfl_xor(v, bits) shfl_down(v, delta) ballot(p) any(p) warp_sync()
 //                 warp_add(int), of the whole warp
 //                 each takes a mask last (default: the whole warp); v is any trivially copyable
 //                 type of 4, 8, 12, ... 64 bytes; every lane read must be in the mask
 // Number          larger(a, b): a NaN loses
 // Block           block_sync()  SUMEXP_SHARED(T, name, count)  dynamic_shared<T>()
-// Cluster         cluster_sync() cluster_rank() cluster_size() dsmem(ptr, rank); has_clusters is false
-//                 before sm_90, and a kernel that needs them guards its body with it
+// Cluster         cluster_sync() cluster_rank() cluster_size() dsmem(ptr, rank): from sm_90 on; before, a block by
+//                 itself is its cluster
 // Memory          load16(p) stream_load16(p) store16(p, v) stream_store16(p, v): 16 aligned bytes as a
-//                 Pack<T>; stream_load(p) stream_store(p, v): one element. "stream": used once, do
-//                 not keep it in the cache
+//                 Pack<T>. "stream": used once, do not keep it in the cache
 // Atomics         fence() atomic_add(p, v) -> what was there; p in global or in shared memory
 // Host            launch(kernel, Launch{...}, args...) -> cudaError_t; query(Device&) -> cudaError_t
 //                 can_cluster(kernel, Launch{...}) -> bool: can the current device run it in such clusters?

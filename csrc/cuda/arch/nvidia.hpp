@@ -15,12 +15,6 @@
 
 namespace sumexp::arch {
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-inline constexpr bool has_clusters = false;
-#else
-inline constexpr bool has_clusters = true;
-#endif
-
 SUMEXP_DEVICE int lane() { return int(threadIdx.x & 31u); }
 SUMEXP_DEVICE int warp() { return int(threadIdx.x >> 5); }
 
@@ -60,7 +54,6 @@ SUMEXP_DEVICE T shfl_down(T v, int delta, unsigned mask = whole_warp) {
 }
 SUMEXP_DEVICE unsigned ballot(bool p, unsigned mask = whole_warp) { return __ballot_sync(mask, p); }
 SUMEXP_DEVICE bool any(bool p, unsigned mask = whole_warp) { return __any_sync(mask, p); }
-SUMEXP_DEVICE bool all(bool p, unsigned mask = whole_warp) { return __all_sync(mask, p); }
 SUMEXP_DEVICE int warp_add(int v) { return __reduce_add_sync(whole_warp, v); }
 SUMEXP_DEVICE void warp_sync(unsigned mask = whole_warp) { __syncwarp(mask); }
 
@@ -160,24 +153,6 @@ SUMEXP_DEVICE void store16(T* p, const Pack<T>& v) {
 template <class T>
 SUMEXP_DEVICE void stream_store16(T* p, const Pack<T>& v) {
   __stcs(reinterpret_cast<uint4*>(p), detail::as_words(v));
-}
-template <class T>
-SUMEXP_DEVICE T stream_load(const T* p) {
-  union {
-    detail::unit_t<T> u;
-    T v;
-  } a;
-  a.u = __ldcs(reinterpret_cast<const detail::unit_t<T>*>(p));
-  return a.v;
-}
-template <class T>
-SUMEXP_DEVICE void stream_store(T* p, const T& v) {
-  union {
-    detail::unit_t<T> u;
-    T v;
-  } a;
-  a.v = v;
-  __stcs(reinterpret_cast<detail::unit_t<T>*>(p), a.u);
 }
 
 SUMEXP_DEVICE void fence() { __threadfence(); }

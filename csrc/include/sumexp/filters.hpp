@@ -5,13 +5,11 @@
 //
 //   top_k   the first k elements.
 //   top_p   the shortest prefix whose mass is at least p times the mass of what the filters before it kept. Masses are
-//   integers,
-//           p is the double as it is given, and the product is exact: neither threads nor instruction sets nor an order of
-//           addition enter. A mass is within 1.15 * 2^-24 (of float64 rows 2^-53) of e^(x_j - m) 2^88, plus 2^24 (m: the row's
-//           largest, or a number within log(2)/2 of it).
-//   min_p   the elements with x_j - m >= log(min_p), that is, e^(x_j - m) >= min_p. The difference is exact, log(min_p) a
-//   double
-//           within 0.51 ulp; equality keeps.
+//           integers, p is the double as it is given, and the product is exact: neither threads nor instruction sets nor an
+//           order of addition enter. A mass is within 1.15 * 2^-24 (of float64 rows 2^-53) of e^(x_j - m) 2^88, plus 2^24 (m:
+//           the row's largest, or a number within log(2)/2 of it).
+//   min_p   the elements with x_j - m >= log(min_p), that is, e^(x_j - m) >= min_p. The difference is exact,
+//           log(min_p) a double within 0.51 ulp; equality keeps.
 //
 // At least one element is kept. Elements of -inf never are.
 #pragma once

@@ -21,6 +21,8 @@ struct Gemm {
   void* context = nullptr;
 };
 
+// chunk: tokens whose logits exist at a time. 0 chooses: about a 24th of them; at least as many as have 2^20 logits, and at
+// most that or 512, whichever is more.
 struct LinearCrossEntropyCall {
   std::int64_t tokens = 0, width = 0, classes = 0;  // N, D, V
   const void* x = nullptr;                          // (N, D), rows x_step elements apart
@@ -34,7 +36,7 @@ struct LinearCrossEntropyCall {
   // Gradients, (N, D), (V, D) and (V,), contiguous; absent: not wanted, and not computed. add_dw: dW is added to.
   void *dx = nullptr, *dw = nullptr, *dbias = nullptr;
   bool add_dw = false;
-  std::int64_t chunk = 0;  // tokens whose logits exist at a time; 0 chooses: about a 24th of them, 2^20 logits at least
+  std::int64_t chunk = 0;
   Gemm gemm;
 };
 

@@ -12,7 +12,7 @@
 //   call.out = out;
 //   sumexp::Status status = sumexp::sample(call);
 //
-// Promise: a class of probability p is drawn with probability p (1 + 1e-6) down to p = 1e-30; one of probability 0 never. A
+// Promise: a class of probability p is drawn with probability p (1 ± 1e-6) down to p = 1e-30; one of probability 0 never. A
 // row's draws depend on its logits, its options, its seed and its stream alone. csrc/numerics/README.md says how.
 #pragma once
 
@@ -82,8 +82,7 @@ SUMEXP_API Status sample_piece(const SampleCall& call, std::int64_t chunk, std::
 SUMEXP_API Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* states,
                                 const std::int16_t* classes) noexcept;
 
-// -- noise
-// ----------------------------------------------------------------------------------------------------------------------
+// -- noise -------------------------------------------------------------------------------------------------
 // Standard Gumbel noise in double for rows x n elements in C order: element i of row r from (seed, stream, i).
 SUMEXP_API Status gumbel_noise(PerRow<std::uint64_t> seed, PerRow<std::int64_t> stream, std::int64_t rows, std::int64_t n,
                                double* out) noexcept;

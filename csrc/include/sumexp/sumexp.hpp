@@ -112,7 +112,8 @@ SUMEXP_API Status set_num_threads(int n) noexcept;  // n >= 1
 // more of them (control groups v1 and v2, rounded up).
 SUMEXP_API int get_num_threads() noexcept;
 // Results of this size and more are written around the cache, with non-temporal stores: SUMEXP_STREAM_BYTES, else half of the
-// L3 cache that the machine reports, but from 16 to 48 MB. Read once; the bytes of results do not depend on it.
+// L3 cache that the machine reports, but from 16 to 48 MB; along another axis than the last, of f32 and f64, 16 MB at most.
+// Read once; the bytes of results do not depend on it.
 SUMEXP_API std::int64_t stream_bytes() noexcept;
 // Asks for pages of 2 MB for memory that nobody has written to yet, of kLargePagesFrom bytes or more: to be given it 4 KB at a
 // time takes longer than most kernels. The system decides, and nothing fails; NumPy asks for its own arrays.

@@ -6,7 +6,8 @@
 
 Tensors of float16, bfloat16, float32 and float64 are computed by this library on the CPU and, where that was built, on CUDA
 devices, there but for logcumsumexp and logmatmulexp, which are composed of torch's operations. Other devices raise a TypeError.
-Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta tensors) goes to torch's own functions.
+Everything else (tensor subclasses, sparse and nested layouts, complex numbers, meta tensors) goes to torch's own functions, but
+in linear_cross_entropy and the draws, which raise an error that says so.
 """
 
 from . import _compile, nn

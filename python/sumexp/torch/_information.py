@@ -7,7 +7,7 @@ import torch
 
 from .. import _core
 from .._row_shapes import check_index, check_unsigned, row_axis, same_shape, without
-from ._checks import check_classes, check_out
+from ._checks import check_classes, into
 from ._composed import Composed
 from ._front import check_temperature, log_softmax
 from ._kernels import DEVICES, result_like
@@ -229,13 +229,6 @@ def kl_div(p_logits, q_logits, dim=-1) -> Any:
 
 
 # -- sumexp's functions of tensors -----------------------------------------------------------------------------------
-
-
-def into(name, out, result):
-    if out is None:
-        return result
-    check_out(name, out, result, result.shape)
-    return out.copy_(result)
 
 
 def forward_out(name, logits, index, axis, temperature, out):

@@ -4,7 +4,8 @@ import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._masked_arguments import NAMES, OPS, check_axis, check_causal, check_empty, check_lengths, check_softcap, laid
+from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, check_softcap, laid
+from .._row_shapes import row_axis
 from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, values_of
 from ._composed import Composed
 from ._formulas import quotient
@@ -132,7 +133,7 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         if t.dim() > 0 and t.is_floating_point():  # as torch.result_type has it, which is no graph's
             dtype = torch.promote_types(dtype, t.dtype)
     x = x.to(dtype)
-    dim = check_axis(function, axis, x.dim())
+    dim = row_axis(function, "x", tuple(x.shape), axis)
     shape = tuple(x.shape)
     bias = laid(function, "bias", given["bias"], shape)
     sink = laid(function, "sink", given["sink"], shape, dim)

@@ -30,7 +30,6 @@
 
 namespace sumexp::arch {
 
-inline constexpr bool has_clusters = true;
 static_assert(::simt::fixed_beside_dynamic == static_shared_limit);
 
 inline int lane() { return ::simt::self->lane; }
@@ -64,7 +63,6 @@ T shfl_down(T v, int delta, unsigned mask = whole_warp, SIMT_HERE) {
 }
 inline unsigned ballot(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"ballot", file, line}); }
 inline bool any(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"any", file, line}) != 0; }
-inline bool all(bool p, unsigned mask = whole_warp, SIMT_HERE) { return detail::vote(p, mask, {"all", file, line}) == mask; }
 inline int warp_add(int v, SIMT_HERE) {
   for (int bit = 16; bit > 0; bit /= 2)
     v += detail::shuffle(::simt::Move::exclusive_or, v, bit, whole_warp, {"warp_add", file, line});
@@ -115,16 +113,6 @@ template <class T>
 void stream_store16(T* p, const Pack<T>& v) {
   ::simt::check_aligned(p, 16, "stream_store16");
   std::memcpy(p, &v, sizeof v);
-}
-template <class T>
-T stream_load(const T* p) {
-  ::simt::check_aligned(p, sizeof(T), "stream_load");
-  return *p;
-}
-template <class T>
-void stream_store(T* p, const T& v) {
-  ::simt::check_aligned(p, sizeof(T), "stream_store");
-  *p = v;
 }
 
 inline void fence() { ::simt::yield(); }
