@@ -21,9 +21,10 @@ x : array of float16, bfloat16, float32 or float64
 axis : int, tuple of ints or None
     The axis along which the result sums to 1; several axes are one row; None is all of them.
 temperature : float
-    T > 0; large values flatten the distribution, an infinite one makes it uniform over all elements above -inf. The result
-    has the bytes of softmax(x / T): the quotient is rounded once, for 16-bit dtypes to float32, and the bound below is that
-    from there on. In a row where a quotient would overflow it is that of x - max(x), which changes no result.
+    T > 0, a number that the dtype computed in has (float32 for 16 bits), or infinity; large values flatten the
+    distribution, an infinite one makes it uniform over all elements above -inf. The result has the bytes of
+    softmax(x / T): the quotient is rounded once, for 16-bit dtypes to float32, and the bound below is that from there on.
+    In a row where a quotient would overflow it is that of x - max(x), which changes no result.
 where : array of bool, broadcastable to x
     False leaves an element out: it counts as -inf and its result is 0.
 out : array

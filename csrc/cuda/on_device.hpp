@@ -15,9 +15,11 @@ inline Status failure(cudaError_t error, int device = -1) {
   if (device >= 0) std::snprintf(where, sizeof where, " on device %d", device);
   Status status;
   status.code = error == cudaErrorMemoryAllocation ? Code::out_of_memory : Code::device_error;
+  const char *more = "", *what = "";
+  if (error == cudaErrorNoKernelImageForDevice) more = "; this build has code for ", what = architectures();
+  if (error == cudaErrorInvalidConfiguration) more = "; the rows of a call may take 2^31 - 1 blocks of threads";
   std::snprintf(status.message, sizeof status.message, "CUDA error %d (%s)%s: %s%s%s", int(error), arch::error_name(error),
-                where, arch::error_text(error), error == cudaErrorNoKernelImageForDevice ? "; this build has code for " : "",
-                error == cudaErrorNoKernelImageForDevice ? architectures() : "");
+                where, arch::error_text(error), more, what);
   return status;
 }
 

@@ -83,20 +83,29 @@ class BinomialMass {
 SUMEXP_FN std::int64_t by_inversion(std::int64_t n, double p, double v) {
   const Probability<double> none = probability_of_log(static_cast<double>(n) * log1p_wide(-p));
   if (v >= none.rest) return 0;
-  double f[kTail];
   const double odds = p / (1 - p);
+  const auto ratio = [=](int k) { return static_cast<double>(n - k + 1) * odds / k; };  // f(k) / f(k - 1)
+  // Every 16th f is kept, and those between are made again: an array of all would be 2 KB of each thread of a GPU.
+  constexpr int kEvery = 16;
+  double start[kTail / kEvery];
+  double f = start[0] = none.value;
   int last = 0;
-  f[0] = none.value;
   for (int k = 1; k < kTail && k <= n; ++k) {
-    f[k] = f[k - 1] * (static_cast<double>(n - k + 1) * odds / k);
+    f *= ratio(k);
+    if (k % kEvery == 0) start[k / kEvery] = f;
     last = k;
-    if (f[k] < 0x1p-170 * v) break;  // n p < 10: the terms fall by then
+    if (f < 0x1p-170 * v) break;  // n p < 10: the terms fall by then
   }
   double above = 0;  // P(K > k)
-  int k = last;
-  for (; k > 1; --k) {
-    above += f[k];
-    if (v < above) return k;
+  for (int first = last / kEvery * kEvery; first >= 0; first -= kEvery) {
+    const int count = last - first < kEvery ? last - first + 1 : kEvery;
+    double run[kEvery];
+    run[0] = start[first / kEvery];
+    for (int i = 1; i < count; ++i) run[i] = run[i - 1] * ratio(first + i);
+    for (int i = count - 1; i >= 0 && first + i > 1; --i) {
+      above += run[i];
+      if (v < above) return first + i;
+    }
   }
   return 1;
 }

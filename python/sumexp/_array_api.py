@@ -164,7 +164,10 @@ def _rows(xp, a, b):
             moderate = (magnitude >= SMALLEST_WEIGHT) & (magnitude <= LARGEST_WEIGHT)
             log_b = xp.log(xp.where(used, magnitude, magnitude + 1))
             size = xp.where(moderate, xp.zeros_like(log_b), log_b)
-            unit = xp.where(moderate | ~used, b, b / magnitude)
+            # By a power of two first: 1 / magnitude, which a complex division takes, may overflow or be subnormal.
+            power = 2.0 ** (60 if float(xp.finfo(b.dtype).max) < 1e40 else 200)
+            lift = xp.where(magnitude < 1, xp.zeros_like(log_b) + power, xp.zeros_like(log_b) + 1 / power)
+            unit = xp.where(moderate | ~used, b, b * lift / (magnitude * lift))
             key = real + log_b
         is_first = _first_of(xp, key, a.device if hasattr(a, "device") else None)
 

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from . import _core, _devices
-from ._devices import is_foreign
+from ._devices import is_foreign, is_torch
 from ._scalars import dtype_for_weight, weight
 
 # The positional arrays of each function; "axis" follows them.
@@ -89,7 +89,7 @@ def together(function, **given):
     return [made.get(n) for n in given], back
 
 
-def with_room(name, function, b, arrays, options):
+def with_room(name, function, b, arrays, options, out=None):
     """function(**arrays, b=b, **options) as a tuple, in a dtype that has room for b, a number, and rounded to that of `arrays`;
     None where b is no number, or theirs has room."""
     if b is None or _is_strong(b):
@@ -102,7 +102,11 @@ def with_room(name, function, b, arrays, options):
         return None
     results = function(**{n: a.astype(wide) for n, a in zip(arrays, made)}, b=b, **options)
     with np.errstate(over="ignore"):  # inf is what is meant
-        return tuple(back(np.asarray(r).astype(dtype)) for r in (results if isinstance(results, tuple) else (results,)))
+        first, *more = (np.asarray(r).astype(dtype) for r in (results if isinstance(results, tuple) else (results,)))
+    if out is None:
+        return tuple(map(back, (first, *more)))
+    result(name, out, first.shape, dtype, *made)[...] = first
+    return (out, *map(back, more))
 
 
 def check_axis(function, axis, ndim):
@@ -157,8 +161,9 @@ def integers(function, argument, value):
     return native(array)
 
 
-def result(function, out, shape, dtype, *inputs, name="out"):
-    """A new array, or `out` if a result of this shape and dtype can be written to it: apart from all inputs, or exactly one."""
+def result(function, out, shape, dtype, *inputs, name="out", apart=()):
+    """A new array, or `out` if a result of this shape and dtype can be written to it: apart from all inputs, or exactly one,
+    which is none of those in `apart`."""
     if out is None:
         return np.empty(shape, dtype)
     view = _writeable_view(function, out, name)
@@ -173,6 +178,9 @@ def result(function, out, shape, dtype, *inputs, name="out"):
         same = a is not None and view.ctypes.data == a.ctypes.data and view.strides == a.strides and view.shape == a.shape
         if a is not None and not same and np.may_share_memory(view, a) and shares_memory(view, a):
             raise ValueError(f"{function}: {name} overlaps an input, accepted: memory of its own, or exactly an input")
+    for a in apart:
+        if a is not None and np.may_share_memory(view, a) and shares_memory(view, a):
+            raise ValueError(f"{function}: {name} overlaps an input, accepted: memory of its own")
     return view
 
 
@@ -214,6 +222,8 @@ def ingest(function, argument, value):
     if isinstance(value, np.ma.MaskedArray):
         raise refused_mask(function, argument)
     if is_foreign(value):
+        if is_torch(value):
+            value = value.resolve_neg()  # DLPack hands over memory, without the sign
         try:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError):

@@ -7,6 +7,7 @@ library does not tell its stream (JAX), it is the default stream, and the call w
 sumexp.torch.)
 """
 
+import contextlib
 import functools
 import importlib
 import sys
@@ -100,6 +101,13 @@ def _export(value):
         return value.__dlpack__(stream=LEGACY_STREAM)
 
 
+def _interface(value):
+    """The CUDA array interface of `value`, or None. CuPy names the stream of the current device: it is asked on the array's."""
+    beside = value.device if type(value).__module__.partition(".")[0] == "cupy" else contextlib.nullcontext()
+    with beside:
+        return getattr(value, "__cuda_array_interface__", None)
+
+
 def describe(function, argument, value, ours=False):
     """The Memory of `value`, an array on a CUDA device; one of `ours` has just been made, to be written to."""
     kind, device = _device_of(value)
@@ -107,7 +115,7 @@ def describe(function, argument, value, ours=False):
         raise TypeError(
             f"{function}: {argument} is on {_in_words(kind, device)}, accepted: a CUDA device, as the other arrays are"
         )
-    interface = getattr(value, "__cuda_array_interface__", None)
+    interface = _interface(value)
     if interface is not None and (interface.get("stream") is not None or not hasattr(value, "__dlpack__")):
         if interface.get("mask") is not None:
             raise TypeError(f"{function}: {argument} is a masked array, accepted: its data")

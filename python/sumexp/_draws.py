@@ -3,7 +3,7 @@
 import operator
 import secrets
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,11 +31,11 @@ class SampleInfo(NamedTuple):
         order is "llama.cpp"), is above cut_logit, or equals it and j <= cut_index. With temperature 0, it is the class drawn.
     """
 
-    log_prob: object
-    filtered_log_prob: object
-    kept: object
-    cut_logit: object
-    cut_index: object
+    log_prob: Any
+    filtered_log_prob: Any
+    kept: Any
+    cut_logit: Any
+    cut_index: Any
 
 
 def rows_of(function, x, axis):
@@ -105,7 +105,7 @@ def per_row(function, argument, value, batch, dtype):
             raise ValueError(
                 f"{function}: {argument} has shape {array.shape}, accepted: one that broadcasts to the batch's {batch}"
             ) from None
-    return np.ascontiguousarray(array, dtype).reshape(-1)
+    return np.require(array, dtype, ["C", "ALIGNED"]).reshape(-1)
 
 
 def seeds(function, seed, batch):

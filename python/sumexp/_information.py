@@ -234,7 +234,7 @@ def _forward(name, logits, index, axis, temperature, out):
     chosen = entropies = None
     if name != "entropy":
         index = _indices(name, index, rows, x.shape[axis])
-        chosen = _arrays.result(name, out, index.shape, x.dtype, x, index)
+        chosen = _arrays.result(name, out, index.shape, x.dtype, apart=(x, index))
     if name != "log_prob":
         entropies = _arrays.result(name, out, rows, x.dtype, x)
     _core._log_prob_and_entropy(name, x, index, axis, T, chosen, entropies)
@@ -255,8 +255,6 @@ def _backward(name, g, logits, index, axis, temperature, out):
         same_shape(name, "g", of_picks.shape, index.shape)
     if of_row is not None:
         same_shape(name, "g", of_row.shape, rows)
-    view = _arrays.result(name, out, x.shape, x.dtype, x, of_picks, of_row, index)
-    if out is not None and of_picks is not None and _arrays.shares_memory(view, of_picks):  # which is read again
-        raise ValueError(f"{name}: out overlaps g, accepted: memory of its own, or exactly the logits")
+    view = _arrays.result(name, out, x.shape, x.dtype, x, apart=(of_picks, of_row, index))
     _core._log_prob_and_entropy_vjp(name, of_picks, of_row, x, index, axis, T, view)
     return back(view) if out is None else out

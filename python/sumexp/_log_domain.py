@@ -301,12 +301,8 @@ def logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     if f := _for_torch("logmeanexp", x, b, out):
         return f(x, axis, b=b, keepdims=keepdims, return_sign=return_sign, where=where, out=out)
     options = {"axis": axis, "keepdims": keepdims, "return_sign": return_sign, "where": where}
-    if wide := _arrays.with_room("logmeanexp", logmeanexp, b, {"x": x}, options):
-        made = wide[0]
-        if out is not None:
-            made = _arrays.result("logmeanexp", out, made.shape, made.dtype, x)
-            made[...], made = wide[0], out
-        return (made, wide[1]) if return_sign else made
+    if wide := _arrays.with_room("logmeanexp", logmeanexp, b, {"x": x}, options, out):
+        return wide if return_sign else wide[0]
     (x, b), back = _arrays.together("logmeanexp", x=x, b=b)
     if b is not None:
         x, b = _broadcast("logmeanexp", x=x, b=b)
@@ -363,11 +359,9 @@ def weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
 def weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None):
     """logsumexp_jvp with weights."""
     name = "logsumexp_jvp"
-    if wide := _arrays.with_room(name, weighted_jvp, b, {"t": t, "x": x}, {"axis": axis, "t_b": t_b, "keepdims": keepdims}):
-        if out is None:
-            return wide[0]
-        _arrays.result(name, out, np.shape(wide[0]), wide[0].dtype, x)[...] = wide[0]
-        return out
+    options = {"axis": axis, "t_b": t_b, "keepdims": keepdims}
+    if wide := _arrays.with_room(name, weighted_jvp, b, {"t": t, "x": x}, options, out):
+        return wide[0]
     (t, x, b, t_b), back = _arrays.together(name, t=t, x=x, b=b, t_b=t_b)
     for argument, tangent, of, shape in (("t", t, "x", x.shape), ("t_b", t_b, "b", b.shape)):
         if tangent is not None and tangent.shape != shape:

@@ -62,7 +62,8 @@ def _results(indices, info, dtype, back, return_info):
     if not return_info:
         return indices
     wide = np.float64 if dtype == np.float64 else np.float32
-    cast = (a.astype(wide) if a.dtype.kind == "f" else a for a in info.values())
+    with np.errstate(under="ignore"):
+        cast = [a.astype(wide) if a.dtype.kind == "f" else a for a in info.values()]
     return indices, SampleInfo(*map(back, cast))
 
 
@@ -178,9 +179,14 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
     (x,), back = _arrays.together("sample_counts", logits=logits)
     axis, batch = rows_of("sample_counts", x, axis)
     options = count_options(batch, num_samples, temperature, seed, stream)
-    counts = _arrays.result("sample_counts", out, x.shape, np.dtype(np.int64), x)
+    put = _putting("sample_counts", out, x.shape, np.int64, x)
+    counts = np.empty(x.shape, np.int64)
     _core._sample_counts(x, axis, options, counts)
-    return back(counts) if out is None else out
+    made = put(counts, back)
+    if counts.size and getattr(made.dtype, "itemsize", 8) < 8 and counts.max() > np.iinfo(np.int32).max:
+        accepted = f"up to 2^31 - 1 where the logits' library makes {made.dtype} of int64, as JAX without jax_enable_x64"
+        raise OverflowError(f"sample_counts: a count is {counts.max()}, accepted: {accepted}")
+    return made
 
 
 def linear_sample(
@@ -274,6 +280,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
             np.put_along_axis(y, z.argmax(-1)[..., None], 1, -1)
             y[~np.isfinite(z.max(-1))] = np.nan  # as soft rows are
     else:
-        y = _core.softmax(z, -1, temperature=check_tau(tau)).astype(x.dtype)
+        with np.errstate(under="ignore"):
+            y = _core.softmax(z, -1, temperature=check_tau(tau)).astype(x.dtype)
     check_tau(tau)
     return put(np.ascontiguousarray(np.moveaxis(y, -1, axis)), back)

@@ -24,6 +24,7 @@ _RAISES = """
 
 
 def _document(function, plain, shape, more):
+    in_place = " or exactly x" if shape == "x's shape" else ""
     function.__doc__ = f"""{plain} over the first axis of each segment, for each of the trailing features alone.
 
     Parameters
@@ -31,7 +32,7 @@ def _document(function, plain, shape, more):
     x : array of float16, bfloat16, float32 or float64, (elements, ...)
         Integers and bools become float64.{_SEGMENTS}
     out : array
-        Where to write: of the result's shape and dtype, apart from the other arrays or exactly x.
+        Where to write: of the result's shape and dtype, apart from the other arrays{in_place}.
 
     Returns
     -------
@@ -43,6 +44,7 @@ def _document(function, plain, shape, more):
 
 def _document_derivative(function, what, names, shape, more=""):
     first, second = names
+    in_place = "" if shape.startswith("shape") else " or exactly x" if names == ("g", "x") else " or exactly one of them"
     function.__doc__ = f"""{what}
 
     Parameters
@@ -52,7 +54,7 @@ def _document_derivative(function, what, names, shape, more=""):
     {second} : array, (elements, ...)
         {"The argument" if second == "x" else "The result"} of the function.{_SEGMENTS}
     out : array
-        Where to write: of the result's shape and dtype, apart from the other arrays or exactly one of its shape.
+        Where to write: of the result's shape and dtype, apart from the other arrays{in_place}.
 
     Returns
     -------
@@ -77,7 +79,9 @@ def _call(function, names, arrays, offsets, ids, num_segments, out=None):
         accepted = per_row if op == 6 else full.shape
         if made[0].shape != accepted:
             raise ValueError(f"{function}: {names[0]} has shape {made[0].shape}, accepted: {accepted}")
-    result = _arrays.result(function, out, per_row if row else full.shape, full.dtype, *made)
+    # A segment's result is written where another has its input, unless both are of its elements.
+    apart = made if row else made[:1] if op == 6 else ()
+    result = _arrays.result(function, out, per_row if row else full.shape, full.dtype, *made, apart=apart)
     target = flat(result, len(result))
     first, second = flat(full, len(full)), flat(made[0], len(made[0])) if len(made) == 2 else None
     if op in (3, 4, 5):

@@ -32,8 +32,9 @@ def logsumexp(x, axis=None, *, keepdims=False, split_every=None) -> Any:
     split_every : int or dict, optional
         How many blocks are brought together at a time, as in dask.array.reduction.
     """
+    given = np.ndim(x)
     x, axes = _prepared("logsumexp", x, axis)
-    return da.reduction(
+    made = da.reduction(
         _states(x, axes, APART),
         functools.partial(_unchanged, dtype=x.dtype),
         functools.partial(_finished, dtype=x.dtype),
@@ -46,6 +47,7 @@ def logsumexp(x, axis=None, *, keepdims=False, split_every=None) -> Any:
         meta=np.empty((0,) * (x.ndim if keepdims else x.ndim - len(axes)), x.dtype),
         name="sumexp-logsumexp",
     )
+    return made if given else made.reshape(())
 
 
 def softmax(x, axis=-1, *, split_every=None) -> Any:
@@ -101,6 +103,7 @@ def _states(x, axes, sums):
 
 
 def _map(function, operation, x, axis, sums, split_every):
+    given = np.ndim(x)
     x, axes = _prepared(function, x, axis)
     totals = da.reduction(
         _states(x, axes, sums),
@@ -115,7 +118,7 @@ def _map(function, operation, x, axis, sums, split_every):
         meta=np.empty((0,) * x.ndim, STATE),
         name="sumexp-total",
     )
-    return da.map_blocks(
+    made = da.map_blocks(
         _mapped,
         x,
         totals,
@@ -126,6 +129,7 @@ def _map(function, operation, x, axis, sums, split_every):
         meta=np.empty((0,) * x.ndim, x.dtype),
         name=f"sumexp-{function}-" + da.core.tokenize(x, axes),
     )
+    return made if given else made.reshape(())
 
 
 # -- what its tasks do; a block of states is an array (subtrees, *rows), whatever its shape in the graph ------------

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import _array_api, _core
 from ._array_api import is_complex
-from ._arrays import carrier
+from ._arrays import as_array, carrier
 from ._devices import is_foreign, is_torch
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
@@ -87,9 +87,9 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     for name, value in (("a", a), ("b", b)):
         if isinstance(value, np.ma.MaskedArray) or (name == "a" and value is None):
             raise TypeError(f"logsumexp: {name} is a {type(value).__name__}, accepted: an array_like of numbers")
+    a, b = (v if v is None or isinstance(v, (int, float, complex)) else _numbers(n, v) for n, v in (("a", a), ("b", b)))
     # SciPy's promotion: among the arguments, with Python numbers weak, and at least to the default float.
-    dtype = np.result_type(*(v if isinstance(v, (int, float, complex)) else np.asarray(v)
-                             for v in (a, b, 1.0) if v is not None))
+    dtype = np.result_type(*(v for v in (a, b, 1.0) if v is not None))
     a = np.atleast_1d(np.asarray(a, dtype))
     if b is not None:
         b = np.atleast_1d(np.asarray(b, dtype))
@@ -100,6 +100,13 @@ def logsumexp(a, axis=None, b=None, keepdims=False, return_sign=False):
     if return_sign and a.dtype.kind == "f" and (a.size == 0 or (b is not None and b.size == 0)):
         return result[0], np.sign(result[0])  # SciPy's sign of an empty sum: that of -inf
     return result
+
+
+def _numbers(argument, value):
+    array = as_array("logsumexp", argument, value)
+    if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
+        raise TypeError(f"logsumexp: {argument} has dtype {array.dtype}, accepted: real and complex numbers")
+    return array
 
 
 def _prepare(x):

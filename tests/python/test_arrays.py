@@ -355,3 +355,24 @@ def test_arrays_of_jax():
     assert isinstance(loss, jax.Array) and isinstance(gradient, jax.Array)
     with pytest.raises(TypeError, match="softmax: x is a DynamicJaxprTracer, which has no memory, accepted: arrays outside of"):
         jax.jit(se.softmax)(x)
+
+
+def test_the_stream_of_a_cupy_array_is_that_of_its_own_device():
+    from sumexp import _devices
+
+    entered = []
+
+    class Device:
+        def __enter__(self):
+            entered.append("its device")
+
+        def __exit__(self, *_):
+            entered.pop()
+
+    class Array:
+        device = Device()
+        __cuda_array_interface__ = property(lambda self: {"stream": list(entered)})
+
+    assert _devices._interface(Array()) == {"stream": []} and _devices._interface(3) is None
+    Array.__module__ = "cupy._core.core"
+    assert _devices._interface(Array()) == {"stream": ["its device"]}

@@ -275,6 +275,44 @@ def test_special_rows_in_the_batch(op, fmt):
 
 
 @FORMAT
+@pytest.mark.parametrize("name", ["log_softmax_vjp", "log_softmax_jvp", "log_softmax_hvp"])
+def test_rows_with_several_winners(name, fmt):
+    """y that is no log-probability may have several elements next to 0: none, one or many of them in a row, in neighbouring
+    lanes, in the same lane of several vectors, in several chunks; what stands there may be infinite or NaN. Each row in a
+    batch is as it is alone, where only the first instruction set computes it, and near what the formulas give."""
+    op, rows = OPS[name], 7 * 16 + 3  # 16 of a kind together, as one of several winners in a vector is enough
+    for n in (2, 16, 33, 65, 128, 300, 2048, 5000):
+        rng = np.random.default_rng(seed("several winners", name, fmt.name, n))
+        inputs = [-1 - np.abs(5 * rng.standard_normal((rows, n))) if kind == "l" else rng.standard_normal((rows, n))
+                  for kind in op.inputs]
+        y = inputs[op.inputs.index("l")]
+        for r in range(rows):
+            first = rng.integers(n)
+            at = [(), (first,), (first, (first + 1) % n), (first, (first + 64) % n), (0, n - 1), range(n),
+                  (first, (first + 2048) % n, (first + 16) % n)][r // 16 % 7]
+            for j in at:
+                y[r, j] = rng.choice([-0.5, -0.1, -1e-3, 0.0, -0.0, 0.75])
+                if r % 5 == 4:
+                    inputs[0][r, j] = rng.choice([np.inf, -np.inf, np.nan, -0.0])
+        inputs = [cast(a, fmt) for a in inputs]
+        _core.set_isa(usable_isas()[0])
+        alone = np.concatenate([op.run(se, [a[r : r + 1] for a in inputs]) for r in range(rows)])
+        finite = np.arange(rows) % 5 != 4
+        *tangents, y = (a.astype(np.float64)[finite] for a in inputs)
+        s, t, total = np.exp(y), tangents[-1], tangents[0].sum(axis=1, keepdims=True)
+        change = t - (s * t).sum(axis=1, keepdims=True)
+        plain = {"log_softmax_vjp": t - s * total, "log_softmax_jvp": change, "log_softmax_hvp": -s * change * total}[name]
+        size = np.abs(np.concatenate([*tangents, np.ones_like(y)], axis=1)).sum(axis=1, keepdims=True) ** 2
+        assert (np.abs(alone[finite] - plain) <= 2.0 ** (4 - fmt.digits) * size).all(), n
+        for isa in usable_isas():
+            _core.set_isa(isa)
+            for lay in (np.asarray, np.asfortranarray):
+                got = np.ascontiguousarray(op.run(se, [lay(a) for a in inputs]))
+                for r in range(rows):
+                    assert same(got[r], alone[r]), (n, r, isa, lay.__name__)
+
+
+@FORMAT
 @OP
 def test_long_columns(op, fmt):
     """Rows side by side, too long for the buffer: from any column on, on any threads, in place."""

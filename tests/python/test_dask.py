@@ -89,6 +89,12 @@ def test_special_values():
     np.testing.assert_array_equal(empty, np.full(3, -np.inf))
 
 
+def test_no_dimensions():
+    d = da.from_array(np.float64(3))
+    for lazy in (sd.softmax(d), sd.log_softmax(d), sd.logsumexp(d), sd.logsumexp(d, keepdims=True)):
+        assert lazy.shape == () == lazy.compute(scheduler="sync").shape
+
+
 def test_bad_input():
     d = da.zeros((4, 6), chunks=(2, 3))
     for error, words, call in [

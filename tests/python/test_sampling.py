@@ -479,6 +479,39 @@ def test_shapes():
     assert (se.sample([1, 2, 3], seed=1) == se.sample([1.0, 2.0, 3.0], seed=1)).all()
 
 
+def test_counts_are_written_when_all_are_drawn():
+    x, out = np.zeros((300, 3)), np.full((300, 3), -7)
+    x[200] = np.nan
+    with pytest.raises(ValueError, match="row 200 has a NaN"):
+        se.sample_counts(x, 10, seed=1, out=out)
+    assert (out == -7).all()
+    assert se.sample_counts(x[:9], 10, seed=1, out=out[:9]).sum() == 90 == out[:9].sum()
+
+
+def test_counts_that_another_library_has_no_integers_for():
+    jnp = pytest.importorskip("jax.numpy")
+    x = jnp.zeros(2)
+    if jnp.asarray(np.int64(1)).dtype.itemsize == 8:
+        pytest.skip("jax_enable_x64 is on")
+    assert se.sample_counts(x, 10**6, seed=1).sum() == 10**6
+    with pytest.raises(OverflowError, match=r"^sample_counts: a count is \d{13}, accepted: up to 2\^31 - 1"):
+        se.sample_counts(x, 10**13, seed=1)
+
+
+def test_options_that_are_not_aligned():
+    temperature = np.zeros(33, np.uint8)[1:].view(float)
+    temperature[:] = 2.0
+    x = np.zeros((4, 9))
+    assert (se.sample(x, temperature=temperature, seed=1) == se.sample(x, temperature=2, seed=1)).all()
+
+
+def test_no_floating_point_errors():
+    with np.errstate(all="raise"):
+        y = se.gumbel_softmax(np.float32([0, -200]), seed=1)
+        _, info = se.sample(np.float32([[0, -1e-30], [0, -90]]), seed=1, num_samples=9, return_info=True)
+    assert y.tolist() == [1, 0] and np.isfinite(info.log_prob).all()
+
+
 @pytest.mark.parametrize("call, error, message", [
     (lambda x: se.sample(x[0, 0]), ValueError, r"sample: logits has shape \(\)"),
     (lambda x: se.sample(x, 2), np.exceptions.AxisError, "sample: axis"),

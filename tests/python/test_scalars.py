@@ -145,6 +145,14 @@ def test_a_number_as_weight_of_any_size(dtype, b):
             se.logsumexp(x, b=b, out=np.empty((), np.int32))
 
 
+def test_numbers_that_need_room_with_out():
+    x, out, b = np.float32(1), np.zeros((), np.float32), 1e300
+    for call in (lambda **o: se.logmeanexp(x, b=b, **o), lambda **o: se.logsumexp_jvp(x, x, b=b, **o),
+                 lambda **o: se.logsumexp(x, b=b, **o)):
+        expected = call()
+        assert call(out=out) is out and out == expected and type(expected) is np.float32
+
+
 @pytest.mark.parametrize("b", [np.inf, -np.inf, np.nan, 0, 0.0])
 def test_numbers_that_need_no_room(b):
     for dtype in DTYPES:

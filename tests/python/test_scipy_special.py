@@ -309,6 +309,28 @@ def test_complex_weights_of_any_size(library):
     np.testing.assert_allclose(back(special.logsumexp(make(a), b=make(b))), want, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex_weights_next_to_0_and_to_the_largest(dtype):
+    mp = pytest.importorskip("mpmath")
+    least, largest = (1e-40, 3e38) if dtype == np.complex64 else (3e-320, 1.7e308)
+    for a, b in (([90, 89], [1, least]), ([90, 1], [least, 1]), ([90 + 1j, 1], [largest, 1]), ([3, 1j], [least * 1j, least])):
+        a, b = np.array(a, dtype), np.array(b, dtype)
+        with mp.workdps(50):
+            want = complex(mp.log(sum(mp.mpc(complex(w)) * mp.exp(mp.mpc(complex(v))) for v, w in zip(a, b))))
+        np.testing.assert_allclose(special.logsumexp(a, b=b), want, rtol=1e-5 if dtype == np.complex64 else 1e-13)
+
+
+@pytest.mark.parametrize("call, error, text", [
+    (lambda: special.logsumexp([1.0], b="a"), TypeError, "b has dtype <U1, accepted: real and complex numbers"),
+    (lambda: special.logsumexp(np.array([1, 2], object)), TypeError, "a has dtype object, accepted"),
+    (lambda: special.logsumexp(["a"]), TypeError, "a has dtype <U1, accepted"),
+    (lambda: special.logsumexp([[1.0], [1.0, 2]]), ValueError, "a is no array"),
+])
+def test_which_argument_is_wrong(call, error, text):
+    with pytest.raises(error, match="^logsumexp: " + text):
+        call()
+
+
 def test_gradients_of_complex_tensors():
     torch = pytest.importorskip("torch")
     z = torch.from_numpy(ARRAYS["complex128"][0, :2, :3].copy()).requires_grad_()

@@ -218,6 +218,16 @@ def test_out_and_in_place():
         assert same(se.segment_softmax(z, offsets=offsets, out=z), y)
     with pytest.raises(ValueError, match="segment_softmax: out overlaps an input"):
         se.segment_softmax(x[:-1], offsets=[0, 699], out=x[1:])
+    # With as many segments as elements, what is one value a segment has the shape of x, and no place in it.
+    x, g, offsets = np.array([1.0, 2, 3]), np.array([1.0, 10, 100]), [0, 0, 2, 3]
+    for name, arrays, out in (("logsumexp", (x,), x), ("logsumexp_jvp", (g, x), g), ("logsumexp_jvp", (g, x), x),
+                              ("logsumexp_vjp", (g, x), g)):
+        kept = [a.copy() for a in arrays]
+        with pytest.raises(ValueError, match=f"^segment_{name}: out overlaps an input, accepted: memory of its own$"):
+            getattr(se, "segment_" + name)(*arrays, offsets=offsets, out=out)
+        assert all(map(same, arrays, kept))
+    expected = se.segment_logsumexp_vjp(g, x, offsets=offsets)
+    assert same(se.segment_logsumexp_vjp(g, x, offsets=offsets, out=x), expected)
 
 
 BAD = [

@@ -22,7 +22,7 @@ ALLOWED = [
     (r"loss_rows.*Lb1E", 152, "the sums of a row"),
     # a row's description is handed to a function that is compiled once; the terms of a binomial tail
     (r"draw_rows|draw_in_pieces", 448, "the description"),
-    (r"count_rows", 2432, "the description and 256 doubles"),
+    (r"count_rows", 640, "the description and 32 doubles"),
 ]
 KINDS = "warp_rows|block_rows|reduce_chunks|reduce_apart|merge_rows|map_chunks"
 KINDS += "|find_cuts_of_rows"
@@ -85,7 +85,11 @@ def main(folder, chip=None):
         return by_operation(folder, chip)
     bad, groups = [], collections.defaultdict(list)
     for arch, name, registers, stack, shared in kernels(folder):
-        kind, storage = re.search(rf"({KINDS})I({'|'.join(TYPES)})", name).groups()
+        found = re.search(rf"({KINDS})I({'|'.join(TYPES)})", name)
+        if not found:
+            bad.append(f"{arch} {name}: none of KINDS")
+            continue
+        kind, storage = found.groups()
         groups[arch, kind, TYPES[storage]].append((registers, stack))
         if stack and not allowed(arch, name, stack):
             bad.append(f"{arch} {name}: {registers} registers, {stack} bytes of stack")

@@ -63,7 +63,8 @@ struct InformationRow {
     const T t = static_cast<T>(call.temperature);
     if (t == T(1)) return;
 #pragma unroll
-    for (int i = 0; i < Tile<S>::kValues; ++i) x[i] = t != Limits<T>::infinity ? x[i] / t : is_finite(x[i]) ? T(0) : x[i];
+    for (int i = 0; i < Tile<S>::kValues; ++i)
+      x[i] = t != Limits<T>::infinity ? quiet(x[i] / t) : is_finite(x[i]) ? T(0) : x[i];  // a division makes a NaN of its own
   }
   // As exp_chunk has it.
   SUMEXP_DEVICE T chunk_maximum(const RowView& from, std::int64_t c) const {

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     T sum = first ? T(0) : sums[j];
 #pragma unroll 1
     for (std::int64_t r = 0; r < count; ++r) sum = sum + rows[r * columns + j];
-    sums[j] = sum;
+    sums[j] = quiet(sum);
   }
 }
 

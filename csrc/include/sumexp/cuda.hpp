@@ -9,7 +9,8 @@
 //   }
 //
 // Nothing here allocates device memory, waits for the device or leaves another device current, so that a graph
-// may capture a call.
+// may capture a call. For the time of a call its device is the current one; going back to the one before gives that one a
+// context, if it had none (cudaSetDevice, from CUDA 12 on).
 #pragma once
 
 #include "information.hpp"

@@ -51,7 +51,7 @@ struct SegmentsCall {
   std::int64_t elements = 0, features = 1, segments = 0;
   const std::int64_t* offsets = nullptr;  // segments + 1 of them, from 0 to `elements`, none below the one before
   View in[2];  // two strides in bytes; of one value a row: from a segment to the next, and of features
-  View out;    // may be exactly an input of the same shape
+  View out;    // where it is elements, may be exactly an input that is elements; else apart from them
 };
 SUMEXP_API Status segments(const SegmentsCall& call) noexcept;
 // The offsets of `segments` segments from the segment of each element, which may not fall.
