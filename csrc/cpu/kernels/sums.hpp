@@ -11,15 +11,22 @@
 
 namespace sumexp::SUMEXP_NS {
 
+// Of a row or, in vectors, of V::W rows: how many elements win, and the sum of their y. Nothing unless kWinnersApart.
+template <class V, bool kWinnersApart>
+struct SumsWinners {
+  V winners, y;
+};
+template <class V>
+struct SumsWinners<V, false> {};
+
 template <class T, class Op>
-struct SumsState {
+struct SumsState : SumsWinners<T, Op::kWinnersApart> {
   Wide<T> sum[Op::kSums];
-  T winners, y;  // how many elements win, and the sum of their y (kWinnersApart)
 
   static SumsState empty() {
     SumsState state;
     for (auto& s : state.sum) s = WideOf<T>::constant(0);
-    state.winners = state.y = T(0);
+    if constexpr (Op::kWinnersApart) state.winners = state.y = T(0);
     return state;
   }
 };
@@ -27,15 +34,15 @@ template <class T, class Op>
 SUMEXP_FN SumsState<T, Op> merge(const SumsState<T, Op>& a, const SumsState<T, Op>& b) {
   SumsState<T, Op> state;
   for (int k = 0; k < Op::kSums; ++k) state.sum[k] = a.sum[k] + b.sum[k];
-  state.winners = a.winners + b.winners, state.y = a.y + b.y;
+  if constexpr (Op::kWinnersApart) state.winners = a.winners + b.winners, state.y = a.y + b.y;
   return state;
 }
 
 // What map takes of a row, or of V::W rows.
-template <class V>
-struct SumsRow {
+template <class V, bool kWinnersApart>
+struct SumsRow : SumsWinners<V, kWinnersApart> {
   RowScalars<V> sums;
-  V factor, winners, y;  // the last two as SumsState has them
+  V factor;
 };
 
 // E: the elements that a function reads and writes, of V's own type or of 16 bits.
@@ -43,8 +50,8 @@ template <class V, class Op>
 struct SumsKernel {
   using T = ElementOf<V>;
   using State = SumsState<T, Op>;
-  using Row = SumsRow<T>;
-  using TileRow = SumsRow<V>;
+  using Row = SumsRow<T, Op::kWinnersApart>;
+  using TileRow = SumsRow<V, Op::kWinnersApart>;
   static constexpr int W = V::W, kInputs = Op::kInputs;
 
   // The ways to map an element: map, or those of kWinnersApart.
@@ -110,7 +117,7 @@ struct SumsKernel {
     for (int k = 0; k < Op::kSums && pass * Op::kSums + k < RowScalars<T>::kMax; ++k)
       WideOf<T>::split(state.sum[k], row.sums.h[pass * Op::kSums + k], row.sums.l[pass * Op::kSums + k]);
     row.factor = static_cast<T>(context.factor);
-    row.winners = state.winners, row.y = state.y;
+    if constexpr (Op::kWinnersApart) row.winners = state.winners, row.y = state.y;
   }
   template <class E>
   SUMEXP_KERNEL static void map(const cpu::Chunk& chunk, const void* from) {
@@ -260,7 +267,8 @@ struct SumsKernel {
     char* const out = at.data[cpu::kOut] + first * stride;
     const bool stream = at.stream;
     TileRow all = known[0];  // of which with_map is asked: one way for all tiles
-    for (int t = 1; t < at.tiles; ++t) all.winners = larger(all.winners, known[t].winners);
+    if constexpr (Op::kWinnersApart)
+      for (int t = 1; t < at.tiles; ++t) all.winners = larger(all.winners, known[t].winners);
     with_map(all, [&](auto value) SUMEXP_INLINE {
       each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
         put_vector<V, S>(out + j * stride + t * W * sizeof(S), value(v, known[t]), stream);
