@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from . import _core, _devices
-from ._devices import is_foreign, is_torch
+from ._devices import is_foreign
 from ._scalars import dtype_for_weight, weight
 
 # The positional arrays of each function; "axis" follows them.
@@ -222,8 +222,8 @@ def ingest(function, argument, value):
     if isinstance(value, np.ma.MaskedArray):
         raise refused_mask(function, argument)
     if is_foreign(value):
-        if is_torch(value):
-            value = value.resolve_neg()  # DLPack hands over memory, without the sign
+        if hasattr(value, "resolve_neg"):  # torch's: DLPack hands over memory, without the sign
+            value = value.resolve_neg()
         try:
             array = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError):

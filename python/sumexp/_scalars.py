@@ -9,6 +9,8 @@ from ._devices import is_torch
 
 def temperature(function, value, name="temperature"):
     """`value`, any real number, NumPy scalar or array or tensor of no dimensions, as a float above 0, which may be infinite."""
+    if type(value) in (int, float) and 0 < value < 2**53:  # first: a compiled program's numbers answer no more
+        return float(value)
     number = value.detach() if is_torch(value) else value  # whether a gradient is lost is for sumexp.torch to say
     is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
     if not is_number or getattr(value, "ndim", 0) or "complex" in str(getattr(value, "dtype", "")):

@@ -369,3 +369,27 @@ def test_a_causal_offset_of_a_dynamic_program(gradient):
                 v = torch.randn_like(y)
                 (made,), (want,) = (torch.autograd.grad((f(q, k) * v).sum(), q) for f in (compiled, attention))
                 assert torch.equal(made, want)
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_gradients_are_laid_out_as_compiled_programs_expect(name):
+    x, sink = torch.randn(2, 3, 4, 5), torch.randn(4, 3, 2, 1).transpose(0, 2)
+    bias = torch.randn(4, 5, 3).permute(2, 0, 1)[None]
+    assert not bias.is_contiguous() and not sink.is_contiguous()
+    g = x.sum(-1) if name == "masked_logsumexp" else x
+    given = ([g], [x, bias, sink, None, None], [], [True, True, True, False, False], -1, None, 0.0, 1.0, False)
+    operation = getattr(torch.ops.sumexp, name + "_vjp").default
+    torch.library.opcheck(operation, given, test_utils="test_faketensor")
+
+
+def test_derivatives_of_a_segment_of_minus_infinity_alone():
+    """As the kernels have them, where they are differentiated: 0, in their second derivatives too."""
+    x = torch.tensor([-INF, -INF, 1.0, -INF])
+    for kind, first in (("_vjp", torch.tensor([2.0, 3])), ("_jvp", torch.tensor([2.0, 1, 3, 4]))):
+        f = lambda first, x: getattr(se, "segment_logsumexp" + kind)(first, x, offsets=[0, 2, 4])
+        u, z = first.clone().requires_grad_(), x.clone().requires_grad_()
+        made = f(u, z)
+        assert torch.equal(made, f(first, x)) and torch.equal(made, torch.func.vmap(f)(first[None], x[None])[0])
+        of_first, of_x = torch.autograd.grad(made.sum(), (u, z))
+        assert torch.equal(of_first, torch.tensor([0.0, 1] if kind == "_vjp" else [0.0, 0, 1, 0])) and not of_x.any()
+    assert f(first, torch.tensor([INF, -INF, 1.0, 0]).requires_grad_())[0].isnan()

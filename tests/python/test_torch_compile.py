@@ -272,6 +272,41 @@ assert not any(type(f).__module__.startswith("sumexp") for f in sys.meta_path)
     assert done.returncode == 0, done.stderr
 
 
+# -- gradients within compiled programs, of what is recorded in front of them or at a graph break -----------------
+
+RECORDED = {
+    "cross_entropy_with_grad": lambda x: se.cross_entropy_with_grad(x, torch.tensor([0, 1, 2]))[1],
+    "entropy_vjp": lambda x: se.entropy_vjp(G[:, 0], x),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how")
+@pytest.mark.parametrize("name", RECORDED)
+def test_gradients_as_results(name):
+    def f(x):
+        return RECORDED[name](x.sin()).square()
+
+    got, want = forward_backward(torch.compile(f, backend="aot_eager"), X), forward_backward(f, X)
+    assert want[0].any() and want[1].any()
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how")
+@pytest.mark.parametrize("name, again", [("softmax", False), ("log_softmax", True), ("entropy", True)])
+def test_gradients_of_what_was_recorded_before(name, again):
+    x = X.clone().requires_grad_()
+    y = getattr(st, name)(x, -1).square().sum()
+
+    def gradient():
+        return torch.autograd.grad(y, x, create_graph=again, retain_graph=True)[0]
+
+    got, want = torch.compile(gradient, backend="aot_eager")(), gradient()
+    assert want.any()
+    torch.testing.assert_close(got, want)
+    if again:
+        torch.testing.assert_close(*(torch.autograd.grad(g.square().sum(), x, retain_graph=True)[0] for g in (got, want)))
+
+
 # -- symbolic tracing --------------------------------------------------------------------------------------------
 
 

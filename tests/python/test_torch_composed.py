@@ -51,6 +51,23 @@ def test_derivatives():
     assert torch.autograd.gradgradcheck(call, (x, w), check_fwd_over_rev=True, check_rev_over_rev=True, **options)
 
 
+def test_gradients_that_a_caller_asks_for():
+    """Of tensors that record nothing, or not all, and of a transform's."""
+    x, w = pair()
+    plain, weights, u = x.detach(), w.detach(), torch.arange(1.0, 4, dtype=torch.float64)
+    call = lambda u, x, w: OP.backward((u,), (x, w), (), (-1,), (True, True))
+    expected = torch.autograd.grad((OP(x, w, -1) * u).sum(), (x, w))
+    torch.testing.assert_close(call(u, plain, weights), expected)
+    for some in ((u.clone().requires_grad_(), plain, weights), (u, x, weights), (u, plain, w)):
+        torch.testing.assert_close(call(*some), expected)
+        assert torch.autograd.gradcheck(call, some)
+    twice = torch.vmap(lambda x: call(u, x, weights))(torch.stack([plain, plain]))
+    torch.testing.assert_close(tuple(t[1] for t in twice), expected)
+    jacobians = [j(lambda x: call(u, x, weights)[0])(plain) for j in (torch.func.jacfwd, torch.func.jacrev)]
+    torch.testing.assert_close(*jacobians)
+    torch.testing.assert_close(jacobians[0], torch.func.hessian(lambda x: (OP(x, weights, -1) * u).sum())(plain))
+
+
 def test_first_derivatives_are_kernels():
     x, w = pair()
     ran.clear()

@@ -357,3 +357,71 @@ def test_arrays_beside_a_tensor():
     for name, args in (("softmax_vjp", (a, x)), ("kl_div", (x, a)), ("logaddexp", (x, a))):
         with pytest.raises(TypeError, match=f"^{name}: .* is a ndarray, accepted: a tensor"):
             getattr(sumexp, name)(*args)
+
+
+def test_numbers_and_lists_have_all_their_digits():
+    """They are float64, as NumPy has them, whatever torch's default dtype is; of a result's dtype they make what that makes."""
+    x, g, t = X, X.cos(), torch.tensor([0, 1, 3])
+    four, three, matrix = [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.7], [[0.1], [0.2], [0.3], [0.4]]
+    cases = {
+        "sink": (lambda x, g, t, v: sumexp.masked_softmax(x, sink=v), (0.1, three)),
+        "bias": (lambda x, g, t, v: sumexp.masked_log_softmax(x, bias=v), (0.1, four)),
+        "masked_softmax_vjp": (lambda x, g, t, v: sumexp.masked_softmax_vjp(g, x, bias=v)[0], (0.1, four)),
+        "cross_entropy_vjp": (lambda x, g, t, v: sumexp.cross_entropy_vjp(v, x, t), (0.1,)),
+        "one a row": (lambda x, g, t, v: sumexp.cross_entropy_vjp(v, x, t, reduction="none"), (three,)),
+        "b": (lambda x, g, t, v: sumexp.logmatmulexp(x, v), (matrix,)),
+        "a": (lambda x, g, t, v: sumexp.logmatmulexp(v, x.T), ([four],)),
+    }
+    for name, (call, values) in cases.items():
+        for value in values:
+            made, expected = call(x, g, t, value), call(x.numpy(), g.numpy(), t.numpy(), np.asarray(value))
+            assert made.dtype is torch.float64 and made.numpy().tobytes() == expected.tobytes(), (name, value)
+            assert call(x.float(), g.float(), t, value).dtype is torch.float32
+    for u in (0.1, three):
+        of = {"reduction": "mean" if u == 0.1 else "none"}
+        made, expected = (sumexp.linear_cross_entropy_vjp(v, x, g + 1, t % 3, **of)
+                          for v in (u, torch.tensor(u, dtype=x.dtype)))  # fmt: skip
+        assert torch.equal(made[0], expected[0]) and torch.equal(made[1], expected[1])
+
+
+IN_PLACE = {
+    "where": (lambda x, v: st.masked_softmax(x, where=v), (np.array([1, 1, 0], bool), np.array([1, 0, 1], bool))),
+    "lengths": (lambda x, v: st.masked_softmax(x, lengths=v), (np.array([2, 3]), np.array([1, 2]))),
+    "bias": (lambda x, v: st.masked_softmax(x, bias=v), (np.array([1.0, 2, 0]), np.array([0.0, 1, 2]))),
+    "sink": (lambda x, v: st.masked_softmax(x, sink=v), (np.array([1.0, 2]), np.array([0.0, 1]))),
+    "b": (lambda x, v: sumexp.logsumexp(x, -1, b=v), (np.array([1.0, 1, 0]), np.array([1.0, 0, 1]))),
+    "index": (st.log_prob, (np.array([2, 1]), np.array([0, 2]))),
+    "logmatmulexp": (sumexp.logmatmulexp, (np.array([[1.0], [2], [0]]), np.array([[0.0], [4], [1]]))),
+    "offsets": (lambda x, v: st.segment_softmax(x.reshape(6), offsets=v), (np.array([0, 2, 6]), np.array([0, 4, 6]))),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_is_changed_before_the_gradient(name):
+    """Autograd says so of a tensor; of an array, a list or a tensor of another dtype the gradient is that of the call."""
+    call, (before, after) = IN_PLACE[name]
+
+    def gradient(value, change=lambda value: None):
+        x = X[:2, :3].clone().requires_grad_()
+        y = call(x, value)
+        change(value)
+        return torch.autograd.grad(y, x, torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape))[0]
+
+    def refill(value):
+        value[...] = after
+
+    want = gradient(before.tolist())
+    assert torch.equal(gradient(before.copy(), refill), want)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(torch.from_numpy(before.copy()), lambda value: value.copy_(torch.from_numpy(after)))
+    assert torch.equal(gradient(torch.from_numpy(before)), want)
+    with torch.inference_mode():
+        tensor = torch.from_numpy(before.copy()).clone()
+    if name == "offsets":
+        assert torch.equal(gradient(tensor), want) and torch.equal(gradient(torch.tensor(before, dtype=torch.int32)), want)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "logsumexp"])
+def test_what_is_no_tensor(name):
+    with pytest.raises(TypeError, match=f"^{name}: input is a ndarray, accepted: a tensor$"):
+        getattr(st, name)(np.ones(3, np.float32), -1)

@@ -1,5 +1,6 @@
 """logaddexp and its like, logcumsumexp, logmeanexp and logsumexp with weights, of tensors: derivatives, transforms, bytes."""
 
+import itertools
 import math
 
 import numpy as np
@@ -152,6 +153,33 @@ def test_transforms_and_operations():
     assert torch.allclose(a.grad, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"reverse": True}], ids=str)
+def test_third_derivatives_of_logcumsumexp(options):
+    x = pair()[1].detach()
+    jacfwd, jacrev = torch.func.jacfwd, torch.func.jacrev
+
+    def plain(x):
+        return x.flip(0).exp().cumsum(0).log().flip(0) if options else x.exp().cumsum(0).log()
+
+    expected = jacrev(jacrev(jacrev(plain)))(x)
+    for outer, middle, inner in itertools.product((jacfwd, jacrev), repeat=3):
+        third = outer(middle(inner(lambda x: st.logcumsumexp(x, 0, **options))))(x)
+        torch.testing.assert_close(third, expected)
+
+
+@pytest.mark.parametrize("of", ["jacobian", "hessian"])
+def test_batched_gradients_of_logcumsumexp_keep_their_graph(of):
+    x = pair()[1]
+    derivative = getattr(torch.autograd.functional, of)
+    weights = torch.arange(1.0, 5)
+    functions = [lambda x: st.logcumsumexp(x, 0), lambda x: x.exp().cumsum(0).log()]
+    if of == "hessian":
+        functions = [lambda x, f=f: (f(x) * weights).sum() for f in functions]
+    actual, expected = (derivative(f, x, create_graph=True, vectorize=True) for f in functions)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected)))
+
+
 def test_bad_input():
     with pytest.raises(TypeError, match="logaddexp: other is a str, accepted: a tensor or a number"):
         st.logaddexp(torch.ones(2), "1")
@@ -188,3 +216,10 @@ def test_axis_is_dim():
     for given in ({}, {"dim": 0, "axis": 0}):
         with pytest.raises(TypeError, match="logcumsumexp: dim is .* and axis"):
             st.logcumsumexp(x, **given)
+
+
+def test_gradients_of_weights_are_laid_out_as_compiled_programs_expect():
+    x, b = torch.randn(4, 3).T, torch.rand(4, 3).T
+    for g in (torch.randn(3), None):
+        given = ([g, torch.randn(3)], [x, b], [], [True, True], [1], False)
+        torch.library.opcheck(torch.ops.sumexp.weighted_logsumexp_vjp.default, given, test_utils="test_faketensor")

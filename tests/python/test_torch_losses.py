@@ -478,3 +478,25 @@ def test_targets_out_of_range_under_transforms():
     with pytest.raises((RuntimeError, IndexError)):
         torch.vmap(st.cross_entropy)(x, t)
     assert func.grad(lambda x: st.cross_entropy(x, torch.tensor([0, -100])))(x)[1].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("name", ["cross_entropy_with_grad", "cross_entropy_vjp"])
+def test_out_is_written_as_torch_writes(name):
+    x, t, out, leaf = logits(3, 5), indices(3), torch.zeros(3, 5, dtype=f64), logits(3, 5, seed=2).requires_grad_()
+    call = partial(getattr(se, name), *(() if name.endswith("_grad") else (1.0,)), x, t)
+    want = call()[1] if name.endswith("_grad") else call()
+    version, saved = out._version, (leaf * out).sum()
+    call(out=out)
+    assert torch.equal(out, want) and out._version > version
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.backward()
+    with torch.inference_mode():
+        out = torch.zeros(3, 5, dtype=f64)
+        call(out=out)
+        assert torch.equal(out, want)
+    with pytest.raises(RuntimeError, match="[Ii]nference"):
+        call(out=out)
+    memory = torch.zeros(16, dtype=f64)  # one memory, two storages
+    x, out = torch.from_numpy(memory.numpy()[:15]).view(3, 5).copy_(x), memory[1:].view(3, 5)
+    getattr(se, name)(*(() if name.endswith("_grad") else (1.0,)), x, t, out=out)
+    assert torch.equal(out, want)

@@ -344,3 +344,83 @@ def test_tensors_of_two_devices():
     ]:
         with pytest.raises(TypeError, match=message):
             call()
+
+
+# -- lazily negated views ----------------------------------------------------------------------------------------
+
+ROWS, FULL, WEIGHTS, CLASSES = X[0, 0, 0, :3], X[0, :, 0, :4], X[1, :, 0, :4].abs() + 0.5, torch.tensor([0, 1, 2])
+NEGATED = {
+    **{f"masked_{f}_vjp": (lambda g, x, bias, sink, f=f: getattr(se, f"masked_{f}_vjp")(g, x, bias=bias, sink=sink),
+                           (ROWS if f == "logsumexp" else WEIGHTS, FULL, FULL.cos(), ROWS.sin())) for f in NAMES},
+    **{f + "_vjp": (getattr(se, f + "_vjp"), (FULL, WEIGHTS, -WEIGHTS.sin())) for f in ("logaddexp", "logsubexp")},
+    **{f + "_jvp": (getattr(se, f + "_jvp"), (FULL, FULL.cos(), WEIGHTS, -WEIGHTS.sin())) for f in ("logaddexp", "logsubexp")},
+    **{f + "_vjp": (getattr(se, f + "_vjp"), (FULL, WEIGHTS)) for f in ("log1mexp", "softplus", "logcumsumexp")},
+    "logcumsumexp_jvp": (se.logcumsumexp_jvp, (FULL, WEIGHTS)),
+    "logsumexp_vjp, b": (lambda g, x, b: se.logsumexp_vjp(g, x, -1, b=b), (ROWS, FULL, WEIGHTS)),
+    "logsumexp_jvp, b": (lambda t, x, b, t_b: se.logsumexp_jvp(t, x, -1, b=b, t_b=t_b),
+                         (FULL, FULL.cos(), WEIGHTS, FULL.sin())),
+    "entropy_vjp": (se.entropy_vjp, (ROWS, FULL)),
+    "log_prob_vjp": (lambda g, x: se.log_prob_vjp(g, x, CLASSES), (ROWS, FULL)),
+    "log_prob_and_entropy_vjp": (lambda g, h, x: se.log_prob_and_entropy_vjp((g, h), x, CLASSES), (ROWS, ROWS.cos(), FULL)),
+    "kl_div_vjp": (se.kl_div_vjp, (ROWS, FULL, WEIGHTS)),
+    "logmatmulexp_vjp": (se.logmatmulexp_vjp, (FULL[:, :3], FULL, WEIGHTS.T)),
+    "logmatmulexp_jvp": (se.logmatmulexp_jvp, (FULL, WEIGHTS.T, FULL.cos(), FULL.T)),
+    "cross_entropy_vjp": (lambda g, x, w, tokens: se.cross_entropy_vjp(g, x, CLASSES, weight=w, token_weight=tokens,
+                                                                       reduction="none"), (ROWS, FULL, WEIGHTS[0], ROWS.cos())),
+    "linear_cross_entropy_vjp": (lambda g, x, w, bias: se.linear_cross_entropy_vjp(g, x, w, CLASSES, bias=bias,
+                                                                                   reduction="none"),
+                                 (ROWS, FULL, WEIGHTS, ROWS.sin())),
+    **{f"segment_{f}_vjp": (lambda g, y, f=f: getattr(se, f"segment_{f}_vjp")(g, y, offsets=[0, 2, 3]),
+                            (FULL[:2] if f == "logsumexp" else WEIGHTS, FULL)) for f in NAMES},
+    "LogSumExp.update": (lambda x, b: torch.as_tensor(se.LogSumExp().update(x, b=b).result()), (FULL, WEIGHTS)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", NEGATED)
+def test_a_negated_view_is_what_it_seems(name, dtype):
+    """DLPack hands over memory, which has the other sign; so is z.conj().imag."""
+    call, tensors = NEGATED[name]
+    tensors = [t.to(dtype) for t in tensors]
+    want = call(*tensors)
+    for k, t in enumerate(tensors):
+        made = call(*tensors[:k], torch._neg_view(-t), *tensors[k + 1 :])
+        for a, b in zip(made, want) if isinstance(want, tuple) else ((made, want),):
+            assert torch.equal(a, b), (name, k)
+
+
+def test_a_negated_view_as_the_place_of_a_gradient():
+    for call in (lambda out: se.cross_entropy_with_grad(FULL, CLASSES, out=out)[1],
+                 lambda out: se.cross_entropy_vjp(0.3, FULL, CLASSES, out=out)):  # fmt: skip
+        out = torch._neg_view(torch.zeros(3, 4))
+        assert call(out) is out and torch.equal(out.resolve_neg(), call(torch.zeros(3, 4)))
+
+
+def test_gradients_of_negated_views_under_a_mode():
+    """The lists of a registered gradient's tensors arrive as they are."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    import sumexp.torch as st
+
+    class Through(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            return op(*args, **(kwargs or {}))
+
+    for call, given in (
+        (lambda x, bias: st.masked_softmax(x, bias=bias), (FULL, WEIGHTS)),
+        (st.logaddexp, (FULL, WEIGHTS)),
+        (lambda x, b: se.logsumexp(x, -1, b=b), (FULL, WEIGHTS)),
+        (st.kl_div, (FULL, WEIGHTS)),
+        (lambda x: st.log_prob(x, CLASSES), (FULL,)),
+        (lambda x, w: st.cross_entropy(x, CLASSES, w), (FULL, WEIGHTS[0])),
+        (lambda x: st.segment_logsumexp(x, offsets=[0, 2, 3]), (FULL,)),
+    ):
+
+        def gradients(negated):
+            leaves = [t.clone().requires_grad_() for t in given]
+            seen = (lambda t: torch._neg_view(-t)) if negated else (lambda t: t)
+            with Through():
+                y = call(*map(seen, leaves))
+                return torch.autograd.grad(y, leaves, seen(torch.linspace(-1, 2, y.numel()).view(y.shape)))
+
+        assert all(map(torch.equal, gradients(True), gradients(False)))

@@ -116,6 +116,12 @@ def test_refused():
         st.linear_sample(torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.float64))
     with pytest.raises(ValueError, match="gumbel_softmax: tau is -1"):
         st.gumbel_softmax(torch.zeros(2), tau=-1)
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        accepted = "float16, bfloat16, float32, float64"
+        with pytest.raises(TypeError, match=f"gumbel_softmax: logits has dtype {dtype}, accepted: {accepted}"):
+            st.gumbel_softmax(torch.zeros(2, dtype=dtype))
+    with pytest.raises(TypeError, match="gumbel_softmax: logits is a ndarray, accepted: a tensor"):
+        st.gumbel_softmax(np.zeros(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
@@ -164,6 +170,38 @@ def test_gumbel_softmax_derivatives():
     assert torch.allclose(jacobian, torch.func.jacfwd(soft)(x.detach()))
 
 
+@pytest.mark.filterwarnings("ignore:.*batching rule")
+def test_gumbel_softmax_seeds_in_transforms():
+    """Those of torch's default generator, and for each example of vmap where there are some."""
+    x, weights = normal(3, 5), torch.arange(5.0)
+    plain = x.clone().requires_grad_()
+    calls = [
+        lambda: torch.autograd.grad((st.gumbel_softmax(plain) * weights).sum(), plain)[0],
+        lambda: torch.func.grad(lambda x: (st.gumbel_softmax(x) * weights).sum())(x),
+        lambda: torch.func.jacfwd(lambda x: (st.gumbel_softmax(x) * weights).sum())(x),
+        lambda: torch.vmap(torch.func.grad(lambda x: (st.gumbel_softmax(x) * weights).sum()), randomness="same")(x),
+    ]
+    found = []
+    for call in calls:
+        torch.manual_seed(7)
+        found.append(call())
+        other = call()
+        torch.manual_seed(7)
+        assert torch.equal(call(), found[-1]) and not torch.equal(other, found[-1])
+    assert torch.allclose(found[1], found[0]) and torch.allclose(found[2], found[0])
+    assert torch.allclose(found[3][0], found[0][0]) and not torch.allclose(found[3][1], found[0][1])  # all have the first's
+    each = torch.vmap(lambda x, stream: st.gumbel_softmax(x, seed=1, stream=stream))(x, torch.arange(3))
+    assert torch.equal(each, st.gumbel_softmax(x, seed=1))
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.9, 0.8), (2, 3, 4)])
+def test_compiled_with_another_tau(values):
+    x = normal(3, 5)
+    soft = torch.compile(lambda x, tau: st.gumbel_softmax(x, tau, seed=1), fullgraph=True, backend="aot_eager")
+    for tau in values:
+        assert torch.equal(soft(x, tau), st.gumbel_softmax(x, tau, seed=1))
+
+
 def test_compiled():
     x = normal(3, 50)
     full = {"fullgraph": True, "backend": "aot_eager"}
@@ -182,6 +220,8 @@ def test_compiled():
     weights = normal(3, 50, seed=3)
     grads = [torch.autograd.grad((f(x) * weights).sum(), x)[0] for f in (soft, lambda x: st.gumbel_softmax(x * 2, seed=1))]
     assert torch.allclose(*grads)
+    large = torch.compile(lambda x: st.sample(x, seed=2**64 - 1), **full)
+    assert torch.equal(large(x), st.sample(x, seed=2**64 - 1))
     fresh = torch.compile(lambda x: st.sample(x, num_samples=50), **full)
     assert not torch.equal(fresh(x), fresh(x))
     with_info = torch.compile(lambda x: st.sample(x, seed=1, return_info=True)[1].kept + 1, backend="aot_eager")

@@ -14,14 +14,29 @@ def a_tensor(function, argument, value):
     return value
 
 
-def as_tensor(function, argument, value, device, accepted):
-    """torch.as_tensor, with an error that names the argument."""
+def as_tensor(function, argument, value, device, accepted, keep=False):
+    """torch.as_tensor, with an error that names the argument. Numbers and lists are float64, whatever torch's default dtype is.
+    An array is copied where it is to be kept for a gradient: autograd does not see what is written to it."""
     if isinstance(value, torch.Tensor):
         return torch.as_tensor(value, device=device)
     try:
-        return torch.as_tensor(value, device=device)
+        tensor = torch.as_tensor(value, device=device)
+        if hasattr(value, "dtype"):
+            return tensor.clone() if keep else tensor
+        return torch.as_tensor(value, dtype=torch.float64, device=device) if tensor.is_floating_point() else tensor
     except (RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{function}: {argument} is a {type(value).__name__} ({error}), accepted: {accepted}") from None
+
+
+def counts_as(value, tensor):
+    """The dtype of `tensor`, which is made of `value`, in a promotion: torch's default, where it is floating and no array."""
+    return tensor.dtype if hasattr(value, "dtype") or not tensor.is_floating_point() else torch.get_default_dtype()
+
+
+def is_recorded(*tensors):
+    """Whether a gradient may be asked for later; some may be None or no tensors."""
+    requires = any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors)
+    return (torch.is_grad_enabled() and requires) or functorch_active()
 
 
 def beside(function, argument, tensor, name, other):

@@ -11,6 +11,8 @@ takes the first of these ways:
 4. the kernel.
 """
 
+import functools
+
 import torch
 from torch.autograd import Function
 from torch.compiler import is_compiling
@@ -27,6 +29,18 @@ from ._private import (
     register_decomposition,
     saved_tensors_hooks,
 )
+
+
+def eagerly(function):
+    """The function, which compiled programs call outside of what they compile."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if is_compiling():  # asked for only here: the decorator imports the compiler
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def _widened(formula, count):
@@ -135,7 +149,10 @@ class Composed:
         made = getattr(torch.ops.sumexp, self.name + "_vjp")(plain, list(tensors), list(results), list(needs), *options)
         return tuple(t if needed else None for t, needed in zip(made, needs))
 
+    @eagerly  # from what is compiled no gradient finds the way to `inputs`
     def _through_formula(self, gradients, tensors, options, needs):
+        if not all(t.requires_grad for t, needed in zip(tensors, needs) if needed):
+            return self._formula_vjp(gradients, tensors, options, needs)
         with torch.enable_grad():
             inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, needs)]
             results = self.formula(*inputs, *options)
@@ -151,6 +168,19 @@ class Composed:
                     materialize_grads=True,
                 )
             )
+        return tuple(next(found) if needed else None for needed in needs)
+
+    def _formula_vjp(self, gradients, tensors, options, needs):
+        """As _through_formula, of tensors that record nothing, as those that a caller or a transform brings."""
+
+        def of(*wanted):
+            wanted = iter(wanted)
+            results = self.formula(*(next(wanted) if needed else t for t, needed in zip(tensors, needs)), *options)
+            results = (results,) if self.results == 1 else results
+            return tuple(y for y, u in zip(results, gradients) if u is not None)
+
+        _, vjp = torch.func.vjp(of, *(t for t, needed in zip(tensors, needs) if needed))
+        found = iter(vjp(tuple(u for u in gradients if u is not None)))
         return tuple(next(found) if needed else None for needed in needs)
 
     # -- the registered operations --------------------------------------------------------------------------

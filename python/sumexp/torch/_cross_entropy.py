@@ -14,8 +14,9 @@ import torch
 from .. import _core
 from .._scalars import tokens_power
 from . import _formulas, _front
-from ._checks import check_classes, check_out, into
+from ._checks import as_tensor, check_classes, check_out, into, is_recorded
 from ._composed import Composed
+from ._dispatch import _can_write
 from ._kernels import dims_of, result_like
 from ._private import is_zero_tensor
 
@@ -336,7 +337,7 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
         weight=None if weight is None else plain(weight, wide(x.dtype)).contiguous(),
         token_weight=tokens,
         denominator=denominator,
-        g=g,
+        g=plain(g),
         dlogits=dlogits,
         loss=loss,
         function=function,
@@ -376,8 +377,8 @@ def gradient(gradients, tensors, results, options, needs):
         g = u.detach().to(torch.float64).expand(rows_shape(tensors[0].shape, o.dim))
         _run((*tensors, *options), dlogits=found[0], g=g, with_loss=False)
     if any(needs[1:]):
-        *rest, denominator = (t if t is None else t.detach() for t in tensors)
-        u = u.detach().to(wide(tensors[0].dtype))
+        *rest, denominator = map(plain, tensors)
+        u = plain(u, wide(tensors[0].dtype))
         mean, divided = o.reduction == REDUCTIONS.index("mean"), None
         if mean:
             divided = denominator_of(*rest, o) if denominator is None else denominator
@@ -663,15 +664,16 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     if out is not None:
         check_out(function, out, logits, logits.shape)
     if g is not None:
-        g = torch.as_tensor(g, device=logits.device)
+        g = as_tensor(function, "g", g, logits.device, "a tensor, an array or a number", is_recorded(*tensors))
         g = of_rows(function, "g", g, () if options.reduction else rows)
     if all(t is None or _front.way(t) == "kernel" for t in (*tensors, g)) and _front.is_ours(function, logits):
-        place = out
-        if out is None or not (lies_on(out, logits) or apart(out, (*tensors, g))):
-            place = result_like(logits)
+        others = [t for t in (*tensors[1:], g) if t is not None]
+        place = out if out is not None and _can_write(function, out, (logits,), others) else result_like(logits)
         with_loss = function == "cross_entropy_with_grad"
         scale = None if g is None else g.to(torch.float64).expand(rows)
         loss, found = _run((*tensors, *options), info=info, dlogits=place, g=scale, with_loss=with_loss, function=function)
+        if place is out and not out.is_inference():  # what autograd has saved of it is no longer there
+            torch.autograd.graph.increment_version(out)
         gradient = place if out is None or place is out else out.copy_(place)
     else:
         found, loss = {}, called(tensors, options, info)
@@ -684,10 +686,6 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     if function == "cross_entropy_vjp":
         return gradient
     return (loss, gradient, found) if info else (loss, gradient)
-
-
-def lies_on(out, tensor):
-    return out.data_ptr() == tensor.data_ptr() and out.stride() == tensor.stride() and out.shape == tensor.shape
 
 
 def apart(out, tensors):

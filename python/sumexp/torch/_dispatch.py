@@ -7,7 +7,7 @@ from torch.fx import Proxy
 from .. import _arrays, _core
 from .._scalars import dtype_for_weight, weight
 from . import _formulas, _kernels, _log_domain
-from ._checks import a_tensor, beside, check_out, floating, into, mask_of
+from ._checks import a_tensor, beside, check_out, floating, into, is_recorded, mask_of
 from ._front import autocast, check_temperature, is_ours, recorded, soft, summed, way
 from ._kernels import is_traced
 from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
@@ -143,7 +143,7 @@ def _weights(x, b):
             dtype = torch.promote_types(x.dtype, default)
         else:
             dtype = torch.result_type(x, b if isinstance(b, (bool, int, float)) else weights)
-        b = weights
+        b = weights.clone() if is_recorded(x) else weights  # an array may be filled anew before the gradient
     for name, t in (("x", x), ("b", b)):
         if t.is_complex():
             raise TypeError(

@@ -213,10 +213,16 @@ def log_softmax(
     return _softmax_like("log_softmax", input, dim, _stacklevel, dtype, temperature)
 
 
+def _check_tensor(name, x):
+    if not hasattr(type(x), "__torch_function__"):
+        raise TypeError(f"{name}: input is a {type(x).__name__}, accepted: a tensor")
+
+
 def _softmax_like(name, x, dim, stacklevel, dtype, T):
     T = check_temperature(name, T)
     if not isinstance(dtype, (torch.dtype, type(None))):
         raise TypeError(f"{name}: dtype is {dtype!r}, accepted: a torch.dtype")
+    _check_tensor(name, x)
     if type(x) in (*PLAIN_TYPES, *_STAND_INS):
         if dtype is None:
             x = autocast(x)
@@ -277,6 +283,7 @@ def logsumexp(
         raise TypeError("logsumexp: dim is missing, accepted: an int or a sequence of ints")
     if isinstance(input, Proxy):
         return recorded(logsumexp, input, dim, keepdim)
+    _check_tensor("logsumexp", input)
     if type(input) in PLAIN_TYPES and not (input.dtype.is_floating_point or input.dtype.is_complex):
         input = input.to(torch.get_default_dtype())  # as torch does
     if isinstance(dim, (tuple, list)) and not dim:

@@ -78,6 +78,15 @@ def add(a, b):
 # call is (name, dims, T); dims may be a single int.
 
 
+def _gradient(ctx, g, g_anchor):
+    if g is None:
+        return g_anchor
+    anchor = ctx.saved_tensors[0]
+    name, dims, T = ctx.call
+    dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim(), name), T)
+    return dx if g_anchor is None else dx + g_anchor
+
+
 class Softmax(Function):
     @staticmethod
     def forward(ctx, x, call):
@@ -93,12 +102,7 @@ class Softmax(Function):
 
     @staticmethod
     def backward(ctx, g, g_anchor):
-        if g is None:
-            return g_anchor, None
-        anchor = ctx.saved_tensors[0]
-        name, dims, T = ctx.call
-        dx = differentiable(name + "_vjp", (g, anchor), dims_of(dims, anchor.dim(), name), T)
-        return dx if g_anchor is None else dx + g_anchor, None
+        return _gradient(ctx, g, g_anchor), None
 
     @jvp_rule
     def jvp(ctx, saved, t, _):
@@ -121,7 +125,7 @@ class SoftmaxFast(Softmax):
 
     @staticmethod
     def backward(ctx, *gradients):
-        return Softmax.backward(ctx, *gradients)[0]
+        return _gradient(ctx, *gradients)
 
 
 class SoftmaxFunctorch(Softmax):

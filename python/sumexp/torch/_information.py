@@ -7,7 +7,7 @@ import torch
 
 from .. import _core
 from .._row_shapes import check_index, check_unsigned, row_axis, same_shape, without
-from ._checks import check_classes, into
+from ._checks import as_tensor, check_classes, into, is_recorded
 from ._composed import Composed
 from ._front import check_temperature, log_softmax
 from ._kernels import DEVICES, result_like
@@ -75,10 +75,10 @@ def _forward(name, x, index, dim, T):
 
 
 def _gradient(name, of_picks, of_row, x, index, dim, T, out=None):
-    x = x.detach()
+    x = x.detach().resolve_neg()
     out = result_like(x) if out is None else out
     index = None if of_picks is None else _longs(name, index, x, dim)
-    grads = (g if g is None else g.detach().to(x.dtype) for g in (of_picks, of_row))
+    grads = (g if g is None else g.detach().resolve_neg().to(x.dtype) for g in (of_picks, of_row))
     _core._log_prob_and_entropy_vjp(name, *grads, x, index, dim, T, out)
     return out
 
@@ -91,9 +91,9 @@ def _kl_kernel(p, q, dim):
 
 
 def _kl_gradient(gradients, tensors, results, options, needs):
-    p, q = (t.detach() for t in tensors)
+    g, p, q = (t.detach().resolve_neg() for t in (gradients[0], *tensors))
     dp, dq = map(result_like, (p, q))
-    _core._kl_div_vjp(gradients[0].detach(), p, q, options[0], dp, dq)
+    _core._kl_div_vjp(g, p, q, options[0], dp, dq)
     return tuple(t if needed else None for t, needed in zip((dp, dq), needs))
 
 
@@ -169,10 +169,7 @@ def _logits(name, argument, value, like=None):
 
 def _index(name, index, x, dim):
     if not isinstance(index, torch.Tensor):
-        try:
-            index = torch.as_tensor(index, device=x.device)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"{name}: index is {index!r}, accepted: integers") from None
+        index = as_tensor(name, "index", index, x.device, "integers", is_recorded(x))
     index = a_tensor(name, "index", index, x)
     if index.dtype not in _INTEGERS:
         raise TypeError(f"{name}: index has dtype {index.dtype}, accepted: integers")

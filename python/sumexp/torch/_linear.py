@@ -11,7 +11,7 @@ import torch
 from .. import _core
 from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
-from ._checks import into
+from ._checks import as_tensor, into
 from ._kernels import DEVICES
 from ._linear_functions import Fused, called, derived
 from ._linear_sweeps import DIFFERENTIATED, NAME, Options, divisor, reduced, sweep
@@ -159,7 +159,8 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **opt
     """sumexp.linear_cross_entropy_with_grad of tensors, or with g its _vjp."""
     tensors, o, info, batch, dtype = checked(function, x, w, target, bias, info=info, **options)
     if g is not None:
-        g = ce.of_rows(function, "g", torch.as_tensor(g, device=x.device), () if o.reduction else batch)
+        g = as_tensor(function, "g", g, x.device, "a tensor, an array or a number")
+        g = ce.of_rows(function, "g", g, () if o.reduction else batch)
     need = tuple(part in wanted(function, need) for part in PARTS)
     if ways(tensors) not in ("kernel", "function"):
         raise NotImplementedError(f"{function}: tensors of a transform, accepted: plain tensors")

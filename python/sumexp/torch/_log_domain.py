@@ -13,9 +13,10 @@ from . import _kernels
 from ._checks import floating, into, mask_of
 from ._composed import Composed
 from ._front import is_ours, is_watched
+from ._functions import jvp_rule
 from ._kernels import is_wrapper, result_like
 from ._library import LIBRARY
-from ._private import dispatch_mode_count
+from ._private import dispatch_mode_count, forward_ad, is_legacy_batched
 
 _INF = float("inf")
 
@@ -97,7 +98,7 @@ FORMULAS = {
 
 
 def _raw(name, inputs, outputs):
-    _core._elementwise(name, OPS[name], tuple(t.detach() for t in inputs), outputs)
+    _core._elementwise(name, OPS[name], tuple(t.detach().resolve_neg() for t in inputs), outputs)
 
 
 def _elementwise_kernel(name):
@@ -217,16 +218,31 @@ class _Sums(Function):
 
     @staticmethod
     def backward(ctx, g):
-        return _Product.apply(g, ctx.saved_tensors[0], *ctx.options, False), None, None, None
+        return _recorded_product(g, ctx.saved_tensors[0], *ctx.options, False), None, None, None
 
-    @staticmethod
-    def jvp(ctx, t, *_):
-        return _Product.apply(t, ctx.saved_tensors[0], *ctx.options, True)
+    @jvp_rule
+    def jvp(ctx, saved, t, *_):
+        return _Product.apply(t, *saved, *ctx.options, True)
 
     @staticmethod
     def vmap(info, in_dims, x, dim, reverse, exclusive):
         (x,) = _to_front(in_dims[:1], x)
         return _Sums.apply(x.unsqueeze(-1) if x.dim() == 1 else x, dim + 1, reverse, exclusive).reshape(x.shape), 0
+
+
+def _recorded_product(u, x, *options):
+    """_Product, but of is_grads_batched the operation: what a Function records is lost when that ends."""
+    if torch.is_grad_enabled() and forward_ad._current_level < 0 and (is_legacy_batched(u) or is_legacy_batched(x)):
+        return torch.ops.sumexp.logcumsumexp_product(u, x, *options)
+    return _Product.apply(u, x, *options)
+
+
+def _product_gradient(ctx, c):
+    u, x = ctx.saved_tensors
+    J, Jt = (lambda v, jvp=jvp: _recorded_product(v, x, *ctx.options, jvp) for jvp in (True, False))
+    p, q = (u, c) if ctx.is_jvp else (c, u)  # <q, J p>
+    Jp, Jtq = J(p), Jt(q)
+    return Jtq if ctx.is_jvp else Jp, p * Jtq - Jt(q * Jp), None, None, None, None
 
 
 class _Product(Function):  # J u, or J^T u
@@ -243,15 +259,11 @@ class _Product(Function):  # J u, or J^T u
 
     @staticmethod
     def backward(ctx, c):
-        u, x = ctx.saved_tensors
-        J, Jt = (lambda v: _Product.apply(v, x, *ctx.options, True)), (lambda v: _Product.apply(v, x, *ctx.options, False))
-        p, q = (u, c) if ctx.is_jvp else (c, u)  # <q, J p>
-        Jp, Jtq = J(p), Jt(q)
-        return Jtq if ctx.is_jvp else Jp, p * Jtq - Jt(q * Jp), None, None, None, None
+        return _product_gradient(ctx, c)
 
-    @staticmethod
-    def jvp(ctx, tu, tx, *_):
-        u, x = ctx.saved_tensors
+    @jvp_rule
+    def jvp(ctx, saved, tu, tx, *_):
+        u, x = saved
         J, Jt = (lambda v: _Product.apply(v, x, *ctx.options, True)), (lambda v: _Product.apply(v, x, *ctx.options, False))
         along = 0 if tu is None else J(tu) if ctx.is_jvp else Jt(tu)
         if tx is None:
@@ -265,6 +277,11 @@ class _Product(Function):  # J u, or J^T u
         u, x = _to_front(in_dims[:2], u, x)
         wide = (lambda t: t.unsqueeze(-1)) if x.dim() == 1 else (lambda t: t)
         return _Product.apply(wide(u), wide(x), dim + 1, reverse, exclusive, jvp).reshape(x.shape), 0
+
+
+torch.library.register_autograd(
+    "sumexp::logcumsumexp_product", _product_gradient, setup_context=_Product.setup_context, lib=LIBRARY
+)
 
 
 def _sums_formula(x, dim, reverse, exclusive):
@@ -323,7 +340,7 @@ def _rows(x, dims):
     count = 1
     for d in dims:
         count *= x.shape[d]
-    return x.detach().permute([*rest, *sorted(dims)]).reshape([*(x.shape[d] for d in rest), count])
+    return x.detach().resolve_neg().permute([*rest, *sorted(dims)]).reshape([*(x.shape[d] for d in rest), count])
 
 
 def _from_rows(rows, dims, shape):
@@ -354,7 +371,7 @@ def _signed_formula(x, b, dims, keepdim):
 def _weights_gradient(g, x, b, dims, needs_x, needs_b):
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
     dx, db = (result_like(rows) if needed else None for needed in (needs_x, needs_b))
-    g = g.detach().to(x.dtype).reshape(rows.shape[:-1])
+    g = g.detach().resolve_neg().to(x.dtype).reshape(rows.shape[:-1])
     _core._weighted_rows("logsumexp_vjp", 1, rows, weights, (g, dx, db))
     return tuple(d if d is None else _from_rows(d, dims, x.shape) for d in (dx, db))
 
@@ -376,7 +393,7 @@ def _fake_rows(x, b, *rest):
 def _row_gradient(gradients, tensors, results, options, needs):
     (x, b), dims = tensors[:2], tuple(options[0])
     if gradients[0] is None:
-        return tuple(None if t is None or not n else torch.zeros_like(t) for t, n in zip(tensors, needs))
+        return tuple(None if t is None or not n else t.new_zeros(t.shape) for t, n in zip(tensors, needs))
     found = _weights_gradient(gradients[0], x, b, dims, needs[0], b is not None and needs[1])
     return (*found, *(None for _ in tensors[2:]))
 

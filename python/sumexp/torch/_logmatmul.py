@@ -8,7 +8,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from . import _front
-from ._checks import into
+from ._checks import as_tensor, counts_as, into, is_recorded
 from ._composed import Composed
 from ._functions import jvp_rule
 from ._kernels import in_large_pages
@@ -51,8 +51,15 @@ def logmatmulexp(a, b) -> Any:
 def of_arrays(a, b, out):
     """sumexp.logmatmulexp where one of these is a tensor."""
     other = next(x for x in (a, b, out) if isinstance(x, torch.Tensor))
-    a, b = (x if isinstance(x, torch.Tensor) else torch.as_tensor(x, device=other.device) for x in (a, b))
-    return into("logmatmulexp", out, logmatmulexp(a, b))
+    keep = is_recorded(a, b)
+    return into("logmatmulexp", out, logmatmulexp(*(_of_array(n, x, other, keep) for n, x in (("a", a), ("b", b)))))
+
+
+def _of_array(name, x, other, keep):
+    if isinstance(x, torch.Tensor):
+        return x
+    tensor = as_tensor("logmatmulexp", name, x, other.device, "a tensor or an array", keep)
+    return tensor if hasattr(x, "dtype") else tensor.to(torch.promote_types(other.dtype, counts_as(x, tensor)))
 
 
 def a_tensor(name, x):

@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 from .. import _core
 from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, check_softcap, laid
 from .._row_shapes import row_axis
-from ._checks import a_tensor, as_tensor, beside, floating, into, mask_of, values_of
+from ._checks import a_tensor, as_tensor, beside, counts_as, floating, into, is_recorded, mask_of, values_of
 from ._composed import Composed
 from ._formulas import quotient
 from ._front import check_temperature, is_watched, log_softmax, logsumexp, softmax
@@ -72,6 +72,7 @@ def _row_shape(name, x, dim):
 
 
 def _raw(function, name, x, bias, sink, where, lengths, dim, causal, softcap, temperature, nan, **more):
+    x, bias, sink, more["g"] = (t if t is None else t.resolve_neg() for t in (x, bias, sink, more.get("g")))
     more.update(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink, temperature=temperature,
                 nan=nan)  # fmt: skip
     if size := _core._masked(function, OPS[name], x, dim, **more):  # gradients of bias and sink, on a GPU
@@ -89,7 +90,7 @@ def _gradient(name, gradients, tensors, results, options, needs):
     (g,), (x, bias, sink, where, lengths) = gradients, tensors
     dim = options[0]
     dx = result_like(x)
-    dbias, dsink = (torch.zeros_like(t) if needed else None for t, needed in zip((bias, sink), needs[1:3]))
+    dbias, dsink = (t.new_zeros(t.shape) if needed else None for t, needed in zip((bias, sink), needs[1:3]))
     _raw(name + "_vjp", name, x, bias, sink, where, lengths, *options, out=dx, g=g.unsqueeze(dim) if OPS[name] == 2 else g,
          dbias=dbias, dsink=dsink)  # fmt: skip
     return dx if needs[0] else None, dbias, dsink, None, None
@@ -119,10 +120,8 @@ def _look_at_lengths(function, given, shape, dim):
 
 def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
     x = floating(a_tensor(function, "x", x))
-    accepted = "a tensor, an array or a number"
-    given = {
-        n: t if t is None else as_tensor(function, n, t, x.device, accepted) for n, t in (("bias", bias), ("sink", sink))
-    }
+    accepted, keep, raw = "a tensor, an array or a number", is_recorded(x, bias, sink), {"bias": bias, "sink": sink}
+    given = {n: t if t is None else as_tensor(function, n, t, x.device, accepted, keep) for n, t in raw.items()}
     dtype = x.dtype
     for n, t in given.items():
         if t is None:
@@ -131,7 +130,7 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         if t.is_complex():
             raise TypeError(f"{function}: {n} has dtype {t.dtype}, accepted: a real one")
         if t.dim() > 0 and t.is_floating_point():  # as torch.result_type has it, which is no graph's
-            dtype = torch.promote_types(dtype, t.dtype)
+            dtype = torch.promote_types(dtype, counts_as(raw[n], t))
     x = x.to(dtype)
     dim = row_axis(function, "x", tuple(x.shape), axis)
     shape = tuple(x.shape)
@@ -140,11 +139,11 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
     if where is not None:
         mask = where
         if not isinstance(where, torch.Tensor):
-            mask = as_tensor(function, "where", where, x.device, "a tensor or an array of bool")
+            mask = as_tensor(function, "where", where, x.device, "a tensor or an array of bool", keep)
         mask_of(function, x, mask)
         where = laid(function, "where", mask, shape)
     if lengths is not None:
-        lengths = as_tensor(function, "lengths", lengths, x.device, "a tensor or an array of integers")
+        lengths = as_tensor(function, "lengths", lengths, x.device, "a tensor or an array of integers", keep)
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
             raise TypeError(f"{function}: lengths has dtype {lengths.dtype}, accepted: integers")
         given = beside(function, "lengths", lengths, "x", x)

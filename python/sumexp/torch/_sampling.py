@@ -9,7 +9,6 @@ softmax. Compiled and exported programs call the registered operations at the en
 generators, where compiled programs have a graph break.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -34,6 +33,7 @@ from .._draws import (
     rows_of,
     sample_options,
 )
+from ._composed import eagerly
 from ._front import is_watched, softmax
 from ._kernels import DTYPES, PLAIN_TYPES, is_traced
 from ._library import LIBRARY
@@ -41,18 +41,6 @@ from ._private import FakeTensor, FunctionalTensor, functorch_active, is_tracing
 
 CPU = torch.device("cpu")
 STAND_INS = (FakeTensor, FunctionalTensor)
-
-
-def _eagerly(function):
-    """The function, which compiled programs call outside of what they compile."""
-
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        if is_compiling():  # asked for only here: the decorator imports the compiler
-            return torch.compiler.disable(function)(*args, **kwargs)
-        return function(*args, **kwargs)
-
-    return call
 
 
 def _recorded(x, seed):
@@ -84,7 +72,9 @@ class Device:
         if not host:
             return options
         packed = torch.from_numpy(np.concatenate([value.view(np.int64) for value in host.values()]))
-        packed = packed.to(self.device, non_blocking=True)  # pageable memory: read before this returns
+        if self.device.type == "cuda":
+            packed = packed.pin_memory()  # which torch keeps until the copy is done
+        packed = packed.to(self.device, non_blocking=True)
         moved = {}
         for name, value in host.items():
             part, packed = packed[: value.size], packed[value.size :]
@@ -219,7 +209,7 @@ def _options(function, batch, filters, order, seed, stream, num_samples, replace
     return options | there
 
 
-@_eagerly
+@eagerly
 def _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info):
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim)
@@ -234,7 +224,8 @@ def _real(value):
 
 
 def _whole(value):
-    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+    dtype = torch.uint64 if isinstance(value, int) and value >= 2**63 else torch.int64
+    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
 
 
 def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None) -> Any:
@@ -245,7 +236,7 @@ def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, st
     return _counts(logits, num_samples, dim, temperature, seed, stream)
 
 
-@_eagerly
+@eagerly
 def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
     dim, batch = rows_of("sample_counts", x, dim)
@@ -257,7 +248,7 @@ def _counts(logits, num_samples, dim, temperature, seed, stream):
     return _tensor(out)
 
 
-@_eagerly
+@eagerly
 def linear_sample(
     x,
     w,
@@ -302,12 +293,16 @@ def linear_sample(
 
 
 def _noise(x, dim, seed, stream):
-    if _recorded(x, seed) and (is_compiling() or not functorch_active()):  # a transform sees the shape alone
-        return torch.ops.sumexp.gumbel_noise(x.detach(), dim, _whole(seed), _whole(stream))
-    return _made_noise(x, dim, seed, stream)
+    if not _recorded(x, seed):
+        return _made_noise(x, dim, seed, stream)
+    if functorch_active() and not is_compiling():  # a transform sees the shape alone: one draw for all examples of vmap
+        if seed is not None and not isinstance(seed, Tensor) and not isinstance(stream, Tensor):
+            return _made_noise(x, dim, seed, stream)
+        x = torch.empty((), device=x.device).expand(x.shape)
+    return torch.ops.sumexp.gumbel_noise(x.detach(), dim, _whole(seed), _whole(stream))
 
 
-@_eagerly
+@eagerly
 def _made_noise(x, dim, seed, stream):
     dim, batch = rows_of("gumbel_softmax", x, dim)
     place = _place(x)
@@ -320,8 +315,13 @@ def _made_noise(x, dim, seed, stream):
 def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, stream=None) -> Any:
     """torch.nn.functional.gumbel_softmax with noise in double, a seed and streams: softmax((logits + g) / tau, dim).
 
-    hard=True gives one-hot rows with the gradient of the soft ones. eps has no effect, as in torch.
+    hard=True gives one-hot rows with the gradient of the soft ones. eps has no effect, as in torch. The examples of torch.vmap
+    have the same noise, unless it maps over seed or stream as well.
     """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"gumbel_softmax: logits is a {type(logits).__name__}, accepted: a tensor")
+    if logits.dtype not in DTYPES:
+        raise TypeError(f"gumbel_softmax: logits has dtype {logits.dtype}, accepted: float16, bfloat16, float32, float64")
     if logits.device.type not in ("cpu", "cuda"):
         raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: the CPU and CUDA devices")
     z = logits.double() + _noise(logits, dim, seed, stream)

@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
-from ._checks import a_tensor, beside, floating, into, readable
+from ._checks import a_tensor, beside, floating, into, is_recorded, readable
 from ._composed import Composed
 from ._kernels import result_like
 from ._private import forward_ad, functorch_active
@@ -39,7 +39,7 @@ def _formula(name, x, offsets):
 
 def _run(function, op, first, second, offsets, shape):
     out = result_like(first if second is None else second, shape)
-    arrays = [t if t is None else flat(t, t.shape[0]) for t in (first, second)]
+    arrays = [t if t is None else flat(t.resolve_neg(), t.shape[0]) for t in (first, second)]
     given = (function, op, *arrays, offsets, flat(out, shape[0]))
     if size := _core._segments(*given):  # long segments on a GPU
         _core._segments(*given, out.new_empty(size, dtype=torch.uint8))
@@ -91,7 +91,8 @@ def _derivative(function, first, second, offsets):
         return first - second.exp() * spread(sums(first))
     if function == "segment_log_softmax_jvp":
         return first - spread(sums(second.exp() * first))
-    p = _formula("segment_softmax", second, offsets)
+    nothing = spread(sums((second != -torch.inf).to(second.dtype))) == 0  # in a segment of -inf alone
+    p = _formula("segment_softmax", second.masked_fill(nothing, 0), offsets).masked_fill(nothing, 0)
     return p * spread(first) if function.endswith("_vjp") else sums(p * first)
 
 
@@ -117,11 +118,15 @@ def _offsets(function, x, offsets, ids, num_segments):
         raise TypeError(f"{function}: ids are mapped over by torch.vmap, accepted: offsets, of which the values are not needed")
     if offsets is not None and given[0] is None:
         return _offsets_on_device(function, offsets, num_segments)
-    offsets = check_offsets(function, x.shape[0], *given, num_segments)
+    checked = check_offsets(function, x.shape[0], *given, num_segments)
     if x.device.type != "cpu" or functorch_active() or forward_ad._current_level >= 0:  # else the kernel checks them
         nothing = np.empty((x.shape[0], 0), np.float32)
-        _core._segments(function, 0, nothing, None, offsets, nothing)
-    return torch.from_numpy(offsets).to(x.device)
+        _core._segments(function, 0, nothing, None, checked, nothing)
+    if type(offsets) is torch.Tensor and offsets is given[0] and not offsets.is_inference():
+        if offsets.dtype is torch.int64 and offsets.is_contiguous() and offsets.device == x.device:
+            return offsets  # autograd sees what is written to it
+    keep = ids is None and is_recorded(x)
+    return torch.from_numpy(checked.copy() if keep else checked).to(x.device)
 
 
 def _compiled_offsets(function, offsets, ids, num_segments):
@@ -155,7 +160,7 @@ def call(function, names, arrays, offsets, ids, num_segments, out):
         return into(function, out, _derivative(function, first, full, offsets))
     shape = (len(offsets) - 1, *full.shape[1:]) if row else tuple(full.shape)
     pair = (full, first) if op > 5 else (first, full)
-    return into(function, out, _run(function, op, *(t.resolve_neg() for t in pair), offsets, shape))
+    return into(function, out, _run(function, op, *pair, offsets, shape))
 
 
 def _front(name):
