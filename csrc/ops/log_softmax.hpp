@@ -62,8 +62,11 @@ struct LogSoftmaxVjp : SumsOp {
     return fma(g, s.rest, V(ElementOf<V>(0)) - s.value * others);
   }
   template <class V>
-  static SUMEXP_FN void prepare(RowScalars<V>& row, V y) {
+  static SUMEXP_FN void prepare(RowScalars<V>& row) {
     row.h[2] = V(ElementOf<V>(0)) - row.plus(1, row.h[0]);
+  }
+  template <class V>
+  static SUMEXP_FN void prepare_winner(RowScalars<V>& row, V y) {
     row.h[3] = at_winner(row.h[0], y, row.plus(1, row.h[0] - row.h[0]));
   }
   template <class V>
@@ -82,7 +85,7 @@ struct LogSoftmaxVjp : SumsOp {
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, RowScalars<V> row) {
-    row.h[2] = V(ElementOf<V>(0)) - row.plus(1, row.h[0]);
+    prepare(row);
     return any(wins(in[1])) ? map_any(in, row) : map_usual(in, row);
   }
 };

@@ -11,8 +11,8 @@
 //   kMapAdds                  map does no more than add, so that the next row is prefetched under the sums
 //   kWinnersApart             the first of two sums is of winners (wins(y)) alone. A row of log-probabilities has one or none:
 //   usual(sum, in)            what add makes of the second sum for any other element; all of `in` is 0 for a winner
-//   prepare(row, y)           what map makes of the row's sums alone is made once, at free places among them, and the result at
-//                             the row's one winner, from its part of the first sum, in[0] of it, and its y
+//   prepare(row)              what map makes of the row's sums alone is made once, at free places among them; and
+//   prepare_winner(row, y)    the result at the row's one winner, from its part of the first sum, in[0] of it, and its y
 //   map_usual(in, row)        then map of an element that does not win,
 //   map_winner(in, row)       of any element of a row with one winner at most,
 //   map_any(in, row)          of any element

@@ -19,8 +19,6 @@ struct PanelRows {
   const cpu::Panel* at;
   Count count;
 
-  SUMEXP_FN Count length() const { return count; }
-
   class Cursor {
    public:
     SUMEXP_FN explicit Cursor(const PanelRows& rows) : panel_(*rows.at), terms_(panel_.terms.first) {
@@ -134,18 +132,17 @@ struct PanelRows {
     });
     return top;
   }
-  // The second sum (kWinnersApart), the first 0, as where no element wins.
+  // The second sum (kWinnersApart), the first 0, of rows in which no element wins; else false. The shortest rows are looked at
+  // before, as their sums take longer than a look, others while they are summed.
+  static constexpr int kLookFirst = 64;
   template <class Op>
-  SUMEXP_FN void usual_sum(RowScalars<V>& row) const {
-    Groups groups;
-    each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
-      V sum[kVectors];
-      usual_lanes<V, Op>(Inputs(cursor).at, count, sum);
-      groups[b] = group_members(sum);
-    });
-    repeat_first(groups);
-    place_sum<Op, 0>(0, WideOf<V>::constant(0), row);
-    place_sum<Op, 0>(1, groups.fold(), row);
+  SUMEXP_FN bool usual_sum(RowScalars<V>& row) const {
+    V top = V(-Limits<T>::infinity);
+    if (count > kLookFirst) usual_sum_of<Op>(row, [&](V y) SUMEXP_INLINE { top = larger(y, top); });
+    else top = largest_lanes(Op::kLog);
+    if (any(wins(top))) return false;
+    if (count <= kLookFirst) usual_sum_of<Op>(row, [](V) SUMEXP_INLINE {});
+    return true;
   }
   // Both, and the y of each row's winner; false where a row has several. Winners are picked from memory, where they lie: no
   // vector needs to be folded for them.
@@ -181,6 +178,18 @@ struct PanelRows {
   }
 
  private:
+  template <class Op, class See>
+  SUMEXP_FN void usual_sum_of(RowScalars<V>& row, See see) const {
+    Groups groups;
+    each_row([&](int b, const Cursor& cursor) SUMEXP_INLINE {
+      V sum[kVectors];
+      usual_lanes<V, Op>(Inputs(cursor).at, count, sum, see);
+      groups[b] = group_members(sum);
+    });
+    repeat_first(groups);
+    place_sum<Op, 0>(0, WideOf<V>::constant(0), row);
+    place_sum<Op, 0>(1, groups.fold(), row);
+  }
   struct Inputs {
     const E* at[kInputs];
     SUMEXP_FN explicit Inputs(const Cursor& row) {

@@ -34,12 +34,13 @@ SUMEXP_FN void load_inputs(const E* const* in, int i, Memory memory, V* v, std::
 template <class V>
 using LaneGroup = V[Geometry<ElementOf<V>>::kGroup / V::W];
 
-// The second sum alone (kWinnersApart), as it is where no element wins.
-template <class V, class Op, class E>
-SUMEXP_FN void usual_lanes(const E* const* in, int count, LaneGroup<V>& sum) {
+// The second sum alone (kWinnersApart), as it is where no element wins; see(y) gets each y.
+template <class V, class Op, class E, class See>
+SUMEXP_FN void usual_lanes(const E* const* in, int count, LaneGroup<V>& sum, See see) {
   lane_sweep<V, 1>(count, reinterpret_cast<LaneGroup<V>(&)[1]>(sum), [&](V* acc, int i, auto memory) SUMEXP_INLINE {
     V v[Op::kInputs];
     load_inputs<V, Op>(in, i, memory, v);
+    see(v[Op::kLog]);
     acc[0] = Op::usual(acc[0], v);
   });
 }

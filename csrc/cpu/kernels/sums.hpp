@@ -76,7 +76,10 @@ struct SumsKernel {
     else use(MapUsual());
   }
   static SUMEXP_FN void prepare(TileRow& row) {
-    if constexpr (Op::kWinnersApart) Op::prepare(row.sums, row.y);
+    if constexpr (Op::kWinnersApart) {
+      Op::prepare(row.sums);
+      if (any(at_or_above(row.winners, V(T(1))))) Op::prepare_winner(row.sums, row.y);
+    }
   }
 
   // The next row is prefetched by map, if that has more to compute; the next chunk of this one when it is first read.
@@ -138,13 +141,12 @@ struct SumsKernel {
   }
 
 #if SUMEXP_REGISTERS
-  // The shortest rows are looked at first, as sums of winners take longer than a look; not after others that had some (`look`).
-  static constexpr int kLookFirst = 64;
+  // Sums of winners take longer than a look whether there are some, but after others that had some (`look`) there is none.
   template <class Layout>
   static SUMEXP_FN void reduce_winners(const Layout& rows, bool& look, TileRow& row) {
     row.winners = row.y = V(T(0));
-    look = look && rows.length() <= kLookFirst && !any(wins(rows.largest_lanes(Op::kLog)));
-    if (look) return rows.template usual_sum<Op>(row.sums);
+    look = look && rows.template usual_sum<Op>(row.sums);
+    if (look) return;
     row.winners = V(T(1));
     if (rows.template winner_sums<Op>(row.sums, row.y)) return;
     row.winners = V(T(2));

@@ -98,7 +98,6 @@ struct Transposed {
       : terms(static_cast<V*>(tile.terms)), top(static_cast<const V*>(tile.top)), n(tile.count) {
     for (int k = 0; k < kInputs; ++k) in[k] = static_cast<V*>(tile.in[k]);
   }
-  SUMEXP_FN int length() const { return n; }
   SUMEXP_FN V largest_lanes(int k) const {
     V most = V(-Limits<T>::infinity);
     for (int j = 0; j < n; ++j) most = larger(in[k][j], most);
@@ -166,9 +165,11 @@ struct Transposed {
   }
   // As PanelRows has them.
   template <class Op>
-  SUMEXP_FN void usual_sum(RowScalars<V>& row) const {
+  SUMEXP_FN bool usual_sum(RowScalars<V>& row) const {
+    if (any(wins(largest_lanes(Op::kLog)))) return false;
     place_sum<Op, 0>(0, WideOf<V>::constant(0), row);
     sums_from<Op, 0, 1>(row, [&](V* acc, const V* v) SUMEXP_INLINE { acc[0] = Op::usual(acc[0], v); });
+    return true;
   }
   template <class Op>
   SUMEXP_FN bool winner_sums(RowScalars<V>& row, V& y) const {
