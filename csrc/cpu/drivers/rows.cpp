@@ -264,7 +264,9 @@ bool RowDriver::panel_block(std::int64_t r, int rows) {
     panel.stream = stream;
     panel.scaled = plan_.scaled;
   }
+  panels->rare = rare_;
   if (!run(panels, count, job_.factor)) return false;
+  rare_ = panels->rare;
   if (!job_.info.row_output)
     for (int b = 0; b < rows; ++b) unpack(0, b);
   return true;

@@ -50,7 +50,7 @@ class RowDriver {
   Elements elements_;
   int inputs_, width_, panels_, rows_ = 1;
   std::int64_t chunks_, pitch_, ahead_, packed_through_ = -1;
-  bool direct_, resident_, keep_terms_, in_result_;
+  bool direct_, resident_, keep_terms_, in_result_, rare_ = true;  // rare_: as the panels before have left it (Panel)
   // Of quotients by the temperature: whether one of the block overflows; of each row, that, and that its are less its maximum.
   bool overflows_ = false, *overflow_, *apart_;
   Offsets offsets_;

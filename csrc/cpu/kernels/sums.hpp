@@ -141,24 +141,26 @@ struct SumsKernel {
   }
 
 #if SUMEXP_REGISTERS
-  // Sums of winners take longer than a look whether there are some, but after others that had some (`look`) there is none.
+  // Sums of winners take longer than a look whether there are some; but after rows that had some (not `rare`) there is no look.
   template <class Layout>
-  static SUMEXP_FN void reduce_winners(const Layout& rows, bool& look, TileRow& row) {
+  static SUMEXP_FN void reduce_winners(const Layout& rows, bool& rare, TileRow& row) {
     row.winners = row.y = V(T(0));
-    look = look && rows.template usual_sum<Op>(row.sums);
-    if (look) return;
-    row.winners = V(T(1));
-    if (rows.template winner_sums<Op>(row.sums, row.y)) return;
-    row.winners = V(T(2));
-    rows.template sums<Op, 0>(row.sums);
+    if (rare && rows.template usual_sum<Op>(row.sums)) return;
+    if (rows.template winner_sums<Op>(row.sums, row.y)) {
+      rare = !any(wins(row.y));
+      row.winners = V(T(1));
+    } else {
+      rare = false;
+      rows.template sums<Op, 0>(row.sums);
+      row.winners = V(T(2));
+    }
   }
   // map(t, value): the results of rows[t], value(inputs, row) of an element
   template <class Layout, class Map>
-  static SUMEXP_FN void reduce_and_map(const Layout* rows, int count, double factor, TileRow* row, Map map) {
-    [[maybe_unused]] bool look = true;
+  static SUMEXP_FN void reduce_and_map(const Layout* rows, int count, double factor, bool& rare, TileRow* row, Map map) {
     for (int t = 0; t < count; ++t) {
       row[t].factor = V(static_cast<T>(factor));
-      if constexpr (Op::kWinnersApart) reduce_winners(rows[t], look, row[t]);
+      if constexpr (Op::kWinnersApart) reduce_winners(rows[t], rare, row[t]);
       else rows[t].template sums<Op, 0>(row[t].sums);
     }
     if constexpr (Op::kPasses > 1)
@@ -171,7 +173,7 @@ struct SumsKernel {
     PanelRows<V, E, kInputs, Count> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
-    reduce_and_map(rows, count, factor, row, [&](int t, auto value) SUMEXP_INLINE {
+    reduce_and_map(rows, count, factor, panels->rare, row, [&](int t, auto value) SUMEXP_INLINE {
       map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, value);
     });
   }
@@ -186,7 +188,8 @@ struct SumsKernel {
     Transposed<V, kInputs> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = Transposed<V, kInputs>(tiles[t]);
-    reduce_and_map(rows, count, factor, row, [&](int t, auto value) SUMEXP_INLINE {
+    bool rare = true;
+    reduce_and_map(rows, count, factor, rare, row, [&](int t, auto value) SUMEXP_INLINE {
       for (int j = 0; j < rows[t].n; ++j) {
         V v[kInputs];
         for (int k = 0; k < kInputs; ++k) v[k] = rows[t].in[k][j];

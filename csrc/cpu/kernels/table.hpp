@@ -64,6 +64,7 @@ struct Panel {
   int count, rows;
   std::int64_t ahead;
   bool stream, scaled = false;  // scaled: as Plan has it
+  mutable bool rare = true;     // a kernel's own: whether what it has looked for was absent from the panel before this
 };
 
 // Up to `width` rows of one chunk, transposed: element j of all rows of input k is the vector at in[k] + j. Results take the
