@@ -55,11 +55,14 @@ struct LogSoftmaxVjp : SumsOp {
   static SUMEXP_FN V usual(V sum, const V* in) {
     return sum + in[0];
   }
-  // others: the sum of all g but this
+  // s of the element, others: the sum of all g but this
   template <class V>
-  static SUMEXP_FN V at_winner(V g, V y, V others) {
-    const Probability<V> s = probability_of_log(y);
+  static SUMEXP_FN V at_winner(V g, const Probability<V>& s, V others) {
     return fma(g, s.rest, V(ElementOf<V>(0)) - s.value * others);
+  }
+  template <class V>
+  static SUMEXP_FN V at_other(V g, const Probability<V>& s, const RowScalars<V>& row) {
+    return fma(s.value, row.h[2], g);
   }
   template <class V>
   static SUMEXP_FN void prepare(RowScalars<V>& row) {
@@ -67,11 +70,11 @@ struct LogSoftmaxVjp : SumsOp {
   }
   template <class V>
   static SUMEXP_FN void prepare_winner(RowScalars<V>& row, V y) {
-    row.h[3] = at_winner(row.h[0], y, row.plus(1, row.h[0] - row.h[0]));
+    row.h[3] = at_winner(row.h[0], probability_of_log(y), row.plus(1, row.h[0] - row.h[0]));
   }
   template <class V>
   static SUMEXP_FN V map_usual(const V* in, const RowScalars<V>& row) {
-    return fma(probability_of_log(in[1]).value, row.h[2], in[0]);
+    return at_other(in[0], probability_of_log(in[1]), row);
   }
   template <class V>
   static SUMEXP_FN V map_winner(const V* in, const RowScalars<V>& row) {
@@ -80,13 +83,14 @@ struct LogSoftmaxVjp : SumsOp {
   template <class V>
   static SUMEXP_FN V map_any(const V* in, const RowScalars<V>& row) {
     const auto winner = wins(in[1]);
+    const Probability<V> s = probability_of_log(in[1]);
     const V others = row.plus(1, row.h[0] - pick(winner, in[0], V(ElementOf<V>(0))));
-    return pick(winner, at_winner(in[0], in[1], others), map_usual(in, row));
+    return pick(winner, at_winner(in[0], s, others), at_other(in[0], s, row));
   }
   template <class V>
   static SUMEXP_FN V map(const V* in, RowScalars<V> row) {
     prepare(row);
-    return any(wins(in[1])) ? map_any(in, row) : map_usual(in, row);
+    return map_any(in, row);
   }
 };
 
