@@ -62,20 +62,27 @@ simt_planted(stage_not_read tile_io.cuh SoftmaxVjp "softmax_vjp f32 warp side" "
 simt_planted(stage_no_results tile_io.cuh Softmax "softmax f32 warp side" "FAILED softmax"
              "rows) {\n    stage_sync();\n    each_staged(cuda::kOut" "rows) {\n    each_staged(cuda::kOut")
 
-# simt_planted_rows(NAME FAMILY KERNELS FILTER EXPECT FROM TO): the same for rows/FAMILY.cuh, whose struct is KERNELS, by
-# test_FAMILY.cpp.
+# simt_planted_rows(NAME FAMILY KERNELS FILTER EXPECT FROM TO): the same for the files rows/FAMILY*.cuh, whose struct is KERNELS,
+# by test_FAMILY.cpp.
 function(simt_planted_rows name family kernels filter expect from to)
-  set(source ${cuda}/rows/${family}.cuh)
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
-  file(READ ${source} text)
-  string(FIND "${text}" "${from}" at)
-  if(at EQUAL -1)
-    message(FATAL_ERROR "planted ${name}: '${from}' is not in rows/${family}.cuh")
-  endif()
-  string(REPLACE "${from}" "${to}" text "${text}")
-  string(REGEX REPLACE "#include \"([^\"]*)\"" "#include \"${cuda}/rows/\\1\"" text "${text}")
   set(planted ${CMAKE_CURRENT_BINARY_DIR}/planted/${name})
-  file(CONFIGURE OUTPUT ${planted}/${family}.cuh CONTENT "${text}" @ONLY)
+  set(planted_in "")
+  file(GLOB sources RELATIVE ${cuda}/rows ${cuda}/rows/${family}*.cuh)
+  foreach(source IN LISTS sources)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${cuda}/rows/${source})
+    file(READ ${cuda}/rows/${source} text)
+    string(FIND "${text}" "${from}" at)
+    if(NOT at EQUAL -1)
+      list(APPEND planted_in ${source})
+      string(REPLACE "${from}" "${to}" text "${text}")
+    endif()
+    string(REGEX REPLACE "#include \"([^\"]*)\"" "#include \"${cuda}/rows/\\1\"" text "${text}")
+    string(REGEX REPLACE "\"${cuda}/rows/(${family}[a-z_]*[.]cuh)\"" "\"\\1\"" text "${text}")  # those that are here
+    file(CONFIGURE OUTPUT ${planted}/${source} CONTENT "${text}" @ONLY)
+  endforeach()
+  if(planted_in STREQUAL "")
+    message(FATAL_ERROR "planted ${name}: '${from}' is not in rows/${family}*.cuh")
+  endif()
   file(CONFIGURE OUTPUT ${planted}/planted.cpp CONTENT
        "#include \"${planted}/${family}.cuh\"\n\nnamespace sumexp::SUMEXP_NS {\ntemplate struct ${kernels}<float>;\n}\n" @ONLY)
   add_executable(planted_${name} test_${family}.cpp ${planted}/planted.cpp)

@@ -1,15 +1,8 @@
-// Running sums of exponentials along an axis, and sums with weights of whole rows: rows are walked in pieces, in double,
-// whatever their strides. ops/running_sum.hpp has the formulas, kernels/cumulative.cpp the order.
-#include "../kernels/cumulative.hpp"
-
-#include <algorithm>
+// Running sums of exponentials along an axis. ops/running_sum.hpp has the formulas, kernels/cumulative.cpp the order.
 #include <cmath>
-#include <limits>
-#include <new>
 
-#include "../threads/floating_point.hpp"
-#include "../threads/workspace.hpp"
-#include "weighted_rows.hpp"
+#include "../../include/sumexp/log_domain.hpp"
+#include "rows.hpp"
 
 namespace sumexp {
 
@@ -18,38 +11,19 @@ namespace {
 using cpu::fail;
 using cpu::kPiece;
 using cpu::Partial;
+using cpu::Piece;
 
 constexpr int kTogether = 16;               // rows that go piece by piece together, for those that lie side by side
 constexpr std::int64_t kTask = 1 << 13;     // elements
 constexpr std::int64_t kLongRow = 1 << 15;  // elements; from here on a row may be split
 constexpr int kSplit = 32;                  // pieces of a task of a split row
 
-struct Rows {
-  const cpu::CumulativeKernels* sums;
-  const cpu::ElementwiseKernels* moves;
-  cpu::Walk walk;  // over the rows
-  char* data[cpu::Walk::kMost];
-  std::int64_t step[cpu::Walk::kMost];  // bytes along a row
-  std::int64_t n = 0, pieces = 0;
-  int dtype = 0;
+struct Rows : cpu::PieceRows {
   bool exclusive = false, in_place = false;
   double limit = 0.0;  // results below it, in absolute value, are next to 0
-
-  char* row(int k, std::int64_t r) const { return data[k] + walk.offset(k, r); }
-  int count(std::int64_t piece) const { return static_cast<int>(std::min<std::int64_t>(kPiece, n - piece * kPiece)); }
-  void load(int k, const char* row, std::int64_t piece, double* to) const {
-    moves->load[dtype](row + piece * kPiece * step[k], step[k], count(piece), to);
-  }
-  void store(int k, char* row, std::int64_t piece, const double* from) const {
-    moves->store[dtype](row + piece * kPiece * step[k], step[k], count(piece), from);
-  }
 };
 
 constexpr Partial kNothing = {0.0, 0, 0.0, 0.0};  // relative to 2^0
-
-struct Piece {
-  alignas(64) double at[kPiece];
-};
 
 // The sum of a row's first elements within 2^-97, for results next to 0: of the pieces below `pieces`, made when a result asks
 // for it. Then the row's elements are read again; where they are overwritten (in place) it is made as they go by, until
@@ -191,6 +165,30 @@ std::int64_t pieces_to_zero(const SplitRow& split) {
   return 0;
 }
 
+Status split_rows(const Rows& rows, int threads) {
+  const cpu::DefaultFloatingPoint mode;
+  return cpu::with_scratch([&] {
+    SplitRow split{&rows, nullptr, nullptr, nullptr, nullptr};
+    cpu::Workspace own;  // that of the thread is the tasks'
+    const auto partials = [&] { return static_cast<Partial*>(own.take_bytes(sizeof(Partial) * (rows.pieces + 1))); };
+    split.before = partials();
+    Partial* near = nullptr;
+    const std::int64_t tasks = (rows.pieces + kSplit - 1) / kSplit;
+    for (std::int64_t r = 0; r < rows.walk.size; ++r) {
+      split.x = rows.row(0, r), split.out = rows.row(1, r);
+      cpu::run_parts(tasks, threads, split_totals, &split);
+      sums_before(rows, rows.pieces, rows.sums->empty(), split.before);
+      split.near = nullptr;
+      if (const std::int64_t pieces = pieces_to_zero(split)) {
+        split.near = near = near ? near : partials();
+        cpu::run_parts((pieces + kSplit - 1) / kSplit, threads, split_near_zero, &split);
+        sums_before(rows, pieces, kNothing, split.near);
+      }
+      cpu::run_parts(tasks, threads, split_prefixes, &split);
+    }
+  });
+}
+
 // Rows of x, 1, and g, 0, to dx, 2.
 void vjp_rows(void* context, std::int64_t r, cpu::Workspace& workspace) {
   const Rows& rows = *static_cast<const Rows*>(context);
@@ -264,13 +262,9 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
     for (int k = 0; k < operands; ++k) strides[k] = views[k].strides[d];
     rows.walk.add(call.shape[d], strides);
   }
-  rows.n = call.shape[call.axis];
   rows.walk.arrange();
-  rows.pieces = (rows.n + kPiece - 1) / kPiece;
-  rows.dtype = static_cast<int>(call.dtype);
+  rows.set_rows(call.shape[call.axis], call.dtype);
   rows.exclusive = call.exclusive;
-  rows.sums = &SUMEXP_IN_USE(cpu::cumulative_kernels_);
-  rows.moves = &SUMEXP_IN_USE(cpu::elementwise_kernels_);
   for (int k = 0; k < operands; ++k) {
     rows.data[k] = static_cast<char*>(views[k].data);
     rows.step[k] = views[k].strides[call.axis];
@@ -281,133 +275,11 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
   return Status{};
 }
 
-template <class Body>
-Status with_memory(const Body& body) {
-  const cpu::DefaultFloatingPoint mode;
-  return cpu::with_scratch(body);
-}
-
 Status run_derivative(const Running& call, View first, View x, View out, cpu::PartBody body) {
   Rows rows;
   const View views[] = {first, x, out};
   if (Status status = rows_of(call, 3, views, kDerivativeNames, rows); !status.ok()) return status;
-  return with_memory([&] { cpu::run_parts(rows.walk.size, cpu::threads_for(rows.walk.size * rows.n * 16), body, &rows); });
-}
-
-// -- sums of whole rows, with weights ------------------------------------------------------------------------
-
-enum RowOperands { kX, kB, kFirst, kSecond, kThird };
-
-struct Weighted : Rows {
-  bool has[cpu::Walk::kMost] = {};
-};
-
-// S, with weights or factors f: of infinite and NaN ones, what the sum becomes.
-struct Sum {
-  Partial S;
-  double special = 0.0;
-};
-
-template <class Factors>
-Sum sum_row(const Weighted& rows, const char* x, bool weighted, Factors factors) {
-  Sum sum{rows.sums->empty()};
-  for (std::int64_t p = 0; p < rows.pieces; ++p) {
-    Piece in = {}, f = {};
-    rows.load(kX, x, p, in.at);
-    if (weighted) factors(p, f.at);
-    sum.S = rows.sums->join(sum.S, rows.sums->total(in.at, weighted ? f.at : nullptr, rows.count(p), &sum.special));
-  }
-  sum.S = rows.sums->with_special(sum.S, sum.special);
-  return sum;
-}
-Sum sum_row(const Weighted& rows, std::int64_t r) {
-  const char* const b = rows.has[kB] ? rows.row(kB, r) : nullptr;
-  return sum_row(rows, rows.row(kX, r), b, [&](std::int64_t p, double* to) { rows.load(kB, b, p, to); });
-}
-
-void store_one(const Weighted& rows, int k, std::int64_t r, double value) {
-  if (rows.has[k]) rows.moves->store[rows.dtype](rows.row(k, r), 0, 1, &value);
-}
-
-// kFirst: count, a double; kSecond: value; kThird: sign
-void mean_row(void* context, std::int64_t r, cpu::Workspace&) {
-  const Weighted& rows = *static_cast<const Weighted*>(context);
-  const Partial S = sum_row(rows, r).S;
-  const double count = rows.has[kFirst] ? *reinterpret_cast<const double*>(rows.row(kFirst, r)) : static_cast<double>(rows.n);
-  double sign;
-  store_one(rows, kSecond, r, rows.sums->mean(S, count, &sign));
-  store_one(rows, kThird, r, sign);
-}
-
-// kFirst: g; kSecond: dx; kThird: db
-void weighted_vjp_row(void* context, std::int64_t r, cpu::Workspace&) {
-  const Weighted& rows = *static_cast<const Weighted*>(context);
-  Partial S = sum_row(rows, r).S;
-  if (S.m == std::numeric_limits<double>::infinity()) S.hi = std::numeric_limits<double>::quiet_NaN();
-  double g;
-  rows.moves->load[rows.dtype](rows.row(kFirst, r), 0, 1, &g);
-  const char* const x = rows.row(kX, r);
-  const char* const b = rows.has[kB] ? rows.row(kB, r) : nullptr;
-  char* const dx = rows.has[kSecond] ? rows.row(kSecond, r) : nullptr;
-  char* const db = rows.has[kThird] ? rows.row(kThird, r) : nullptr;
-  for (std::int64_t p = 0; p < rows.pieces; ++p) {
-    Piece in = {}, f = {}, to[2];
-    rows.load(kX, x, p, in.at);
-    if (b) rows.load(kB, b, p, f.at);
-    rows.sums->weights(in.at, b ? f.at : nullptr, rows.count(p), S, g, dx ? to[0].at : nullptr, db ? to[1].at : nullptr);
-    if (dx) rows.store(kSecond, dx, p, to[0].at);
-    if (db) rows.store(kThird, db, p, to[1].at);
-  }
-}
-
-// kFirst: t; kSecond: tb; kThird: out
-void weighted_jvp_row(void* context, std::int64_t r, cpu::Workspace&) {
-  const Weighted& rows = *static_cast<const Weighted*>(context);
-  const Sum S = sum_row(rows, r);
-  const char* const b = rows.has[kB] ? rows.row(kB, r) : nullptr;
-  const char* const t = rows.has[kFirst] ? rows.row(kFirst, r) : nullptr;
-  const char* const tb = rows.has[kSecond] ? rows.row(kSecond, r) : nullptr;
-  const Sum D = sum_row(rows, rows.row(kX, r), true, [&](std::int64_t p, double* f) {  // f = t b + tb
-    const int count = rows.count(p);
-    Piece weights, more;
-    std::fill(f, f + count, 0.0);
-    if (t) {
-      rows.load(kFirst, t, p, f);
-      if (b) rows.load(kB, b, p, weights.at);
-      for (int i = 0; b && i < count; ++i) f[i] = weights.at[i] * f[i];
-    }
-    if (tb) {
-      rows.load(kSecond, tb, p, more.at);
-      for (int i = 0; i < count; ++i) f[i] = f[i] + more.at[i];
-    }
-  });
-  const bool finite = S.special == 0.0 && S.S.m != std::numeric_limits<double>::infinity() && D.special == 0.0;
-  store_one(rows, kThird, r, finite ? rows.sums->quotient(D.S, S.S) : std::numeric_limits<double>::quiet_NaN());
-}
-
-Status run_weighted(const WeightedRows& given, const View (&more)[3], const cpu::WeightedKind& kind, cpu::PartBody body) {
-  if (Status status = cpu::check_weighted(given, more, kind); !status.ok()) return status;
-  const View views[] = {given.x, given.b, more[0], more[1], more[2]};
-  Weighted rows;
-  rows.walk.operands = 5;
-  const int last = given.ndim - 1;
-  for (int k = 0; k < 5; ++k) {
-    rows.has[k] = views[k].data;
-    rows.data[k] = static_cast<char*>(views[k].data);
-    rows.step[k] = views[k].data && (k < kFirst || kind.along[k - kFirst]) ? views[k].strides[last] : 0;
-  }
-  for (int d = 0; d < last; ++d) {
-    std::int64_t strides[5];
-    for (int k = 0; k < 5; ++k) strides[k] = views[k].data ? views[k].strides[d] : 0;
-    rows.walk.add(given.shape[d], strides);
-  }
-  if (rows.walk.size == 0) return Status{};
-  rows.n = given.shape[last];
-  rows.pieces = (rows.n + kPiece - 1) / kPiece;
-  rows.dtype = static_cast<int>(given.dtype);
-  rows.sums = &SUMEXP_IN_USE(cpu::cumulative_kernels_);
-  rows.moves = &SUMEXP_IN_USE(cpu::elementwise_kernels_);
-  return with_memory([&] { cpu::run_parts(rows.walk.size, cpu::threads_for(rows.walk.size * rows.n * 8), body, &rows); });
+  return cpu::run_rows(rows, rows.walk.size, 16, body);
 }
 
 }  // namespace
@@ -418,33 +290,12 @@ Status logcumsumexp(const Running& call, View x, View out) noexcept {
   if (Status status = rows_of(call, 2, views, kNames, rows); !status.ok() || rows.walk.size == 0) return status;
   rows.in_place = x.data == out.data;
   rows.limit = call.dtype == DType::f64 ? 0x1p-6 : 0x1p-34;
-  const int threads = cpu::threads_for(rows.walk.size * rows.n * 8);
-  return with_memory([&] {
-    if (threads > 1 && rows.n >= kLongRow && rows.walk.size < threads) {
-      SplitRow split{&rows, nullptr, nullptr, nullptr, nullptr};
-      cpu::Workspace own;  // that of the thread is the tasks'
-      const auto partials = [&] { return static_cast<Partial*>(own.take_bytes(sizeof(Partial) * (rows.pieces + 1))); };
-      split.before = partials();
-      Partial* near = nullptr;
-      const std::int64_t tasks = (rows.pieces + kSplit - 1) / kSplit;
-      for (std::int64_t r = 0; r < rows.walk.size; ++r) {
-        split.x = rows.row(0, r), split.out = rows.row(1, r);
-        cpu::run_parts(tasks, threads, split_totals, &split);
-        sums_before(rows, rows.pieces, rows.sums->empty(), split.before);
-        split.near = nullptr;
-        if (const std::int64_t pieces = pieces_to_zero(split)) {
-          split.near = near = near ? near : partials();
-          cpu::run_parts((pieces + kSplit - 1) / kSplit, threads, split_near_zero, &split);
-          sums_before(rows, pieces, kNothing, split.near);
-        }
-        cpu::run_parts(tasks, threads, split_prefixes, &split);
-      }
-      return;
-    }
-    const std::int64_t groups = std::max<std::int64_t>(1, kTask / (kTogether * rows.n));
-    const std::int64_t tasks = (rows.walk.size + groups * kTogether - 1) / (groups * kTogether);
-    cpu::run_parts(tasks, threads, prefix_rows, &rows);
-  });
+  constexpr int work = 8;
+  const int threads = cpu::threads_for(rows.walk.size * rows.n * work);
+  if (threads > 1 && rows.n >= kLongRow && rows.walk.size < threads) return split_rows(rows, threads);
+  const std::int64_t groups = std::max<std::int64_t>(1, kTask / (kTogether * rows.n));
+  const std::int64_t tasks = (rows.walk.size + groups * kTogether - 1) / (groups * kTogether);
+  return cpu::run_rows(rows, tasks, work, prefix_rows);
 }
 
 Status logcumsumexp_vjp(const Running& call, View g, View x, View out) noexcept {
@@ -452,39 +303,6 @@ Status logcumsumexp_vjp(const Running& call, View g, View x, View out) noexcept 
 }
 Status logcumsumexp_jvp(const Running& call, View t, View x, View out) noexcept {
   return run_derivative(call, t, x, out, jvp_rows);
-}
-
-Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], const WeightedKind& kind) {
-  bool empty = false;
-  if (Status status = check_shape(given.dtype, given.ndim, given.shape, empty); !status.ok()) return status;
-  if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
-  const auto lies_somewhere = [&](bool along) {  // what has no elements need not
-    bool any = true;
-    for (int d = 0; d < given.ndim - (along ? 0 : 1); ++d) any &= given.shape[d] != 0;
-    return any;
-  };
-  const auto check = [&](const View& view, const char* name, bool required, bool along) -> Status {
-    const int dims = along ? given.ndim : given.ndim - 1;
-    if (!view.data && required && lies_somewhere(along))
-      return fail(Code::invalid_argument, "%s: got no data; accepted is an array", name);
-    if (view.data && !view.strides && dims > 0)
-      return fail(Code::invalid_argument, "%s: got no strides; accepted are %d", name, dims);
-    return Status{};
-  };
-  Status status = check(given.x, "x", true, true);
-  if (status.ok()) status = check(given.b, "b", false, true);
-  for (int k = 0; k < 3 && status.ok(); ++k) status = check(more[k], kind.names[k], kind.required >> k & 1, kind.along[k]);
-  return status;
-}
-
-Status logmeanexp(const WeightedRows& rows, View count, View value, View sign) noexcept {
-  return run_weighted(rows, {count, value, sign}, cpu::kMeanOfRows, mean_row);
-}
-Status weighted_logsumexp_vjp(const WeightedRows& rows, View g, View dx, View db) noexcept {
-  return run_weighted(rows, {g, dx, db}, cpu::kVjpOfRows, weighted_vjp_row);
-}
-Status weighted_logsumexp_jvp(const WeightedRows& rows, View t, View tb, View out) noexcept {
-  return run_weighted(rows, {t, tb, out}, cpu::kJvpOfRows, weighted_jvp_row);
 }
 
 }  // namespace sumexp
