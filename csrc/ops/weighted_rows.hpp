@@ -38,10 +38,9 @@ SUMEXP_FN DD<V> direct_product(DD<V> e, V f) {
   return {product.hi, fma(e.lo, f, product.lo)};
 }
 
-SUMEXP_FN RunningSum weighted_element(double x, double b) {
-  RunningSum one = element_sum(x);
-  one.s = one.s * DD<double>{b, 0.0};
-  return one;
+SUMEXP_FN RunningSum weighted(RunningSum sum, double b) {
+  sum.s = sum.s * DD<double>{b, 0.0};
+  return sum;
 }
 
 // S of a row of which `special` is the sum of the weighted elements that are not finite (weigh): infinite, unless infinities of

@@ -170,6 +170,13 @@ def test_derivatives(dtype):
             assert (np.abs(dy - K @ v) <= bound(K @ abs(v)) + tiny).all(), name
 
 
+def test_a_large_factor_far_below():
+    """A term of 2^-1500 beside the largest, times 10^300."""
+    x, expected = np.array([-1040.0, 0.0]), float(mpmath.exp(-1040) * mpf(10) ** 300)
+    assert se.logcumsumexp_jvp(np.array([1e300, 0.0]), x)[1] == pytest.approx(expected, rel=1e-15, abs=0)
+    assert se.logcumsumexp_vjp(np.array([0.0, 1e300]), x)[0] == pytest.approx(expected, rel=1e-15, abs=0)
+
+
 def test_special_values():
     assert_array_equal(se.logcumsumexp([1.0, INF, -INF, 2.0]), [1, INF, INF, INF])
     assert_array_equal(se.logcumsumexp([-INF, NAN, 1.0]), [-INF, NAN, NAN])

@@ -130,10 +130,34 @@ RunningSum add_up(Direct& piece, int count) {
   return {piece.top, piece.N, piece.before[runs]};
 }
 
-// Any other piece, element by element.
+// element_sum of each element of any other piece. x has room for kPiece elements.
+struct Elements {
+  const double* x;
+  double N[kPiece], hi[kPiece], lo[kPiece];
+
+  Elements(const double* x, int count) : x(x) {
+    for (int i = 0; i < count; i += V::W) {
+      const V v = V::load(x + i);
+      const auto far = at_or_above(absolute(v), V(kDirect));
+      const V near = clear(far, clear(unordered(v), v)), n = exponent_of(near);
+      const DD<V> e = exp_of_remainder(remainder_wide(DD<V>{near, V(0.0)}, DD<V>{n, V(0.0)}));
+      V::store(N + i, n), V::store(hi + i, e.hi), V::store(lo + i, e.lo);
+      if (!any(far) && !any(unordered(v))) continue;
+      for (int j = i; j < i + V::W; ++j) {
+        if (absolute(x[j]) < kDirect) continue;
+        const RunningSum one = element_sum(x[j]);
+        N[j] = static_cast<double>(one.N), hi[j] = one.s.hi, lo[j] = one.s.lo;
+      }
+    }
+  }
+  RunningSum operator[](int i) const {
+    return {x[i] == x[i] ? x[i] : -Limits<double>::infinity, static_cast<std::int64_t>(N[i]), {hi[i], lo[i]}};
+  }
+};
 RunningSum add_up(const double* x, const double* b, int count) {
+  const Elements elements(x, count);
   RunningSum sum = RunningSum::empty();
-  for (int i = 0; i < count; ++i) sum = join(sum, b ? weighted_element(x[i], b[i]) : element_sum(x[i]));
+  for (int i = 0; i < count; ++i) sum = join(sum, b ? weighted(elements[i], b[i]) : elements[i]);
   return sum;
 }
 
@@ -158,6 +182,38 @@ Partial total(double* x, double* b, int count, double* special) {
   return partial_of(add_up(piece, count));
 }
 
+// y_i = log_of(sum) of `before` and the elements up to i; returns the sum of all elements.
+RunningSum put_logs(const RunningSum& before, const double* x, int count, double* y) {
+  const Elements elements(x, count);
+  RunningSum own = RunningSum::empty(), all[kPiece];
+  bool usual = true;  // each is the sum of something of moderate size, or of nothing
+  for (int i = 0; i < count; ++i) {
+    own = join(own, elements[i]);
+    all[i] = join(before, own);
+    usual &= all[i].m < kDirect && !is_nan(all[i].s) && (all[i].m > -kDirect || all[i].m == -Limits<double>::infinity);
+  }
+  if (!usual) {
+    for (int i = 0; i < count; ++i) y[i] = log_of(all[i]);
+    return own;
+  }
+  for (int i = count; i % V::W; ++i) all[i] = RunningSum::empty();
+  for (int i = 0; i < count; i += V::W) {
+    const auto lanes = [&](auto part) SUMEXP_INLINE {
+      double at[V::W];
+      for (int l = 0; l < V::W; ++l) at[l] = part(all[i + l]);
+      return V::load(at);
+    };
+    const V given = lanes([](const RunningSum& a) { return a.m; });
+    const auto nothing = equal(given, V(-Limits<double>::infinity));
+    const V m = clear(nothing, given);
+    const DD<V> s = {lanes([](const RunningSum& a) { return a.s.hi; }), lanes([](const RunningSum& a) { return a.s.lo; })};
+    const DD<V> z = s / exp_of_remainder(remainder_wide(DD<V>{m, V(0.0)}, DD<V>{exponent_of(m), V(0.0)}));
+    const V log = Working<DD<V>>::plus(m, log1p_wide(z + DD<V>{V(-1.0), V(0.0)}));
+    V::store(y + i, pick(nothing, given, log));
+  }
+  return own;
+}
+
 Partial prefixes(double* x, int count, const Partial& before_piece, double* y) {
   pad(x, count);
   const RunningSum before = sum_of(before_piece);
@@ -170,11 +226,7 @@ Partial prefixes(double* x, int count, const Partial& before_piece, double* y) {
   }
   const bool nothing = before.m == -Limits<double>::infinity;
   if (!direct || is_nan(before.s) || !(nothing || (before.m < kDirect && before.m > -kDirect))) {
-    RunningSum own = RunningSum::empty();
-    for (int i = 0; i < count; ++i) {
-      own = join(own, element_sum(x[i]));
-      y[i] = log_of(join(before, own));
-    }
+    const RunningSum own = put_logs(before, x, count, y);
     return partial_of(direct ? sum : own);
   }
   // All relative to the larger of both powers of two.
@@ -211,8 +263,9 @@ Partial near_zero(double* x, int count, const Partial& before, double limit, dou
 void vjp(const double* g, const double* x, int count, const Partial& before, Partial* after, double* dx) {
   RunningSum run = sum_of(before), at[kPiece];
   DD<double> terms[kPiece];
+  const Elements elements(x, count);
   for (int i = 0; i < count; ++i) {
-    const RunningSum one = element_sum(x[i]);
+    const RunningSum one = elements[i];
     at[i] = run = join(run, one);
     terms[i] = rebased(one.s, one.m, one.N, run.m, run.N);
   }
@@ -229,8 +282,9 @@ void vjp(const double* g, const double* x, int count, const Partial& before, Par
 void jvp(const double* t, const double* x, int count, Partial* sum, Partial* along, double* dy) {
   RunningSum run = sum_of(*sum);
   DD<double> D = {along->hi, along->lo};
+  const Elements elements(x, count);
   for (int i = 0; i < count; ++i) {
-    const RunningSum one = element_sum(x[i]), next = join(run, one);
+    const RunningSum one = elements[i], next = join(run, one);
     D = rebased(D, run.m, run.N, next.m, next.N);
     if (one.s.hi != 0.0) D = D + rebased(one.s, one.m, one.N, next.m, next.N) * DD<double>{t[i], 0.0};
     run = next;

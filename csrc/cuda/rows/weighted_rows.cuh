@@ -66,7 +66,7 @@ SUMEXP_DEVICE RunningSum piece_sum(PieceValues& v, int count, double (&terms)[2]
   if (!direct) {
     if (arch::lane() == 0) {
 #pragma unroll 1
-      for (int i = 0; i < count; ++i) sum = join(sum, weighted_element(terms[0][i], terms[1][i]));
+      for (int i = 0; i < count; ++i) sum = join(sum, weighted(element_sum(terms[0][i]), terms[1][i]));
     }
     return sum;
   }
