@@ -43,7 +43,7 @@ def linear_cross_entropy(
     -------
     The loss, of the arrays' dtype: a number, or with reduction="none" an array (...). With info, (loss, {name: array}).
     A token's loss has the bytes of cross_entropy on the same logits. Those are NumPy's products; of 16-bit arrays they are
-    computed, and stay, in float32, and the loss is rounded once.
+    computed, and stay, in float32, as do the tokens' losses until the result is rounded.
 
     Raises
     ------

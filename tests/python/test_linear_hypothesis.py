@@ -108,7 +108,9 @@ class Case:
         target, options = self.of_rows(self.target), self.of_rows(self.options)
         z = self.logits(np.float64).reshape(self.rows, self.classes)
         loss = np.asarray(se.cross_entropy(z.astype(self.dtype), target, **options))
-        info = se.cross_entropy(z.astype(work), target, info=INFO, **options)[1]
+        of_work, info = se.cross_entropy(z.astype(work), target, info=INFO, **options)
+        if options["reduction"] == "none":
+            loss = of_work.astype(self.dtype)
         shape = self.batch if options["reduction"] == "none" else ()
         return loss.reshape(shape), {n: a.reshape(self.batch) for n, a in info.items()}
 
