@@ -57,6 +57,11 @@ constexpr int kCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
 std::atomic<int> g_isa{-1}, g_threads{0};
 
+// `found` where nothing has been set while it was found; else what was.
+int chosen_at_last(std::atomic<int>& choice, int none, int found) {
+  return choice.compare_exchange_strong(none, found) ? found : none;
+}
+
 // The last that has this name, or, of null, any, and runs on this CPU; -1 for none. "portable": the scalar kernels for any CPU.
 int find(const char* name) {
   if (name && std::strcmp(name, "portable") == 0) return 0;
@@ -87,7 +92,7 @@ int cpu::isa_in_use() {
     const char* const wanted = std::getenv("SUMEXP_ISA");
     isa = wanted ? find(wanted) : -1;
     if (isa < 0) isa = find(nullptr);
-    g_isa.store(isa, std::memory_order_relaxed);
+    isa = chosen_at_last(g_isa, -1, isa);
   }
   return isa;
 }
@@ -104,18 +109,18 @@ Status set_num_threads(int n) noexcept {
   return Status{};
 }
 int get_num_threads() noexcept {
-  int n = g_threads.load(std::memory_order_relaxed);
-  if (n == 0) g_threads.store(n = cpu::default_threads());
-  return n;
+  const int n = g_threads.load(std::memory_order_relaxed);
+  return n == 0 ? chosen_at_last(g_threads, 0, cpu::default_threads()) : n;
 }
 
 const char* isa() noexcept { return kIsas[cpu::isa_in_use()].name; }
+// Never destroyed, as other objects' destructors may ask.
 const char* compiled_isas() noexcept {
-  static const std::string text = list_isas(false);
+  static const std::string& text = *new std::string(list_isas(false));
   return text.c_str();
 }
 const char* usable_isas() noexcept {
-  static const std::string text = list_isas(true);
+  static const std::string& text = *new std::string(list_isas(true));
   return text.c_str();
 }
 Status set_isa(const char* name) noexcept {

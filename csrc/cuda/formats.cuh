@@ -89,12 +89,6 @@ struct Narrow<S, true> {
   }
 };
 
-// The one NaN, whatever arithmetic made it.
-template <class T>
-SUMEXP_FN T quiet(T x) {
-  return x == x ? x : Limits<T>::nan();
-}
-
 // What becomes of a row's logits. A quotient by the temperature that overflows is NaN, and so then is the row's state: it is
 // reduced as it is, for its maximum, and again less that (`Retry` in kernels.cuh).
 enum class Division : int { quotient, none, apart };

@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "fast math takes away what is rounded off, NaN and infinity: compile sumexp with -fno-fast-math"
+#endif
+
 #ifndef SUMEXP_NS
 #define SUMEXP_NS base
 #endif

@@ -121,5 +121,8 @@ template <class T>
 SUMEXP_FN bool is_finite(T x) {
   return x - x == T(0);
 }
+// The one NaN, whatever arithmetic made it.
+SUMEXP_FN float quiet(float x) { return x == x ? x : Limits<float>::nan(); }
+SUMEXP_FN double quiet(double x) { return x == x ? x : Limits<double>::nan(); }
 
 }  // namespace sumexp::SUMEXP_NS

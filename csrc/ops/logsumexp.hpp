@@ -168,8 +168,7 @@ struct LogSumExpJvp : WeightedOp {
     const Wide<T> S = total(row.sum);
     if (row.sum.m == -Limits<T>::infinity && !is_nan(S)) return {T(0)};
     if (is_nan(S) || !is_finite(row.sum.m) || is_nan(row.dot)) return {Limits<T>::nan()};
-    const T value = quotient<T>(row.dot, S);
-    return {value == value ? value : Limits<T>::nan()};
+    return {quiet(quotient<T>(row.dot, S))};
   }
   // <s, t> of a sum S 2^carry with a finite maximum; NaN of a NaN
   template <class V>

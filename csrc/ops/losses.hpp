@@ -155,16 +155,11 @@ SUMEXP_FN std::int64_t largest_class(const EachPair& each_pair) {
   return found;
 }
 
-// The one NaN, whatever arithmetic made it.
-template <class T>
-SUMEXP_FN T one_nan(T x) {
-  return x == x ? x : Limits<T>::nan();
-}
 SUMEXP_FN double number(double w) { return w; }
 // Over a denominator of 0: nothing, which is NaN, or 0.
 SUMEXP_FN double mean_of(double sum, double denominator, bool zero_if_empty) {
   if (denominator == 0.0) return zero_if_empty ? 0.0 : Limits<double>::nan();
-  return one_nan(sum / denominator);
+  return quiet(sum / denominator);
 }
 SUMEXP_FN double number(DD<double> w) { return w.hi + w.lo; }
 
@@ -264,9 +259,9 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
   if (plain && !top.apart) to.loss = weighted_loss(cross_entropy(sum.m, L, last.z), last.a(o) * loss_factor);
   else if (lost) to.loss = weighted_loss(infinity, loss_factor);
   else to.loss = O::narrow(loss * O::constant(loss_factor));
-  to.loss = one_nan(to.loss);
+  to.loss = quiet(to.loss);
   to.lse = is_finite(shift) ? O::narrow(lse) : static_cast<T>(shift);
-  to.log_prob = own_lost ? -infinity : one_nan(T(0) - O::narrow(own));
+  to.log_prob = own_lost ? -infinity : quiet(T(0) - O::narrow(own));
   to.z_loss = lost && o.z_loss != 0.0 && too_large ? infinity : O::narrow(z_loss);
   if (entropy) to.entropy = O::narrow(L + state.spread / total(sum));
   if (!gradient) return to;
@@ -282,7 +277,7 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
   const double all = unbounded ? slope : number(weights + of_lse);
   const bool late = !is_finite(static_cast<T>(f)) || !is_finite(static_cast<T>(all * f));
   if (late) f = gradient_factor;
-  to.gradient = {one_nan(static_cast<T>(all * f)), static_cast<T>(dense_scale * f), T(0), false, late};
+  to.gradient = {quiet(static_cast<T>(all * f)), static_cast<T>(dense_scale * f), T(0), false, late};
   if (plain) {
     to.gradient.at_target = CrossEntropyWithGrad::finish(sum, last.z).at_target * to.gradient.scale;
   } else if (single) {
@@ -291,7 +286,7 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
     const TargetGradient<T> g = target_gradient(sum, last.z, rest + of_lse, O::constant(last.a(o)) + O::constant(own_dense));
     to.gradient.at_target = unbounded && number(g.e_t) > 0.0 ? static_cast<T>(slope * f) : O::narrow(g.value * O::constant(f));
   }
-  to.gradient.at_target = one_nan(to.gradient.at_target);
+  to.gradient.at_target = quiet(to.gradient.at_target);
   return to;
 }
 

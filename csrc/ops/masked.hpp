@@ -181,8 +181,7 @@ struct LongSum {
   SUMEXP_FN double value() const { return lo == lo && is_finite(hi) ? hi + lo : hi; }
   template <class T>
   SUMEXP_FN T rounded_to() const {
-    const T x = static_cast<T>(value());
-    return x == x ? x : Limits<T>::nan();
+    return quiet(static_cast<T>(value()));
   }
 };
 

@@ -88,13 +88,12 @@ SUMEXP_FN Gradients gradients(double x, double b, const RunningSum& S, double sc
   const double w = is_nan(one.s) || is_nan(S.s) ? Limits<double>::nan()
                    : one.s.hi == 0.0            ? (is_nothing(S) ? 0.0 : 0.0 * scale)
                                                 : lifted(one.s.hi * scale, signed_gap(one, S));
-  const double db = w == w ? w : Limits<double>::nan();
-  if (!wants_x) return {0.0, db};
+  if (!wants_x) return {0.0, quiet(w)};
   double moved = x, f = b;
   if (is_finite(f) && f != 0.0) move_exponent(moved, f);
   const RunningSum other = moved == x ? one : element_sum(moved);
   const double product = f == 0.0 ? 0.0 : moved == x ? w * f : lifted(other.s.hi * scale * f, signed_gap(other, S));
-  return {product == product ? product : Limits<double>::nan(), db};
+  return {quiet(product), quiet(w)};
 }
 
 }  // namespace sumexp::SUMEXP_NS

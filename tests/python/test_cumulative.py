@@ -189,6 +189,24 @@ def test_special_values():
     assert_array_equal(se.logcumsumexp_jvp(np.ones(3), [1.0, NAN, 2.0]), [1, NAN, NAN])
 
 
+def test_one_nan():
+    """Whatever NaN comes in, and whichever the arithmetic makes of it, one goes out."""
+    for dtype in map(dtype_of, DTYPES):
+        bits = np.dtype(f"u{dtype.itemsize}")
+        one = np.array(NAN, dtype).view(bits)
+        given = (one | bits.type(1 << (8 * dtype.itemsize - 1)) | bits.type(1)).view(dtype)
+        x = np.linspace(-3, 3, 70).astype(dtype)
+        bad = x.copy()
+        bad[[0, 40]] = given
+        for isa in ISAS:
+            _core.set_isa(isa)
+            found = [se.logcumsumexp(bad), se.logmeanexp(bad)]
+            found += [f(g, v) for f in (se.logcumsumexp_vjp, se.logcumsumexp_jvp) for g, v in ((x, bad), (bad, x))]
+            for y in map(np.asarray, found):
+                nan = y[np.isnan(y.astype(np.float64))]
+                assert nan.size and (nan.view(bits) == one).all(), (isa, dtype)
+
+
 def test_absent_at_first():  # pytorch 52213: NaN where a sum has but -inf so far; and so their gradients
     x = np.array([[-INF, -INF, 1.0, -INF, 2.0], [2.0, -INF, -INF, 1.0, 3.0]])
     with np.errstate(divide="ignore"):

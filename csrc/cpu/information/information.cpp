@@ -179,9 +179,13 @@ Status run_all(Work work) {
   });
 }
 
-const cpu::Moves& moves_for(DType dtype) { return *SUMEXP_IN_USE(cpu::kernels_).moves[static_cast<int>(dtype)]; }
-const cpu::InformationKernel& kernel_for(DType dtype) {
-  return SUMEXP_IN_USE(cpu::information_kernels_).rows[static_cast<int>(dtype)];
+struct Tables {
+  const cpu::Moves& moves;
+  const cpu::InformationKernel& kernel;
+};
+Tables tables_for(DType dtype) {
+  const int isa = cpu::isa_in_use(), code = static_cast<int>(dtype);
+  return {*SUMEXP_AT(cpu::kernels_, isa).moves[code], SUMEXP_AT(cpu::information_kernels_, isa).rows[code]};
 }
 
 constexpr View kNothing;
@@ -202,8 +206,8 @@ Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const Vi
   Status status = plan_rows(rows, arguments, plan);
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
-  const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
-  return run_all({plan, moves_for(rows.dtype), kernel.log_prob, rows.picks, 1, wanted, false});
+  const Tables tables = tables_for(rows.dtype);
+  return run_all({plan, tables.moves, tables.kernel.log_prob, rows.picks, 1, wanted, false});
 }
 
 Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy, const View& logits,
@@ -220,8 +224,8 @@ Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, 
   Status status = plan_rows(rows, arguments, plan);
   if (status.ok() && picked) status = check_indices(rows, plan);
   if (!status.ok() || plan.rows == 0) return status;
-  const cpu::InformationKernel& kernel = kernel_for(rows.dtype);
-  return run_all({plan, moves_for(rows.dtype), kernel.log_prob_vjp, rows.picks, 1, wanted, true});
+  const Tables tables = tables_for(rows.dtype);
+  return run_all({plan, tables.moves, tables.kernel.log_prob_vjp, rows.picks, 1, wanted, true});
 }
 
 Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits, const View& out) noexcept {
@@ -232,7 +236,8 @@ Status kl_div(const LogitsRows& rows, const View& p_logits, const View& q_logits
   Status status = plan_rows(rows, arguments, plan);
   if (status.ok()) status = cpu::check_no_temperature(rows, "kl_div");
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div, 0, 2, false, false});
+  const Tables tables = tables_for(rows.dtype);
+  return run_all({plan, tables.moves, tables.kernel.kl_div, 0, 2, false, false});
 }
 
 Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, const View& q_logits, const View& out_p,
@@ -245,7 +250,8 @@ Status kl_div_vjp(const LogitsRows& rows, const View& g, const View& p_logits, c
   Status status = plan_rows(rows, arguments, plan);
   if (status.ok()) status = cpu::check_no_temperature(rows, "kl_div_vjp");
   if (!status.ok() || plan.rows == 0) return status;
-  return run_all({plan, moves_for(rows.dtype), kernel_for(rows.dtype).kl_div_vjp, 0, 2, false, true});
+  const Tables tables = tables_for(rows.dtype);
+  return run_all({plan, tables.moves, tables.kernel.kl_div_vjp, 0, 2, false, true});
 }
 
 }  // namespace sumexp

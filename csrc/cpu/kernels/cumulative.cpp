@@ -274,7 +274,7 @@ void vjp(const double* g, const double* x, int count, const Partial& before, Par
     H = {at[i].m, at[i].N, rebased(H.s, at[i].m, at[i].N, H.m, H.N)};
     if (at[i].s.hi != 0.0) H.s = H.s + DD<double>{g[i], 0.0} / at[i].s;
     const DD<double> d = terms[i] * H.s;
-    dx[i] = terms[i].hi == 0.0 && !is_nan(H.s) ? 0.0 : d.hi;
+    dx[i] = terms[i].hi == 0.0 && !is_nan(H.s) ? 0.0 : quiet(d.hi);
   }
   *after = partial_of(H);
 }
@@ -288,7 +288,7 @@ void jvp(const double* t, const double* x, int count, Partial* sum, Partial* alo
     D = rebased(D, run.m, run.N, next.m, next.N);
     if (one.s.hi != 0.0) D = D + rebased(one.s, one.m, one.N, next.m, next.N) * DD<double>{t[i], 0.0};
     run = next;
-    dy[i] = run.s.hi == 0.0 ? 0.0 : (D / run.s).hi;
+    dy[i] = run.s.hi == 0.0 ? 0.0 : quiet((D / run.s).hi);
   }
   *sum = partial_of(run);
   *along = {run.m, run.N, D.hi, D.lo};

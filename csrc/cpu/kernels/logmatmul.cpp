@@ -123,10 +123,7 @@ void gradient(const cpu::Gradient& g, std::int64_t row, int rows, std::int64_t f
       });
     }
     char* const out = g.out + (row + r) * g.out_row + first_k * g.out_k;
-    for (int k = 0; k < count; ++k) {
-      const double value = sum[k] == sum[k] ? sum[k] : Limits<double>::nan();
-      write<S>(out + k * g.out_k, narrowed(value, static_cast<S*>(nullptr)));
-    }
+    for (int k = 0; k < count; ++k) write<S>(out + k * g.out_k, narrowed(quiet(sum[k]), static_cast<S*>(nullptr)));
   }
 }
 

@@ -165,8 +165,7 @@ class Tile {
     return sum;
   }
   void put(int i, int j, double value) {
-    value = value == value ? value : Limits<double>::nan();
-    write<S>(out_ + i * p_.out_row + j * p_.out_column, narrowed(value, static_cast<S*>(nullptr)));
+    write<S>(out_ + i * p_.out_row + j * p_.out_column, narrowed(quiet(value), static_cast<S*>(nullptr)));
   }
 
   void multiply_whole() {

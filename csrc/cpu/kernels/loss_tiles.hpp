@@ -65,12 +65,12 @@ struct LossSingles {
     return is_finite(z[b]) && (!row.gradient || (is_finite(static_cast<T>(f)) && is_finite(static_cast<T>(weights(b) * f))));
   }
   T loss_of(int b, const cpu::LossRow& row) const {
-    return one_nan(has_dense ? loss[b] : weighted_loss(loss[b], a[b] * row.loss_factor));
+    return quiet(has_dense ? loss[b] : weighted_loss(loss[b], a[b] * row.loss_factor));
   }
   LossGradient<T> gradient(int b, const cpu::LossRow& row) const {
     const double f = row.gradient_factor;
-    const T scale = one_nan(static_cast<T>(weights(b) * f)), target = has_dense ? at_target[b] : at_target[b] * scale;
-    return {scale, static_cast<T>(options.dense_scale() * f), one_nan(target), false};
+    const T scale = quiet(static_cast<T>(weights(b) * f)), target = has_dense ? at_target[b] : at_target[b] * scale;
+    return {scale, static_cast<T>(options.dense_scale() * f), quiet(target), false};
   }
 };
 

@@ -211,7 +211,7 @@ void run(const CrossEntropyCall& call, Plan& plan, double denominator, const Par
   if (call.reduction != LossReduction::none && call.loss && !part) {
     double sum = wide == 8 ? sum_of_blocks<base::DD<double>>(sums, blocks) : sum_of_blocks<double>(sums, blocks);
     if (mean) sum = base::mean_of(sum, denominator, call.zero_if_empty);
-    write_number(call.dtype, static_cast<char*>(call.loss), base::one_nan(sum));
+    write_number(call.dtype, static_cast<char*>(call.loss), base::quiet(sum));
   }
 #if defined(__x86_64__)
   if (job.stream) __builtin_ia32_sfence();
@@ -281,11 +281,11 @@ Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum)
   if (dtype == DType::f64) {
     RowTree<base::DD<double>> tree;
     for (std::int64_t r = 0; r < rows; ++r) tree.push({static_cast<const double*>(values)[r], 0.0});
-    *sum = base::one_nan(tree.sum().hi);
+    *sum = base::quiet(tree.sum().hi);
   } else {
     RowTree<double> tree;
     for (std::int64_t r = 0; r < rows; ++r) tree.push(static_cast<const float*>(values)[r]);
-    *sum = base::one_nan(tree.sum());
+    *sum = base::quiet(tree.sum());
   }
   return Status{};
 }

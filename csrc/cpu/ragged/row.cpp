@@ -11,13 +11,14 @@ constexpr std::int64_t kResidentBytes = 512 << 10;
 
 }  // namespace
 
-RaggedJob::RaggedJob(Op op, DType dtype)
+RaggedJob::RaggedJob(Op op, DType dtype) : RaggedJob(op, dtype, isa_in_use()) {}
+RaggedJob::RaggedJob(Op op, DType dtype, int isa)
     : op(op),
       dtype(dtype),
       info(op_info(op)),
-      kernel(*SUMEXP_IN_USE(kernels_).ops[static_cast<int>(op)][static_cast<int>(dtype)]),
-      moves(*SUMEXP_IN_USE(kernels_).moves[static_cast<int>(dtype)]),
-      ragged(SUMEXP_IN_USE(ragged_kernels_).by_dtype[static_cast<int>(dtype)]),
+      kernel(*SUMEXP_AT(kernels_, isa).ops[static_cast<int>(op)][static_cast<int>(dtype)]),
+      moves(*SUMEXP_AT(kernels_, isa).moves[static_cast<int>(dtype)]),
+      ragged(SUMEXP_AT(ragged_kernels_, isa).by_dtype[static_cast<int>(dtype)]),
       item(static_cast<int>(item_size(dtype))),
       wide(item == 8 ? 8 : 4),
       order(order_of(wide)) {}

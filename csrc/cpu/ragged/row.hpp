@@ -19,6 +19,7 @@ struct RaggedJob {
   Order order;
 
   RaggedJob(Op op, DType dtype);
+  RaggedJob(Op op, DType dtype, int isa);
   std::int64_t chunks_of(std::int64_t n) const { return (n + order.chunk - 1) / order.chunk; }
 };
 

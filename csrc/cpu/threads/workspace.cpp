@@ -59,9 +59,25 @@ void* Workspace::keep_bytes(std::size_t bytes) {
   return kept_.data;
 }
 
+// Nothing that is destroyed: destructors of static and thread_local objects may call after this thread's own have run. What
+// they take then is leaked.
+thread_local struct {
+  alignas(Workspace) unsigned char place[sizeof(Workspace)];
+  Workspace* made;
+} t_workspace;
+
 Workspace& thread_workspace() {
-  thread_local Workspace workspace;
-  return workspace;
+  struct Last {
+    ~Last() {
+      t_workspace.made->~Workspace();
+      t_workspace.made = nullptr;
+    }
+  };
+  if (!t_workspace.made) {
+    t_workspace.made = new (t_workspace.place) Workspace;
+    thread_local const Last last;
+  }
+  return *t_workspace.made;
 }
 
 void run_parts(std::int64_t tasks, int threads, PartBody body, void* context) {

@@ -13,7 +13,7 @@ namespace sumexp {
 //           of the two |terms|.
 enum class LogDomain : std::int32_t {
   logaddexp = 0,      // a, b          -> log(e^a + e^b); both -inf: -inf
-  logsubexp = 1,      // a, b          -> log(e^a - e^b); NaN where a < b, -inf where a = b
+  logsubexp = 1,      // a, b          -> log(e^a - e^b); NaN where a < b or both are +inf, -inf where else a = b
   log1mexp = 2,       // x             -> log(1 - e^-|x|)
   softplus = 3,       // x             -> log(1 + e^x)
   logaddexp_vjp = 4,  // g, a, b       -> da, db: 0 where both are -inf, g / 2 each where they are equal otherwise
