@@ -23,7 +23,8 @@ class SampleInfo(NamedTuple):
     log_prob
         Of each draw under the logits as they are given: log_softmax(logits), where= applied, without temperature and filters.
     filtered_log_prob
-        Of each draw under the distribution that is drawn from (without replacement: that of the first draw).
+        Of each draw under the distribution that is drawn from. Without replacement it is that of the first draw, here and
+        below: with temperature 0 of one class, though later draws take the next largest.
     kept
         For each row, how many classes may be drawn.
     cut_logit, cut_index

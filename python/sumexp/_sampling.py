@@ -93,9 +93,9 @@ def sample(
     axis : int
         Of the classes; the other dimensions are the batch.
     temperature, top_k, top_p, min_p : number or array of the batch's shape
-        Temperature from 0: 0 takes the lowest index among the largest logits, infinity any class. top_k keeps exactly k
-        classes, of equal logits those of lower index; top_p the fewest, in order of probability and then index, whose
-        probabilities reach p; min_p those with at least min_p times the largest probability. None: no such filter.
+        Temperature from 0: 0 takes the lowest index among the largest logits, whatever the filters; infinity any class. top_k
+        keeps exactly k classes, of equal logits those of lower index; top_p the fewest, in order of probability and then
+        index, whose probabilities reach p; min_p those with at least min_p times the largest probability. None: no such filter.
     order : {"vllm", "hf", "llama.cpp"}
         Temperature, min_p, top_k, top_p; temperature, top_k, top_p, min_p; or the same with the temperature last.
     where : array of bool, broadcast to the shape of logits
@@ -108,7 +108,7 @@ def sample(
     num_samples : int
         Draws a row, as one more dimension, the last; by default one, and no more dimension.
     replacement : bool
-        False: no class is drawn twice.
+        False: no class is drawn twice. With temperature 0 each draw takes the largest that is left.
     return_info : bool
         Adds a SampleInfo.
     out : array
@@ -121,7 +121,8 @@ def sample(
     Raises
     ------
     ValueError
-        Where a row has NaN or +inf, or no class to draw; where an option is out of range. It names row and argument.
+        Where a row has NaN or +inf, or no class to draw, even for no draws; where an option is out of range. It names row and
+        argument, and out is as it was.
         (Tensors on CUDA devices, for which nothing waits: such a row is no error and gives -1, log-probabilities of NaN, 0 kept
         and the cut (NaN, -1); without replacement, draws for which no class is left are -1. Options that are on the device
         themselves are not looked at: a row whose temperature is out of range gives -1.)
@@ -212,7 +213,8 @@ def linear_sample(
     Classes come in pieces, whose logits are made, summed and left; what a draw takes in each chunk of 2,048 classes (512 of
     float64) is decided then, and the chunk at the end. The draw is that of `sample` on the logits of the same products.
     float16 and bfloat16 are multiplied in float32. Filters, where, replacement=False, return_info and temperatures below 1e-6
-    need a row's logits at once: then they are made whole, for some rows at a time.
+    need a row's logits at once: then they are made whole, for some rows at a time. Without them, a row with a logit whose
+    quotient by the temperature is beyond the largest number is a ValueError (on CUDA devices -1), which `sample` would draw.
 
     The options are those of `sample`, the batch is x's but for its last dimension.
     """

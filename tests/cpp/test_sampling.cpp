@@ -231,6 +231,168 @@ void refusals() {
   refused("num_samples: got -1");
   call.num_samples = 1, call.out = nullptr;
   refused("out: missing");
+
+  double logits[2] = {1, 2};
+  FilterCut cut;
+  const auto no_cut = [&](const void* from, std::int64_t n, FilterCut* to, const char* message) {
+    const Status status = filter_cut(DType::f64, from, n, {}, to);
+    CHECK(status.code == Code::invalid_argument && !std::strcmp(status.message, message), "expected '%s', got '%s'", message,
+          status.message);
+  };
+  no_cut(logits, -1, &cut, "n: got -1; accepted are 0 or more");
+  no_cut(nullptr, 2, &cut, "logits: missing");
+  no_cut(logits, 2, nullptr, "cut: missing");
+}
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
+
+void expect(const Status& status, const char* part, const char* what) {
+  CHECK(*part ? status.code == Code::invalid_argument && std::strstr(status.message, part) : status.ok(),
+        "%s: expected '%s', got '%s'", what, part, status.message);
+}
+
+// Two rows of four floats.
+struct Pair {
+  float x[2][4] = {{1, 2, 4, 3}, {0, -1, 0, 1}};
+  const std::int64_t shape[2] = {2, 4}, strides[2] = {16, 4}, count_strides[2] = {32, 8};
+  const std::uint64_t seed = 5;
+  std::int64_t out[8] = {}, kept[2] = {77, 77}, cut_index[2] = {77, 77};
+  double cut_logit[2] = {77, 77};
+  SampleCall call(std::int64_t draws) {
+    SampleCall call;
+    call.ndim = 2, call.shape = shape, call.axis = 1, call.logits = {x, strides}, call.seed = {&seed, 0};
+    call.num_samples = draws, call.out = out;
+    return call;
+  }
+};
+
+// What a call has for draws is nothing to counts, probabilities and pieces.
+void other_results() {
+  std::int64_t counts[2][8];
+  double probabilities[2][8];
+  const double cold = 1e-40;
+  for (const PerRow<double> temperature : {PerRow<double>{}, PerRow<double>{&cold, 0}}) {
+    Pair pair;
+    for (int set = 0; set < 2; ++set) {
+      SampleCall call = pair.call(1);
+      call.temperature = temperature;
+      if (!set) call.out = nullptr;
+      expect(sample_counts(call, counts[set], pair.count_strides), "", "counts");
+      expect(sample_probabilities(call, probabilities[set]), "", "probabilities");
+    }
+    CHECK(check::equal_bytes(counts[0], counts[1], sizeof counts[0]), "counts with out");
+    CHECK(check::equal_bytes(probabilities[0], probabilities[1], sizeof probabilities[0]), "probabilities with out");
+  }
+  for (const float bad : {kNaN, -kInfinity}) {
+    Pair pair;
+    for (float& x : pair.x[1]) x = bad;
+    const char* const message = bad != bad ? "row 1 has a NaN" : "row 1 has nothing to draw from";
+    const SampleCall call = pair.call(1);
+    expect(sample_counts(call, counts[0], pair.count_strides), message, "counts with out");
+    expect(sample_probabilities(call, probabilities[0]), message, "probabilities with out");
+  }
+}
+
+// Of rows everything is told and asked for any number of draws, of short rows as of long ones.
+void rows_told() {
+  const int threads = get_num_threads();
+  set_num_threads(3);  // so that few long rows are shared out
+  const float four[4] = {0, 1, 0, -kInfinity};
+  for (const std::int64_t n : {4, 512, 3000, 300000})
+    for (const std::int64_t rows : {1, 2, 40})
+      for (const std::int64_t draws : {0, 1, 2}) {
+        if (n * rows > 4000000) continue;
+        std::vector<float> x(static_cast<std::size_t>(rows * n));
+        for (std::size_t i = 0; i < x.size(); ++i) x[i] = four[i % 4];
+        const std::int64_t shape[2] = {rows, n}, strides[2] = {4 * n, 4};
+        const std::uint64_t seed = 5;
+        const auto size = static_cast<std::size_t>(rows);
+        std::vector<std::int64_t> out(2 * size), kept(size, 77), cut_index(size, 77);
+        std::vector<double> cut_logit(size, 77);
+        SampleCall call;
+        call.ndim = 2, call.shape = shape, call.axis = 1, call.logits = {x.data(), strides}, call.seed = {&seed, 0};
+        call.num_samples = draws, call.out = draws ? out.data() : nullptr;
+        for (const bool cuts : {true, false}) {
+          if (cuts) call.cut_logit = cut_logit.data(), call.cut_index = cut_index.data();
+          else call.cut_logit = nullptr, call.cut_index = nullptr, call.kept = kept.data();
+          expect(sample(call), "", "rows told");
+        }
+        for (std::size_t r = 0; r < size; ++r)
+          CHECK(kept[r] == n / 4 * 3 && cut_logit[r] == -kInfinity && cut_index[r] == -1,
+                "n = %lld, %lld draws: kept %lld, cut %g, %lld", static_cast<long long>(n), static_cast<long long>(draws),
+                static_cast<long long>(kept[r]), cut_logit[r], static_cast<long long>(cut_index[r]));
+        for (const bool replacement : {true, false}) {
+          call.replacement = replacement;
+          x.back() = kNaN;
+          expect(sample(call), "has a NaN", "a row with NaN");
+          x.back() = kInfinity;
+          expect(sample(call), "has +inf", "a row with +inf");
+          x.back() = -kInfinity;
+        }
+      }
+  set_num_threads(threads);
+  Pair pair;
+  const double zero = 0;
+  const std::int64_t two = 2;
+  SampleCall call = pair.call(0);
+  call.kept = pair.kept, call.cut_logit = pair.cut_logit, call.cut_index = pair.cut_index, call.top_k = {&two, 0};
+  expect(sample(call), "", "no draws, top_k");
+  CHECK(pair.kept[0] == 2 && pair.cut_logit[0] == 3 && pair.cut_index[0] == 3 && pair.cut_logit[1] == 0 && !pair.cut_index[1],
+        "no draws, top_k: %lld, %g, %lld", static_cast<long long>(pair.kept[0]), pair.cut_logit[0],
+        static_cast<long long>(pair.cut_index[0]));
+  call.temperature = {&zero, 0};
+  expect(sample(call), "", "no draws, temperature 0");
+  CHECK(pair.kept[0] == 1 && pair.cut_logit[0] == 4 && pair.cut_index[0] == 2, "no draws, temperature 0");
+}
+
+// Without replacement each draw takes the largest that is left; what is told is of the first.
+void coldest() {
+  Pair pair;
+  const double zero = 0;
+  double log_prob[8];
+  const std::int64_t one = 1;
+  SampleCall call = pair.call(4);
+  call.temperature = {&zero, 0}, call.replacement = false, call.kept = pair.kept, call.filtered_log_prob = log_prob;
+  call.cut_logit = pair.cut_logit, call.cut_index = pair.cut_index;
+  for (const bool filtered : {false, true}) {
+    if (filtered) call.top_k = {&one, 0};
+    expect(sample(call), "", "temperature 0 without replacement");
+    const std::int64_t order[8] = {2, 3, 1, 0, 3, 0, 2, 1};
+    CHECK(check::equal_bytes(pair.out, order, sizeof order), "temperature 0 without replacement: the order");
+    for (int i = 0; i < 8; ++i) CHECK(log_prob[i] == (i % 4 ? -kInfinity : 0), "filtered_log_prob of draw %d", i);
+    CHECK(pair.kept[1] == 1 && pair.cut_logit[1] == 1 && pair.cut_index[1] == 3, "what is told of temperature 0");
+  }
+}
+
+// Pieces have no temperature 0, and quotients that are numbers.
+void temperatures_in_pieces() {
+  Pair pair;
+  SampleCall call = pair.call(2);
+  std::vector<std::uint64_t> states(static_cast<std::size_t>(2 * piece_state_bytes(call.dtype) / 8));
+  std::int16_t classes[4];
+  const auto piece = [&] { return sample_piece(call, 0, 1, states.data(), classes); };
+  const auto finish = [&] { return finish_pieces(call, 1, states.data(), classes); };
+  double heat[2] = {1, 0};
+  call.temperature = {heat, 1};
+  expect(piece(), "temperature: got 0 for row 1", "sample_piece");
+  expect(finish(), "temperature: got 0 for row 1", "finish_pieces");
+  heat[0] = 1e-50;
+  expect(piece(), "temperature: got 1e-50 for row 0", "sample_piece");
+  heat[0] = 0.5, heat[1] = 1e-40;
+  expect(piece(), "temperature: got 1e-40 for row 1", "sample_piece");
+  pair.x[1][3] = kInfinity;
+  expect(piece(), "", "sample_piece");
+  expect(finish(), "row 1 has +inf", "finish_pieces");
+  call.num_samples = 0, call.out = nullptr;
+  expect(finish(), "row 1 has +inf", "finish_pieces without draws");
+  // a quotient of -inf is drawn as seldom as in sample
+  call = pair.call(2), heat[1] = 0.5, call.temperature = {heat, 1};
+  pair.x[1][0] = 1, pair.x[1][1] = -3e38f, pair.x[1][2] = 2, pair.x[1][3] = -kInfinity;
+  expect(sample(call), "", "sample");
+  const std::vector<std::int64_t> drawn(pair.out, pair.out + 4);
+  expect(piece(), "", "sample_piece");
+  expect(finish(), "", "finish_pieces");
+  CHECK(check::equal_bytes(pair.out, drawn.data(), 32), "draws of pieces with a quotient of -inf");
 }
 
 }  // namespace
@@ -243,5 +405,9 @@ int main(int argc, char** argv) {
   binomial_mass();
   same_everywhere(isa_name);
   refusals();
+  other_results();
+  rows_told();
+  coldest();
+  temperatures_in_pieces();
   return check::finish();
 }

@@ -336,6 +336,9 @@ def test_temperature_zero_takes_the_first_of_the_largest():
     _, info = se.sample(long, temperature=0, return_info=True)
     assert info.kept == 1 and info.cut_index == long.argmax() and info.filtered_log_prob == 0
     assert abs(info.log_prob - se.log_softmax(long).max()) < 1e-6
+    options = {"num_samples": 3, "replacement": False, "top_k": 2, "return_info": True}  # what is told is of the first draw
+    drawn, info = se.sample(x[0], temperature=0, **options)
+    assert drawn.tolist() == [1, 3, 2] and info.kept == 1 and info.filtered_log_prob.tolist() == [0, -np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -596,6 +599,42 @@ def test_the_first_row_that_cannot_be_drawn_from_is_told():
                 for _ in range(3):
                     with pytest.raises(ValueError, match=f"row {first} {message}"):
                         call()
+
+
+@DTYPE
+def test_no_draws(dtype):
+    """What is told of rows is that of other numbers of draws, and rows are refused as there."""
+    x = normal((3, 700), dtype)
+    x[:, 5] = -np.inf
+    for options in ({}, {"top_k": 5}, {"temperature": 0}, {"top_p": 0.5, "replacement": False}):
+        (_, none), (_, two) = (se.sample(x, num_samples=k, return_info=True, **options) for k in (0, 2))
+        assert none.log_prob.shape == none.filtered_log_prob.shape == (3, 0)
+        for name in ("kept", "cut_logit", "cut_index"):
+            assert (getattr(none, name) == getattr(two, name)).all(), (name, options)
+    x[1, 600] = np.nan
+    for call in (
+        lambda: se.sample(x, num_samples=0),
+        lambda: se.sample_counts(x, 0),
+        lambda: se.linear_sample(np.eye(3), x.T.astype(float), num_samples=0),
+    ):
+        with pytest.raises(ValueError, match="row .* has a NaN"), np.errstate(invalid="ignore"):
+            call()
+
+
+def test_a_row_that_is_refused_leaves_out():
+    x = normal((3, 40))
+    x[1, 7] = np.nan
+    for call, shape in (
+        (lambda out: se.sample(x, out=out), 3),
+        (lambda out: se.sample(x, num_samples=2, return_info=True, out=out), (3, 2)),
+        (lambda out: se.sample_counts(x, 9, out=out), (3, 40)),
+        (lambda out: se.linear_sample(np.eye(3), x.T, out=out), 3),
+        (lambda out: se.linear_sample(np.eye(3), x.T, top_k=3, out=out), 3),
+    ):
+        out = np.full(shape, 77)
+        with pytest.raises(ValueError, match="has a NaN"), np.errstate(invalid="ignore"):
+            call(out)
+        assert (out == 77).all()
 
 
 # -- linear_sample -----------------------------------------------------------------------------------------------------

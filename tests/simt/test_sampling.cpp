@@ -187,9 +187,9 @@ void draws(const Rows<S>& of, std::int64_t count, const What& what) {
     std::vector<double> lp(size, NAN), flp(size, NAN);
     std::int64_t number, want_kept = 0, index = -1;
     double logit = NAN;
-    std::int64_t made = 0;
+    std::int64_t made = -1;
     // Without replacement as many draws as there are classes.
-    for (std::int64_t wanted = count; wanted > 0; wanted = what.replacement ? 0 : wanted - 1) {
+    for (std::int64_t wanted = count; wanted >= 0; wanted = what.replacement ? -1 : wanted - 1) {
       SampleCall one = of.row(call, r, number);
       one.num_samples = wanted;
       one.out = want.data();
@@ -211,9 +211,9 @@ void draws(const Rows<S>& of, std::int64_t count, const What& what) {
             flp[i]);
     }
     if (!what.info) continue;
-    check(kept.at(r) == (made ? want_kept : 0), name, "kept", r, double(kept.at(r)), double(want_kept));
-    check(same(cut_logit.at(r), made ? logit : NAN), name, "cut_logit", r, cut_logit.at(r), logit);
-    check(cut_index.at(r) == (made ? index : -1), name, "cut_index", r, double(cut_index.at(r)), double(index));
+    check(kept.at(r) == (made >= 0 ? want_kept : 0), name, "kept", r, double(kept.at(r)), double(want_kept));
+    check(same(cut_logit.at(r), made >= 0 ? logit : NAN), name, "cut_logit", r, cut_logit.at(r), logit);
+    check(cut_index.at(r) == (made >= 0 ? index : -1), name, "cut_index", r, double(cut_index.at(r)), double(index));
   }
 }
 
@@ -280,6 +280,25 @@ void pieces(const Rows<S>& of, std::int64_t count, std::int64_t chunks_a_piece) 
       check(out.at(r * count + d) == wanted, name, "draw", r, double(out.at(r * count + d)), double(wanted));
     }
   }
+}
+
+// Temperatures that rows in pieces do not have.
+void cold_pieces() {
+  Rows<float> of(4, 50, 0, Layout::packed, false);
+  const double cold[] = {0, 1, 1e-50, 1e-40};
+  for (std::int64_t r = 0; r < 4; ++r) of.temperature.at(r) = cold[r];
+  Buffer<std::uint64_t> states(4 * piece_state_bytes(DType::f32) / 8, "states");
+  Buffer<std::int16_t> classes(8, "classes");
+  Buffer<std::int64_t> out(8, "out");
+  SampleCall call = of.call();
+  call.out = out.data(), call.num_samples = 2, call.temperature = {of.temperature.data(), 1};
+  const Status piece = on_machine(
+                   [&](cuda::Target&target) { return cuda::sample_piece(call, 0, 1, states.data(), classes.data(), target); }),
+               finish = on_machine(
+                   [&](cuda::Target&target) { return cuda::finish_pieces(call, 1, states.data(), classes.data(), target); });
+  check(piece.ok() && finish.ok(), "cold pieces", "status", 0, 1, 0);
+  for (std::int64_t d = 0; d < 8; ++d)
+    check((out.at(d) >= 0) == (d / 2 == 1), "cold pieces", "draw", d / 2, double(out.at(d)), -1);
 }
 
 void noise() {
@@ -375,6 +394,7 @@ void all_of(std::uint64_t seed) {
       const FilterOrder order = kOrders[k / 2 % 3];
       draws(of, 1, {false, false, k % 2 == 0, false, true, order});
       draws(of, 5, {true, false, k % 2 == 1, true, true, order});
+      draws(of, 0, {k % 2 == 0, k % 3 == 0, false, true, k % 5 != 0, order});
       draws(of, k % 3 ? 1 : 4, {true, true, true, k % 4 < 2, k % 5 != 0, order});
       draws(of, n < 20 ? 9 : 6, {k % 2 == 0, false, false, k % 4 == 1, false, order});
       counts(of, k % 2 ? 100000 : 7, k % 3 == 0, k % 4 == 2);
@@ -399,6 +419,7 @@ int main(int argc, char** argv) {
   simt::reseed(seed);
   noise();
   refused();
+  cold_pieces();
   if (only.empty() || only == "f32") all_of<float>(seed);
   if (only.empty() || only == "f64") all_of<double>(seed);
   if (only.empty() || only == "f16") all_of<f16>(seed);

@@ -379,7 +379,8 @@ Status cut_row(const T* x, std::int64_t n, const Filters& filters, FilterCut* cu
 Status filter_cut(DType dtype, const void* logits, std::int64_t n, const Filters& filters, FilterCut* cut) noexcept try {
   if (dtype != DType::f32 && dtype != DType::f64)
     return fail(Code::invalid_argument, "dtype: got %d; accepted are float32 and float64", static_cast<int>(dtype));
-  if (n < 0 || (n > 0 && !logits) || !cut) return fail(Code::invalid_argument, "logits, cut: null, or n below 0");
+  if (n < 0) return fail(Code::invalid_argument, "n: got %lld; accepted are 0 or more", static_cast<long long>(n));
+  if (!cut || (n && !logits)) return fail(Code::invalid_argument, "%s: missing", cut ? "logits" : "cut");
   if (filters.top_p != filters.top_p || filters.min_p != filters.min_p)
     return fail(Code::invalid_argument, "top_p, min_p: got NaN; accepted are numbers from 0 to 1");
   if (const Status status = cpu::check_order(filters.order); !status.ok()) return status;

@@ -51,6 +51,7 @@ struct Levels {
 SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
     : call(call),
       plan(plan),
+      draws(wanted == kDraws || wanted == kPieces),
       kernels(SUMEXP_IN_USE(sampling_kernels_).of[plan.dtype == DType::f64]),
       moves(*SUMEXP_IN_USE(kernels_).moves[static_cast<int>(plan.dtype)]),
       item(static_cast<int>(item_size(plan.dtype))),
@@ -61,9 +62,11 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
       levels(SUMEXP_NS::tree_levels(chunks)),
       direct(plan.row_dims <= 1 && !plan.data[kWhere] && item == wide &&
              (plan.row_dims == 0 || plan.row[0].stride[kIn0] == item)),
-      filtered(wanted == kDraws && (call.top_k.data || call.top_p.data || call.min_p.data)),
+      filtered((wanted == kDraws || wanted == kProbabilities) && (call.top_k.data || call.top_p.data || call.min_p.data)),
+      alone(wanted == kDraws && chunks == 1 && call.num_samples == 1 && call.replacement && !call.log_prob &&
+            !call.filtered_log_prob && !call.kept && !call.cut_logit && !call.cut_index),
       leaves(chunks == 1 ? leaves_of(static_cast<int>(plan.n)) : 0),
-      together(leaves && leaves <= chunk / 4 && wanted == kDraws && !filtered ? std::min(kTogether, chunk / leaves) : 0) {
+      together(alone && leaves <= chunk / 4 && !filtered ? std::min(kTogether, chunk / leaves) : 0) {
   std::int64_t bytes = 0;
   const auto place = [&](bool wanted, std::int64_t size) {
     const std::int64_t at = bytes;
@@ -82,8 +85,8 @@ SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
 Status Failure::status(const SampleJob& job) const {
   const std::int64_t first = first_.load();
   if (first == kNone) return Status{};
-  const long long row = first / 4, draws = job.call.num_samples;
-  switch (static_cast<Kind>(first % 4)) {
+  const long long row = first / kKinds, draws = job.call.num_samples;
+  switch (static_cast<Kind>(first % kKinds)) {
     case kNaN: return fail(Code::invalid_argument, "logits: row %lld has a NaN; accepted are numbers and -inf", row);
     case kInfinite:
       return fail(Code::invalid_argument,
@@ -91,6 +94,10 @@ Status Failure::status(const SampleJob& job) const {
     case kNothing:
       return fail(Code::invalid_argument,
                   "logits: row %lld has nothing to draw from; accepted are rows with a logit above -inf", row);
+    case kOverflows:
+      return fail(Code::invalid_argument,
+                  "temperature: got %g for row %lld; accepted in pieces are numbers by which its logits have finite quotients",
+                  option(job.call.temperature, row, 1.0), row);
     default:
       return fail(Code::invalid_argument, "num_samples: got %lld without replacement; row %lld has fewer classes to draw from",
                   draws, row);
@@ -111,7 +118,7 @@ SampleScratch::SampleScratch(const SampleJob& job, Workspace& workspace, std::in
 SampleRow::SampleRow(const SampleJob& job, std::int64_t row, char* memory)
     : job_(job),
       row_(row),
-      out_(job.call.out ? job.call.out + row * job.call.num_samples : nullptr),
+      out_(job.draws && job.call.out ? job.call.out + row * job.call.num_samples : nullptr),
       random_{option(job.call.seed, row, std::uint64_t{0}), static_cast<std::uint64_t>(option(job.call.stream, row, row))},
       temperature_(option(job.call.temperature, row, 1.0)),
       cut_logit_(-kInfinity),
@@ -126,8 +133,7 @@ SampleRow::SampleRow(const SampleJob& job, std::int64_t row, char* memory)
   greedy_ = job.wide == 8 ? temperature_ == 0 : static_cast<float>(temperature_) == 0;
   divide_ = temperature_ != 1 && !greedy_;
   if (job.wide == 4 && temperature_ > std::numeric_limits<float>::max()) temperature_ = kInfinity;
-  alone_ = job.chunks == 1 && job.call.out && job.call.num_samples == 1 && job.call.replacement && !greedy_ &&
-           !job.call.log_prob && !job.call.filtered_log_prob && !job.call.kept;
+  alone_ = job.alone && !greedy_;
   if (!job.call.replacement) {
     taken_ = reinterpret_cast<std::uint64_t*>(memory + job.taken_at);
     std::fill_n(taken_, (job.plan.n + 63) / 64, std::uint64_t{0});
@@ -502,13 +508,18 @@ void SampleRow::probabilities(double* to, SampleScratch& scratch) {
 
 // -- pieces ------------------------------------------------------------------------------------------------------------------
 
-void SampleRow::piece(char* states, std::int16_t* classes, SampleScratch& scratch) {
+void SampleRow::piece(char* states, std::int16_t* classes, SampleScratch& scratch, Failure& failure) {
   const std::int64_t draws = job_.call.num_samples;
   for (std::int64_t c = 0; c < job_.chunks; ++c) {
     const int elements = job_.count_of(c), leaves = leaves_of(elements);
     const void* const x = read(c, scratch.chunk);
     job_.kernels.reduce(x, elements, states + c * job_.kernels.state_bytes);
     job_.kernels.terms(x, elements, scratch.tree);
+    double m = -kInfinity;
+    const auto finite = [&] {
+      return job_.kernels.largest(raw_chunk(c, scratch.other), elements, &m, nullptr) && m < kInfinity;
+    };
+    if (overflows_ && finite() && scaled(m) == kInfinity) return failure.add(row_, Failure::kOverflows);
     const bool any = scratch.tree[1] > 0 && scratch.tree[1] < kInfinity;
     for (std::int64_t d = 0; d < draws; ++d) {
       Walk walk(random_, d);

@@ -14,12 +14,13 @@ namespace sumexp::cpu {
 
 class SampleJob {
  public:
-  enum Wanted { kDraws, kCounts, kPieces };
+  enum Wanted { kDraws, kCounts, kProbabilities, kPieces };
   // The plan is of the logits, the mask and, where there is one, a full result.
   SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted);
 
   const SampleCall& call;
   const Plan& plan;
+  const bool draws;  // else call.out is of no concern
   const SamplingKernels::Of& kernels;
   const Moves& moves;
   const int item, wide, chunk;  // bytes of a stored element and of T; elements of a chunk
@@ -27,6 +28,7 @@ class SampleJob {
   const int levels;     // of the nodes
   const bool direct;    // T, contiguous, no mask: read where they lie, if nothing is to be done to them
   const bool filtered;  // some rows may have filters
+  const bool alone;     // rows of one chunk and draw, of which nothing else is told
   const int leaves;     // of a row of one chunk
   const int together;   // rows that draw together; 0: one by one
   // A row's memory, and where in it are nodes, packed elements, marks of what was taken, counts, and states of raw logits.
@@ -41,15 +43,15 @@ class SampleJob {
 // Why a row cannot be drawn from. The first row that fails is told: those before one that has failed go on.
 class Failure {
  public:
-  enum Kind { kNaN, kInfinite, kNothing, kTooFew };
+  enum Kind { kNaN, kInfinite, kNothing, kTooFew, kOverflows, kKinds };
   void add(std::int64_t row, Kind kind) {
-    const std::int64_t mine = row * 4 + kind;
+    const std::int64_t mine = row * kKinds + kind;
     std::int64_t first = first_.load();
     while (mine < first && !first_.compare_exchange_weak(first, mine)) {
     }
   }
   // Of how many rows, from the first on, none has failed; whether this one, or one before it, has.
-  std::int64_t rows() const { return first_.load(std::memory_order_relaxed) / 4; }
+  std::int64_t rows() const { return first_.load(std::memory_order_relaxed) / kKinds; }
   bool reached(std::int64_t row) const { return rows() <= row; }
   Status status(const SampleJob& job) const;
 
@@ -95,7 +97,7 @@ class SampleRow {
   void probabilities(double* to, SampleScratch& scratch);
 
   // In pieces: the states of the chunks of this piece and what each draw takes there; the draws from all states.
-  void piece(char* states, std::int16_t* classes, SampleScratch& scratch);
+  void piece(char* states, std::int16_t* classes, SampleScratch& scratch, Failure& failure);
   void draw_pieces(const char* states, const std::int16_t* classes, Failure& failure);
 
  private:

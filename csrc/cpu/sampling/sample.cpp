@@ -158,7 +158,7 @@ void run_shared(const Steps& steps, int threads) {
                      [&](SampleRow& row, std::int64_t i, SampleScratch& s) { row.count_elements(i * kRange, end(i), s); });
   const std::int64_t draws = steps.draws,
                      block = rows[0]->in_blocks() ? std::min(kBlock, (draws + threads - 1) / threads) : draws;
-  const std::int64_t blocks = (draws + block - 1) / block;
+  const std::int64_t blocks = draws ? (draws + block - 1) / block : 0;
   share_out(job, rows, blocks, draws * kDrawCost * job.plan.rows > kTaskElements * 2 ? threads : 1,
             [&](SampleRow& row, std::int64_t i, SampleScratch& s) {
               row.draw(i * block, std::min(draws, (i + 1) * block), s, failure);
@@ -187,10 +187,9 @@ void run_steps(const Steps& steps) {
                    char* const memory = cpu::take<char>(workspace, job.row_bytes);
                    SampleScratch scratch(job, workspace, std::min(kBlock, work.steps.draws));
                    const std::int64_t end = std::min(job.plan.rows, (i + 1) * work.step);
-                   const int together = work.steps.counts || job.call.num_samples != 1 ? 0 : job.together;
                    for (std::int64_t r = i * work.step, next; r < end; r = next) {
-                     next = std::min(end, r + std::max(1, together));
-                     if (together) {
+                     next = std::min(end, r + std::max(1, job.together));
+                     if (job.together) {
                        draw_together(work.steps, r, next, memory, scratch);
                      } else {
                        SampleRow row(job, r, memory);
@@ -207,8 +206,8 @@ Status sample(const SampleCall& call) noexcept {
   const cpu::DefaultFloatingPoint mode;
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
-  if (plan.rows == 0 || call.num_samples == 0) return Status{};
-  if (!call.out) return fail(Code::invalid_argument, "out: missing");
+  if (plan.rows == 0) return Status{};
+  if (call.num_samples && !call.out) return fail(Code::invalid_argument, "out: missing");
   const SampleJob job(call, plan, SampleJob::kDraws);
   Failure failure;
   const Status done = cpu::with_scratch([&] { run_steps({job, failure, call.num_samples, false}); });
@@ -265,6 +264,17 @@ Status each_row(const SampleJob& job, Body body) {
   });
 }
 
+// Pieces draw from sums of exponentials, which have no temperature 0.
+Status check_heat(const SampleCall& call, std::int64_t rows) {
+  const bool wide = call.dtype == DType::f64;
+  bool (*const good)(double) = wide ? [](double t) { return t > 0; } : [](double t) { return static_cast<float>(t) > 0; };
+  std::int64_t row;
+  const double* const t = first_bad<double>(call.temperature, rows, good, &row);
+  if (!t) return Status{};
+  return fail(Code::invalid_argument, "temperature: got %g for row %lld; accepted in pieces are numbers above 0 in %s", *t,
+              static_cast<long long>(row), wide ? "float64" : "float32");
+}
+
 }  // namespace
 
 Status sample_probabilities(const SampleCall& call, double* probabilities) noexcept {
@@ -273,7 +283,7 @@ Status sample_probabilities(const SampleCall& call, double* probabilities) noexc
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
   if (!probabilities) return fail(Code::invalid_argument, "probabilities: missing");
-  const SampleJob job(call, plan, SampleJob::kDraws);
+  const SampleJob job(call, plan, SampleJob::kProbabilities);
   Failure failure;
   const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     row.prepare(scratch, failure);
@@ -294,10 +304,13 @@ Status sample_piece(const SampleCall& call, std::int64_t chunk, std::int64_t chu
   if (const Status status = cpu::check_plain(call, "sample_piece"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kPieces);
   if (const Status status = cpu::check_piece(call, chunk, job.chunks, chunks, states, classes); !status.ok()) return status;
-  return each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
+  if (const Status status = check_heat(call, plan.rows); !status.ok()) return status;
+  Failure failure;
+  const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {
     const std::int64_t at = r * chunks + chunk;
-    row.piece(static_cast<char*>(states) + at * job.kernels.state_bytes, classes + at * call.num_samples, scratch);
+    row.piece(static_cast<char*>(states) + at * job.kernels.state_bytes, classes + at * call.num_samples, scratch, failure);
   });
+  return status.ok() ? failure.status(job) : status;
 }
 
 Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* states, const std::int16_t* classes) noexcept {
@@ -308,7 +321,7 @@ Status finish_pieces(const SampleCall& call, std::int64_t chunks, const void* st
   if (const Status status = cpu::check_plain(call, "finish_pieces"); !status.ok()) return status;
   const SampleJob job(call, plan, SampleJob::kPieces);
   if (const Status status = cpu::check_finish(call, job.chunks, chunks, states, classes); !status.ok()) return status;
-  if (call.num_samples == 0) return Status{};
+  if (const Status status = check_heat(call, plan.rows); !status.ok()) return status;
   Failure failure;
   const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch&) {
     row.draw_pieces(static_cast<const char*>(states) + r * chunks * job.kernels.state_bytes,

@@ -107,8 +107,9 @@ struct Job {
 Status sample(const SampleCall& call, Target& target) noexcept {
   Job job;
   if (Status status = job.make(call, SampleTask::draws, nullptr, nullptr); !status.ok()) return status;
-  if (job.rows.views.rows == 0 || call.num_samples == 0) return Status{};
-  if (!call.out) return cpu::fail(Code::invalid_argument, "out: missing");
+  const bool told = call.kept || call.cut_logit || call.cut_index;  // of rows
+  if (job.rows.views.rows == 0 || (call.num_samples == 0 && !told)) return Status{};
+  if (call.num_samples && !call.out) return cpu::fail(Code::invalid_argument, "out: missing");
   if (!call.top_k.data && !call.top_p.data && !call.min_p.data) return job.run(SampleTask::draws, target, 0, nullptr);
   if (job.rows.views.n > kLongestFiltered)
     return cpu::fail(Code::invalid_argument, "shape: rows of more than 2^32 - 1 elements have no filters on CUDA");

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kSampleWarps * 32, 1) draw_rows(SUMEXP_PARAMET
     const Share draws = share_of(rows.draws, part, rows.parts);
     const bool finite = block.prepare(rows.kept != nullptr);
     const LargestElement first = block.largest;
-    std::int64_t made = 0;
+    std::int64_t made = -1;
     if (finite) {
       made = rows.draws;
       if (rows.replacement) block.draw(draws.first, draws.end);
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kSampleWarps * 32, 1) finish_pieces(SUMEXP_PAR
     for (std::int64_t c = threadIdx.x; c < rows.chunks; c += blockDim.x) block.states[c] = given[c];
     arch::block_sync();
     bool finite = false;
-    if (rows.chunks > 0) finite = block.grow(block.states, block.nodes).kind == RowKind::finite;
+    if (rows.chunks > 0 && !block.greedy) finite = block.grow(block.states, block.nodes).kind == RowKind::finite;
     for (std::int64_t d = threadIdx.x; d < rows.draws; d += blockDim.x) {
       std::int64_t drawn = -1;
       if (finite) {

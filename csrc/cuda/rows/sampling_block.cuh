@@ -262,7 +262,7 @@ class SampledBlock {
     return rows.draws;
   }
 
-  // -- what is told of draws [d0, d1), of which those before `made` were made ------------------------------------------------
+  // -- what is told of draws [d0, d1), of which those before `made` were made; -1: the row is not to be drawn from -----------
 
   SUMEXP_DEVICE void tell(std::int64_t d0, std::int64_t d1, std::int64_t made, const LargestElement& first, bool row_too) {
     std::int64_t* const out = rows.out + row * rows.draws;
@@ -270,7 +270,7 @@ class SampledBlock {
     for (std::int64_t d = d0 + threadIdx.x; d < d1; d += blockDim.x)
       if (d >= made) out[d] = -1;
     if (row_too && threadIdx.x == 0) {
-      const bool any = made > 0;
+      const bool any = made >= 0;
       if (rows.kept) rows.kept[row] = any ? kept : 0;
       if (rows.cut_logit)
         rows.cut_logit[row] = !any ? nan : greedy ? first.value : x.cut ? x.cut_logit : -Limits<double>::infinity;

@@ -53,7 +53,7 @@ SUMEXP_API Status linear_cross_entropy(const LinearCrossEntropyCall& call, Targe
 // The functions of sampling.hpp on device memory, options and results included: nothing in them is looked at before the kernels
 // run. So a row with NaN or +inf, with nothing to draw from, or with a temperature that is none is no error: it gives -1 for
 // every draw, as do draws without replacement for which no class is left (counts: -1 for every class; log-probabilities NaN,
-// of a whole row 0 kept and the cut (NaN, -1)).
+// of a whole row 0 kept and the cut (NaN, -1)). Rows in pieces that sampling.hpp refuses for their temperature give -1 as well.
 SUMEXP_API Status sample(const SampleCall& call, Target& target) noexcept;
 SUMEXP_API Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides,
                                 Target& target) noexcept;

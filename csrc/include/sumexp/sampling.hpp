@@ -35,7 +35,7 @@ struct SampleCall {
   int axis = -1;  // of the classes
   View logits;
   View where;  // optional mask, one byte an element, 0: never drawn
-  // Options. Filters (top_k, top_p, min_p), and what is told of them, are for sample and sample_probabilities.
+  // Options. Filters (top_k, top_p, min_p) are for sample and sample_probabilities; temperature 0 takes no account of them.
   PerRow<std::uint64_t> seed;   // must be given
   PerRow<std::int64_t> stream;  // the row's number
   PerRow<double> temperature;   // 1; 0 is the lowest index among the largest logits, infinity any
@@ -45,8 +45,10 @@ struct SampleCall {
   FilterOrder order = FilterOrder::vllm;
   std::int64_t num_samples = 1;  // from 0; up to 2^48, of sample_counts 2^53
   bool replacement = true;
-  std::int64_t* out = nullptr;  // sample: num_samples a row, one row after the other
-  // Optional results. Of logits as they are given, without temperature and filters, and of the distribution that is drawn from.
+  std::int64_t* out = nullptr;  // of sample and finish_pieces: num_samples a row, one row after the other
+  // Optional results of sample. Of logits as they are given, without temperature and filters, and of the distribution that is
+  // drawn from; without replacement that is the distribution of the first draw: at temperature 0 it has one class, though later
+  // draws take the largest that are left.
   double* log_prob = nullptr;           // as out
   double* filtered_log_prob = nullptr;  // as out
   std::int64_t* kept = nullptr;         // one a row: how many classes may be drawn
@@ -54,21 +56,24 @@ struct SampleCall {
   std::int64_t* cut_index = nullptr;    // before it in order llama_cpp) is above cut_logit, or equals it and j <= cut_index
 };
 
-// Draws. A row with a NaN, or +inf, or nothing to draw from is an invalid_argument that names it; what is in out is then
-// undefined.
+// Draws. A row with a NaN, or +inf, or nothing to draw from is an invalid_argument that names it, here and below, and if
+// num_samples is 0; results, optional ones too, are undefined then: other rows may have been written.
 SUMEXP_API Status sample(const SampleCall& call) noexcept;
 
 // How often num_samples draws (with replacement) give each class, in time that does not depend on num_samples: `counts` has the
-// shape of the logits and these strides in bytes.
+// shape of the logits and these strides in bytes. They are undefined where a row is refused.
 SUMEXP_API Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::int64_t* strides) noexcept;
 
 // With what probability `sample` draws each class of each row, as the decisions on its way multiply: rows x classes, in C
-// order. For tests.
+// order. For tests. They are undefined where a row is refused.
 SUMEXP_API Status sample_probabilities(const SampleCall& call, double* probabilities) noexcept;
 
 // -- a row in pieces: for logits that are never there all at once ------------------------------------------------------------
 // The classes come in pieces that begin at multiples of chunk_classes. sample_piece adds a piece: for each row and each chunk
 // in it the chunk's state, and the class that each of num_samples draws takes if it comes to this chunk. finish_pieces draws.
+// Temperature 0 (of rows other than f64: in float) is refused by both, and by sample_piece a row with a finite logit whose
+// quotient by the temperature is +inf: a piece does not have the row's largest logit, by which sample serves them. A quotient
+// of -inf is never drawn. Where a row is refused, states and classes, or out, are undefined.
 
 SUMEXP_API std::int64_t chunk_classes(DType dtype) noexcept;      // 2048, of f64 512
 SUMEXP_API std::int64_t piece_state_bytes(DType dtype) noexcept;  // of one chunk of one row
