@@ -48,12 +48,14 @@ struct Levels {
 
 }  // namespace
 
-SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted)
+SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted) : SampleJob(call, plan, wanted, isa_in_use()) {}
+SampleJob::SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted, int isa)
     : call(call),
       plan(plan),
       draws(wanted == kDraws || wanted == kPieces),
-      kernels(SUMEXP_IN_USE(sampling_kernels_).of[plan.dtype == DType::f64]),
-      moves(*SUMEXP_IN_USE(kernels_).moves[static_cast<int>(plan.dtype)]),
+      tables(SUMEXP_AT(sampling_kernels_, isa)),
+      kernels(tables.of[plan.dtype == DType::f64]),
+      moves(*SUMEXP_AT(kernels_, isa).moves[static_cast<int>(plan.dtype)]),
       item(static_cast<int>(item_size(plan.dtype))),
       wide(plan.dtype == DType::f64 ? 8 : 4),
       chunk(order_of(wide).chunk),

@@ -17,10 +17,12 @@ class SampleJob {
   enum Wanted { kDraws, kCounts, kProbabilities, kPieces };
   // The plan is of the logits, the mask and, where there is one, a full result.
   SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted);
+  SampleJob(const SampleCall& call, const Plan& plan, Wanted wanted, int isa);
 
   const SampleCall& call;
   const Plan& plan;
   const bool draws;  // else call.out is of no concern
+  const SamplingKernels& tables;
   const SamplingKernels::Of& kernels;
   const Moves& moves;
   const int item, wide, chunk;  // bytes of a stored element and of T; elements of a chunk

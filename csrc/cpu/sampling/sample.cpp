@@ -103,7 +103,7 @@ void draw_together(const Steps& steps, std::int64_t r0, std::int64_t r1, char* m
     if (row.tree_alone(scratch.tree + 2 * job.leaves * count, scratch)) keys[count] = row.key(), row_of[count++] = r;
     else others[left++] = r;
   }
-  SUMEXP_IN_USE(cpu::sampling_kernels_).inside(keys, scratch.tree, count, job.leaves, places);
+  job.tables.inside(keys, scratch.tree, count, job.leaves, places);
   for (int k = 0; k < count; ++k) job.call.out[row_of[k]] = places[k];
   for (int k = 0; k < left; ++k) {
     SampleRow row(job, others[k], memory);
