@@ -2,6 +2,7 @@
 // however it is divided.   usage: test_linear
 #include <sumexp/linear.hpp>
 
+#include <cfenv>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -29,10 +30,10 @@ void multiply_as(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t 
       c[i * cs + j] = sum;
     }
 }
-int products = 0;
+int products = 0, rounding = 0;
 void multiply(void*, DType dtype, bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, const void* a,
               std::int64_t as, const void* b, std::int64_t bs, bool add, void* c, std::int64_t cs) {
-  ++products;
+  ++products, rounding = std::fegetround();
   if (dtype == DType::f64)
     multiply_as(ta, tb, m, n, k, static_cast<const double*>(a), as, static_cast<const double*>(b), bs, add,
                 static_cast<double*>(c), cs);
@@ -180,6 +181,57 @@ void test_denominator() {
   CHECK(loss[0] == loss[1], "a denominator of 10: %g, where it lies %g", loss[0], loss[1]);
 }
 
+// What is saved of each token gives the gradient that cross_entropy gives, whatever the chunks.
+template <class T>
+void test_saved() {
+  Layer<T> layer(11);
+  LinearCrossEntropyCall call = layer.call(TargetKind::index, LossReduction::mean);
+  std::vector<T> z(kTokens * kClasses), want(z.size()), got(z.size());
+  const std::int64_t shape[] = {kTokens, kClasses}, strides[] = {kClasses * std::int64_t{sizeof(T)}, sizeof(T)};
+  multiply(nullptr, call.loss.dtype, false, true, kTokens, kClasses, kWidth, call.x, kStep, call.w, kStep, false, z.data(),
+           kClasses);
+  for (std::int64_t i = 0; i < kTokens * kClasses; ++i) z[i] += layer.bias[i % kClasses];
+  T loss = 7;
+  call.loss.loss = &loss;
+  sumexp::CrossEntropyCall whole = call.loss;
+  whole.ndim = 2, whole.shape = shape, whole.logits = {z.data(), strides}, whole.dlogits = {want.data(), strides};
+  CHECK(sumexp::cross_entropy(whole).ok(), "cross_entropy");
+  whole.dlogits = {got.data(), strides};
+  std::vector<char> saved(static_cast<std::size_t>(kTokens * sumexp::cross_entropy_saved_bytes(call.loss.dtype, kClasses)));
+  call.loss.saved = whole.saved = saved.data();
+  for (const std::int64_t chunk : {1, 4, 100}) {
+    call.chunk = chunk;
+    std::fill(saved.begin(), saved.end(), char(0));
+    CHECK(sumexp::linear_cross_entropy(call).ok(), "a call that saves");
+    std::fill(got.begin(), got.end(), T(7));
+    CHECK(cross_entropy_gradient_part(whole, 0, kClasses).ok() && same(got, want), "saved by chunks of %d", int(chunk));
+  }
+}
+
+// The caller's floating-point mode is that of its products, and of nothing else.
+void test_rounding() {
+  Layer<float> layer(12);
+  for (std::vector<float>* v : {&layer.x, &layer.w})
+    for (float& e : *v) e = std::round(e);  // exact products
+  LinearCrossEntropyCall call = layer.call(TargetKind::index, LossReduction::mean);
+  call.chunk = 4;
+  std::vector<float> losses[2], dbias[2];
+  float loss[2];
+  for (int k = 0; k < 2; ++k) {
+    losses[k].resize(kTokens), dbias[k].resize(kClasses);
+    call.loss.loss = loss + k, call.loss.row_loss = losses[k].data(), call.dbias = dbias[k].data();
+    const int mode = k ? FE_UPWARD : FE_TONEAREST;
+    std::fesetround(mode);
+    const Status status = sumexp::linear_cross_entropy(call);
+    const int after = std::fegetround();
+    std::fesetround(FE_TONEAREST);
+    CHECK(status.ok() && rounding == mode && after == mode, "rounding %d: products had %d, afterwards %d", mode, rounding,
+          after);
+  }
+  CHECK(check::same(loss[0], loss[1]), "rounding up: loss %a, else %a", double(loss[1]), double(loss[0]));
+  CHECK(same(losses[0], losses[1]) && same(dbias[0], dbias[1]), "rounding up: other bytes");
+}
+
 // Products meet no subnormal numbers: of e^-95 there is nothing in the gradient.
 void test_subnormal() {
   const float x = 1, w[3] = {0, -80, -95};
@@ -232,6 +284,9 @@ int main() {
   test_bytes<double>();
   test_options();
   test_denominator();
+  test_saved<float>();
+  test_saved<double>();
+  test_rounding();
   test_subnormal();
   test_errors();
   return check::finish();

@@ -222,6 +222,46 @@ void check_refusals() {
   CHECK(cross_entropy(good).ok() && loss != 7, "what is right is computed");
 }
 
+// The gradient of some classes from what a call has saved: its bytes, and nothing beside it is written.
+void check_gradient_part() {
+  constexpr std::int64_t kRows = 3, kClasses = 70, kFirst = 16, kCount = 33;
+  float x[kRows * kClasses], whole[kRows * kClasses], part[kRows * kCount];
+  Random random(12);
+  for (float& v : x) v = static_cast<float>(random.normal());
+  std::int64_t target[kRows] = {20, -100, 3};
+  const std::int64_t shape[2] = {kRows, kClasses}, strides[2] = {4 * kClasses, 4}, steps[2] = {8, 0},
+                     of_part[2] = {4 * kCount, 4};
+  Bytes saved(static_cast<std::size_t>(kRows * sumexp::cross_entropy_saved_bytes(DType::f32, kClasses)));
+  struct Results {
+    float loss[kRows], rows[5][kRows];
+    std::int64_t predicted[kRows];
+    std::uint8_t correct[kRows];
+  } results;
+  for (const LossReduction reduction : {LossReduction::none, LossReduction::mean, LossReduction::sum}) {
+    CrossEntropyCall call;
+    call.ndim = 2, call.shape = shape, call.logits = {x, strides}, call.target = {target, steps}, call.reduction = reduction;
+    call.saved = saved.data(), call.loss = results.loss, call.row_loss = results.rows[0], call.lse = results.rows[1];
+    call.log_prob = results.rows[2], call.entropy = results.rows[3], call.z_loss_part = results.rows[4];
+    call.predicted = results.predicted, call.correct = results.correct, call.dlogits = {whole, strides};
+    CHECK(cross_entropy(call).ok(), "a call that saves");
+    std::memset(&results, 0x5a, sizeof(results));
+    const Results before = results;
+    call.logits = {x + kFirst, strides}, call.dlogits = {part, of_part};
+    const Status status = cross_entropy_gradient_part(call, kFirst, kCount);
+    CHECK(status.ok(), "a part: %s", status.message);
+    for (std::int64_t r = 0; r < kRows; ++r)
+      CHECK(check::equal_bytes(part + r * kCount, whole + r * kClasses + kFirst, 4 * kCount), "row %d of a part", int(r));
+    CHECK(check::equal_bytes(&results, &before, sizeof(results)), "a part of reduction %d wrote beside its gradient",
+          int(reduction));
+    call.saved = nullptr, call.logits.data = call.dlogits.data = nullptr;
+    CHECK(cross_entropy_gradient_part(call, kFirst, 0).ok(), "a part of no class");
+    CHECK(check::equal_bytes(&results, &before, sizeof(results)), "a part of no class wrote");
+  }
+  for (const DType dtype : {DType::f16, DType::f32, DType::f64})
+    CHECK(sumexp::cross_entropy_saved_bytes(dtype, INT64_MAX) == 0, "bytes of more than there can be: %lld",
+          static_cast<long long>(sumexp::cross_entropy_saved_bytes(dtype, INT64_MAX)));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -232,6 +272,7 @@ int main(int argc, char** argv) {
   check_tanh<float>(0x1p-24);
   check_tanh<double>(0x1p-53);
   check_refusals();
+  check_gradient_part();
   check_bytes(isa);
   return check::finish();
 }

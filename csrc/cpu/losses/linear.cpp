@@ -7,6 +7,7 @@
 
 #include "../../ops/losses.hpp"
 #include "../status.hpp"
+#include "../threads/floating_point.hpp"
 #include "call.hpp"
 #include "head.hpp"
 
@@ -16,6 +17,7 @@ namespace {
 
 using namespace cpu;
 
+// Products run in the floating-point mode of the caller, all else in the default one.
 class Head {
  public:
   explicit Head(const LinearCrossEntropyCall& call) : call_(call), item_(head_item(call)) {}
@@ -145,11 +147,18 @@ class Head {
     for (std::int64_t i = 0; i < count; ++i, g += call_.classes)
       for (std::int64_t j = 0; j < call_.classes; ++j) sum[j] += g[j];
   }
-  void add_bias(std::int64_t count) { item_ == 8 ? add_bias_of<double>(count) : add_bias_of<float>(count); }
-  void add_rows(std::int64_t count) { item_ == 8 ? add_rows_of<double>(count) : add_rows_of<float>(count); }
+  void add_bias(std::int64_t count) {
+    const DefaultFloatingPoint mode;
+    item_ == 8 ? add_bias_of<double>(count) : add_bias_of<float>(count);
+  }
+  void add_rows(std::int64_t count) {
+    const DefaultFloatingPoint mode;
+    item_ == 8 ? add_rows_of<double>(count) : add_rows_of<float>(count);
+  }
 
   // The reduction, over the losses of all tokens, in cross_entropy's order.
   Status reduce() const {
+    const DefaultFloatingPoint mode;
     const CrossEntropyCall& loss = call_.loss;
     if (loss.reduction == LossReduction::none) return Status{};
     double sum = 0.0;
@@ -220,6 +229,7 @@ CrossEntropyCall cpu::loss_of_tokens(const LinearCrossEntropyCall& call, std::in
     if (*rows) *rows = at(*rows, first);
   if (loss.predicted) loss.predicted += first;
   if (loss.correct) loss.correct += first;
+  if (loss.saved) loss.saved = static_cast<char*>(loss.saved) + first * cross_entropy_saved_bytes(loss.dtype, call.classes);
   if (loss.reduction == LossReduction::none && loss.loss) loss.loss = at(loss.loss, first);
   return loss;
 }

@@ -232,13 +232,16 @@ Status cross_entropy_of(const CrossEntropyCall& given, const Part* part) {
   status = look_at_targets(rows, denominator);
   if (!status.ok()) return status;
   if (call.given_denominator) denominator = call.denominator;
-  if (plan.rows && plan.n && !plan.data[kLogits]) return fail(Code::invalid_argument, "logits: missing");
+  if (plan.rows && (part ? part->count : plan.n) && !plan.data[kLogits]) return fail(Code::invalid_argument, "logits: missing");
   if (part) {
     if (part->first < 0 || part->count < 0 || part->count > plan.n - part->first)
       return fail(Code::invalid_argument, "first, count: got %lld, %lld; accepted are some of %lld classes",
                   static_cast<long long>(part->first), static_cast<long long>(part->count), static_cast<long long>(plan.n));
-    if (plan.rows && part->count && (!call.saved || !plan.data[kGradient]))
+    if (!plan.rows || !part->count) return status;
+    if (!call.saved || !plan.data[kGradient])
       return fail(Code::invalid_argument, "%s: missing", call.saved ? "dlogits" : "saved");
+    call.loss = call.row_loss = call.lse = call.log_prob = call.entropy = call.z_loss_part = nullptr;
+    call.predicted = nullptr, call.correct = nullptr;
     constexpr int kOfClasses[] = {kLogits, kGradient};
     for (const int k : kOfClasses)  // so that class j lies j strides behind
       if (plan.data[k]) plan.data[k] = static_cast<char*>(plan.data[k]) - part->first * plan.row[0].stride[k];
@@ -256,8 +259,8 @@ Status cross_entropy_gradient_part(const CrossEntropyCall& call, std::int64_t fi
 }
 
 std::int64_t cross_entropy_saved_bytes(DType dtype, std::int64_t classes) noexcept {
-  const int code = static_cast<int>(dtype);
-  return code < 0 || code > 3 || classes < 0 ? 0 : SUMEXP_IN_USE(loss_kernels_).saved_bytes[code](classes);
+  if (!is_dtype(dtype) || classes < 0 || !is_countable(item_size(dtype), {classes})) return 0;
+  return SUMEXP_IN_USE(loss_kernels_).saved_bytes[static_cast<int>(dtype)](classes);
 }
 
 Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominator) noexcept {

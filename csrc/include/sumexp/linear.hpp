@@ -12,7 +12,8 @@
 namespace sumexp {
 
 // c = a' b', or c += a' b' with `add`; a' is a or its transpose, m x k, and b' k x n. Rows of a matrix lie `step` elements
-// apart, without gaps inside. As BLAS's gemm for row-major matrices.
+// apart, without gaps inside. As BLAS's gemm for row-major matrices. It may not throw, and runs in the floating-point mode of
+// the caller, which all else here does not depend on.
 struct Gemm {
   using Multiply = void (*)(void* context, DType dtype, bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n,
                             std::int64_t k, const void* a, std::int64_t a_step, const void* b, std::int64_t b_step, bool add,

@@ -76,9 +76,9 @@ SUMEXP_API Status cross_entropy(const CrossEntropyCall& call) noexcept;
 
 // The gradient of some classes alone, of logits that exist (again) for these alone, in the bytes that the whole gradient has.
 // `call` is that of a cross_entropy which has filled `saved`, with views `logits` and `dlogits` of `count` classes from `first`
-// on. Nothing but the gradient is computed.
+// on. Nothing but the gradient is computed, and written.
 SUMEXP_API Status cross_entropy_gradient_part(const CrossEntropyCall& call, std::int64_t first, std::int64_t count) noexcept;
-// Of a row, a multiple of 16; 0 of no dtype, or less than no class.
+// Of a row, a multiple of 16; 0 of no dtype, of less than no class, or of more than 63 bits can count the bytes of.
 SUMEXP_API std::int64_t cross_entropy_saved_bytes(DType dtype, std::int64_t classes) noexcept;
 
 // The denominator of the mean, from the shape, the target, weight, token_weight and ignore_index of a call.
