@@ -128,6 +128,8 @@ Status make_plan(const Call& call, Plan& plan) {
   }
   const unsigned elementwise = present & ~info.row_like;
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
+  if (const unsigned more = present & (bit(kMaxInputs) - bit(inputs)))
+    return fail(Code::invalid_argument, "in[%d]: given; %s takes %d inputs", __builtin_ctz(more), info.name, inputs);
   plan.rows = plan.n = 1;
   plan.batch_dims = plan.row_dims = 0;
   std::int64_t bytes = item_size(call.dtype);

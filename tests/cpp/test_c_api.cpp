@@ -67,6 +67,13 @@ void test_bad_calls() {
   refuses("in[2]", [](Refused& r) { r.call.op = Op::softmax_hvp, r.call.in[1] = {r.b, r.strides}; });
   refuses("in[1]", [](Refused& r) { r.call.op = Op::logsumexp_vjp; });
   refuses("out", [](Refused& r) { r.call.out.data = nullptr; });
+  refuses("in[1]: given; softmax takes 1 inputs", [](Refused& r) { r.call.in[1] = {r.b, r.strides}; });
+  refuses("in[2]: given; softmax_vjp takes 2 inputs", [](Refused& r) {
+    r.call.op = Op::softmax_vjp, r.call.in[1] = r.call.in[2] = {r.b, r.strides};
+  });
+  refuses("in[1]: given; logsumexp takes 1 inputs", [](Refused& r) {
+    r.call.op = Op::logsumexp, r.call.out.strides = r.row, r.call.in[1] = {r.b, r.strides};
+  });
   for (const double t : {0.0, -1.0, -infinity(), static_cast<double>(__builtin_nanf(""))})
     refuses("temperature", [t](Refused& r) { r.call.temperature = t; });
   refuses("temperature", [](Refused& r) { r.call.op = Op::logsumexp, r.call.out.strides = r.row, r.call.temperature = 2.0; });

@@ -180,6 +180,11 @@ void refusals() {
   rows.ndim = 2;
   refused(log_prob_and_entropy(rows, {nullptr, full}, {index, at}, {out, one}, {}), "logits: missing");
   refused(log_prob_and_entropy(rows, {x, full}, {index, at}, {}, {out, one}), "log_prob: missing");
+  refused(log_prob_and_entropy(rows, {x, full}, {index, nullptr}, {out, nullptr}, {}), "index: has no strides");
+  refused(log_prob_and_entropy(rows, {x, full}, {index, at}, {out, nullptr}, {}), "log_prob: has no strides");
+  refused(log_prob_and_entropy(rows, {x, full}, {}, {}, {out, nullptr}), "entropy: has no strides");
+  refused(log_prob_and_entropy_vjp(rows, {x, nullptr}, {}, {x, full}, {index, nullptr}, {out, full}), "index: has no strides");
+  refused(log_prob_and_entropy_vjp(rows, {}, {x, nullptr}, {x, full}, {}, {out, full}), "g_entropy: has no strides");
   rows.temperature = 2;
   refused(kl_div(rows, {x, full}, {x, full}, {out, one}), "temperature: got 2; kl_div takes none");
   rows.temperature = 1;

@@ -144,7 +144,11 @@ void test_bad_states() {
   refuses("elements", [](SumState* s) { s[1].count = INT64_MAX; });
   call.sums = 5;
   CHECK(std::strstr(reduce_states(call, states).message, "sums"), "sums of a call");
-  call.sums = 1, call.x.strides = nullptr;
+  call.sums = 1, call.b = call.x;
+  CHECK(std::strstr(reduce_states(call, states).message, "b: given"), "weights of a call without them");
+  CHECK(std::strstr(map_states(sumexp::Op::softmax, states, 1, call, {&out, &stride}).message, "b: given") && out == -7,
+        "weights of a map");
+  call.b = {}, call.x.strides = nullptr;
   CHECK(std::strstr(reduce_states(call, states).message, "strides"), "strides of a call");
 }
 

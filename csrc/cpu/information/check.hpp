@@ -12,6 +12,7 @@ struct Argument {
   const View* view;
   ArgumentKind kind;
 };
+inline bool is_given(const View& view) { return view.data || view.strides; }
 struct RowShape {
   int axis;  // from 0
   std::int64_t rows, n;

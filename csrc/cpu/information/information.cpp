@@ -195,7 +195,7 @@ constexpr View kNothing;
 Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const View& index, const View& log_prob,
                             const View& entropy) noexcept {
   const cpu::DefaultFloatingPoint mode;
-  const bool picked = index.strides || log_prob.strides, wanted = entropy.strides;
+  const bool picked = cpu::is_given(index) || cpu::is_given(log_prob), wanted = cpu::is_given(entropy);
   cpu::Plan plan;
   Arguments arguments = {{"logits", &logits, kFull},
                          {"index", &index, picked ? kPicked : kAbsent},
@@ -213,7 +213,7 @@ Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const Vi
 Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy, const View& logits,
                                 const View& index, const View& out) noexcept {
   const cpu::DefaultFloatingPoint mode;
-  const bool picked = index.strides || g_log_prob.strides, wanted = g_entropy.strides;
+  const bool picked = cpu::is_given(index) || cpu::is_given(g_log_prob), wanted = cpu::is_given(g_entropy);
   cpu::Plan plan;
   Arguments arguments = {{"logits", &logits, kFull},
                          {"index", &index, picked ? kPicked : kAbsent},

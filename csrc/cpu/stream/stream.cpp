@@ -207,6 +207,8 @@ Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& pl
   plan = Plan{};
   plan.dtype = call.dtype, plan.rows = 1, plan.batch_dims = call.ndim - 1, plan.row_dims = 1;
   const bool weighted = call.sums == kSumWeighted;
+  if (call.b.data && !weighted)
+    return fail(Code::invalid_argument, "b: given; accepted are weights of reduce_states with sums = 4");
   const View* views[kOperands] = {&call.x, weighted ? &call.b : nullptr, nullptr, nullptr, has_out ? &out : nullptr, nullptr};
   std::int64_t bytes = item_size(call.dtype);
   bool fits = true, none = false;

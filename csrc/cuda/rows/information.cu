@@ -48,7 +48,7 @@ Status launch(const LogitsRows& rows, const Call& call, cudaError_t (*Kernels::*
 
 Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const View& index, const View& log_prob,
                             const View& entropy, Target& target) noexcept {
-  const bool picked = index.strides || log_prob.strides, wanted = entropy.strides;
+  const bool picked = cpu::is_given(index) || cpu::is_given(log_prob), wanted = cpu::is_given(entropy);
   const Arguments arguments = {{"logits", &logits, kFull},
                                {"index", &index, picked ? kPicked : kAbsent},
                                {"log_prob", &log_prob, picked ? kPicked : kAbsent},
@@ -62,7 +62,7 @@ Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const Vi
 
 Status log_prob_and_entropy_vjp(const LogitsRows& rows, const View& g_log_prob, const View& g_entropy, const View& logits,
                                 const View& index, const View& out, Target& target) noexcept {
-  const bool picked = index.strides || g_log_prob.strides, wanted = g_entropy.strides;
+  const bool picked = cpu::is_given(index) || cpu::is_given(g_log_prob), wanted = cpu::is_given(g_entropy);
   const Arguments arguments = {{"logits", &logits, kFull},
                                {"index", &index, picked ? kPicked : kAbsent},
                                {"g_log_prob", &g_log_prob, picked ? kPicked : kAbsent},

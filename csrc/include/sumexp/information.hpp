@@ -26,7 +26,7 @@ struct LogitsRows {
 };
 
 // index: std::int64_t, each from 0 below the row's length. `index` and `log_prob` are both given or both absent, and so is
-// `entropy` if it is not wanted; from one sweep over the logits.
+// `entropy` if it is not wanted; from one sweep over the logits. Absent is a View{}.
 SUMEXP_API Status log_prob_and_entropy(const LogitsRows& rows, const View& logits, const View& index, const View& log_prob,
                                        const View& entropy) noexcept;
 // The gradient of <g_log_prob, log_prob> + <g_entropy, entropy> with respect to the logits. out may be exactly the logits.

@@ -39,7 +39,7 @@ struct StreamCall {
   DType dtype = DType::f32;  // of x, b and out
   int ndim = 0;              // 1 .. kMaxDims; the rows run along the last dimension
   const std::int64_t* shape = nullptr;
-  View x, b;               // b: weights, with kSumWeighted
+  View x, b;               // b: weights, with kSumWeighted; else absent
   std::int64_t first = 0;  // of x in the row
   std::int32_t sums = kSumApart | kSumAll;
 };
