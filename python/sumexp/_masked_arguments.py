@@ -30,8 +30,11 @@ def check_lengths(function, lengths, shape, axis):
     rows = lengths.reshape(-1) if 0 not in shape[:axis] + shape[axis + 1 :] else lengths[:0].reshape(-1)  # none: no rows
     outside = np.flatnonzero((rows < 0) | (rows > shape[axis]))
     if outside.size:
-        row, accepted = outside[0], f"accepted are 0 to {shape[axis]}, the length of the axis"
-        raise ValueError(f"{function}: lengths: got {rows[row]} for row {row}; {accepted}")
+        place = [i for d, i in enumerate(np.unravel_index(outside[0], lengths.shape)) if d != axis]
+        others = shape[:axis] + shape[axis + 1 :]
+        row = np.ravel_multi_index(place, others) if others else 0
+        accepted = f"accepted are 0 to {shape[axis]}, the length of the axis"
+        raise ValueError(f"{function}: lengths: got {rows[outside[0]]} for row {row}; {accepted}")
 
 
 def check_causal(function, causal, ndim):

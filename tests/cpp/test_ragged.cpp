@@ -177,6 +177,50 @@ void all() {
   }
 }
 
+// Gradients of bias and sink that no element adds to are zeros, as far as they have numbers.
+void sums_of_nothing() {
+  struct Case {
+    std::int64_t shape[4], bias[4], sink[4];  // shapes
+    int ndim;
+  };
+  constexpr Case kCases[] = {
+      {{0, 5}, {1, 5}, {1, 1}, 2},
+      {{17, 0}, {17, 1}, {17, 1}, 2},
+      {{17, 0}, {1, 1}, {1, 1}, 2},
+      {{0, 33, 5}, {1, 33, 5}, {1, 33, 1}, 3},
+      {{0, 33, 5}, {0, 33, 1}, {1, 1, 1}, 3},
+      {{3, 1, 0, 9}, {3, 1, 1, 9}, {3, 1, 1, 1}, 4},
+      {{3, 1, 0, 9}, {1, 1, 0, 9}, {3, 1, 1, 1}, 4},
+  };
+  for (const Case& c : kCases)
+    for (const Op op : kForward)
+      for (const bool placed : {false, true}) {  // arrays without elements may have no address
+        float nothing[17] = {}, bias[165] = {}, sink[33] = {}, dbias[166], dsink[34];
+        std::fill(dbias, dbias + 166, 7.0f), std::fill(dsink, dsink + 34, 7.0f);
+        std::int64_t strides[4], of_g[4], of_bias[4], of_sink[4], count = 1, sinks = 1, step = 4, of_row = 4;
+        for (int d = c.ndim - 1; d >= 0; --d) {
+          strides[d] = step, step *= c.shape[d];
+          of_g[d] = op != Op::logsumexp ? strides[d] : d == c.ndim - 1 ? 0 : of_row;
+          of_row *= d == c.ndim - 1 ? 1 : c.shape[d];
+          of_bias[d] = c.bias[d] == 1 ? 0 : 4 * count, count *= c.bias[d];
+          of_sink[d] = c.sink[d] == 1 ? 0 : 4 * sinks, sinks *= c.sink[d];
+        }
+        const bool no_rows = c.shape[0] == 0 || c.ndim > 2;
+        MaskedCall call;
+        call.op = op, call.ndim = c.ndim, call.shape = c.shape;
+        call.x = call.out = {placed ? nothing : nullptr, strides};
+        call.g = {placed || !no_rows ? nothing : nullptr, of_g};
+        call.bias = {bias, of_bias}, call.sink = {sink, of_sink}, call.dbias = {dbias, of_bias}, call.dsink = {dsink, of_sink};
+        const Status status = masked(call);
+        CHECK(status.ok(), "%s", status.message);
+        const int number = static_cast<int>(&c - kCases);
+        CHECK(std::all_of(dbias, dbias + count, [](float v) { return v == 0; }) && dbias[count] == 7, "dbias of case %d",
+              number);
+        CHECK(std::all_of(dsink, dsink + sinks, [](float v) { return v == 0; }) && dsink[sinks] == 7, "dsink of case %d",
+              number);
+      }
+}
+
 // The message names the argument, what was given and what is accepted; nothing is written.
 void refusals() {
   float x[6] = {}, y[6] = {7, 7, 7, 7, 7, 7};
@@ -203,6 +247,18 @@ void refusals() {
   refused(with([](MaskedCall& c) { c.dtype = static_cast<DType>(9); }), "dtype: got code 9");
   refused(with([](MaskedCall& c) { c.out.data = nullptr; }), "out: missing");
   refused(with([](MaskedCall& c) { c.x.data = nullptr; }), "x: missing");
+  const std::int64_t no_elements[] = {2, 0};
+  refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.out.data = nullptr; }), "out: missing");
+  refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.g = {nullptr, steps}; }), "g: missing");
+  refused(with([&](MaskedCall& c) { c.dbias = {x, strides}; }), "dbias: given without g");
+  refused(with([&](MaskedCall& c) { c.dsink = {x, steps}; }), "dsink: given without g");
+  refused(with([&](MaskedCall& c) { c.g = {nullptr, strides}; }), "g: missing");
+  const std::int64_t shape3[] = {2, 3, 1}, strides3[] = {12, 4, 4}, steps3[] = {8, 0, 0};  // lengths of batches
+  std::int64_t bad[] = {1, 2};
+  refused(with([&](MaskedCall& c) {
+            c.ndim = 3, c.shape = shape3, c.x.strides = c.out.strides = strides3, c.lengths = {bad, steps3};
+          }),
+          "lengths: got 2 for row 3; accepted are 0 to 1");
   SegmentsCall call;
   call.elements = 2, call.segments = 3, call.offsets = offsets, call.in[0] = {x, strides}, call.out = {y, strides};
   refused(segments(call), "offsets: got 1 at 2 after 2; accepted are offsets that do not fall");
@@ -218,6 +274,7 @@ int main(int argc, char** argv) {
   if (argc > 1 && !set_isa(argv[1]).ok()) return check::kSkipped;
   all<float>();
   all<double>();
+  sums_of_nothing();
   refusals();
   return check::finish();
 }

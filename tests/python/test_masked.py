@@ -486,6 +486,17 @@ def test_bad_input(options, error, text):
         se.masked_softmax_vjp(x, x, **options)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_bad_lengths_that_rows_share(dtype):
+    big = 7 if dtype is np.int64 else 2**63
+    lengths = np.array([4, big], dtype)
+    for shared, row in ((lengths[:, None], 3), (lengths[:, None].repeat(3, 1), 3), (lengths[[0, 1, 0]], 1), (lengths[1:], 0)):
+        with pytest.raises(ValueError, match=f"^masked_softmax: lengths: got {big} for row {row}; accepted are 0 to 4, "):
+            se.masked_softmax(np.ones((2, 3, 4)), lengths=shared)
+        with pytest.raises(ValueError, match=f": got {big} for row {row};"):
+            se.masked_softmax(np.ones((2, 4, 3)), 1, lengths=shared)
+
+
 def test_other_bad_input():
     with pytest.raises(ValueError, match=r"masked_softmax_vjp: g has shape \(2,\), accepted: \(2, 3\)"):
         se.masked_softmax_vjp(np.ones(2), np.ones((2, 3)))

@@ -319,7 +319,7 @@ def test_offsets_that_vmap_maps_over():
 
 @pytest.mark.parametrize("name", MASKED)
 @pytest.mark.parametrize("axis, lengths, text", [
-    (1, [[2], [5]], "got 5 for row 1"), (1, [2, -1, 7], "got -1 for row 1"), (0, [0, 1, 3, 2], "got 3 for row 2"),
+    (1, [[2], [5]], "got 5 for row 3"), (1, [2, -1, 7], "got -1 for row 1"), (0, [0, 1, 3, 2], "got 3 for row 2"),
     (-1, 2**63, f"got {2**63} for row 0"),
 ])  # fmt: skip
 def test_bad_lengths_in_forward_mode_and_transforms(name, axis, lengths, text):

@@ -248,6 +248,17 @@ int main(int argc, char** argv) {
       c.op = op, c.n = 40, c.batch = 3, c.heads = 7, c.rows = 5, c.back = true, c.bias = bias, c.sink = 0, c.lengths = true;
       check_all(c);
     }
+  // No rows to sum.
+  for (const Op op : kOps)
+    for (const int empty : {0, 1, 2})
+      for (const int bias : {int(kAll), int(kAlong), 0, int(kHeads + kAlong), int(kBatch)})
+        for (const bool side : {false, true}) {
+          Case c;
+          c.op = op, c.n = 300, c.back = true, c.side = side, c.bias = bias,
+          c.sink = bias == int(kAll) ? int(kHeads) : bias & 7;
+          (empty == 0 ? c.batch : empty == 1 ? c.heads : c.rows) = 0;
+          check_all(c);
+        }
   check_clamped();
   check_refusals();
   std::printf("%d checks, %d failed\n", checks, failures);

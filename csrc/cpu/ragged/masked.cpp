@@ -43,6 +43,14 @@ void put(const MaskedPlan& plan, char* to, std::int64_t stride, int count, const
   else put<float>(plan, to, stride, 0, count, sums);
 }
 
+// The sums of no rows, of `count` numbers each.
+void put_zeros(const MaskedPlan& plan, int k, std::int64_t count) {
+  if (!plan.data[k]) return;
+  const MaskedPlan distinct = plan.distinct(k);
+  for (std::int64_t r = 0; r < distinct.rows; ++r)
+    plan.forward.ragged.fill(distinct.addresses(r).of[k], plan.stride[k], count, 0.0);
+}
+
 class MaskedBackward {
  public:
   explicit MaskedBackward(const MaskedPlan& plan) : plan_(plan) {
@@ -145,7 +153,7 @@ class MaskedBackward {
 };
 
 void run(const MaskedPlan& plan) {
-  if (plan.call.g.data) return MaskedBackward(plan).run();
+  if (plan.back) return MaskedBackward(plan).run();
   const int threads = threads_for(plan.rows * plan.n);
   const std::int64_t step = std::max<std::int64_t>(1, kTaskElements / std::max<std::int64_t>(plan.n, 1));
   struct Work {
@@ -167,11 +175,15 @@ Status masked(const MaskedCall& call) noexcept {
   Status status = check_masked(call);
   if (!status.ok()) return status;
   return with_scratch([&]() -> Status {
-    const bool back = call.g.data != nullptr;
+    const bool back = is_vjp(call);
     const RaggedJob forward(back && call.op == Op::logsumexp ? Op::logsumexp_vjp : call.op, call.dtype);
     const RaggedJob backward(call.op == Op::softmax ? Op::softmax_vjp : Op::log_softmax_vjp, call.dtype);
     const MaskedPlan plan(call, forward, back && call.op != Op::logsumexp ? &backward : nullptr);
-    if (plan.rows == 0) return status;
+    if (plan.rows == 0) {
+      put_zeros(plan, kDBias, plan.stride[kDBias] ? plan.n : 1);
+      put_zeros(plan, kDSink, 1);
+      return status;
+    }
     status = check_lengths(plan);
     if (!status.ok() || (plan.n == 0 && !plan.row_value && !back)) return status;
     run(plan);

@@ -21,13 +21,21 @@ Status check_masked(const MaskedCall& call) {
     return fail(Code::invalid_argument, "empty: got code %d; accepted are 0 and 1 (zero, nan)", static_cast<int>(call.empty));
   if (call.causal && call.ndim < 2)
     return fail(Code::invalid_argument, "causal: x has 1 dimension; accepted are arrays of two and more");
+  const int axis = call.axis < 0 ? call.axis + call.ndim : call.axis;
+  bool no_rows = false;
+  for (int d = 0; d < call.ndim; ++d) no_rows |= d != axis && call.shape[d] == 0;
+  const bool back = is_vjp(call), row_value = call.op == Op::logsumexp;
   const View* const given[] = {&call.x,    &call.out, &call.where, &call.lengths, &call.bias,
                                &call.sink, &call.g,   &call.dbias, &call.dsink};
   constexpr const char* kNames[] = {"x", "out", "where", "lengths", "bias", "sink", "g", "dbias", "dsink"};
   for (int k = 0; k < 9; ++k) {
-    if (k < 2 && !given[k]->data && !empty) return fail(Code::invalid_argument, "%s: missing", kNames[k]);
+    const bool needed = k < 2 || (k == 6 && back), of_rows = row_value && k == (back ? 6 : 1);
+    if (needed && !given[k]->data && !(of_rows ? no_rows : empty))
+      return fail(Code::invalid_argument, "%s: missing", kNames[k]);
     if (given[k]->data && !given[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
   }
+  if (!back && (call.dbias.data || call.dsink.data))
+    return fail(Code::invalid_argument, "%s: given without g; accepted of a VJP alone", call.dbias.data ? "dbias" : "dsink");
   return Status{};
 }
 

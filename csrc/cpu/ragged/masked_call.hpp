@@ -6,5 +6,6 @@
 namespace sumexp::cpu {
 
 Status check_masked(const MaskedCall& call);
+inline bool is_vjp(const MaskedCall& call) { return call.g.data || call.g.strides; }
 
 }  // namespace sumexp::cpu

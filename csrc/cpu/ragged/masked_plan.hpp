@@ -30,6 +30,7 @@ struct MaskedPlan {
   std::int64_t rows = 1, n = 0, stride[kViews];  // along the axis
   std::int64_t causal_rows = 1;
   char* data[kViews];
+  bool back;               // a VJP
   bool options = false;    // elements are not their logits
   bool row_value = false;  // the result, and g, is one value a row
   double absent = 0.0;     // what is written where something is left out
@@ -48,6 +49,8 @@ struct MaskedPlan {
     }
     return at;
   }
+  // The plan of one row for each number of view k, the first that has it; of no rows too, as far as the view has numbers.
+  MaskedPlan distinct(int k) const;
   // Elements of row r that are there.
   std::int64_t count(std::int64_t r, const RowAddresses& at) const {
     std::int64_t length = n;

@@ -99,7 +99,7 @@ class MaskedRows {
     std::memcpy(&value, at, sizeof(value));
     return value;
   }
-  bool one_value() const { return plan_.row_value && !plan_.call.g.data; }
+  bool one_value() const { return plan_.row_value && !plan_.back; }
 
   void fill(std::int64_t first, std::int64_t count, double value) const {
     if (count > 0) job_.ragged.fill(at_.of[kResult] + first * plan_.stride[kResult], plan_.stride[kResult], count, value);
@@ -152,7 +152,7 @@ class MaskedRows {
     n_ = n;
     apart_ = suspect_ = false;
     elements_ = !packed && direct() ? kStored : kScratch;
-    const bool back = plan_.call.g.data;
+    const bool back = plan_.back;
     const std::int64_t bytes = n * job_.wide, chunk = std::int64_t{job_.order.chunk} * job_.wide, chunks = job_.chunks_of(n);
     resident_ = elements_ == kScratch && bytes <= kCopiedBytes;
     const std::int64_t place = resident_ ? bytes : chunk;

@@ -11,6 +11,40 @@ namespace sumexp::cuda {
 
 namespace gpu = ::sumexp::SUMEXP_NS;
 
+namespace {
+
+// The numbers of a gradient as the sinks of a row each; of a sink's, none lie along the axis.
+Status lay_numbers(const MaskedCall& call, const View& gradient, int without, gpu::MaskedJob& job) {
+  std::int64_t shape[kMaxDims + 1], strides[kMaxDims + 1];
+  for (int d = 0; d < call.ndim; ++d) {
+    strides[d] = gradient.strides[d];
+    shape[d] = strides[d] == 0 || d == without ? 1 : call.shape[d];
+  }
+  shape[call.ndim] = 1, strides[call.ndim] = 0;
+  View views[gpu::kMaskedViews];
+  views[gpu::kMaskedDSink] = {gradient.data, strides};
+  return lay_rows(call.ndim + 1, shape, call.ndim, views, job.views);
+}
+
+// No row adds to the gradients of bias and sink.
+template <class Rows>
+Status clear_gradients(const MaskedCall& call, int axis, Target& target) {
+  gpu::MaskedJob jobs[2] = {};
+  int count = 0;
+  for (const View* gradient : {&call.dbias, &call.dsink}) {
+    if (!gradient->data) continue;
+    const Status status = lay_numbers(call, *gradient, gradient == &call.dsink ? axis : -1, jobs[count++]);
+    if (!status.ok()) return status;
+  }
+  return on_device(target, 0, [&](void*, cudaStream_t stream) {
+    cudaError_t error = cudaSuccess;
+    for (int k = 0; k < count && error == cudaSuccess; ++k) error = Rows::clear_sinks(jobs[k], stream);
+    return error;
+  });
+}
+
+}  // namespace
+
 Status masked(const MaskedCall& call, Target& target) noexcept {
   Status status = cpu::check_masked(call);
   if (!status.ok()) return status;
@@ -18,8 +52,9 @@ Status masked(const MaskedCall& call, Target& target) noexcept {
   const View views[] = {call.x, call.g, call.where, call.lengths, call.bias, call.sink, call.out, call.dbias, call.dsink};
   gpu::MaskedJob job = {};
   status = lay_rows(call.ndim, call.shape, axis, views, job.views);
-  if (!status.ok() || job.views.rows == 0) return status;
-  if (job.views.n == 0 && call.op != Op::logsumexp && !call.g.data) return status;
+  const bool back = cpu::is_vjp(call);
+  if (!status.ok() || (job.views.rows == 0 && !back)) return status;
+  if (job.views.n == 0 && call.op != Op::logsumexp && !back) return status;
   int last = call.ndim - 1;
   if (last == axis) --last;
   job.limits = {job.views.n, last < 0 ? 1 : call.shape[last], call.causal_offset, call.causal};
@@ -28,6 +63,7 @@ Status masked(const MaskedCall& call, Target& target) noexcept {
   job.nothing = call.empty == Empty::nan ? std::numeric_limits<double>::quiet_NaN() : job.absent;
   const auto with = [&](auto rows) {
     using Rows = decltype(rows);
+    if (job.views.rows == 0) return clear_gradients<Rows>(call, axis, target);
     return on_device(target, Rows::workspace(call, job),
                      [&](void* workspace, cudaStream_t stream) { return Rows::run(call, job, workspace, stream); });
   };

@@ -2,6 +2,7 @@
 // read once; others are read again for their results.
 #pragma once
 
+#include "../../cpu/ragged/masked_call.hpp"
 #include "masked_logits.cuh"
 #include "masked_vjp.cuh"
 
@@ -90,6 +91,15 @@ cudaError_t run_masked(const MaskedJob& job, cudaStream_t stream) {
   return arch::launch(masked_rows<S, Op, Geometry<T>::kLaneRows>, how, job, options);
 }
 
+template <class S>
+cudaError_t sum_sinks(const MaskedJob& job, const double* sinks, const MaskedGroups& groups, cudaStream_t stream) {
+  arch::Launch sum;
+  sum.grid = dim3(grid_of((groups.groups + kRowWarps - 1) / kRowWarps));
+  sum.block = dim3(kRowWarps * arch::lane_count);
+  sum.stream = stream;
+  return arch::launch(masked_sink<S>, sum, job, sinks, groups);
+}
+
 template <class S, class Back>
 cudaError_t run_masked_vjp(const MaskedJob& job, void* workspace, cudaStream_t stream) {
   using T = Compute<S>;
@@ -116,14 +126,7 @@ cudaError_t run_masked_vjp(const MaskedJob& job, void* workspace, cudaStream_t s
     sum.stream = stream;
     if (sum.grid.x > 0) error = arch::launch(masked_bias<S, Back>, sum, job, options, scratch, groups, along);
   }
-  if (error == cudaSuccess && scratch.sinks) {
-    const MaskedGroups groups = groups_of(job, kMaskedDSink);
-    arch::Launch sum;
-    sum.grid = dim3(grid_of((groups.groups + kRowWarps - 1) / kRowWarps));
-    sum.block = dim3(kRowWarps * arch::lane_count);
-    sum.stream = stream;
-    error = arch::launch(masked_sink<S>, sum, job, scratch.sinks, groups);
-  }
+  if (error == cudaSuccess && scratch.sinks) error = sum_sinks<S>(job, scratch.sinks, groups_of(job, kMaskedDSink), stream);
   if (error != cudaSuccess || !apart) return error;
   scratch.records = nullptr, scratch.chunks = nullptr, scratch.sinks = nullptr;
   return rows(job, scratch);
@@ -131,15 +134,23 @@ cudaError_t run_masked_vjp(const MaskedJob& job, void* workspace, cudaStream_t s
 
 template <class S>
 std::size_t MaskedRows<S>::workspace(const MaskedCall& call, const MaskedJob& job) {
-  if (!call.g.data) return 0;
+  if (!cpu::is_vjp(call)) return 0;
   if (call.op == Op::softmax) return MaskedScratch<S, MaskedSoftmaxBack>(job, nullptr).bytes;
   if (call.op == Op::log_softmax) return MaskedScratch<S, MaskedLogSoftmaxBack>(job, nullptr).bytes;
   return MaskedScratch<S, MaskedLogSumExpBack>(job, nullptr).bytes;
 }
 
 template <class S>
+cudaError_t MaskedRows<S>::clear_sinks(const MaskedJob& job, cudaStream_t stream) {
+  if (job.views.rows == 0) return cudaSuccess;
+  MaskedGroups groups = groups_of(job, kMaskedDSink);
+  groups.members = 0;
+  return sum_sinks<S>(job, nullptr, groups, stream);
+}
+
+template <class S>
 cudaError_t MaskedRows<S>::run(const MaskedCall& call, const MaskedJob& job, void* workspace, cudaStream_t stream) {
-  if (call.g.data) {
+  if (cpu::is_vjp(call)) {
     if (call.op == Op::softmax) return run_masked_vjp<S, MaskedSoftmaxBack>(job, workspace, stream);
     if (call.op == Op::log_softmax) return run_masked_vjp<S, MaskedLogSoftmaxBack>(job, workspace, stream);
     return run_masked_vjp<S, MaskedLogSumExpBack>(job, workspace, stream);

@@ -39,6 +39,8 @@ template <class S>
 struct MaskedRows {
   static std::size_t workspace(const MaskedCall& call, const MaskedJob& job);
   static cudaError_t run(const MaskedCall& call, const MaskedJob& job, void* workspace, cudaStream_t stream);
+  // Gradients of sinks, one a row, that nothing is added to.
+  static cudaError_t clear_sinks(const MaskedJob& job, cudaStream_t stream);
 };
 
 }  // namespace sumexp::SUMEXP_NS

@@ -38,8 +38,8 @@ struct MaskedCall {
   double temperature = 1.0;  // > 0; infinity: every finite x is 0
   Empty empty = Empty::zero;
   View out;  // the result; of a VJP, that is where g is given, the gradient of x. May be exactly x or, of full shape, g
-  View g;    // what comes back for the result
-  View dbias, dsink;  // of a VJP: the gradients of bias and sink, summed where their strides are 0; may be absent
+  View g;    // what comes back for the result; a View{} where it is not given (an array without elements may have no address)
+  View dbias, dsink;  // of a VJP alone: the gradients of bias and sink, summed where their strides are 0; may be absent
 };
 SUMEXP_API Status masked(const MaskedCall& call) noexcept;
 
