@@ -1,5 +1,6 @@
 """What sumexp._sampling and sumexp.torch._sampling share: options made ready, and the calls of sumexp._core that draw."""
 
+import numbers
 import operator
 import secrets
 import sys
@@ -88,6 +89,10 @@ def per_row(function, argument, value, batch, dtype):
         raise TypeError(f"{function}: {argument} is a masked array, accepted: its data")
     if "bfloat16" in str(getattr(value, "dtype", "")) and not integer:
         value = value.float() if is_torch(value) else value.astype(np.float64)
+    if is_torch(value) and value.requires_grad:
+        value = value.detach()  # draws have no gradient
+    if isinstance(value, numbers.Real) and not integer and not isinstance(value, (int, np.generic)):
+        value = float(value)  # a Fraction, too
     array = np.asarray(value)
     if integer and isinstance(value, int) and array.dtype.kind not in "iub":
         accepted = "from 0 below 2^64" if np.dtype(dtype).kind == "u" else "of 64 bits, below 2^63"
@@ -109,6 +114,12 @@ def per_row(function, argument, value, batch, dtype):
     return np.require(array, dtype, ["C", "ALIGNED"]).reshape(-1)
 
 
+def random_bits(generator):
+    """64 bits of a torch.Generator."""
+    low, high = sys.modules["torch"].randint(0, 2**32, (2,), generator=generator, device=generator.device).tolist()
+    return high << 32 | low
+
+
 def seeds(function, seed, batch):
     """64 bits for all rows, or for each."""
     if type(seed) is int and 0 <= seed < 2**64:
@@ -119,8 +130,7 @@ def seeds(function, seed, batch):
         return seed.integers(0, 2**64, 1, np.uint64)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(seed, torch.Generator):
-        low, high = torch.randint(0, 2**32, (2,), generator=seed, device=seed.device).tolist()
-        return np.array([high << 32 | low], np.uint64)
+        return np.array([random_bits(seed)], np.uint64)
     if isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.dtype == object):
         given = np.array(seed, object)
         fresh = np.array([secrets.randbits(64) if s is None else number_of_seed(function, s) for s in given.flat], np.uint64)

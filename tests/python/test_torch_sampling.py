@@ -1,5 +1,7 @@
 """Sampling of tensors: the bytes of NumPy's, gumbel_softmax under autograd and transforms, and what tensors alone can be."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -274,3 +276,72 @@ def test_draws_are_no_constants_of_a_traced_program():
             torch.jit.trace(call, (x,), check_trace=False)
     traced = torch.jit.trace(lambda x: st.sample(x, seed=0), (x,), check_trace=False)
     assert torch.equal(traced(-x), st.sample(-x, seed=0))
+
+
+def test_compiled_draws_without_a_seed_are_several():
+    """Compilers take nodes of the same op and arguments for one."""
+    x = torch.zeros(1, 4, requires_grad=True)
+    tau = torch.tensor(1.0)
+
+    def draws(x):
+        noise = torch.stack([st.gumbel_softmax(x, hard=True) for _ in range(40)]).mean(0)
+        a, b = st.sample(x, num_samples=50), st.sample(x, num_samples=50)
+        c, d = (st.sample_counts(x, 1000, temperature=tau) for _ in range(2))
+        return noise, st.log_prob(x, a) - st.log_prob(x, b), c + 0, d + 0, (a == b).all()
+
+    compiled = torch.compile(draws, backend="aot_eager", fullgraph=True)
+    for f in (draws, compiled, compiled):
+        torch.manual_seed(2)
+        noise, _, c, d, same = f(x)
+        assert ((noise > 0) & (noise < 1)).all() and not torch.equal(c, d) and not same
+        again = torch.Generator().manual_seed(2)
+        expected = torch.stack([st.gumbel_softmax(x, hard=True, seed=again) for _ in range(40)]).mean(0)
+        assert torch.equal(noise, expected)
+
+
+@pytest.mark.parametrize("options, text", [
+    ({"seed": 1.9}, "seed is 1.9, accepted: integers"),
+    ({"seed": True}, "seed is True, accepted: integers"),
+    ({"stream": 0.5}, "stream is 0.5, accepted: integers"),
+    ({"top_k": 2.7}, "top_k is 2.7, accepted: integers"),
+    ({"temperature": True}, "temperature is True, accepted: numbers"),
+    ({"num_samples": True}, "num_samples is True, accepted: an int"),
+])  # fmt: skip
+def test_options_are_checked_alike(options, text):
+    """Eager, compiled, and within transforms, whose operations would take them for other numbers."""
+    x = normal(2, 5)
+    draw = lambda x: st.sample(x, **({"seed": 3} | options))
+    for f in (draw, torch.compile(draw, backend="eager"), torch.vmap(draw)):
+        with pytest.raises(TypeError, match=text):
+            f(x if f is not torch.vmap else x[None])
+
+
+def test_seeds_of_all_kinds_in_compiled_programs_and_transforms():
+    x = normal(2, 5)
+    for seed in ([2**63, 1], np.array([2**63, 1], np.uint64), 2**64 - 1, [4, 5]):
+        draw = lambda x: st.sample(x, seed=seed, num_samples=9)
+        expected = draw(x)
+        assert torch.equal(torch.compile(draw, backend="aot_eager")(x), expected)
+        assert torch.equal(torch.vmap(draw)(x[None])[0], expected)
+    for draw in (torch.compile(lambda x, g: st.sample(x, seed=g, num_samples=9), backend="aot_eager"),
+                 lambda x, g: torch.vmap(lambda x: st.sample(x, seed=g, num_samples=9))(x[None])[0]):
+        assert torch.equal(draw(x, np.random.default_rng(1)), st.sample(x, seed=np.random.default_rng(1), num_samples=9))
+    where = [True, False, True, False, True]
+    draw = lambda x: st.sample(x, seed=1, where=where)
+    assert torch.equal(torch.compile(draw, backend="aot_eager", fullgraph=True)(x), draw(x))
+
+
+def test_some_rows_without_a_seed():
+    """theirs is of torch's generator"""
+    x = torch.zeros(2, 10**6)
+    torch.manual_seed(0)
+    first, second = st.sample(x, seed=[None, 5]), st.sample(x, seed=[None, 5])
+    assert first[0] != second[0] and first[1] == second[1] == st.sample(x, seed=5, stream=1)[1]
+    torch.manual_seed(0)
+    assert torch.equal(st.sample(x, seed=[None, 5]), first)
+
+
+def test_temperatures_that_are_watched():
+    x, T = normal(2, 50), torch.nn.Parameter(torch.tensor(0.5))
+    assert torch.equal(st.sample(x, temperature=T, seed=1), st.sample(x, temperature=0.5, seed=1))
+    assert torch.equal(st.sample(x, temperature=Fraction(1, 2), seed=1), st.sample(x, temperature=0.5, seed=1))

@@ -9,6 +9,7 @@ softmax. Compiled and exported programs call the registered operations at the en
 generators, where compiled programs have a graph break.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -29,9 +30,13 @@ from .._draws import (
     draw_linear,
     linear_shapes,
     made_noise,
+    number,
+    per_row,
+    random_bits,
     row_options,
     rows_of,
     sample_options,
+    seeds,
 )
 from ._composed import eagerly
 from ._front import is_watched, softmax
@@ -43,15 +48,68 @@ CPU = torch.device("cpu")
 STAND_INS = (FakeTensor, FunctionalTensor)
 
 
-def _recorded(x, seed):
-    """Whether the registered operation is called: compiling, tracing, a stand-in for a tensor, a functorch transform."""
-    if isinstance(seed, torch.Generator) or not isinstance(x, Tensor):
+def _recorded(x, wholes, reals=()):
+    """Whether the registered operation is called: compiling, tracing, a stand-in for a tensor, a functorch transform.
+
+    A program that is compiled has a graph break for options that are no tensors and no numbers of Python.
+    """
+    if not isinstance(x, Tensor) or any(isinstance(value, torch.Generator) for value in wholes):
         return False
-    return is_compiling() or functorch_active() or isinstance(x, STAND_INS) or is_traced()
+    if is_compiling():
+        return all(_is_simple(v, int) for v in wholes) and all(_is_simple(v, (int, float)) for v in reals)
+    return functorch_active() or isinstance(x, STAND_INS) or is_traced()
+
+
+def _is_simple(value, types):
+    return value is None or isinstance(value, Tensor) or _are_numbers(value, types)
+
+
+def _are_numbers(value, types, top=True):
+    if isinstance(value, (list, tuple)):
+        return all(_are_numbers(v, types, False) for v in value)
+    return isinstance(value, types) and not isinstance(value, bool) and (top or value < 2**63)
+
+
+def _given(function, x, dim, **options):
+    """The options of a registered operation."""
+    batch = None if is_compiling() else rows_of(function, x, dim)[1]
+    return [_as_tensor(function, name, value, batch) for name, value in options.items()]
+
+
+def _as_tensor(function, name, value, batch):
+    if value is None or isinstance(value, Tensor):
+        return value
+    if batch is None:
+        if name not in INTEGERS:
+            return torch.tensor(value, dtype=torch.float64)
+        large = isinstance(value, int) and value >= 2**63
+        return torch.tensor(value, dtype=torch.uint64 if large else torch.int64)
+    kind = np.int64 if name in INTEGERS else np.float64
+    array = seeds(function, value, batch) if name == "seed" else per_row(function, name, value, batch, kind)
+    return torch.tensor(array).reshape(() if len(array) == 1 else batch)
+
+
+def _check_count(function, num_samples):
+    if isinstance(num_samples, bool):  # which a schema takes for a number
+        number(function, "num_samples", num_samples)
+
+
+_calls = itertools.count(1)
+
+
+@torch.compiler.assume_constant_result
+def _next_call():
+    return next(_calls)
+
+
+def _call(seed):
+    """What tells calls without a seed apart: compilers take nodes of equal arguments for one, these too."""
+    return _next_call() if seed is None else 0
 
 
 TYPES = {np.int64: torch.int64, np.float64: torch.float64, np.uint8: torch.uint8, np.int16: torch.int16}
 INTEGERS = ("top_k", "seed", "stream")  # of the options; the others are numbers
+FILTERS = ("temperature", "top_k", "top_p", "min_p")
 ABSENT = {"temperature": 1.0, "seed": 0}
 
 
@@ -186,24 +244,32 @@ def sample(
     Inside torch.vmap rows are numbered from 0 for each example: what is to differ wants a stream or seed of its own.
     """
     filters = (temperature, top_k, top_p, min_p)
+    _check_count("sample", num_samples)
     if return_info or isinstance(seed, torch.Generator):
         _not_traced("sample", " with return_info or a generator")
-    if not return_info and _recorded(logits, seed):
-        given = (*map(_real, filters[:1]), _whole(top_k), *map(_real, filters[2:]), _whole(seed), _whole(stream))
-        return torch.ops.sumexp.sample(logits.detach(), dim, where, *given, order, num_samples, replacement)
+    if not return_info and _recorded(logits, (top_k, seed, stream), (temperature, top_p, min_p)):
+        where = where if where is None else torch.as_tensor(where)
+        given = _given("sample", logits, dim, **dict(zip(FILTERS, filters)), seed=seed, stream=stream)
+        return torch.ops.sumexp.sample(logits.detach(), dim, where, *given, order, num_samples, replacement, _call(seed))
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info)
 
 
 def _seed(seed):
-    """Without one, torch's default generator: what torch.manual_seed sets, and checkpointing sets back."""
-    return torch.default_generator if seed is None and not functorch_active() else seed
+    """Where there is none, torch's default generator: what torch.manual_seed sets, and checkpointing sets back."""
+    if functorch_active():
+        return seed
+    if isinstance(seed, (list, tuple)):
+        seed = np.array(seed, object)
+        for i in np.argwhere(seed == None):  # noqa: E711
+            seed[tuple(i)] = random_bits(torch.default_generator)
+    return torch.default_generator if seed is None else seed
 
 
 def _options(function, batch, filters, order, seed, stream, num_samples, replacement, place):
     seed = _seed(seed)
     if place is Host:
         return sample_options(function, batch, *filters, order, seed, stream, num_samples, replacement)
-    given = dict(zip(("temperature", "top_k", "top_p", "min_p"), filters), seed=seed, stream=stream)
+    given = dict(zip(FILTERS, filters), seed=seed, stream=stream)
     given, there = _there(function, batch, given, place)
     options = sample_options(function, batch, **given, order=order, num_samples=num_samples, replacement=replacement)
     return options | there
@@ -219,20 +285,12 @@ def _sample(logits, dim, filters, order, where, seed, stream, num_samples, repla
     return _results(out, info, x.dtype, return_info)
 
 
-def _real(value):
-    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-
-
-def _whole(value):
-    dtype = torch.uint64 if isinstance(value, int) and value >= 2**63 else torch.int64
-    return value if value is None or isinstance(value, Tensor) else torch.tensor(value, dtype=dtype)
-
-
 def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, stream=None) -> Any:
     """sumexp.sample_counts of a tensor: how often each class comes up in num_samples draws."""
-    if _recorded(logits, seed):
-        given = (_real(temperature), _whole(seed), _whole(stream))
-        return torch.ops.sumexp.sample_counts(logits.detach(), num_samples, dim, *given)
+    _check_count("sample_counts", num_samples)
+    if _recorded(logits, (seed, stream), (temperature,)):
+        given = _given("sample_counts", logits, dim, temperature=temperature, seed=seed, stream=stream)
+        return torch.ops.sumexp.sample_counts(logits.detach(), num_samples, dim, *given, _call(seed))
     return _counts(logits, num_samples, dim, temperature, seed, stream)
 
 
@@ -293,13 +351,14 @@ def linear_sample(
 
 
 def _noise(x, dim, seed, stream):
-    if not _recorded(x, seed):
+    if not _recorded(x, (seed, stream)):
         return _made_noise(x, dim, seed, stream)
     if functorch_active() and not is_compiling():  # a transform sees the shape alone: one draw for all examples of vmap
         if seed is not None and not isinstance(seed, Tensor) and not isinstance(stream, Tensor):
             return _made_noise(x, dim, seed, stream)
         x = torch.empty((), device=x.device).expand(x.shape)
-    return torch.ops.sumexp.gumbel_noise(x.detach(), dim, _whole(seed), _whole(stream))
+    given = _given("gumbel_softmax", x, dim, seed=seed, stream=stream)
+    return torch.ops.sumexp.gumbel_noise(x.detach(), dim, *given, _call(seed))
 
 
 @eagerly
@@ -337,25 +396,30 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
 # -- the registered operations --------------------------------------------------------------------------------------
 
 
-def _sample_op(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement):
+def _sample_op(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement, call=0):
     filters = (temperature, top_k, top_p, min_p)
     return _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, False)
 
 
-def _fake_sample(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement):
+def _fake_sample(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement, call=0):
     _, batch = rows_of("sample", logits, dim)
     return logits.new_empty(batch if num_samples is None else (*batch, num_samples), dtype=torch.int64)
 
 
 def _register():
+    # call: which of a program's, if it has no seed
     options = "Tensor? seed, Tensor? stream"
     signatures = {
         "sample": f"Tensor logits, int dim, Tensor? where, Tensor? temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p, "
-        f"{options}, str order, SymInt? num_samples, bool replacement",
-        "sample_counts": f"Tensor logits, SymInt num_samples, int dim, Tensor? temperature, {options}",
-        "gumbel_noise": f"Tensor logits, int dim, {options}",
+        f"{options}, str order, SymInt? num_samples, bool replacement, int call=0",
+        "sample_counts": f"Tensor logits, SymInt num_samples, int dim, Tensor? temperature, {options}, int call=0",
+        "gumbel_noise": f"Tensor logits, int dim, {options}, int call=0",
     }
-    kernels = {"sample": _sample_op, "sample_counts": _counts, "gumbel_noise": _made_noise}
+    kernels = {
+        "sample": _sample_op,
+        "sample_counts": lambda *given: _counts(*given[:6]),
+        "gumbel_noise": lambda *given: _made_noise(*given[:4]),
+    }
     fakes = {
         "sample": _fake_sample,
         "sample_counts": lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.int64),
