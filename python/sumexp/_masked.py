@@ -37,7 +37,7 @@ _NOTES = """
     is a logit as it is (gpt-oss). Each step is rounded, in float32 for 16-bit arrays. From there the result has the bytes of
     {plain} of the row's first elements alone, where lengths or causal cut it, with -inf in place of what `where` leaves out;
     and its bound, with a sink too. An element that is left out can hold anything, NaN, +inf or a number above all others: its
-    result is {absent}, also in a row that is NaN."""
+    result is {absent}, also in a row that is NaN by others. Where nothing is left, all are what `empty` says."""
 
 
 def _document(function, plain, shape, absent, bound):
