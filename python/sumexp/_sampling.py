@@ -264,7 +264,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
 
     hard=True gives a one at the largest of each row (of equal ones the first) and zeros elsewhere. The noise is made in double
     from 128 random bits an element, so that the largest is not cut off at that of 24 or 53 bits; the sum and its softmax are in
-    double, and the result is rounded to the dtype of logits. An infinite tau gives the uniform row, of finite logits. A row with
+    double, and the result is rounded to the dtype of logits. An infinite tau gives the uniform row of finite logits. A row with
     NaN or +inf, or of -inf alone, is NaN, hard or not. seed and stream are as in `sample`; out is an array like logits for the
     result, or logits itself.
     E. Jang, S. Gu, B. Poole, "Categorical reparameterization with Gumbel-softmax" (2017).
