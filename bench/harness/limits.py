@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 
@@ -18,7 +19,7 @@ def compile_into(folder):
         return None
     library = pathlib.Path(folder) / "limits.so"
     flags = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-pthread"]
-    built = subprocess.run([compiler, *flags, "-o", library, SOURCE], capture_output=True, text=True)
+    built = subprocess.run([*shlex.split(compiler), *flags, "-o", library, SOURCE], capture_output=True, text=True)
     return library if built.returncode == 0 else None
 
 

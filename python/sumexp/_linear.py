@@ -36,8 +36,8 @@ def linear_cross_entropy(
     out : array
         For the loss: of its shape and dtype.
     chunk_size : int
-        How many tokens' logits exist at a time; None chooses from the shapes: some 4 % of them, but 2^20 logits at
-        least and 512 tokens at most.
+        How many tokens' logits exist at a time; None chooses from the shapes: some 4 % of them, but 2^20 logits at least, and
+        no more tokens than have these or 512, whichever is more.
 
     Returns
     -------

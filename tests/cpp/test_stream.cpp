@@ -148,6 +148,10 @@ void test_bad_states() {
   CHECK(std::strstr(reduce_states(call, states).message, "b: given"), "weights of a call without them");
   CHECK(std::strstr(map_states(sumexp::Op::softmax, states, 1, call, {&out, &stride}).message, "b: given") && out == -7,
         "weights of a map");
+  const std::int64_t large[3] = {std::int64_t{1} << 40, std::int64_t{1} << 40, 4}, strides[3] = {};
+  StreamCall many;
+  many.ndim = 3, many.shape = large, many.x = {x, strides};
+  CHECK(std::strstr(reduce_states(many, states).message, "63 bits"), "more rows than 63 bits can count");
   call.b = {}, call.x.strides = nullptr;
   CHECK(std::strstr(reduce_states(call, states).message, "strides"), "strides of a call");
 }

@@ -139,7 +139,7 @@ assert os.sched_getaffinity(0) == every
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
                     reason="one CPU, or no way to tell")
 def test_workers_keep_off_the_callers_cpu():
-    """A few of them, from the first call on (csrc/cpu/worker.hpp); many go anywhere. The caller is left alone."""
+    """A few of them, from the first call on (csrc/cpu/threads/worker.hpp); many go anywhere. The caller is left alone."""
     subprocess.run([sys.executable, "-c", PLACES], check=True, timeout=60)
 
 

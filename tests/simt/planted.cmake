@@ -99,17 +99,17 @@ simt_planted_rows(masked_again masked MaskedRows "f32 n 16385" "other bytes"
 simt_planted_rows(masked_blocks masked MaskedRows "f32 n 40" "other bytes of the bias's gradient|on the machine"
                   "*mine = sum.value();\n    arch::block_sync();" "*mine = sum.value();")
 # Two long segments share a slot; offsets beyond the elements are taken as they are; a chunk is read before it is there.
-simt_planted_rows(segment_slots segments SegmentRows "" "other bytes"
+simt_planted_rows(segment_slots segments SegmentRows "f32" "other bytes"
                   "2 * (found.segment.first / kChunk)" "found.segment.first / kChunk")
-simt_planted_rows(segment_offsets segments SegmentRows "" "past the end of an input"
+simt_planted_rows(segment_offsets segments SegmentRows "f32" "past the end of an input"
                   "at < job.elements ? at : job.elements" "at")
-simt_planted_rows(segment_stage segments SegmentRows "" "other bytes"
+simt_planted_rows(segment_stage segments SegmentRows "f32" "other bytes"
                   "arch::warp_sync();\n    each([&](int r, int i, T& staged) { v[r][i] = staged; })"
                   "each([&](int r, int i, T& staged) { v[r][i] = staged; })")
 # Terms are added up before all are made; pieces of a round are joined from the one before.
-simt_planted_rows(pieces_terms weighted_rows WeightedRowsOf "" "other bytes"
+simt_planted_rows(pieces_terms weighted_rows WeightedRowsOf "f32" "other bytes"
                   "arch::warp_sync();\n  RunningSum sum" "RunningSum sum")
-simt_planted_rows(pieces_round weighted_rows WeightedRowsOf "" "other bytes"
+simt_planted_rows(pieces_round weighted_rows WeightedRowsOf "f32" "other bytes"
                   "join(sum, board.totals[round % 2][i])" "join(sum, board.totals[0][i])")
 # A chunk far below the maximum of its row; an index that is of no class (what lies there may be memory of another's: then
 # it is the bytes that differ).

@@ -16,12 +16,10 @@ template <class D>
 SUMEXP_FN void put_wide(Twin<D> w, double* to) {
   D::store(to, w.a), D::store(to + D::W, w.b);
 }
-SUMEXP_FN void put_wide(F64 w, double* to) { F64::store(to, w); }
 template <class D>
 SUMEXP_FN Twin<D> get_wide(const double* from, Twin<D>*) {
   return {D::load(from), D::load(from + D::W)};
 }
-SUMEXP_FN F64 get_wide(const double* from, F64*) { return F64::load(from); }
 
 template <class S>
 void load(const char* from, std::int64_t stride, int count, double* to) {

@@ -220,7 +220,7 @@ Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& pl
     Dim& dim = d == call.ndim - 1 ? plan.row[0] : plan.batch[d];
     dim.size = size, none |= size == 0;
     fits &= !(size && __builtin_mul_overflow(bytes, size, &bytes));
-    if (d < call.ndim - 1) plan.rows *= size;
+    fits &= d == call.ndim - 1 || !__builtin_mul_overflow(plan.rows, size, &plan.rows);
     for (int k = 0; k < kOperands; ++k) dim.stride[k] = views[k] && views[k]->strides ? views[k]->strides[d] : 0;
   }
   plan.n = call.shape[call.ndim - 1];

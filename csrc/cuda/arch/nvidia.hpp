@@ -120,22 +120,6 @@ SUMEXP_DEVICE uint4 as_words(const Pack<T>& v) {
   a.value = v;
   return make_uint4(a.w[0], a.w[1], a.w[2], a.w[3]);
 }
-template <std::size_t bytes>
-struct Unit;
-template <>
-struct Unit<2> {
-  using type = unsigned short;
-};
-template <>
-struct Unit<4> {
-  using type = unsigned;
-};
-template <>
-struct Unit<8> {
-  using type = unsigned long long;
-};
-template <class T>
-using unit_t = typename Unit<sizeof(T)>::type;
 }  // namespace detail
 
 template <class T>
