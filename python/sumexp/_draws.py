@@ -230,9 +230,7 @@ def draw(x, axis, where, options, batch, num_samples, return_info, place=Host):
 
 def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_samples, return_info, place=Host):
     """As draw, of logits(rows, a, b): a slice of rows, classes a to b. xp: numpy or torch, with that dtype."""
-    draws = options["num_samples"]
-    wide = dtype.itemsize == 8
-    chunk, item = _core._chunk_classes(wide), max(4, dtype.itemsize)
+    draws, item = options["num_samples"], max(4, dtype.itemsize)
     temperature = options.get("temperature")
     in_pieces = not (
         return_info
@@ -242,22 +240,13 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
         # below, quotients may overflow, or T be 0; a device's is not looked at
         or (temperature is not None and not (isinstance(temperature, np.ndarray) and (temperature >= 1e-6).all()))
     )
+    full = batch if num_samples is None else (*batch, draws)
     if in_pieces:
-        chunks = -(-classes // chunk)
-        states = place.empty((rows, chunks, _core._piece_state_bytes(wide)), np.uint8)
-        places = place.empty((rows, chunks, draws), np.int16)
-        options = place.options("linear_sample", options)
-        step = max(1, PIECE_BYTES // (item * chunk * max(rows, 1))) * chunk
-        for a in range(0, classes, step):
-            made = logits(slice(None), a, min(a + step, classes))
-            place.run(_core._sample_piece, made, options, a // chunk, states, places)
-        out = place.empty((rows, draws), np.int64)
-        if xp is np:
-            shape = np.broadcast_to(np.empty((1,), dtype), (rows, classes))
-        else:
-            shape = xp.empty((1,), dtype=dtype, device=place.device).expand(rows, classes)
-        place.run(_core._finish_pieces, shape, options, states, places, out)
-        return out.reshape(batch if num_samples is None else (*batch, draws)), {}
+        try:
+            return draw_in_pieces(xp, logits, rows, classes, dtype, options, place).reshape(full), {}
+        except ValueError:  # a whole row is drawn from by its largest logit, where quotients overflow, or says what it has
+            if place is not Host:
+                raise
     step = max(1, 16 * PIECE_BYTES // (item * max(classes, 1)))
     found = []
     options.setdefault("stream", np.arange(rows, dtype=np.int64))
@@ -268,13 +257,34 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
         try:
             found.append(draw(logits(part, 0, classes), 1, mask, some, (part.stop - r,), draws, return_info, place))
         except ValueError as error:
-            raise ValueError(str(error).replace("sample:", f"linear_sample: rows from {r} on:", 1)) from None
+            of_some = f" rows from {r} on:" if step < rows else ""
+            raise ValueError(str(error).replace("sample:", f"linear_sample:{of_some}", 1)) from None
     if not found:
         found = [draw(logits(slice(0, 0), 0, classes), 1, None, options, (0,), draws, return_info, place)]
-    full = batch if num_samples is None else (*batch, draws)
     out = place.concatenate([indices for indices, _ in found]).reshape(full)
     joined = {name: place.concatenate([info[name] for _, info in found]) for name in found[0][1]}
     return out, {name: array.reshape(full if "log_prob" in name else batch) for name, array in joined.items()}
+
+
+def draw_in_pieces(xp, logits, rows, classes, dtype, options, place):
+    """(rows, draws)"""
+    draws, wide = options["num_samples"], dtype.itemsize == 8
+    chunk, item = _core._chunk_classes(wide), max(4, dtype.itemsize)
+    chunks = -(-classes // chunk)
+    states = place.empty((rows, chunks, _core._piece_state_bytes(wide)), np.uint8)
+    places = place.empty((rows, chunks, draws), np.int16)
+    options = place.options("linear_sample", options)
+    step = max(1, PIECE_BYTES // (item * chunk * max(rows, 1))) * chunk
+    for a in range(0, classes, step):
+        made = logits(slice(None), a, min(a + step, classes))
+        place.run(_core._sample_piece, made, options, a // chunk, states, places)
+    out = place.empty((rows, draws), np.int64)
+    if xp is np:
+        shape = np.broadcast_to(np.empty((1,), dtype), (rows, classes))
+    else:
+        shape = xp.empty((1,), dtype=dtype, device=place.device).expand(rows, classes)
+    place.run(_core._finish_pieces, shape, options, states, places, out)
+    return out
 
 
 def gumbel_noise(batch, n, seed, stream):

@@ -216,7 +216,8 @@ class LogSumExp:
     @classmethod
     def from_array(cls, array) -> "LogSumExp":
         """The object whose `to_array` this is. Arrays of several objects may be concatenated along the first axis, in any
-        order."""
+        order. An array without states has none of the rows' dtype, shape and start: it becomes the object that was given
+        nothing yet (pickle keeps them)."""
         array = np.asanyarray(array)
         if array.dtype != STATE or array.ndim < 1:
             raise TypeError(f"LogSumExp.from_array: array has dtype {array.dtype}, accepted: what to_array() makes")

@@ -797,3 +797,9 @@ def test_linear_sample_of_no_features(rows):
     options = {"seed": 1, "top_k": 3, "where": np.arange(4) < 3}
     want = se.sample(np.zeros((rows, 4)) + np.arange(4) / 8, **options)
     assert np.array_equal(se.linear_sample(np.ones((rows, 0)), np.ones((4, 0)), bias=np.arange(4) / 8, **options), want)
+
+
+def test_linear_sample_of_quotients_that_overflow():
+    x, w = np.full((1, 1), 1e19, np.float32), np.array([[1e16], [1.01e16], [-1e16]], np.float32)
+    options = {"temperature": 1e-4, "seed": 1, "num_samples": 2}
+    assert np.array_equal(se.linear_sample(x, w, **options), se.sample(x @ w.T, **options))
