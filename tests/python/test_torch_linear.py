@@ -341,6 +341,63 @@ def test_transforms(reduction):
                                torch.stack([rows(x, t) for x, t in zip(normal(2, N, D), (T, T.flip(0)))]))
 
 
+@pytest.mark.parametrize("target", ["index", "probabilities"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_batches_of_gradients(reduction, target):
+    """is_grads_batched, as in vectorized Jacobians and Hessians, which keep their graph."""
+    F, given = torch.autograd.functional, (X[:3], W, B)
+    index, options = TARGETS[target][:3], {"reduction": reduction, "label_smoothing": 0.1}
+    calls = [lambda *t, f=f: f(*t, index, **options) for f in (ours, composition)]
+    for more in ({}, {"create_graph": True}):
+        for forward in ({}, {"strategy": "forward-mode"})[: 2 - len(more)]:
+            torch.testing.assert_close(*(F.jacobian(f, given, vectorize=True, **forward, **more) for f in calls))
+        for forward in ({}, {"outer_jacobian_strategy": "forward-mode"})[: 2 - len(more)]:
+            sums = [lambda *t, f=f: f(*t).sin().sum() for f in calls]
+            torch.testing.assert_close(*(F.hessian(f, given, vectorize=True, **forward, **more) for f in sums))
+    second = []
+    for f in calls:
+        inputs = tuple(leaves(*given))
+        made = F.jacobian(f, inputs, vectorize=True, create_graph=True)
+        second.append(torch.autograd.grad(sum(t.sin().sum() for t in made), inputs))
+    torch.testing.assert_close(*second)
+
+
+def test_forward_mode_under_no_grad_records_nothing():
+    x, w = leaves(X, W)
+    for reduction in ("mean", "none"):
+        change = lambda f: func.jvp(lambda x: f(x, w, B, T, reduction=reduction), (x,), (X.cos(),))
+        with torch.no_grad():
+            got, expected = change(ours), change(composition)
+        torch.testing.assert_close(got, expected)
+        assert not any(t.requires_grad for t in got)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_under_a_default_device(device):
+    """Which is a mode that sees torch's functions; what is made on the way is where the tensors are."""
+
+    def twice(f, x):
+        (x,) = leaves(x)
+        return torch.autograd.grad(torch.autograd.grad(f(x), x, create_graph=True)[0].sin().sum(), x)
+
+    def dual(f, x):
+        with torch.autograd.forward_ad.dual_level():
+            return torch.autograd.forward_ad.unpack_dual(f(torch.autograd.forward_ad.make_dual(x, x.cos()))).tangent
+
+    for change in (twice, dual, torch.no_grad()(dual), lambda f, x: func.hessian(f)(x), lambda f, x: func.vmap(f)(x[None])):
+        with torch.device(device):
+            got = change(lambda x: ours(x, W, B, T), X)
+        torch.testing.assert_close(got, change(lambda x: composition(x, W, B, T), X))
+
+
+def test_gradients_as_results_refuse_tangents():
+    """They are of plain numbers: a tangent would be lost."""
+    with torch.autograd.forward_ad.dual_level():
+        x = torch.autograd.forward_ad.make_dual(X, X)
+        with pytest.raises(NotImplementedError, match="linear_cross_entropy_with_grad: tensors of a transform, accepted"):
+            se.linear_cross_entropy_with_grad(x, W, T)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_compiled(target, reduction):

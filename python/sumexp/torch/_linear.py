@@ -7,15 +7,17 @@ import functools
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 
 from .. import _core
 from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
 from ._checks import as_tensor, into
 from ._kernels import DEVICES
+from ._library import has_tangent
 from ._linear_functions import Fused, called, derived
 from ._linear_sweeps import DIFFERENTIATED, NAME, Options, divisor, reduced, sweep
-from ._private import forward_ad
+from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
 
 
 def linear_cross_entropy(
@@ -120,7 +122,7 @@ def computed(tensors, o, info):
         loss, *found = derived(tensors, o, info)
         found = dict(zip(info, found))
         if not torch.is_grad_enabled():
-            loss = loss.detach()
+            loss = loss.clone()  # which is not recorded, as transforms record Functions all the same; tangents stay
     return loss, found
 
 
@@ -141,7 +143,9 @@ def _way(t):
             raise TypeError(
                 f"{NAME}: a {type(t).__name__} of {t.dtype} on {t.device}, accepted: plain tensors on {_core.served_devices()}"
             )
-    return _front.way(t)
+    taken = _front.way(t, watched=lambda: dispatch_mode_count() or is_tracing())  # modes of functions see torch's
+    by_functions = functorch_active() and not is_compiling() and not _front.functionalized()
+    return "functorch" if taken == "op" and by_functions else taken
 
 
 def from_package(function, x, w, target, bias, *, out, **options):
@@ -162,7 +166,8 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **opt
         g = as_tensor(function, "g", g, x.device, "a tensor, an array or a number")
         g = ce.of_rows(function, "g", g, () if o.reduction else batch)
     need = tuple(part in wanted(function, need) for part in PARTS)
-    if ways(tensors) not in ("kernel", "function"):
+    dual = forward_ad._current_level >= 0 and any(t is not None and has_tangent(t) for t in (g, *tensors))
+    if dual or ways(tensors) not in ("kernel", "function"):
         raise NotImplementedError(f"{function}: tensors of a transform, accepted: plain tensors")
     tensors = [t if t is None else t.detach() for t in tensors]
     place = None

@@ -12,9 +12,9 @@ v = t_x W^T + x t_w^T + t_b, all derivatives up to the second are those of one f
 
 import torch
 from torch.autograd import Function
-from torch.compiler import is_compiling
 
 from . import _cross_entropy as ce
+from ._composed import eagerly
 from ._functions import jvp_rule
 from ._kernels import DEVICES
 from ._library import LIBRARY, has_tangent, maybe_dual
@@ -35,7 +35,7 @@ from ._linear_sweeps import (
     unrounded,
     waits,
 )
-from ._private import AutogradInfo, functorch_active, make_autograd_impl
+from ._private import AutogradInfo, functorch_active, is_legacy_batched, make_autograd_impl
 
 SCHEMA = (
     "int ignore_index, float label_smoothing, float z_loss, float softcap, float temperature, int reduction, "
@@ -80,6 +80,17 @@ def filled(made, like):
     return tuple(like.new_empty(0) if t is None else t for t in made)
 
 
+def applied(function, o, *args):
+    """function.apply; of batches of is_grads_batched, with which what a Function records would end, by an operation that torch
+    calls for each. args: what is needed, of Functions that are told, and tensors."""
+    if not any(isinstance(a, torch.Tensor) and is_legacy_batched(a) for a in args):
+        return function.apply(o, *args)
+    need, tensors = (args[0], args[1:]) if isinstance(args[0], tuple) else ((), args)
+    none = (None,) * (MOST - len(tensors))
+    made = getattr(torch.ops.sumexp, NAME + "_applied")(function.__name__, *o, list(need), len(tensors), *tensors, *none)
+    return made if need else made[0]
+
+
 def save(ctx, tensors):
     """For backward and jvp, which get None for what is 0."""
     ctx.set_materialize_grads(False)
@@ -116,7 +127,9 @@ class Fused(Function):
         else:
             if made is None:
                 made = sweep(ctx.saved_tensors, o, ctx.need, rounds=False)[1]
-            if waits(u) or u.item() != 1:
+            if is_legacy_batched(u):
+                made = tuple(t if t is None else t * u for t in made)
+            elif waits(u) or u.item() != 1:
                 made = tuple(t if t is None else t.mul_(u) for t in made)
             made = tuple(t if t is None else t.to(of.dtype) for t, of in zip(made, ctx.saved_tensors))
         return None, None, *made, *(None for _ in TENSORS[3:])
@@ -145,13 +158,13 @@ class Rows(Function):
 
     @jvp_rule
     def jvp(ctx, saved, o, info, *tangents):
-        return Tangent.apply(ctx.o, *tangents[:DIFFERENTIATED], *saved), *(None for _ in ctx.info)
+        return applied(Tangent, ctx.o, *tangents[:DIFFERENTIATED], *saved), *(None for _ in ctx.info)
 
 
 def gradients_of(o, need, g, tensors):
     """The gradients of sum_i g_i l_i in the first DIFFERENTIATED of the tensors, as needed."""
     need = tuple(need[:DIFFERENTIATED])
-    made = Gradients.apply(o, need, g, *tensors)
+    made = applied(Gradients, o, need, g, *tensors)
     return tuple(t if needed else None for t, needed in zip(made, need))
 
 
@@ -173,7 +186,7 @@ class Gradients(Function):
             return (None,) * (3 + COUNT)
         g, *tensors = ctx.saved_tensors
         need = ctx.needs_input_grad
-        firsts, *made = Second.apply(ctx.o, tuple(need[3 : 3 + DIFFERENTIATED]), g, *t, *tensors)
+        firsts, *made = applied(Second, ctx.o, tuple(need[3 : 3 + DIFFERENTIATED]), g, *t, *tensors)
         made = (a if needed else None for a, needed in zip(made, need[3:]))
         return None, None, firsts.to(g.dtype) if need[2] else None, *made, None
 
@@ -182,9 +195,9 @@ class Gradients(Function):
         g, *tensors = saved
         change = [None] * DIFFERENTIATED
         if any(t is not None for t in tangents[1:]):
-            change = Second.apply(ctx.o, ctx.need, g, *tangents[1 : 1 + DIFFERENTIATED], *tensors)[1:]
+            change = applied(Second, ctx.o, ctx.need, g, *tangents[1 : 1 + DIFFERENTIATED], *tensors)[1:]
         if tangents[0] is not None:
-            along = Gradients.apply(ctx.o, ctx.need, tangents[0], *tensors)
+            along = applied(Gradients, ctx.o, ctx.need, tangents[0], *tensors)
             change = [b if a is None else a + b for a, b in zip(change, along)]
         return tuple(g.new_empty(0) if not needed else c for c, needed in zip(change, ctx.need))
 
@@ -213,7 +226,7 @@ class Tangent(Function):
         if any(need_t):
             of_t = gradients_of(ctx.o, need_t, g, tensors)
         if any(need):
-            made = Second.apply(ctx.o, need, g, *t, *tensors)[1:]
+            made = applied(Second, ctx.o, need, g, *t, *tensors)[1:]
             of_tensors = tuple(a if needed else None for a, needed in zip(made, need))
         return None, *of_t, *of_tensors, None
 
@@ -222,9 +235,9 @@ class Tangent(Function):
         t, tensors = saved[:DIFFERENTIATED], saved[DIFFERENTIATED:]
         change = None
         if any(a is not None for a in tangents[DIFFERENTIATED:]):
-            change = Bilinear.apply(ctx.o, *t, *tangents[DIFFERENTIATED : 2 * DIFFERENTIATED], *tensors)
+            change = applied(Bilinear, ctx.o, *t, *tangents[DIFFERENTIATED : 2 * DIFFERENTIATED], *tensors)
         if any(a is not None for a in tangents[:DIFFERENTIATED]):
-            along = Tangent.apply(ctx.o, *tangents[:DIFFERENTIATED], *tensors)
+            along = applied(Tangent, ctx.o, *tangents[:DIFFERENTIATED], *tensors)
             change = along if change is None else change + along
         return change
 
@@ -335,6 +348,23 @@ _results = ", ".join(["Tensor"] * DIFFERENTIATED)
 LIBRARY.define(f"{NAME}_vjp(Tensor g, {_arguments}, {SCHEMA}, bool[] need) -> ({_results})", tags=_tags)
 
 
+MOST = 2 * DIFFERENTIATED + COUNT  # tensors of one of the Functions
+_tensors = ", ".join(f"Tensor? t{k}" for k in range(MOST))
+_results = ", ".join(["Tensor"] * (1 + DIFFERENTIATED))
+LIBRARY.define(f"{NAME}_applied(str name, {SCHEMA}, bool[] need, int count, {_tensors}) -> ({_results})", tags=_tags)
+
+
+def _applied(name, *args):
+    o, (need, count, *tensors) = Options(*args[: len(Options._fields)]), args[len(Options._fields) :]
+    head = (o, tuple(need)) if need else (o,)
+    made = globals()[name].apply(*head, *tensors[:count])
+    made = made if isinstance(made, tuple) else (made,)
+    return *made, *filled((None,) * (1 + DIFFERENTIATED - len(made)), made[0])
+
+
+LIBRARY.impl(NAME + "_applied", _applied, "CompositeImplicitAutograd")
+
+
 def called(tensors, o, need, info):
     """The registered operation: (loss, {name: tensor of rows})"""
     made = getattr(torch.ops.sumexp, NAME)(*tensors, *o, list(need), [n in info for n in ce.INFO])
@@ -402,19 +432,25 @@ def _setup_context(ctx, inputs, output):
 def _backward(ctx, u, *_):
     nothing = (None,) * (COUNT - DIFFERENTIATED + len(Options._fields) + 2)
     tensors, saved = ctx.saved_tensors[:COUNT], ctx.saved_tensors[COUNT:]
-    if torch.is_grad_enabled() and not is_compiling() and any(t is not None and t.requires_grad for t in tensors):
-        with torch.enable_grad():  # to be differentiated again
-            inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, (*ctx.need, False))]
-            loss, *_ = derived(inputs, ctx.o, ())
-            wanted = [t for t, needed in zip(inputs, ctx.need) if needed]
-            found = iter(torch.autograd.grad(loss, wanted, u.to(loss.dtype), create_graph=True))
-        return *(next(found) if needed else None for needed in ctx.need), *nothing
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return *_recorded(u, tensors, ctx.o, ctx.need), *nothing
     if ctx.o.reduction:
         made = [(t * u.to(t.dtype)).to(of.dtype) if n else None for t, of, n in zip(saved, tensors, ctx.need)]
         return *made, *nothing
     operation = getattr(torch.ops.sumexp, NAME + "_vjp")
     made = operation(u.to(torch.float64), *tensors, *ctx.o, list(ctx.need))
     return *(t if needed else None for t, needed in zip(made, ctx.need)), *nothing
+
+
+@eagerly  # from what is compiled no gradient finds the way to `inputs`
+def _recorded(u, tensors, o, need):
+    """The gradients, to be differentiated again."""
+    with torch.enable_grad():
+        inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, (*need, False))]
+        loss, *_ = derived(inputs, o, ())
+        wanted = [t for t, needed in zip(inputs, need) if needed]
+        found = iter(torch.autograd.grad(loss, wanted, u.to(loss.dtype), create_graph=True))
+    return tuple(next(found) if needed else None for needed in need)
 
 
 def _vmap(operation):

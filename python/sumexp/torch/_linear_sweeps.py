@@ -48,10 +48,10 @@ WEIGHT = TENSORS.index("weight?")  # of these alone, beside w and bias, not of a
 def kept_rows(target, target_weight, o):
     """(indices of the rows that are left, on the CPU, None); where to count these would be to wait, (all, which are left)."""
     if target.is_floating_point():
-        return torch.arange(len(target)), None
+        return torch.arange(len(target), device="cpu"), None
     kept = ce.is_kept(target, o.ignore_index)
     kept = kept if target_weight is None else kept.any(1)
-    return (torch.arange(len(target)), kept) if waits(target) else (kept.nonzero().squeeze(1), None)
+    return (torch.arange(len(target), device="cpu"), kept) if waits(target) else (kept.nonzero().squeeze(1), None)
 
 
 def of_input(x, rows, left):
