@@ -76,6 +76,10 @@ def logmatmulexp_vjp(g, a, b) -> Any:
         2 abs(out) eps is added. Weights below 1e-180 may be 0. A result of -inf, a sum of nothing, gives 0; NaN and +inf
         among the terms give NaN.
     """
+    if any(map(is_torch, (g, a, b))):
+        from .torch import _logmatmul
+
+        return _logmatmul.vjp(g, a, b)
     (g, a, b), back = together("logmatmulexp_vjp", g=g, a=a, b=b)
     rows, columns, shape = matrices("logmatmulexp_vjp", a, b)
     if g.shape != shape:
@@ -104,6 +108,10 @@ def logmatmulexp_jvp(ta, tb, a, b, *, out=None) -> Any:
         Within the bound of logmatmulexp_vjp, of sum w (|ta| + |tb|). 0 where the result is -inf, NaN where a term is
         +inf or NaN.
     """
+    if any(map(is_torch, (ta, tb, a, b, out))):
+        from .torch import _logmatmul
+
+        return _logmatmul.jvp(ta, tb, a, b, out)
     (ta, tb, a, b), back = together("logmatmulexp_jvp", ta=ta, tb=tb, a=a, b=b)
     rows, columns, shape = matrices("logmatmulexp_jvp", a, b)
     for name, t, of, x in (("ta", ta, "a", a), ("tb", tb, "b", b)):

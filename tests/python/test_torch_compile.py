@@ -84,8 +84,37 @@ def test_vmap_and_forward_mode_of_operations(name):
     many = [t.unsqueeze(1).expand(3, 2, t.shape[1]) for t in tensors]
     torch.testing.assert_close(torch.vmap(call, in_dims=1)(*many)[1], call(*tensors))
     # register_autograd alone would give zero tangents here
-    forward, reverse = (j(call, argnums=0)(*tensors) for j in (torch.func.jacfwd, torch.func.jacrev))
+    every = tuple(range(len(tensors)))
+    forward, reverse = (j(call, argnums=every)(*tensors) for j in (torch.func.jacfwd, torch.func.jacrev))
     torch.testing.assert_close(forward, reverse)
+    for k in every:
+        alone = lambda t, k=k: call(*tensors[:k], t, *tensors[k + 1 :])
+        torch.testing.assert_close(torch.autograd.functional.jacobian(alone, tensors[k]), reverse[k])
+
+
+INDEX = torch.tensor([0, 4, 1])
+COMPOSED = {
+    "entropy": ((1, 1.0), X),
+    "log_prob": ((INDEX, 1, 1.0), X),
+    "kl_div": ((1,), X, V),
+    "cross_entropy": ((INDEX, None, None, None, None, 1, -100, 0.1, 0.1, 0.0, 1.0, 1, False), X),
+    "logaddexp": ((), X, V),
+    "logcumsumexp": ((1, False, False), X),
+    "logmatmulexp": ((), X, V.mT),
+    "masked_softmax": ((None, None, X > -1, None, 1, None, 0.0, 1.0, False), X),
+    "segment_log_softmax": ((torch.tensor([0, 1, 3]),), X),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_transforms_of_composed_operations(name):
+    rest, *tensors = COMPOSED[name]
+    every, call = tuple(range(len(tensors))), lambda *t: getattr(torch.ops.sumexp, name)(*t, *rest)
+    recorded = torch.autograd.functional.jacobian(call, tuple(tensors))
+    for transform in (torch.func.jacfwd, torch.func.jacrev):
+        torch.testing.assert_close(transform(call, every)(*tensors), recorded)
+    second = lambda outer, inner: outer(inner(lambda *t: call(*t).sin().sum(), every), every)(*tensors)
+    torch.testing.assert_close(second(torch.func.jacfwd, torch.func.jacrev), second(torch.func.jacrev, torch.func.jacfwd))
 
 
 # -- torch.compile -------------------------------------------------------------------------------------------
@@ -305,6 +334,26 @@ def test_gradients_of_what_was_recorded_before(name, again):
     torch.testing.assert_close(got, want)
     if again:
         torch.testing.assert_close(*(torch.autograd.grad(g.square().sum(), x, retain_graph=True)[0] for g in (got, want)))
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how")
+@pytest.mark.parametrize("name", ["entropy", "linear_cross_entropy"])
+def test_gradients_of_an_operation_that_was_recorded_before(name):
+    x = X.clone().requires_grad_()
+    if name == "entropy":
+        y = torch.ops.sumexp.entropy(x, 1, 1.0)
+    else:
+        given = (x, G, None, torch.tensor([0, 1, 2]), None, None, None, None, -100, 0.0, 0.0, 0.0, 1.0, 2, False, 0)
+        y = torch.ops.sumexp.linear_cross_entropy(*given, [True] + [False] * 6, [False] * 6)[0]
+    y = y.square().sum()
+
+    def gradient():
+        return torch.autograd.grad(y, x, create_graph=True, retain_graph=True)[0]
+
+    got, want = torch.compile(gradient, backend="aot_eager")(), gradient()
+    assert want.any()
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(*(torch.autograd.grad(g.square().sum(), x, retain_graph=True)[0] for g in (got, want)))
 
 
 # -- symbolic tracing --------------------------------------------------------------------------------------------

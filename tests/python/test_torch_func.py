@@ -1,12 +1,17 @@
 """sumexp.torch under torch.func: every transform, nested, against torch's own functions."""
 
+import functools
+
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch.autograd import forward_ad  # noqa: E402
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from torch_cases import DERIVATIVES, FAMILIES, as_one  # noqa: E402
 
 X = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 FUNCTIONS = {
@@ -133,3 +138,94 @@ def test_matrices_under_transforms():
         (se.logsumexp_hessian, x),
     ):
         torch.testing.assert_close(vmap(matrix)(argument), matrix(argument), rtol=1e-13, atol=0)
+
+
+# -- all functions, along a direction ----------------------------------------------------------------------------
+
+
+def by_dual_numbers(f, x, t):
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(f(*map(forward_ad.make_dual, x, t))).tangent
+
+
+def by_transposing(f, x, t):
+    y, pullback = vjp(f, *x)
+    return vjp(pullback, torch.zeros_like(y))[1](t)[0]
+
+
+def by_rows(f, x, t):
+    return sum((J * a).flatten(-a.dim()).sum(-1) for J, a in zip(jacrev(f, tuple(range(len(x))))(*x), t))
+
+
+def by_autograd(f, x, t):
+    leaves = tuple(a.clone().requires_grad_() for a in x)
+    y = f(*leaves)
+    u = torch.zeros_like(y).requires_grad_()
+    found = torch.autograd.grad(y, leaves, u, create_graph=True)
+    return torch.autograd.grad(found, u, t)[0]
+
+
+def within(mode, way):
+    def call(f, x, t):
+        with mode():
+            return way(f, x, t)
+
+    return call
+
+
+def by_jvp(f, x, t):
+    return jvp(f, x, t)[1]
+
+
+on_the_cpu = functools.partial(torch.device, "cpu")  # a mode that sees every function of torch
+WAYS = {
+    "jvp": by_jvp,
+    "dual numbers": by_dual_numbers,
+    "vjp of vjp": by_transposing,
+    "autograd": by_autograd,
+    "jvp, no_grad": within(torch.no_grad, by_jvp),
+    "dual numbers, no_grad": within(torch.no_grad, by_dual_numbers),
+    "jvp, default device": within(on_the_cpu, by_jvp),
+    "dual numbers, default device": within(on_the_cpu, by_dual_numbers),
+}
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *DERIVATIVES])
+def test_along_a_direction(name):
+    """The differences, in every mode; and those of the change along it, which is differentiated once more."""
+    f, *x = (FAMILIES | DERIVATIVES)[name]
+    f, x, t = as_one(f), tuple(x), tuple(a.cos() for a in x)
+    moved = lambda h: tuple(a + h * b for a, b in zip(x, t))
+    difference = lambda f, h=1e-5: (f(*moved(h)) - f(*moved(-h))) / (2 * h)
+    expected = difference(f)
+    for way in WAYS:
+        torch.testing.assert_close(WAYS[way](f, x, t), expected, rtol=1e-6, atol=1e-8, msg=lambda m, way=way: f"{way}: {m}")
+    change = lambda *x: by_jvp(f, x, t)
+    expected = difference(change)
+    for way in (by_jvp, by_rows):
+        torch.testing.assert_close(way(change, x, t), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_gradients_of_derivatives_within_a_checkpoint(name):
+    f, *x = DERIVATIVES[name]
+    loss = lambda *x: as_one(f)(*x).sin().sum()
+    every = tuple(range(len(x)))
+    expected = grad(loss, every)(*x)
+    x = [a.clone().requires_grad_() for a in x]
+    torch.testing.assert_close(torch.autograd.grad(checkpoint(loss, *x, use_reentrant=False), x), expected)
+    for k in every:  # and where not all are recorded
+        given = [a.detach().requires_grad_(i == k) for i, a in enumerate(x)]
+        (found,) = torch.autograd.grad(checkpoint(loss, *given, use_reentrant=False), given[k])
+        torch.testing.assert_close(found, expected[k])
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_in_inference_mode(name):
+    """Also where a mode sees torch's functions, so that they are composed."""
+    f, *x = DERIVATIVES[name]
+    f = as_one(f)
+    for mode in (torch.no_grad, on_the_cpu):
+        with torch.inference_mode(), mode():
+            for given in (x, [a.clone() for a in x]):
+                torch.testing.assert_close(f(*given), f(*x))

@@ -180,6 +180,23 @@ def test_batched_gradients_of_logcumsumexp_keep_their_graph(of):
     torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (actual, expected)))
 
 
+def test_forward_mode_under_no_grad_records_nothing():
+    x = pair()[0]
+    with torch.no_grad():
+        got = torch.func.jvp(lambda x: st.logcumsumexp(x, 1), (x,), (x.cos(),))
+    assert not any(t.requires_grad for t in got)
+    torch.testing.assert_close(got[1], se.logcumsumexp_jvp(x.detach().cos(), x.detach(), 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True, "exclusive": True}], ids=str)
+def test_functionalized_running_sums(options):
+    x = pair()[0].detach()
+    f = lambda x: st.logcumsumexp(x, 1, **options)
+    loss = lambda x: f(x)[:, 1:-1].sin().sum()
+    torch.testing.assert_close(torch.func.functionalize(f)(x), f(x))
+    torch.testing.assert_close(torch.func.functionalize(torch.func.grad(loss))(x), torch.func.grad(loss)(x))
+
+
 def test_bad_input():
     with pytest.raises(TypeError, match="logaddexp: other is a str, accepted: a tensor or a number"):
         st.logaddexp(torch.ones(2), "1")

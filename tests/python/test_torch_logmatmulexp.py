@@ -109,6 +109,14 @@ def test_the_packages_function_takes_tensors():
     assert torch.equal(se.logmatmulexp(a.detach().numpy(), b.detach()), out)
     da, db = se.logmatmulexp_vjp(torch.ones(5, 7), a.detach(), b.detach())
     assert torch.equal(da, expected[0]) and torch.equal(db, expected[1])
+    mixed = se.logmatmulexp_vjp(torch.ones(5, 7, dtype=torch.float64), a.detach(), b.detach().numpy())
+    assert [d.dtype for d in mixed] == [torch.float64] * 2
+    along = se.logmatmulexp_jvp(a.detach(), b.detach(), a.detach(), b.detach(), out=torch.empty(5, 7))
+    assert torch.equal(along, torch.from_numpy(se.logmatmulexp_jvp(*(t.detach().numpy() for t in (a, b, a, b)))))
+    with pytest.raises(ValueError, match=r"logmatmulexp_vjp: g has shape \(7, 5\), accepted: \(5, 7\)"):
+        se.logmatmulexp_vjp(torch.ones(7, 5), a.detach(), b.detach())
+    with pytest.raises(ValueError, match="logmatmulexp_jvp: tb has shape"):
+        se.logmatmulexp_jvp(a.detach(), a.detach(), a.detach(), b.detach())
     with pytest.raises(ValueError, match="logmatmulexp: out"):
         se.logmatmulexp(a.detach(), b.detach(), out=torch.empty(5, 6))
 

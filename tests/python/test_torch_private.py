@@ -25,6 +25,16 @@ def test_functorch_active():
     assert seen == [True] and _private.functorch_active() is False
 
 
+def test_functorch_is_left_out_within_an_operation():
+    seen = []
+    is_out = lambda: seen.append(_private.is_excluded(_private.FUNCTORCH_KEY))
+    library = torch.library.Library("sumexp_test_private", "DEF")
+    library.define("look(Tensor x) -> Tensor")
+    library.impl("look", lambda x: is_out() or x.clone(), "Autograd")
+    torch.func.grad(lambda x: is_out() or torch.ops.sumexp_test_private.look(x).sum())(torch.ones(2))
+    assert seen == [False, True]
+
+
 def test_forward_level():
     assert _private.forward_ad._current_level == -1
     with torch.autograd.forward_ad.dual_level():

@@ -141,6 +141,7 @@ class Composed:
             return (None,) * self.count
         given = [t for t in (*gradients, *tensors) if t is not None]
         again = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+        again = again or (forward_ad._current_level >= 0 and any(map(has_tangent, given)))
         if again or functorch_active() or any(map(is_wrapper, given)):
             return self._through_formula(gradients, tensors, options, needs)
         plain = [u if u is None else u.resolve_neg() for u in gradients]
@@ -149,12 +150,20 @@ class Composed:
         made = getattr(torch.ops.sumexp, self.name + "_vjp")(plain, list(tensors), list(results), list(needs), *options)
         return tuple(t if needed else None for t, needed in zip(made, needs))
 
+    def gradients(self, g, tensors, options=(), needs=None):
+        """The gradients of the first result in plain or other tensors, for a caller that brings g."""
+        needs = (True,) * self.count if needs is None else needs
+        given = (g, *(None,) * (self.results - 1))
+        if all(self._way(t) == "kernel" for t in (g, *tensors) if t is not None):
+            return self.gradient(given, tensors, (), options, needs)
+        return (self._formula_vjp if is_compiling() else self._through_formula)(given, tensors, options, needs)
+
     @eagerly  # from what is compiled no gradient finds the way to `inputs`
     def _through_formula(self, gradients, tensors, options, needs):
-        if not all(t.requires_grad for t, needed in zip(tensors, needs) if needed):
+        if functorch_active() or torch.is_inference_mode_enabled():
             return self._formula_vjp(gradients, tensors, options, needs)
         with torch.enable_grad():
-            inputs = [t.view_as(t) if needed else t for t, needed in zip(tensors, needs)]
+            inputs = [t.view_as(t).requires_grad_() if needed else t for t, needed in zip(tensors, needs)]
             results = self.formula(*inputs, *options)
             results = (results,) if self.results == 1 else results
             pairs = [(y, u) for y, u in zip(results, gradients) if u is not None and y.requires_grad]
@@ -171,7 +180,7 @@ class Composed:
         return tuple(next(found) if needed else None for needed in needs)
 
     def _formula_vjp(self, gradients, tensors, options, needs):
-        """As _through_formula, of tensors that record nothing, as those that a caller or a transform brings."""
+        """As _through_formula, where autograd itself records nothing: within transforms, and in inference mode."""
 
         def of(*wanted):
             wanted = iter(wanted)
@@ -212,7 +221,7 @@ class Composed:
         def backward(ctx, *gradients):
             tensors, results = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
             needs = tuple(ctx.needs_input_grad[:count])
-            if torch.is_grad_enabled() and not is_compiling() and any(t.requires_grad for t in tensors if t is not None):
+            if torch.is_grad_enabled() and any(t.requires_grad for t in tensors if t is not None):
                 found = self._through_formula(gradients, tensors, ctx.rest, needs)
             else:
                 made = getattr(torch.ops.sumexp, name + "_vjp")(

@@ -73,8 +73,8 @@ def logsumexp_jvp(x, t, dims, T=1.0):
 
 
 def softmax_hvp(g, v, y, dims, T=1.0):
-    gs, vs = total(y * g, dims), total(y * v, dims)
-    return y * ((v - vs) * (g - gs) - (total(y * g * v, dims) - gs * vs)) / T**2
+    both = (g - total(y * g, dims)) * (v - total(y * v, dims))
+    return y * (both - total(y * both, dims)) / T**2
 
 
 def log_softmax_hvp(g, v, y, dims, T=1.0):

@@ -11,7 +11,8 @@ torch.compile. So each call takes the way that is right for its situation, the f
 3. a stand-in for a tensor, or a mode that watches operations (make_fx, FakeTensorMode): the registered one; but
    torch's own function while ONNX's older exporter traces, which knows no others;
 4. a functorch transform is active: a Function of the kind functorch takes, but the registered operation where such
-   a Function would not do (functionalize has no rule for it; under no_grad it would be recorded all the same);
+   a Function would not do (functionalize has no rule for it; under no_grad it would be recorded all the same; within
+   a registered operation there is none);
 5. a gradient or a tangent is recorded: a Function of the fast kind;
 6. otherwise: the kernel.
 """
@@ -29,6 +30,7 @@ from .._scalars import temperature
 from . import _formulas, _functions, _library
 from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, dims_of, is_traced, is_wrapper, run
 from ._private import (
+    FUNCTORCH_KEY,
     FakeTensor,
     FunctionalTensor,
     TransformType,
@@ -40,6 +42,7 @@ from ._private import (
     has_fast_forward,
     implicit_softmax_dim,
     interpreter_stack,
+    is_excluded,
     is_functorch_wrapped,
     is_tracing,
 )
@@ -67,8 +70,7 @@ def way(x, watched=is_traced):
     if is_compiling():
         return "torch" if functorch_active() else "op"
     if functorch_active():
-        functionalized = any(level.key() == TransformType.Functionalize for level in interpreter_stack())
-        return "op" if functionalized or not torch.is_grad_enabled() else "functorch"
+        return "op" if functionalized() or is_excluded(FUNCTORCH_KEY) or not torch.is_grad_enabled() else "functorch"
     if type(x) not in PLAIN_TYPES or watched() or is_wrapper(x):
         return "torch" if is_tracing() and torch.onnx.is_in_onnx_export() else "op"
     if torch.is_inference_mode_enabled():
@@ -76,6 +78,11 @@ def way(x, watched=is_traced):
     if (torch.is_grad_enabled() and x.requires_grad) or forward_ad._current_level >= 0:
         return "function"
     return "kernel"
+
+
+def functionalized():
+    """Whether torch.func.functionalize is one of the transforms, which has no rule for Functions."""
+    return any(level.key() == TransformType.Functionalize for level in interpreter_stack())
 
 
 def nothing_watches():

@@ -12,11 +12,11 @@ from .._operations import LOG_DOMAIN as OPS
 from . import _kernels
 from ._checks import floating, into, mask_of
 from ._composed import Composed
-from ._front import is_ours, is_watched
+from ._front import functionalized, is_ours, is_watched
 from ._functions import jvp_rule
 from ._kernels import is_wrapper, result_like
 from ._library import LIBRARY
-from ._private import dispatch_mode_count, forward_ad, is_legacy_batched
+from ._private import FUNCTORCH_KEY, dispatch_mode_count, forward_ad, functorch_active, is_excluded, is_legacy_batched
 
 _INF = float("inf")
 
@@ -285,8 +285,10 @@ torch.library.register_autograd(
 
 
 def _sums_formula(x, dim, reverse, exclusive):
-    if not is_compiling() and is_ours("logcumsumexp", x) and x.device.type == "cpu" and x.dtype in _kernels.DTYPES:
-        return _Sums.apply(x, dim, reverse, exclusive)
+    ours = not is_compiling() and is_ours("logcumsumexp", x) and x.device.type == "cpu" and x.dtype in _kernels.DTYPES
+    if ours and not (functorch_active() and (functionalized() or is_excluded(FUNCTORCH_KEY))):  # where no Function is taken
+        y = _Sums.apply(x, dim, reverse, exclusive)
+        return y if torch.is_grad_enabled() else y.clone()  # not recorded, as transforms record Functions all the same
     if x.dim() == 0:
         return x - _INF if exclusive else x.clone()
     x = x.flip(dim) if reverse else x
@@ -496,11 +498,7 @@ def _vjp(name, g, tensors, names):
         g = torch.as_tensor(g, dtype=dtype, device=full[0].device)
     if g.shape != shape:
         raise ValueError(f"{name}_vjp: g has shape {tuple(g.shape)}, accepted: {tuple(shape)}, the shape of the result")
-    operation, g = OPERATIONS[name], g.to(dtype)
-    if all(operation._way(t) == "kernel" for t in (g, *full)):
-        found = operation.gradient((g,), tuple(full), (), (), (True,) * len(full))
-    else:
-        found = torch.func.vjp(operation.formula, *full)[1](g)
+    found = OPERATIONS[name].gradients(g.to(dtype), tuple(full))
     return tuple(d.sum_to_size(t.shape if isinstance(t, torch.Tensor) else ()) for d, t in zip(found, tensors))
 
 
@@ -527,8 +525,15 @@ def _jvp(name, ta, tb, a, b, out):
         result = result_like(full[0])
         _raw(function, full, (result,))
     else:
-        result = torch.func.jvp(FORMULAS[name], (full[2], full[3]), (full[0], full[1]))[1]
+        result = _along(OPERATIONS[name], full[0].double().new_ones(full[0].shape), full[2:], full[:2])
     return into(function, out, result)
+
+
+def _along(operation, ones, tensors, tangents, options=(), dims=()):
+    """The change of a result, of which each element depends on a row of its own, over dims, along the tangents."""
+    found = operation.gradients(ones, tuple(t.double() for t in tensors), options)
+    change = sum(d * t.double() for d, t in zip(found, tangents))
+    return (change.sum(dims) if dims else change).to(tensors[0].dtype).reshape(ones.shape)
 
 
 def numpy_logaddexp_jvp(ta, tb, a, b, *, out=None):
@@ -578,10 +583,7 @@ def numpy_weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
     g = torch.as_tensor(g, dtype=full[0].dtype, device=full[0].device)
     if tuple(g.shape) != shape:
         raise ValueError(f"{name}: g has shape {tuple(g.shape)}, accepted: {shape}, the shape of the result of logsumexp")
-    if all(WEIGHTED._way(t) == "kernel" for t in (g, *full)):
-        found = _weights_gradient(g, *full, dims, True, True)
-    else:
-        found = torch.func.vjp(lambda x, b: _signed_formula(x, b, dims, keepdims)[0], *full)[1](g)
+    found = WEIGHTED.gradients(g, tuple(full), (dims, bool(keepdims)))
     return tuple(d.sum_to_size(t.shape if isinstance(t, torch.Tensor) else ()) for d, t in zip(found, (x, b)))
 
 
@@ -603,5 +605,6 @@ def numpy_weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None
         _core._weighted_rows(name, 2, rows[0], rows[1], (rows[2], rows[3], result))
         result = result.reshape(shape)
     else:
-        result = torch.func.jvp(lambda x, b: _signed_formula(x, b, dims, keepdims)[0], tuple(full), tuple(tangents))[1]
+        ones = full[0].new_ones(shape, dtype=torch.float64)
+        result = _along(WEIGHTED, ones, full, tangents, (dims, bool(keepdims)), dims)
     return into(name, out, result)

@@ -1,5 +1,6 @@
 """logmatmulexp of tensors."""
 
+import functools
 from typing import Any
 
 import torch
@@ -24,50 +25,102 @@ def logmatmulexp(a, b) -> Any:
     products as well. A sum of nothing is -inf, and its gradient 0. Forward mode, torch.func's transforms and tensors on CUDA
     devices form the terms, 2^20 or those of a row at a time; second derivatives all M x K x N.
     """
-    a, b = a_tensor("a", a), a_tensor("b", b)
+    return _of_vectors(_logmatmulexp(*_matrices("logmatmulexp", a, b)), a, b)
+
+
+def _matrices(function, a, b):
+    a, b = a_tensor(function, "a", a), a_tensor(function, "b", b)
     dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
     if dtype.is_complex:
-        raise TypeError(f"logmatmulexp: a and b have dtypes {a.dtype} and {b.dtype}, accepted: real numbers")
+        raise TypeError(f"{function}: a and b have dtypes {a.dtype} and {b.dtype}, accepted: real numbers")
     if not dtype.is_floating_point:
         dtype = torch.get_default_dtype()
-    rows, columns = a.to(dtype), b.to(dtype)
-    rows = rows.unsqueeze(0) if a.dim() == 1 else rows
-    columns = columns.unsqueeze(1) if b.dim() == 1 else columns
+    rows, columns = _of_matrices(a.to(dtype), b.to(dtype))
     if rows.shape[-1] != columns.shape[-2]:
         raise ValueError(
-            f"logmatmulexp: b has shape {tuple(b.shape)}, accepted: {a.shape[-1]} rows, the columns of a, {tuple(a.shape)}"
+            f"{function}: b has shape {tuple(b.shape)}, accepted: {a.shape[-1]} rows, the columns of a, {tuple(a.shape)}"
         )
     try:
         torch.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
     except RuntimeError:
         raise ValueError(
-            f"logmatmulexp: b has shape {tuple(b.shape)}, accepted: one that broadcasts with a's, {tuple(a.shape)}"
+            f"{function}: b has shape {tuple(b.shape)}, accepted: one that broadcasts with a's, {tuple(a.shape)}"
         ) from None
-    out = _logmatmulexp(rows, columns)
+    return rows, columns
+
+
+def _of_matrices(a, b):
+    return a.unsqueeze(0) if a.dim() == 1 else a, b.unsqueeze(1) if b.dim() == 1 else b
+
+
+def _of_vectors(out, a, b):
     out = out.squeeze(-2) if a.dim() == 1 else out
     return out.squeeze(-1) if b.dim() == 1 else out
 
 
+def a_tensor(function, name, x):
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{function}: {name} is a {type(x).__name__}, accepted: a tensor")
+    if x.dim() == 0:
+        raise ValueError(f"{function}: {name} has shape (), accepted: one dimension or more")
+    return x
+
+
+# -- sumexp's functions, where one of their arguments is a tensor ------------------------------------------------
+
+
 def of_arrays(a, b, out):
-    """sumexp.logmatmulexp where one of these is a tensor."""
-    other = next(x for x in (a, b, out) if isinstance(x, torch.Tensor))
-    keep = is_recorded(a, b)
-    return into("logmatmulexp", out, logmatmulexp(*(_of_array(n, x, other, keep) for n, x in (("a", a), ("b", b)))))
+    return into("logmatmulexp", out, logmatmulexp(*_tensors("logmatmulexp", out, a=a, b=b)))
 
 
-def _of_array(name, x, other, keep):
+def vjp(g, a, b):
+    function = "logmatmulexp_vjp"
+    g, a, b = _tensors(function, None, g=g, a=a, b=b)
+    rows, columns = _matrices(function, a, b)
+    batch = torch.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    shape = (*batch, *rows.shape[-2:-1] * (a.dim() > 1), *columns.shape[-1:] * (b.dim() > 1))
+    if g.shape != shape:
+        raise ValueError(f"{function}: g has shape {tuple(g.shape)}, accepted: {shape}, the shape of the result")
+    g = g.unsqueeze(-1) if b.dim() == 1 else g
+    g = g.unsqueeze(-2) if a.dim() == 1 else g
+    found = _logmatmulexp.gradients(g.to(rows.dtype), (rows, columns))
+    return tuple(d.reshape(x.shape) for d, x in zip(found, (a, b)))
+
+
+def jvp(ta, tb, a, b, out):
+    function = "logmatmulexp_jvp"
+    ta, tb, a, b = _tensors(function, out, ta=ta, tb=tb, a=a, b=b)
+    rows, columns = _matrices(function, a, b)
+    for name, t, of, x in (("ta", ta, "a", a), ("tb", tb, "b", b)):
+        if t.shape != x.shape:
+            raise ValueError(f"{function}: {name} has shape {tuple(t.shape)}, accepted: {tuple(x.shape)}, the shape of {of}")
+    tangents = tuple(t.to(rows.dtype) for t in _of_matrices(ta, tb))
+    if all(_logmatmulexp._way(t) == "kernel" for t in (*tangents, rows, columns)):
+        made = in_large_pages(_fake(rows, columns))
+        _core._logmatmulexp_jvp(*(x.detach().resolve_neg() for x in (*_batches(*tangents), *_batches(rows, columns))), made)
+    else:
+        (ta, tb), size = tangents, _rows_at_a_time(rows, columns)
+        parts = zip(ta.double().split(size, -2), rows.double().split(size, -2))
+        made = torch.cat([_change(t, tb.double(), part, columns.double()) for t, part in parts], -2).to(rows.dtype)
+    return into(function, out, _of_vectors(made, a, b))
+
+
+def _tensors(function, out, **given):
+    other = next(x for x in (*given.values(), out) if isinstance(x, torch.Tensor))
+    keep = is_recorded(*given.values())
+    tensors = [_of_array(function, n, x, other, keep) for n, x in given.items()]
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors))
+    return [t.to(dtype) for t in tensors]
+
+
+def _of_array(function, name, x, other, keep):
     if isinstance(x, torch.Tensor):
         return x
-    tensor = as_tensor("logmatmulexp", name, x, other.device, "a tensor or an array", keep)
+    tensor = as_tensor(function, name, x, other.device, "a tensor or an array", keep)
     return tensor if hasattr(x, "dtype") else tensor.to(torch.promote_types(other.dtype, counts_as(x, tensor)))
 
 
-def a_tensor(name, x):
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"logmatmulexp: {name} is a {type(x).__name__}, accepted: a tensor")
-    if x.dim() == 0:
-        raise ValueError(f"logmatmulexp: {name} has shape (), accepted: one dimension or more")
-    return x
+# -- kernels and formulas ----------------------------------------------------------------------------------------
 
 
 def _batches(a, b):
@@ -125,10 +178,22 @@ class _Block(Function):
 
 
 def _formula(a, b):
-    rows = max(1, TERMS // max(1, a.numel() // max(1, a.shape[-2]) * b.shape[-1]))
+    rows = _rows_at_a_time(a, b)
     if a.shape[-2] <= rows or is_compiling():
         return _by_terms(a, b)
     return torch.cat([_Block.apply(part, b) for part in a.split(rows, -2)], -2)
+
+
+def _rows_at_a_time(a, b):
+    return max(1, TERMS // max(1, a.numel() // max(1, a.shape[-2]) * b.shape[-1]))
+
+
+def _change(ta, tb, a, b):
+    """What _by_terms changes by along tangents."""
+    terms = a.unsqueeze(-1) + b.unsqueeze(-3)
+    nothing = (terms == -torch.inf).all(-2, keepdim=True)
+    shares = _front.softmax(terms.masked_fill(nothing, 0), -2).masked_fill(nothing, 0)
+    return (shares * (ta.unsqueeze(-1) + tb.unsqueeze(-3))).sum(-2)
 
 
 def _by_terms(a, b):

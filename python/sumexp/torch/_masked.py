@@ -171,21 +171,9 @@ def call(function, arrays, axis, out, options):
     accepted = tuple(_row_shape(name, tensors[0], rest[0]))
     if tuple(g.shape) != accepted:
         raise ValueError(f"{function}: g has shape {tuple(g.shape)}, accepted: {accepted}")
-    operation, watched = OPERATIONS[name], [t for t in (g, *tensors) if t is not None]
     shapes = [None if options[n] is None else torch.as_tensor(options[n]).shape for n in ("bias", "sink")]
-    if all(operation._way(t) == "kernel" for t in watched):
-        made = _gradient(name, (g,), tensors, (), rest, (True, *(t is not None for t in tensors[1:3]), False, False))[:3]
-    else:
-        given = [k for k, t in enumerate(tensors[:3]) if t is not None]
-
-        def formula(*some):
-            all_tensors = list(tensors)
-            for k, t in zip(given, some):
-                all_tensors[k] = t
-            return operation.formula(*all_tensors, *rest)
-
-        found = dict(zip(given, torch.func.vjp(formula, *(tensors[k] for k in given))[1](g)))
-        made = [found.get(k) for k in range(3)]
+    needs = (True, *(t is not None for t in tensors[1:3]), False, False)
+    made = OPERATIONS[name].gradients(g, tensors, rest, needs)[:3]
     wanted = [made[0], *(d.reshape(s) for d, s in zip(made[1:], shapes) if d is not None)]
     return tuple(wanted) if len(wanted) > 1 else wanted[0]
 

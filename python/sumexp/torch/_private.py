@@ -16,6 +16,9 @@ NAMES = {
     # Whether a functorch transform (grad, vjp, jvp, vmap, functionalize) is being carried out. torch.compile
     # knows the answer of this function while it traces; of the others that tell it does not.
     "functorch_active": ("torch._C", "_are_functorch_transforms_active"),
+    # Whether a kind of dispatch is left out here, as functorch's is within a registered operation that it calls.
+    "is_excluded": ("torch._C", "_dispatch_tls_is_dispatch_key_excluded"),
+    "FUNCTORCH_KEY": ("torch._C", "DispatchKey.FuncTorchDynamicLayerFrontMode"),
     # These transforms, and the names of their kinds.
     "interpreter_stack": ("torch._C", "_functorch.get_interpreter_stack"),
     "TransformType": ("torch._C", "_functorch.TransformType"),
