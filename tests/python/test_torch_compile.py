@@ -370,6 +370,41 @@ def test_symbolic_trace_records_the_call(name):
     assert x.grad is not None
 
 
+TRACED = {
+    "entropy": lambda x: st.entropy(x, temperature=0.5),
+    "kl_div": lambda x: st.kl_div(x, V),
+    "log_prob": lambda x: st.log_prob(x, INDEX),
+    "log_prob_and_entropy": lambda x: st.log_prob_and_entropy(x, INDEX)[1],
+    "linear_cross_entropy": lambda x: st.linear_cross_entropy(x, V, torch.tensor([0, 1, 2])),
+    "log1mexp": lambda x: st.log1mexp(x),
+    "logaddexp": lambda x: st.logaddexp(V, x),
+    "logsubexp": lambda x: st.logsubexp(x + 9, V),
+    "softplus": lambda x: st.softplus(x, beta=2.0),
+    "logcumsumexp": lambda x: st.logcumsumexp(x, dim=1),
+    "logmatmulexp": lambda x: st.logmatmulexp(x, V.mT),
+    "logmeanexp": lambda x: st.logmeanexp(x, 1),
+    "masked_softmax": lambda x: st.masked_softmax(x, lengths=INDEX),
+    "segment_logsumexp": lambda x: st.segment_logsumexp(x, offsets=[0, 1, 3]),
+    "gumbel_softmax": lambda x: st.gumbel_softmax(x, seed=1),
+    "sample": lambda x: st.sample(x, seed=1),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_symbolic_trace_records_any_function(name):
+    f = getattr(st, name)
+    traced = torch.fx.symbolic_trace(TRACED[name])
+    assert f in [n.target for n in traced.graph.nodes] and getattr(st, name) is f
+    assert torch.equal(traced(X), TRACED[name](X))
+
+
+def test_symbolic_trace_of_a_loss():
+    layer = st.nn.LinearCrossEntropyLoss(5, 4).double()
+    traced = torch.fx.symbolic_trace(layer)
+    target = torch.tensor([0, 3, 1])
+    assert torch.equal(traced(X, target), layer(X, target))
+
+
 def test_symbolic_trace_of_modules_and_options():
     modules = torch.nn.Sequential(st.nn.Softmax(-1), st.nn.LogSoftmax(0), st.nn.Softmax2d())
     traced = torch.fx.symbolic_trace(modules[:2])

@@ -10,6 +10,8 @@ Everything else (tensor subclasses, sparse and nested layouts, complex numbers, 
 in linear_cross_entropy and the draws, which raise an error that says so.
 """
 
+from torch.fx import wrap as _wrap
+
 from . import _compile, nn
 from ._cross_entropy import cross_entropy
 from ._dispatch import dispatch as _dispatch
@@ -53,3 +55,6 @@ __all__ = [
     "softmax",
     "softplus",
 ]
+
+for _name in set(__all__) - {"cross_entropy", "log_softmax", "logsumexp", "nn", "softmax"}:  # which look for themselves
+    _wrap(_name)  # symbolic tracing records the call

@@ -74,6 +74,9 @@ def linear_cross_entropy(
     return (loss, {n: t.reshape(batch) for n, t in found.items()}) if info else loss
 
 
+torch.fx.wrap("linear_cross_entropy")  # for the module
+
+
 def of_positions(tensors, o, info):
     """computed() of w (V, P, D), bias (V, P), target (N, P), (N, V, P) or (N, P, K) and token_weight (N, P)."""
     x, w, bias, target, target_weight, weight, token_weight, denominator = tensors
