@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from torch_cases import DERIVATIVES, FAMILIES, as_one  # noqa: E402
 
 NAMES = ["softmax", "log_softmax", "logsumexp"]
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -210,6 +211,38 @@ def test_make_fx(name, mode):
     gradient = make_fx(torch.func.grad(lambda x: f(x).sin().sum()), tracing_mode=mode)(X)
     assert {f"sumexp.{name}.default", f"sumexp.{name}_vjp.default"} <= set(called(gradient.graph))
     torch.testing.assert_close(gradient(V), torch.func.grad(lambda x: f(x).sin().sum())(V))
+
+
+@pytest.mark.parametrize("mode", ["real", "symbolic"])
+@pytest.mark.parametrize("name", [*FAMILIES, *DERIVATIVES])
+def test_make_fx_of_gradients(name, mode):
+    """What is recorded is the operations, not the numbers that they gave."""
+    f, *tensors = (FAMILIES | DERIVATIVES)[name]
+    loss = lambda *tensors: as_one(f)(*tensors).sin().sum()
+
+    def gradients(*tensors):
+        inputs = leaves(tensors)
+        return torch.autograd.grad(loss(*inputs), inputs)
+
+    def twice(*tensors):
+        inputs = leaves(tensors)
+        first = torch.autograd.grad(loss(*inputs), inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.sin().sum() for g in first), inputs)
+
+    other = [t * 1.1 for t in tensors]
+    for call in (gradients, twice)[: 1 if name == "linear_cross_entropy" else 2]:
+        traced = make_fx(call, tracing_mode=mode, _allow_non_fake_inputs=True)(*tensors)
+        torch.testing.assert_close(traced(*other), call(*other))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_make_fx_of_offsets(dtype):
+    """An argument as the others: what is recorded holds for other segments."""
+    f = lambda x, offsets: st.segment_softmax(x, offsets=offsets)
+    offsets, other = torch.tensor([[0, 1, 3], [0, 2, 3]], dtype=dtype)
+    for mode in ("real", "fake", "symbolic"):
+        traced = make_fx(f, tracing_mode=mode)(X, offsets)
+        torch.testing.assert_close(traced(X, other), f(X, other))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -8,8 +8,8 @@ from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
 from ._checks import a_tensor, beside, floating, into, is_recorded, readable
 from ._composed import Composed
-from ._kernels import result_like
-from ._private import forward_ad, functorch_active
+from ._kernels import PLAIN_TYPES, result_like
+from ._private import dispatch_mode_count, forward_ad, functorch_active
 
 _GRADIENT = {"segment_softmax": 3, "segment_log_softmax": 4, "segment_logsumexp": 6}
 
@@ -111,8 +111,10 @@ def _offsets_on_device(function, offsets, num_segments):
 def _offsets(function, x, offsets, ids, num_segments):
     if is_compiling():
         return _compiled_offsets(function, offsets, ids, num_segments)
-    if ids is None and isinstance(offsets, torch.Tensor) and offsets.device == x.device and x.device.type == "cuda":
-        return _offsets_on_device(function, offsets, num_segments)
+    if ids is None and isinstance(offsets, torch.Tensor):
+        recorded = dispatch_mode_count() or type(offsets) not in PLAIN_TYPES  # values may stand for others
+        if recorded or (offsets.device == x.device and x.device.type == "cuda"):
+            return _offsets_on_device(function, offsets, num_segments)
     given = [readable(t) for t in (offsets, ids)]
     if ids is not None and given[1] is None:
         raise TypeError(f"{function}: ids are mapped over by torch.vmap, accepted: offsets, of which the values are not needed")
