@@ -311,6 +311,25 @@ def test_the_packages_functions_do_not_break_the_graph(name):
     assert any("sumexp." in n for n in called(graphs[0].graph))
 
 
+@pytest.mark.parametrize("name", ["logsumexp_vjp, b", "logsumexp_jvp, b"])
+def test_compiled_derivatives_with_weights(name):
+    f, *tensors = DERIVATIVES[name]
+    compiled = torch.compile(as_one(f), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*tensors), as_one(f)(*tensors))
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_export_of_derivatives(name):
+    class Model(torch.nn.Module):
+        def forward(self, *tensors):
+            return as_one(f)(*tensors)
+
+    f, *tensors = DERIVATIVES[name]
+    other = [t * 1.1 for t in tensors]
+    program = torch.export.export(Model(), tuple(tensors), strict=False)
+    torch.testing.assert_close(program.module()(*other), as_one(f)(*other))
+
+
 def test_the_packages_functions_on_arrays_in_compiled_programs():
     compiled = torch.compile(lambda a: se.softmax(a, temperature=0.5) + 1, backend="eager")
     assert (compiled(X.numpy()) == se.softmax(X.numpy(), temperature=0.5) + 1).all()

@@ -15,7 +15,7 @@ import functools
 
 import torch
 from torch.autograd import Function
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 
 from ._front import is_ours, nothing_watches, way
 from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, is_wrapper
@@ -154,9 +154,11 @@ class Composed:
         """The gradients of the first result in plain or other tensors, for a caller that brings g."""
         needs = (True,) * self.count if needs is None else needs
         given = (g, *(None,) * (self.results - 1))
-        if all(self._way(t) == "kernel" for t in (g, *tensors) if t is not None):
-            return self.gradient(given, tensors, (), options, needs)
-        return (self._formula_vjp if is_compiling() else self._through_formula)(given, tensors, options, needs)
+        if is_dynamo_compiling():
+            return self._formula_vjp(given, tensors, options, needs)
+        if any(self._way(t) == "formula" for t in (g, *tensors) if t is not None):
+            return self._through_formula(given, tensors, options, needs)
+        return self.backward(given, tensors, (), options, needs)
 
     @eagerly  # from what is compiled no gradient finds the way to `inputs`
     def _through_formula(self, gradients, tensors, options, needs):
