@@ -57,7 +57,7 @@ def parse(arguments):
     which.add_argument("--threads", nargs="+", metavar="N", type=threads, help=f"default: {ALL}; 1 and {ALL} with --bars")
     which.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     size = which.add_mutually_exclusive_group()
-    size.add_argument("--megabytes", type=positive, help="size of an array (default 64)")
+    size.add_argument("--megabytes", type=positive, help="size of an array, and of a matrix at most (default 64)")
     size.add_argument("--listed-sizes", action="store_true", help="65536x16, 16384x128, ... of 4 to 64 MB instead")
     which.add_argument("--rounds", type=positive, help="default: 7")
     which.add_argument("--calls", type=positive, default=3, help="timed calls in a turn")
@@ -209,10 +209,11 @@ def measure(options, document, save):
                 save()
             shown.close()
         if options.overhead or "overhead" in (options.bars or ()):
-            shown, progress = bar(10 + 4 * (max(options.threads) > 1), "call overhead")
+            lengths = [n for n in (256, 1024, 3000) if 4 * n * n <= options.megabytes << 20]
+            shown, progress = bar(7 + len(lengths) + 4 * (max(options.threads) > 1), "call overhead")
             peers = ["sumexp", "sumexp-tensor", *(p for p in options.peers if p not in ("sumexp", "numba"))]
             found = rounds.run_overhead(peers, max(options.threads), max(options.rounds, 5), library, progress, note)
-            found += rounds.run_between(max(options.threads), max(options.rounds, 5), library, progress, note)
+            found += rounds.run_between(lengths, max(options.threads), max(options.rounds, 5), library, progress, note)
             add(document, "overhead", found)
             shown.close()
         if options.memory:

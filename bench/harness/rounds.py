@@ -229,7 +229,7 @@ def run_overhead(peers, threads, rounds, library, progress, note, n=16, ops=("so
     return records
 
 
-def run_between(threads, rounds, library, progress, note, lengths=(256, 1024, 3000)):
+def run_between(lengths, threads, rounds, library, progress, note):
     """softmax of n x n between two of torch's matrix products, torch's own and sumexp.torch's: records as those of
     run_overhead. torch's threads spin for a while after a product, on the cores that the other's need."""
     records = []
