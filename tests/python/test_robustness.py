@@ -1,5 +1,6 @@
 """Forks, many callers at once, arrays past 2^31 elements, and memory that comes back."""
 
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -232,6 +233,7 @@ def test_a_second_interpreter_is_refused():
     assert "does not support loading in subinterpreters" in run.stdout, run.stderr
 
 
+@functools.cache
 def output(program, **environment):
     own = {name: value for name, value in os.environ.items() if not name.startswith("SUMEXP_")}
     return subprocess.check_output([sys.executable, "-c", program], env={**own, **environment}, text=True)
