@@ -11,7 +11,7 @@ import sys
 import torch
 
 from .. import _core
-from . import _dispatch
+from . import _dispatch, _sampling
 
 DYNAMO = "torch._dynamo"
 
@@ -35,6 +35,7 @@ def substitute(name):
 
 def tell():
     try:
+        torch.compiler.assume_constant_result(_sampling.next_call)
         for name in _dispatch.COMPILED:
             torch.compiler.substitute_in_graph(getattr(_core, name), skip_signature_check=True)(substitute(name))
     except (AttributeError, ImportError, TypeError, ValueError):
