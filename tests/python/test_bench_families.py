@@ -11,6 +11,23 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 if not BENCH.exists():
     pytest.skip("bench/ is not here", allow_module_level=True)
 pytest.importorskip("torch")
+sys.path.insert(0, str(BENCH))
+try:
+    from harness import formulas
+finally:
+    sys.path.remove(str(BENCH))
+
+
+@pytest.mark.parametrize("family", formulas.CELLS)
+def test_every_formula_is_checked_and_runs(family):
+    for peer in formulas.CELLS[family][3]:
+        formulas.build(peer, family, quick=True)()
+
+
+def test_a_formula_of_other_values_is_no_peer(monkeypatch):
+    monkeypatch.setitem(formulas.CELLS["entropy"][3], "torch", lambda x: -formulas.softmax_entropy(x))
+    with pytest.raises(AssertionError, match="not close"):
+        formulas.build("torch", "entropy", quick=True)
 
 
 def run_and_read(path, program, *options):
@@ -20,10 +37,11 @@ def run_and_read(path, program, *options):
     return json.loads(path.read_text())["records"]
 
 
-def test_every_cell_is_checked_and_timed(tmp_path):
-    records = run_and_read(tmp_path / "figures.json", "families.py", "--quick")
+def test_peers_take_turns(tmp_path):
+    records = run_and_read(tmp_path / "figures.json", "families.py", "--quick", "--families", "entropy", "logaddexp")
     assert all(len(r["seconds"]) == 1 and r["seconds"][0] > 0 for r in records)
-    assert {"cross_entropy", "sample", "logmatmulexp"} <= {r["family"] for r in records}
+    assert [r["family"] + " " + r["peer"] for r in records] == ["entropy sumexp", "entropy torch", "logaddexp sumexp",
+                                                                "logaddexp torch"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="its memory is read from /proc")

@@ -86,9 +86,10 @@ SUMEXP_FN int winner_lanes(const E* const* in, int count, SumsWinner<V>& winner,
 template <class V, class Op, int pass, bool kAhead = false, class E>
 SUMEXP_FN void sum_lanes(const E* const* in, int count, const RowScalars<V>& scalars, LaneGroup<V> (&sums)[Op::kSums],
                          std::int64_t ahead = 0) {
-  if constexpr (Op::kExponentials) {
-    // Of long rows; of short ones the branch would be guessed wrong as often as it saves something.
-    if (count >= Geometry<ElementOf<V>>::kLanes) {
+  if constexpr (Op::kExponentials || Op::kWinnersApart) {
+    // Of exponentials in long rows, as in short ones the branch would be guessed wrong as often as it saves something; and of
+    // rows with several winners, which are rare.
+    if (Op::kWinnersApart || count >= Geometry<ElementOf<V>>::kLanes) {
       lane_loop<V, Op::kSums>(count, sums, [&](V* acc, int i, auto memory) SUMEXP_INLINE {
         V v[Op::kInputs];
         load_inputs<V, Op, kAhead>(in, i, memory, v, ahead);

@@ -67,13 +67,18 @@ struct SumsKernel {
   struct MapAny {
     SUMEXP_FN V operator()(const V* v, const TileRow& row) const { return quiet(Op::map_any(v, row.sums) * row.factor); }
   };
-  // use(one of them). Decided once for many elements: whether one wins would be guessed wrong.
-  template <class Use>
+  // use(one of them), for rows with kMost winners at most. Decided once for many elements: whether one wins would be guessed
+  // wrong.
+  template <int kMost = 2, class Use>
   static SUMEXP_FN void with_map(const TileRow& row, Use use) {
-    if constexpr (!Op::kWinnersApart) use(Map());
-    else if (any(at_or_above(row.winners, V(T(2))))) use(MapAny());
-    else if (any(at_or_above(row.winners, V(T(1))))) use(MapWinner());
-    else use(MapUsual());
+    if constexpr (!Op::kWinnersApart) {
+      use(Map());
+    } else {
+      if constexpr (kMost > 1)
+        if (any(at_or_above(row.winners, V(T(2))))) return use(MapAny());
+      if (any(at_or_above(row.winners, V(T(1))))) use(MapWinner());
+      else use(MapUsual());
+    }
   }
   static SUMEXP_FN void prepare(TileRow& row) {
     if constexpr (Op::kWinnersApart) {
@@ -142,61 +147,58 @@ struct SumsKernel {
 
 #if SUMEXP_REGISTERS
   // Sums of winners take longer than a look whether there are some; but after rows that had some (not `rare`) there is no look.
+  // False where a row has several.
   template <class Layout>
-  static SUMEXP_FN void reduce_winners(const Layout& rows, bool& rare, TileRow& row) {
+  static SUMEXP_FN bool reduce_winners(const Layout& rows, bool& rare, TileRow& row) {
     row.winners = row.y = V(T(0));
-    if (rare && rows.template usual_sum<Op>(row.sums)) return;
-    if (rows.template winner_sums<Op>(row.sums, row.y)) {
-      rare = !any(wins(row.y));
-      row.winners = V(T(1));
-    } else {
-      rare = false;
-      rows.template sums<Op, 0>(row.sums);
-      row.winners = V(T(2));
-    }
+    if (rare && rows.template usual_sum<Op>(row.sums)) return true;
+    if (!rows.template winner_sums<Op>(row.sums, row.y)) return false;
+    rare = !any(wins(row.y));
+    row.winners = V(T(1));
+    return true;
   }
-  // map(t, value): the results of rows[t], value(inputs, row) of an element
+  // map(t, value): the results of rows[t], value(inputs, row) of an element. False, and nothing is written, where a row has
+  // several winners: no log-probabilities have, so that they are left to the functions on chunks.
   template <class Layout, class Map>
-  static SUMEXP_FN void reduce_and_map(const Layout* rows, int count, double factor, bool& rare, TileRow* row, Map map) {
+  static SUMEXP_FN bool reduce_and_map(const Layout* rows, int count, double factor, bool& rare, TileRow* row, Map map) {
     for (int t = 0; t < count; ++t) {
       row[t].factor = V(static_cast<T>(factor));
-      if constexpr (Op::kWinnersApart) reduce_winners(rows[t], rare, row[t]);
-      else rows[t].template sums<Op, 0>(row[t].sums);
+      if constexpr (!Op::kWinnersApart) rows[t].template sums<Op, 0>(row[t].sums);
+      else if (!reduce_winners(rows[t], rare, row[t])) return false;
     }
     if constexpr (Op::kPasses > 1)
       for (int t = 0; t < count; ++t) rows[t].template sums<Op, 1>(row[t].sums);
     for (int t = 0; t < count; ++t) prepare(row[t]);
-    for (int t = 0; t < count; ++t) with_map(row[t], [&](auto value) SUMEXP_INLINE { map(t, value); });
+    for (int t = 0; t < count; ++t) with_map<1>(row[t], [&](auto value) SUMEXP_INLINE { map(t, value); });
+    return true;
   }
   template <class E, class Count>
-  __attribute__((noinline)) SUMEXP_KERNEL static void panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
+  __attribute__((noinline)) SUMEXP_KERNEL static bool panels_of(const cpu::Panel* panels, int count, double factor, Count n) {
     PanelRows<V, E, kInputs, Count> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = {panels + t, n};
-    reduce_and_map(rows, count, factor, panels->rare, row, [&](int t, auto value) SUMEXP_INLINE {
+    return reduce_and_map(rows, count, factor, panels->rare, row, [&](int t, auto value) SUMEXP_INLINE {
       map_panel<V, E, kInputs, false, Op::kLog>(rows[t], row[t], nullptr, value);
     });
   }
   template <class E>
   SUMEXP_KERNEL static bool panels(const cpu::Panel* panels, int count, double factor) {
     constexpr int kGroup = Geometry<T>::kGroup;  // known to the compiler, a row of one group has no loop left
-    if (panels->count == kGroup) panels_of<E>(panels, count, factor, std::integral_constant<int, kGroup>());
-    else panels_of<E>(panels, count, factor, panels->count);
-    return true;
+    return panels->count == kGroup ? panels_of<E>(panels, count, factor, std::integral_constant<int, kGroup>())
+                                   : panels_of<E>(panels, count, factor, panels->count);
   }
   SUMEXP_KERNEL static bool tiles(const cpu::Tile* tiles, int count, double factor) {
     Transposed<V, kInputs> rows[kTiles];
     TileRow row[kTiles];
     for (int t = 0; t < count; ++t) rows[t] = Transposed<V, kInputs>(tiles[t]);
     bool rare = true;
-    reduce_and_map(rows, count, factor, rare, row, [&](int t, auto value) SUMEXP_INLINE {
+    return reduce_and_map(rows, count, factor, rare, row, [&](int t, auto value) SUMEXP_INLINE {
       for (int j = 0; j < rows[t].n; ++j) {
         V v[kInputs];
         for (int k = 0; k < kInputs; ++k) v[k] = rows[t].in[k][j];
         rows[t].in[0][j] = value(v, row[t]);
       }
     });
-    return true;
   }
 
   // Long columns: straight down memory, with all lanes of all tiles in the cache, lane l of tile t at l * tiles + t.
