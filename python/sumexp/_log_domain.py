@@ -6,6 +6,7 @@ The kernels are csrc/cpu/log_domain; csrc/numerics/README.md derives their error
 import numpy as np
 
 from . import _arrays, _core
+from ._broadcast import summed_to
 from ._devices import is_torch
 from ._operations import LOG_DOMAIN as OPS
 
@@ -38,22 +39,6 @@ def _elementwise(function, out=None, **given):
     return back(made) if out is None else out
 
 
-def _summed_to(d, shape):
-    """The sum of d over the dimensions that `shape` was broadcast along: by halves, so that its order is its own."""
-    for axis in range(d.ndim):
-        lead = d.ndim - len(shape)
-        if axis < lead or (shape[axis - lead] == 1 and d.shape[axis] != 1):
-            d = np.moveaxis(d, axis, 0)
-            if d.shape[0] == 0:
-                d = np.zeros((1, *d.shape[1:]), d.dtype)
-            wide = d.astype(np.float64)
-            while wide.shape[0] > 1:
-                half = wide.shape[0] // 2
-                wide = np.concatenate([wide[:half] + wide[half : 2 * half], wide[2 * half :]])
-            d = np.moveaxis(wide.astype(d.dtype), 0, axis)
-    return d.reshape(shape)
-
-
 def _pair_vjp(function, g, a, b):
     (g, a, b), back = _arrays.together(function, g=g, a=a, b=b)
     shape = _broadcast(function, a=a, b=b)[0].shape
@@ -62,7 +47,7 @@ def _pair_vjp(function, g, a, b):
     inputs = (g, np.broadcast_to(a, shape), np.broadcast_to(b, shape))
     da, db = np.empty(shape, g.dtype), np.empty(shape, g.dtype)
     _core._elementwise(function, OPS[function], inputs, (da, db))
-    return back(_summed_to(da, a.shape)), back(_summed_to(db, b.shape))
+    return back(summed_to(da, a.shape)), back(summed_to(db, b.shape))
 
 
 def logaddexp(a, b, *, out=None):
@@ -353,7 +338,7 @@ def weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
     dx, db = np.empty(rows.shape, x.dtype), np.empty(rows.shape, x.dtype)
     _core._weighted_rows(name, 1, rows, weights, (g.reshape(rows.shape[:-1]), dx, db))
     dx, db = (_from_rows(d, axes, full[0].shape) for d in (dx, db))
-    return back(_summed_to(dx, x.shape)), back(_summed_to(db, b.shape))
+    return back(summed_to(dx, x.shape)), back(summed_to(db, b.shape))
 
 
 def weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None):

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import _core
 from ._arrays import result, together
+from ._broadcast import summed_to
 from ._devices import is_torch
 
 
@@ -87,7 +88,7 @@ def logmatmulexp_vjp(g, a, b) -> Any:
     made = [np.zeros(x.shape, x.dtype) for x in (rows, columns)]
     if g.size:
         _core._logmatmulexp_vjp(expanded(g, a, b), rows, columns, *made)
-    return tuple(back(summed_to(m, x.shape)) for m, x in zip(made, (a, b)))
+    return tuple(back(summed_to(m, x.shape[:-2] + m.shape[-2:]).reshape(x.shape)) for m, x in zip(made, (a, b)))
 
 
 def logmatmulexp_jvp(ta, tb, a, b, *, out=None) -> Any:
@@ -160,12 +161,3 @@ def expanded(x, a, b):
 def apart(function, out, shape, *inputs):
     """`out`, or a new array, of this shape and the inputs' dtype, which shares no memory with them."""
     return result(function, out, shape, inputs[0].dtype, apart=inputs)
-
-
-def summed_to(x, shape):
-    """x summed over the dimensions that an array of this shape is broadcast along, in a wider type."""
-    lead = x.ndim - max(len(shape), 2)
-    axes = tuple(range(lead)) + tuple(lead + d for d, n in enumerate(shape[:-2]) if n == 1 and x.shape[lead + d] != 1)
-    if axes:
-        x = x.sum(axis=axes, keepdims=True, dtype=np.float64 if x.dtype.itemsize < 8 else x.dtype).astype(x.dtype)
-    return x.reshape(shape)

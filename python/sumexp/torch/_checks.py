@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.compiler import is_compiling
 
+from .._broadcast import sum_by_halves
 from ._kernels import PLAIN_TYPES, is_traced, is_wrapper
 from ._private import functorch_active
 
@@ -119,3 +120,8 @@ def into(function, out, result):
         return result
     check_out(function, out, result, result.shape)
     return out.copy_(result)
+
+
+def summed_to(x, shape):
+    """_broadcast.summed_to of a tensor."""
+    return x if x.shape == shape else sum_by_halves(x.double(), shape, torch.cat).to(x.dtype)

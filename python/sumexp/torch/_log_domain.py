@@ -10,7 +10,7 @@ from torch.nn.functional import softplus as softplus_of
 from .. import _core
 from .._operations import LOG_DOMAIN as OPS
 from . import _kernels
-from ._checks import floating, into, mask_of
+from ._checks import floating, into, mask_of, summed_to
 from ._composed import Composed
 from ._front import functionalized, is_ours, is_watched
 from ._functions import jvp_rule
@@ -499,7 +499,7 @@ def _vjp(name, g, tensors, names):
     if g.shape != shape:
         raise ValueError(f"{name}_vjp: g has shape {tuple(g.shape)}, accepted: {tuple(shape)}, the shape of the result")
     found = OPERATIONS[name].gradients(g.to(dtype), tuple(full))
-    return tuple(d.sum_to_size(t.shape if isinstance(t, torch.Tensor) else ()) for d, t in zip(found, tensors))
+    return tuple(summed_to(d, t.shape if isinstance(t, torch.Tensor) else ()) for d, t in zip(found, tensors))
 
 
 def numpy_logaddexp_vjp(g, a, b):
@@ -584,7 +584,7 @@ def numpy_weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
     if tuple(g.shape) != shape:
         raise ValueError(f"{name}: g has shape {tuple(g.shape)}, accepted: {shape}, the shape of the result of logsumexp")
     found = WEIGHTED.gradients(g, tuple(full), (dims, bool(keepdims)))
-    return tuple(d.sum_to_size(t.shape if isinstance(t, torch.Tensor) else ()) for d, t in zip(found, (x, b)))
+    return tuple(summed_to(d, t.shape if isinstance(t, torch.Tensor) else ()) for d, t in zip(found, (x, b)))
 
 
 def numpy_weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None):

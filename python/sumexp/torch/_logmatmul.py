@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from . import _front
-from ._checks import as_tensor, counts_as, into, is_recorded
+from ._checks import as_tensor, counts_as, into, is_recorded, summed_to
 from ._composed import Composed
 from ._functions import jvp_rule
 from ._kernels import in_large_pages
@@ -144,13 +144,7 @@ def _gradient(gradients, tensors, results, options, needs):
     made = [x.new_zeros(x.shape) if needed else None for x, needed in zip(full, needs)]
     if g.numel():
         _core._logmatmulexp_vjp(g, *full, *made)
-    return tuple(m if m is None else _summed_to(m, t.shape) for m, t in zip(made, tensors))
-
-
-def _summed_to(x, shape):
-    if x.shape == shape:
-        return x
-    return x.double().sum_to_size(shape).to(x.dtype)  # rounded once
+    return tuple(m if m is None else summed_to(m, t.shape) for m, t in zip(made, tensors))
 
 
 class _Block(Function):
