@@ -1,5 +1,6 @@
-"""sumexp: softmax, log_softmax, logsumexp and their derivatives, at memory speed, within 2 ulp, and with the
-same bits on every CPU, thread count and batch size.
+"""sumexp: the sum of exponentials. softmax, log_softmax and logsumexp, losses, entropies, sampling, masks, segments and
+products in the log domain, with their derivatives: at memory speed, within 2 ulp, and with the same bits on every CPU, thread
+count and batch size.
 
     import sumexp as se
     p = se.softmax(x)                      # NumPy arrays, torch tensors, anything with DLPack

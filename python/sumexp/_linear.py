@@ -175,10 +175,7 @@ def _place_for_dw(function, out, w, work, inputs):
     if out is None:
         return np.empty(w.shape, work), None
     dtype = np.asarray(out).dtype if isinstance(out, np.ndarray) else w.dtype
-    given = _arrays.result(function, out, w.shape, work if dtype == work else w.dtype, *inputs, name="out_dw")
-    for a in inputs:
-        if a is not None and np.may_share_memory(given, a):
-            raise ValueError(f"{function}: out_dw overlaps an input, accepted: memory of its own")
+    given = _arrays.result(function, out, w.shape, work if dtype == work else w.dtype, name="out_dw", apart=inputs)
     return (given, given) if given.dtype == work else (np.zeros(w.shape, work), given)
 
 

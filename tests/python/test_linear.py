@@ -121,6 +121,11 @@ def test_added_to_a_buffer(dtype, to):
     dw = se.linear_cross_entropy_with_grad(x, w, T, chunk_size=2)[2]
     buffer = np.full((V, D), 0.25, to)
     assert se.linear_cross_entropy_with_grad(x, w, T, chunk_size=2, out_dw=buffer)[2] is buffer
+    both = np.concatenate([w, np.zeros_like(w)], axis=1)  # rows of w and of its gradient by turns
+    w, half = np.hsplit(both, 2)
+    expected = se.linear_cross_entropy_with_grad(x, w, T, chunk_size=2)[2]
+    assert se.linear_cross_entropy_with_grad(x, w, T, chunk_size=2, out_dw=half)[2] is half
+    np.testing.assert_array_equal(half, expected)
     np.testing.assert_allclose(buffer, 0.25 + dw.astype(float), rtol=0, atol=5e-4 if dtype == np.float16 else 1e-7)
 
 

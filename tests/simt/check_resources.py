@@ -1,5 +1,5 @@
-"""No kernel spills registers, uses local memory or declares more shared memory than launches allow for, by the compiler's
-own report.
+"""No kernel but those of ALLOWED spills registers or uses local memory, and none declares more shared memory than launches
+allow for, by the compiler's own report.
 
 usage: check_resources.py FOLDER [CHIP]      reads the *.ptxas files (ptxas -v) below it
 
