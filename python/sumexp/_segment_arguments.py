@@ -1,23 +1,31 @@
 """The arguments of segments, of arrays and of tensors alike: their checks."""
 
 import operator
+from typing import NamedTuple
 
 import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
 
-# sumexp::Op, and whether the result has one value a segment
+
+class Operation(NamedTuple):
+    op: int  # sumexp::Op
+    row_result: bool = False  # one value a segment
+    row_gradient: bool = False  # so has the gradient g
+    x_first: bool = False  # the kernel takes x before g or t, as it starts from logits
+
+
 OPS = {
-    "segment_softmax": (0, False),
-    "segment_log_softmax": (1, False),
-    "segment_logsumexp": (2, True),
-    "segment_softmax_vjp": (3, False),
-    "segment_softmax_jvp": (3, False),
-    "segment_log_softmax_vjp": (4, False),
-    "segment_log_softmax_jvp": (5, False),
-    "segment_logsumexp_vjp": (6, False),
-    "segment_logsumexp_jvp": (7, True),
+    "segment_softmax": Operation(0),
+    "segment_log_softmax": Operation(1),
+    "segment_logsumexp": Operation(2, row_result=True),
+    "segment_softmax_vjp": Operation(3),
+    "segment_softmax_jvp": Operation(3),
+    "segment_log_softmax_vjp": Operation(4),
+    "segment_log_softmax_jvp": Operation(5),
+    "segment_logsumexp_vjp": Operation(6, row_gradient=True, x_first=True),
+    "segment_logsumexp_jvp": Operation(7, row_result=True, x_first=True),
 }
 
 

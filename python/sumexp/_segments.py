@@ -69,24 +69,24 @@ def _call(function, names, arrays, offsets, ids, num_segments, out=None):
 
         return _segments.call(function, names, arrays, offsets, ids, num_segments, out)
     made, back = _arrays.together(function, **dict(zip(names, arrays)))
-    op, row = OPS[function]
+    op = OPS[function]
     full = made[-1]
     check_elements(function, names[-1], full)
     offsets = check_offsets(function, full.shape[0], offsets, ids, num_segments)
     segments = len(offsets) - 1
     per_row = (segments, *full.shape[1:])
     if len(made) == 2:
-        accepted = per_row if op == 6 else full.shape
+        accepted = per_row if op.row_gradient else full.shape
         if made[0].shape != accepted:
             raise ValueError(f"{function}: {names[0]} has shape {made[0].shape}, accepted: {accepted}")
     # A segment's result is written where another has its input, unless both are of its elements.
-    apart = made if row else made[:1] if op == 6 else ()
-    result = _arrays.result(function, out, per_row if row else full.shape, full.dtype, *made, apart=apart)
+    apart = made if op.row_result else made[:1] if op.row_gradient else ()
+    result = _arrays.result(function, out, per_row if op.row_result else full.shape, full.dtype, *made, apart=apart)
     target = flat(result, len(result))
-    first, second = flat(full, len(full)), flat(made[0], len(made[0])) if len(made) == 2 else None
-    if op in (3, 4, 5):
+    first, second = (flat(a, len(a)) for a in made) if len(made) == 2 else (flat(full, len(full)), None)
+    if op.x_first:
         first, second = second, first
-    _core._segments(function, op, first, second, offsets, target)
+    _core._segments(function, op.op, first, second, offsets, target)
     if not np.may_share_memory(target, result):  # `out` has features that are no one dimension
         result[...] = target.reshape(result.shape)
     return back(result) if out is None else out

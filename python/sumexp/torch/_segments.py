@@ -47,16 +47,16 @@ def _run(function, op, first, second, offsets, shape):
 
 
 def _shape(name, x, offsets):
-    return (offsets.shape[0] - 1, *x.shape[1:]) if OPS[name][1] else tuple(x.shape)
+    return (offsets.shape[0] - 1, *x.shape[1:]) if OPS[name].row_result else tuple(x.shape)
 
 
 def _kernel(name, x, offsets):
-    return _run(name, OPS[name][0], x, None, offsets, _shape(name, x, offsets))
+    return _run(name, OPS[name].op, x, None, offsets, _shape(name, x, offsets))
 
 
 def _gradient(name, gradients, tensors, results, options, needs):
     (g,), (x, offsets) = gradients, tensors
-    first, second = (x, g) if OPS[name][1] else (g, results[0])
+    first, second = (x, g) if OPS[name].row_result else (g, results[0])
     return _run(name + "_vjp", _GRADIENT[name], first, second, offsets, tuple(x.shape)), None
 
 
@@ -68,7 +68,7 @@ def _operation(name):
         formula=lambda *args: _formula(name, *args),
         fake=lambda x, offsets: x.new_empty(_shape(name, x, offsets)),
         devices=("cpu", "cuda"),
-        reads_results=not OPS[name][1],
+        reads_results=not OPS[name].row_result,
     )  # fmt: skip
 
 
@@ -152,17 +152,17 @@ def call(function, names, arrays, offsets, ids, num_segments, out):
     if len(tensors) == 1:
         return into(function, out, OPERATIONS[function](full, offsets))
     first = beside(function, names[0], tensors[0], names[1], full)
-    op, row = OPS[function]
-    accepted = (len(offsets) - 1, *full.shape[1:]) if op == 6 else tuple(full.shape)
+    op = OPS[function]
+    accepted = (len(offsets) - 1, *full.shape[1:]) if op.row_gradient else tuple(full.shape)
     if tuple(first.shape) != accepted or first.dtype != full.dtype:
         given = f"{tuple(first.shape)} and dtype {first.dtype}"
         raise ValueError(f"{function}: {names[0]} has shape {given}, accepted: {accepted} and {full.dtype}")
     operation = OPERATIONS[function[: -len("_vjp")]]
     if not all(operation._way(t) == "kernel" for t in (first, full)):
         return into(function, out, _derivative(function, first, full, offsets))
-    shape = (len(offsets) - 1, *full.shape[1:]) if row else tuple(full.shape)
-    pair = (full, first) if op > 5 else (first, full)
-    return into(function, out, _run(function, op, *pair, offsets, shape))
+    shape = (len(offsets) - 1, *full.shape[1:]) if op.row_result else tuple(full.shape)
+    pair = (full, first) if op.x_first else (first, full)
+    return into(function, out, _run(function, op.op, *pair, offsets, shape))
 
 
 def _front(name):

@@ -4,7 +4,8 @@
 
 #if defined(SIMT_ASAN)
 #include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
+// Frames stay on the stack of their fiber.
+extern "C" const char* __asan_default_options() { return "detect_stack_use_after_return=0"; }
 #endif
 
 #if !defined(SIMT_UCONTEXT)
@@ -104,12 +105,6 @@ void relay(unsigned a, unsigned b, unsigned c, unsigned d) {  // makecontext pas
 #endif
 
 void Fiber::prepare(void* stack, std::size_t bytes, void (*entry)(void*), void* argument) {
-  bottom_ = stack;
-  bytes_ = bytes;
-  fake_stack_ = nullptr;
-#if defined(SIMT_ASAN)
-  __asan_unpoison_memory_region(stack, bytes);  // frames of a fiber that was abandoned
-#endif
 #if defined(SIMT_UCONTEXT)
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack;
@@ -140,28 +135,17 @@ void Fiber::prepare(void* stack, std::size_t bytes, void (*entry)(void*), void* 
 #endif
 }
 
-#if defined(SIMT_ASAN)
-static Fiber* left;  // that the last switch was from
-#endif
-
-void Fiber::swap(Fiber& from, Fiber& to, [[maybe_unused]] bool last) {
-#if defined(SIMT_ASAN)
-  left = &from;
-  __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack_, to.bottom_, to.bytes_);
-#endif
+void Fiber::swap(Fiber& from, Fiber& to) {
 #if defined(SIMT_UCONTEXT)
   swapcontext(&from.context_, &to.context_);
 #else
   simt_switch(&from.sp_, to.sp_);
 #endif
-#if defined(SIMT_ASAN)
-  __sanitizer_finish_switch_fiber(from.fake_stack_, nullptr, nullptr);
-#endif
 }
 
-void Fiber::entered() {
+void Fiber::abandoned([[maybe_unused]] void* stack, [[maybe_unused]] std::size_t bytes) {
 #if defined(SIMT_ASAN)
-  __sanitizer_finish_switch_fiber(nullptr, &left->bottom_, &left->bytes_);
+  __asan_unpoison_memory_region(stack, bytes);
 #endif
 }
 

@@ -52,19 +52,18 @@ cudaError_t check(const Shape& s) {
   return cudaSuccess;
 }
 
-void to_scheduler(Thread& t, bool last = false) {
+void to_scheduler(Thread& t) {
   self = nullptr;
-  Fiber::swap(t.fiber, machine().scheduler, last);
+  Fiber::swap(t.fiber, machine().scheduler);
 }
 
 void enter(void* argument) {
   Machine& m = machine();
-  Fiber::entered();
   Thread& t = *static_cast<Thread*>(argument);
   m.body(m.argument);
   leave(t);
   t.waits = Waits::gone;
-  to_scheduler(t, true);
+  to_scheduler(t);
 }
 
 // Builds a cluster's threads once per launch; start() then puts a place in the grid under it.
@@ -254,7 +253,10 @@ cudaError_t run_grid(const Shape& shape, void (*body)(void*), void* argument) {
   run_all();
   for (Cluster& c : m.clusters)
     for (Block& b : c.blocks)
-      for (Thread& t : b.threads) m.stacks.push_back(std::move(t.stack));
+      for (Thread& t : b.threads) {
+        if (m.code != cudaSuccess) Fiber::abandoned(t.stack.begin(), t.stack.size());
+        m.stacks.push_back(std::move(t.stack));
+      }
   m.clusters.clear();
   return m.code;
 }
