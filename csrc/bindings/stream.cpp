@@ -57,8 +57,7 @@ void reduce_states_of(py::handle given_x, py::handle given_b, std::int64_t first
   run_released(name, [&] { return reduce_states(call, states.data); });
 }
 
-std::int64_t join_states_of(py::handle given) {
-  constexpr const char* name = "LogSumExp.merge";
+std::int64_t join_states_of(const char* name, py::handle given) {
   const States states = states_of(given, name, true);
   std::int64_t joined = 0;
   run_released(name, [&] { return join_states(states.data, states.count, states.rows, &joined); });
@@ -98,7 +97,7 @@ void add_stream(py::module_& module) {
   module.def("_count_states", &count_states_of, py::arg("dtype"), py::arg("first"), py::arg("n"));
   module.def("_reduce_states", &reduce_states_of, py::arg("x"), py::arg("b"), py::arg("first"), py::arg("sums"),
              py::arg("states"));
-  module.def("_join_states", &join_states_of, py::arg("states"));
+  module.def("_join_states", &join_states_of, py::arg("function"), py::arg("states"));
   module.def("_finish_states", &finish_states_of, py::arg("states"), py::arg("out"), py::arg("sign"));
   module.def("_map_states", &map_states_of, py::arg("op"), py::arg("states"), py::arg("x"), py::arg("first"), py::arg("out"));
 }

@@ -233,12 +233,12 @@ def logsubexp_jvp(
 def log1mexp_vjp(g: ArrayLike | Any, x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
 def softplus_vjp(g: ArrayLike | Any, x: ArrayLike | Any, *, out: Any | None = None) -> Any: ...
 def logcumsumexp(
-    x: ArrayLike | Any, axis: int = -1, *, reverse: bool = False, exclusive: bool = False, out: Any | None = None
+    x: ArrayLike | Any, axis: SupportsIndex = -1, *, reverse: bool = False, exclusive: bool = False, out: Any | None = None
 ) -> Any: ...
 def logcumsumexp_vjp(
     g: ArrayLike | Any,
     x: ArrayLike | Any,
-    axis: int = -1,
+    axis: SupportsIndex = -1,
     *,
     reverse: bool = False,
     exclusive: bool = False,
@@ -247,7 +247,7 @@ def logcumsumexp_vjp(
 def logcumsumexp_jvp(
     t: ArrayLike | Any,
     x: ArrayLike | Any,
-    axis: int = -1,
+    axis: SupportsIndex = -1,
     *,
     reverse: bool = False,
     exclusive: bool = False,
@@ -255,7 +255,7 @@ def logcumsumexp_jvp(
 ) -> Any: ...
 def logmeanexp(
     x: ArrayLike | Any,
-    axis: int | tuple[int, ...] | None = None,
+    axis: SupportsIndex | tuple[SupportsIndex, ...] | None = None,
     *,
     b: ArrayLike | Any | None = None,
     keepdims: bool = False,

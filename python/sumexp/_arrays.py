@@ -174,6 +174,8 @@ def result(function, out, shape, dtype, *inputs, name="out", apart=()):
     if not view.flags.writeable or not view.flags.aligned:
         given = "not aligned" if view.flags.writeable else "read-only"
         raise ValueError(f"{function}: {name} is {given}, accepted: a writeable, aligned array")
+    if overlaps_itself(view.shape, view.strides, view.itemsize):
+        raise ValueError(f"{function}: {name} has elements that share memory, accepted: distinct elements")
     for a in inputs:
         same = a is not None and view.ctypes.data == a.ctypes.data and view.strides == a.strides and view.shape == a.shape
         if a is not None and not same and np.may_share_memory(view, a) and shares_memory(view, a):
@@ -182,6 +184,19 @@ def result(function, out, shape, dtype, *inputs, name="out", apart=()):
         if a is not None and np.may_share_memory(view, a) and shares_memory(view, a):
             raise ValueError(f"{function}: {name} overlaps an input, accepted: memory of its own")
     return view
+
+
+def overlaps_itself(shape, strides, size=1):
+    """Whether elements of this size, in the unit of the strides, may share memory: unless each stride steps over all that the
+    smaller ones reach."""
+    if 0 in shape:
+        return False
+    reach = size - 1
+    for step, n in sorted((abs(step), n) for n, step in zip(shape, strides) if n > 1):
+        if step <= reach:
+            return True
+        reach += step * (n - 1)
+    return False
 
 
 def shares_memory(a, b):

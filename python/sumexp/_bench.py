@@ -33,8 +33,8 @@ TIMES = 7  # calls of a figure, which is their median
 
 def positive(text):
     """An integer from 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}, accepted: integers from 1")
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r}, accepted: integers from 1 below 2^31")
     return int(text)
 
 

@@ -24,9 +24,9 @@ def set_num_threads(n):
     try:
         count = operator.index(n)
     except TypeError:
-        raise TypeError(f"set_num_threads: n is {n!r}, accepted: an int >= 1") from None
+        raise TypeError(f"set_num_threads: n is {n!r}, accepted: an int from 1 below 2**31") from None
     if not 1 <= count < 2**31:
-        raise ValueError(f"set_num_threads: n is {n!r}, accepted: an int >= 1")
+        raise ValueError(f"set_num_threads: n is {n!r}, accepted: an int from 1 below 2**31")
     _core.set_num_threads(count)
 
 

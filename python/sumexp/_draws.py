@@ -218,10 +218,15 @@ class Host:
 def draw(x, axis, where, options, batch, num_samples, return_info, place=Host):
     """(indices, {name of SampleInfo: array}): ndarrays, or of the place; x is an ndarray or a tensor."""
     shape = batch if num_samples is None else (*batch, options["num_samples"])
-    out = place.empty(shape, np.int64)
     info = {}
+    try:
+        out = place.empty(shape, np.int64)
+        if return_info:
+            info = {name: place.empty(shape, np.float64) for name in ("log_prob", "filtered_log_prob")}
+    except (MemoryError, RuntimeError, ValueError):  # of NumPy and of torch
+        given = f"num_samples is {options['num_samples']}"
+        raise MemoryError(f"sample: {given}, and there is no memory for so many draws of rows of shape {batch}") from None
     if return_info:
-        info = {name: place.empty(shape, np.float64) for name in ("log_prob", "filtered_log_prob")}
         types = {"kept": np.int64, "cut_logit": np.float64, "cut_index": np.int64}
         info |= {name: place.empty(batch, dtype) for name, dtype in types.items()}
     place.run(_core._sample, x, axis, where, place.options("sample", options), out, info)
@@ -247,6 +252,8 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
         except ValueError:  # a whole row is drawn from by its largest logit, where quotients overflow, or says what it has
             if place is not Host:
                 raise
+        except MemoryError:  # of draws, say; a few rows at a time need less of the rest
+            pass
     step = max(1, 16 * PIECE_BYTES // (item * max(classes, 1)))
     found = []
     options.setdefault("stream", np.arange(rows, dtype=np.int64))
@@ -258,12 +265,20 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
             found.append(draw(logits(part, 0, classes), 1, mask, some, (part.stop - r,), draws, return_info, place))
         except ValueError as error:
             of_some = f" rows from {r} on:" if step < rows else ""
-            raise ValueError(str(error).replace("sample:", f"linear_sample:{of_some}", 1)) from None
+            raise of_linear(error, of_some) from None
+        except MemoryError as error:
+            raise of_linear(error) from None
     if not found:
         found = [draw(logits(slice(0, 0), 0, classes), 1, None, options, (0,), draws, return_info, place)]
     out = place.concatenate([indices for indices, _ in found]).reshape(full)
     joined = {name: place.concatenate([info[name] for _, info in found]) for name in found[0][1]}
     return out, {name: array.reshape(full if "log_prob" in name else batch) for name, array in joined.items()}
+
+
+def of_linear(error, of_some=""):
+    """An error of `sample` for logits that nobody gave."""
+    text = str(error).replace("sample:", f"linear_sample:{of_some}", 1).replace(": logits:", ": the logits of x and w:", 1)
+    return type(error)(text)
 
 
 def draw_in_pieces(xp, logits, rows, classes, dtype, options, place):

@@ -125,7 +125,8 @@ class LogSumExp:
         whole = (n - taken) // chunk * chunk
         if whole:
             end = taken + whole
-            self._states = joined(self._states, self._reduce(x[..., taken:end], b if b is None else b[..., taken:end]))
+            part = self._reduce(x[..., taken:end], b if b is None else b[..., taken:end])
+            self._states = joined("update", self._states, part)
             self._stop += whole
             taken = end
         if taken < n:
@@ -160,7 +161,7 @@ class LogSumExp:
         else:
             states, more, kept, filled = self._states, other._complete(), self._kept, self._filled
         empty = self._batch is None or not len(states)
-        self._states = more.copy() if empty else joined(states, more) if len(more) else states
+        self._states = more.copy() if empty else joined("merge", states, more) if len(more) else states
         self._start = other._start if self._batch is None else min(self._start, other._start)
         self._stop = other._stop if behind else self._stop
         self._kept, self._filled = kept, filled
@@ -224,7 +225,7 @@ class LogSumExp:
         made = cls()
         if not array.size:
             return made
-        made._states = states = joined(array[:0], array)
+        made._states = states = joined("from_array", array[:0], array)
         code, sums = int(states["dtype"].flat[0]), int(states["sums"].flat[0])
         made._batch, made._dtype = array.shape[1:], np.dtype(dtype_of(code))
         made._weighted, made._softmax = sums == WEIGHTED, bool(sums & ALL)
@@ -295,7 +296,7 @@ class LogSumExp:
         if not self._filled:
             return self._states
         x, b = (None if k is None else k[..., : self._filled] for k in self._kept)
-        return joined(self._states, self._reduce(x, b, self._stop - self._filled))
+        return joined("result", self._states, self._reduce(x, b, self._stop - self._filled))
 
     def _settle(self):
         self._states, self._filled = self._complete(), 0
@@ -370,13 +371,13 @@ def reduced(x, b, first, sums):
     return states
 
 
-def joined(states, more):
+def joined(method, states, more):
     """All of them, in the order of the row; subtrees that belong together are merged."""
     states = np.concatenate([states, more])
     order = of_row(states, "first")
     if np.any(order[1:] < order[:-1]):
         states = states[np.argsort(order, kind="stable")]
-    return states[: _core._join_states(raw(states))] if states.size else states
+    return states[: _core._join_states(f"LogSumExp.{method}", raw(states))] if states.size else states
 
 
 def mapped(operation, states, x, rows, axes, start=0):

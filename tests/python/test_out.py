@@ -73,6 +73,21 @@ def test_out(name):
         function(*args, **kwargs, out=locked)
     with pytest.raises(TypeError, match=rf"^{name}: out is a list, accepted: "):
         function(*args, **kwargs, out=[1.0])
+    shared = np.lib.stride_tricks.as_strided(np.full(expected.shape[1:], 7, expected.dtype), expected.shape,
+                                             (0, *np.empty(expected.shape[1:], expected.dtype).strides), writeable=True)
+    with pytest.raises(ValueError, match=rf"^{name}: out has elements that share memory, accepted: distinct elements"):
+        function(*args, **kwargs, out=shared)
+    assert (shared == 7).all()
+
+
+def test_other_results_that_share_memory():
+    shared = np.lib.stride_tricks.as_strided(np.zeros(9, np.float32), (6, 9), (0, 4), writeable=True)
+    for call, name in ((lambda: se.cross_entropy_with_grad(X, TARGET, out=shared), "cross_entropy_with_grad: out"),
+                       (lambda: se.linear_cross_entropy_with_grad(X, G, TARGET, out_dw=shared),
+                        "linear_cross_entropy_with_grad: out_dw")):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"^{name} has elements that share memory, accepted: distinct elements"):
+            call()
+    assert (shared == 0).all()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -655,8 +655,16 @@ def test_linear_sample_is_sample_of_the_products(dtype):
     expected, expected_info = se.sample(logits, seed=3, return_info=True)
     assert (drawn == expected).all() and (info.log_prob == expected_info.log_prob).all()
     w[4000, 0] = np.nan
-    with pytest.raises(ValueError, match="linear_sample: logits: row 0 has a NaN"):
+    with pytest.raises(ValueError, match="linear_sample: the logits of x and w: row 0 has a NaN"):
         se.linear_sample(x, w, bias=bias)
+
+
+@pytest.mark.parametrize("number", [2**59, 2**62])
+def test_draws_that_no_memory_holds(number):
+    with pytest.raises(MemoryError, match=f"^sample: num_samples is {number}, and there is no memory"):
+        se.sample(np.zeros((4, 6)), num_samples=number)
+    with pytest.raises(MemoryError, match=f"^linear_sample: num_samples is {number}, and there is no memory"):
+        se.linear_sample(np.zeros((4, 6)), np.zeros((5, 6)), num_samples=number)
 
 
 # -- gumbel_softmax ----------------------------------------------------------------------------------------------------

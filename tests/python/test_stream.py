@@ -271,8 +271,8 @@ def test_bad_input():
     for field, value in (("first", -1), ("count", 0), ("dtype", 7), ("sums", 9), ("count", 2**62 + 2**61)):
         bad = np.concatenate([broken, LogSumExp(3).update(np.zeros((2, 3), np.float32)).to_array()])
         bad[field][1] = value
-        refuses(ValueError, lambda: LogSumExp.from_array(bad))
-    refuses(ValueError, lambda: LogSumExp.from_array(np.concatenate([broken, broken])))
+        refuses(ValueError, lambda: LogSumExp.from_array(bad), "LogSumExp.from_array: ")
+    refuses(ValueError, lambda: LogSumExp.from_array(np.concatenate([broken, broken])), "LogSumExp.from_array: ")
 
 
 # -- README ------------------------------------------------------------------------------------------------

@@ -42,22 +42,12 @@ def _extent(t):
     return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
 
 
-def _overlaps_itself(t):
-    """Whether elements may share memory: True unless each stride steps over all that the smaller ones reach."""
-    reach = 0
-    for step, n in sorted((step, n) for n, step in zip(t.shape, t.stride()) if n > 1):
-        if step <= reach:
-            return True
-        reach += step * (n - 1)
-    return False
-
-
 def _can_write(function, out, full, others):
     """Whether a kernel may write its result to `out`, which passes _check_out, while it reads the other tensors.
 
     It must be apart from them, but may be exactly one of `full`, which are read element by element.
     """
-    if not is_ours(function, out) or way(out) != "kernel" or out.is_neg() or _overlaps_itself(out):
+    if not is_ours(function, out) or way(out) != "kernel" or out.is_neg() or _arrays.overlaps_itself(out.shape, out.stride()):
         return False
     if out.is_inference() and not torch.is_inference_mode_enabled():
         return False  # copy_ says what is wrong
