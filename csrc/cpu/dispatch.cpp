@@ -94,17 +94,14 @@ void run_plan(const cpu::Plan& plan) {
 }
 
 Status simple(Op op, const void* x, void* out, DType dtype, int ndim, const std::int64_t* shape, int axis, double temperature) {
-  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim,
-                kMaxDims);
-  if (!shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
+  if (const Status status = cpu::check_shape(dtype, ndim, shape, axis); !status.ok()) return status;
   const int on = axis < 0 ? axis + ndim : axis;
   std::int64_t in_strides[kMaxDims], out_strides[kMaxDims];
-  std::int64_t item = dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2, in_step = item, out_step = item;
+  std::int64_t in_step = cpu::item_size(dtype), out_step = in_step;
   for (int d = ndim - 1; d >= 0; --d) {
-    in_strides[d] = in_step, out_strides[d] = out_step;  // where they overflow, make_plan refuses the shape
-    (void)__builtin_mul_overflow(in_step, shape[d], &in_step);
-    if (op != Op::logsumexp || d != on) (void)__builtin_mul_overflow(out_step, shape[d], &out_step);
+    in_strides[d] = in_step, out_strides[d] = out_step;
+    in_step *= shape[d];
+    if (op != Op::logsumexp || d != on) out_step *= shape[d];
   }
   Call call;
   call.op = op, call.dtype = dtype, call.ndim = ndim, call.shape = shape;
@@ -137,12 +134,7 @@ Status run(const Call& call) noexcept {
   const cpu::OpInfo& info = cpu::op_info(plan.op);
   if (info.index) status = cpu::check_indices(plan);
   if (!status.ok() || plan.rows == 0 || (plan.n == 0 && !info.row_output)) return status;
-  try {
-    run_plan(plan);
-  } catch (const std::bad_alloc&) {
-    return fail(Code::out_of_memory, "%s: no memory for scratch space; out may be partly written", cpu::op_info(plan.op).name);
-  }
-  return status;
+  return cpu::with_scratch([&] { run_plan(plan); });
 }
 
 Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t rows, std::int64_t n) noexcept {

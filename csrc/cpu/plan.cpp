@@ -100,9 +100,7 @@ std::int64_t Plan::rows_to_boundary(std::int64_t r, std::int64_t bytes) const {
 Status make_plan(const Call& call, Plan& plan) {
   const int op = static_cast<int>(call.op);
   if (op < 0 || op >= kOpCount) return fail(Code::invalid_argument, "op: got code %d; accepted are 0 to %d", op, kOpCount - 1);
-  if (!is_dtype(call.dtype)) return bad_dtype("dtype", call.dtype);
-  if (call.ndim < 0 || call.ndim > kMaxDims)
-    return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", call.ndim, kMaxDims);
+  if (const Status status = check_shape(call.dtype, call.ndim, call.shape); !status.ok()) return status;
   if (call.ndim < 64 && (call.axes >> call.ndim) != 0)
     return fail(Code::invalid_argument, "axes: a bit is set at or above ndim = %d", call.ndim);
   if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
@@ -115,7 +113,6 @@ Status make_plan(const Call& call, Plan& plan) {
   plan.dtype = call.dtype;
   plan.temperature = call.temperature;
   set_factor(plan, info.temperature);
-  if (call.ndim > 0 && !call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
   if (call.extra.data && !info.extra) return fail(Code::invalid_argument, "extra: %s has no second result", info.name);
   static constexpr const char* kNames[kOperands] = {"in[0]", "in[1]", "in[2]", "where", "out", "extra"};
   const View* const views[kOperands] = {&call.in[0], &call.in[1], &call.in[2], &call.where, &call.out, &call.extra};
@@ -132,22 +129,15 @@ Status make_plan(const Call& call, Plan& plan) {
     return fail(Code::invalid_argument, "in[%d]: given; %s takes %d inputs", __builtin_ctz(more), info.name, inputs);
   plan.rows = plan.n = 1;
   plan.batch_dims = plan.row_dims = 0;
-  std::int64_t bytes = item_size(call.dtype);
-  bool fits = true;
   for (int d = 0; d < call.ndim; ++d) {
     const std::int64_t size = call.shape[d];
-    if (size < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
-                  static_cast<long long>(size));
     if (size == 1) continue;
     const bool on_row = (call.axes >> d) & 1;
     Dim& dim = on_row ? plan.row[plan.row_dims++] : plan.batch[plan.batch_dims++];
     dim = {size, {}};
-    std::int64_t& total = on_row ? plan.n : plan.rows;
-    fits &= !__builtin_mul_overflow(total, size, &total) && !(size && __builtin_mul_overflow(bytes, size, &bytes));
+    (on_row ? plan.n : plan.rows) *= size;
     each(on_row ? elementwise : present, [&](int k) { dim.stride[k] = views[k]->strides[d]; });
   }
-  if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   const bool empty = plan.rows == 0 || (plan.n == 0 && !info.row_output);
   if (!empty) {
     for (int k = 0; k < inputs; ++k)

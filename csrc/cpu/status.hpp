@@ -35,8 +35,9 @@ inline Status bad_dtype(const char* name, DType given) {
               static_cast<int>(given));
 }
 
-// empty is set where arrays of this shape have no element.
-inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, bool& empty) {
+// What any call says of its arrays: then every size is from 0, and their products, the bytes of an array too, can be counted.
+// *empty becomes true where such an array has no element.
+inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, bool* empty = nullptr) {
   if (!is_dtype(dtype)) return bad_dtype("dtype", dtype);
   if (ndim < 0 || ndim > kMaxDims) return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", ndim, kMaxDims);
   if (ndim > 0 && !shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
@@ -45,18 +46,18 @@ inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, bool
     if (shape[d] < 0)
       return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
                   static_cast<long long>(shape[d]));
-    empty |= shape[d] == 0;
+    if (empty) *empty |= shape[d] == 0;
     if (shape[d] && __builtin_mul_overflow(bytes, shape[d], &bytes))
       return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   }
   return Status{};
 }
 // Of arrays whose rows run along an axis.
-inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int axis, bool& empty) {
+inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int axis, bool* empty = nullptr) {
   if (const Status status = check_shape(dtype, ndim, shape, empty); !status.ok()) return status;
-  if (ndim < 1 || ndim > kMaxDims || axis < -ndim || axis >= ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are -ndim to ndim - 1, ndim 1 to %d", axis, ndim,
-                kMaxDims);
+  if (ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+  if (axis < -ndim || axis >= ndim)
+    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are %d to %d", axis, ndim, -ndim, ndim - 1);
   return Status{};
 }
 

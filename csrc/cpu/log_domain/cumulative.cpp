@@ -245,7 +245,7 @@ constexpr const char* kDerivativeNames[] = {"g or t", "x", "out"};
 // The rows of a call along its axis. An empty one has no rows.
 Status rows_of(const Running& call, int operands, const View* views, const char* const* names, Rows& rows) {
   bool empty = false;
-  if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape, empty); !status.ok()) return status;
+  if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape, &empty); !status.ok()) return status;
   if (call.ndim == 0 || call.axis < 0 || call.axis >= call.ndim)
     return fail(Code::invalid_argument, "axis: got %d; accepted are 0 to ndim - 1 = %d", call.axis, call.ndim - 1);
   if (empty) {  // nothing, which may lie nowhere

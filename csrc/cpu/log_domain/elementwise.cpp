@@ -69,7 +69,7 @@ Status cpu::lay_out(LogDomain op, DType dtype, int ndim, const std::int64_t* sha
   if (static_cast<unsigned>(op) >= kLogDomainOps)
     return fail(Code::invalid_argument, "op: got %d; accepted are 0 to %d", static_cast<int>(op), kLogDomainOps - 1);
   bool empty = false;
-  if (Status status = cpu::check_shape(dtype, ndim, shape, empty); !status.ok()) return status;
+  if (Status status = cpu::check_shape(dtype, ndim, shape, &empty); !status.ok()) return status;
   if (empty) return Status{};  // of nothing, which may lie nowhere
   if (!in || !out) return fail(Code::invalid_argument, "%s: missing", in ? "out" : "in");
   const LogDomainArity n = arity(op);

@@ -128,7 +128,7 @@ Status run_weighted(const WeightedRows& given, const View (&more)[3], const cpu:
 
 Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], const WeightedKind& kind) {
   bool empty = false;
-  if (Status status = check_shape(given.dtype, given.ndim, given.shape, empty); !status.ok()) return status;
+  if (Status status = check_shape(given.dtype, given.ndim, given.shape, &empty); !status.ok()) return status;
   if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
   const auto lies_somewhere = [&](bool along) {  // what has no elements need not
     bool any = true;

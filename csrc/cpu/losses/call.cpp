@@ -24,16 +24,11 @@ Status check_loss_options(const CrossEntropyCall& call) {
   const auto code = [](const char* name, int given, const char* accepted) {
     return fail(Code::invalid_argument, "%s: got code %d; accepted are %s", name, given, accepted);
   };
-  if (!is_dtype(call.dtype)) return bad_dtype("dtype", call.dtype);
+  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis); !status.ok()) return status;
   if (!is_dtype(call.target_dtype)) return bad_dtype("target_dtype", call.target_dtype);
   if (kind < 0 || kind > 2) return code("kind", kind, "0 to 2 (index, probabilities, pairs)");
   if (type < 0 || type > 7) return code("index_type", type, "0 to 7");
   if (reduction < 0 || reduction > 2) return code("reduction", reduction, "0 to 2 (none, mean, sum)");
-  if (call.ndim < 1 || call.ndim > kMaxDims)
-    return fail(Code::invalid_argument, "ndim: got %d; accepted are 1 to %d", call.ndim, kMaxDims);
-  if (!call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
-  if (call.axis < -call.ndim || call.axis >= call.ndim)
-    return fail(Code::invalid_argument, "axis: got %d; accepted are %d to %d", call.axis, -call.ndim, call.ndim - 1);
   const auto number = [](const char* name, double given, const char* accepted) {
     return fail(Code::invalid_argument, "%s: got %g; accepted are %s", name, given, accepted);
   };
@@ -62,19 +57,13 @@ Status lay_out_losses(const CrossEntropyCall& call, Plan& plan) {
   plan.rows = plan.n = 1;
   plan.batch_dims = 0, plan.row_dims = 1;
   plan.direct = plan.columns = plan.stream = false;
-  std::int64_t bytes = item_size(call.dtype);
-  bool fits = true;
   for (int k = 0; k < kOperands; ++k) {
     plan.data[k] = views[k]->data;
     if (views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
   }
   for (int d = 0; d < call.ndim; ++d) {
     const std::int64_t size = call.shape[d];
-    if (size < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
-                  static_cast<long long>(size));
-    std::int64_t& count = d == axis ? plan.n : plan.rows;
-    fits &= !__builtin_mul_overflow(count, size, &count) && !(size && __builtin_mul_overflow(bytes, size, &bytes));
+    (d == axis ? plan.n : plan.rows) *= size;
     if (d != axis && size == 1) continue;
     Dim dim = {size, {}};
     for (int k = 0; k < kOperands; ++k) dim.stride[k] = views[k]->data ? views[k]->strides[d] : 0;
@@ -83,7 +72,6 @@ Status lay_out_losses(const CrossEntropyCall& call, Plan& plan) {
       dim.size *= plan.batch[plan.batch_dims - 1].size, plan.batch[plan.batch_dims - 1] = dim;
     else plan.batch[plan.batch_dims++] = dim;
   }
-  if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
   if (plan.rows && !plan.data[kTarget] && (plan.n || call.kind != TargetKind::probabilities))
     return fail(Code::invalid_argument, "target: missing");
   if (plan.rows && call.kind == TargetKind::pairs && !plan.data[kPairWeight])

@@ -11,7 +11,7 @@ Status check_masked(const MaskedCall& call) {
     return fail(Code::unsupported, "op: got code %d; accepted are softmax, log_softmax and logsumexp",
                 static_cast<int>(call.op));
   bool empty = false;
-  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis, empty); !status.ok()) return status;
+  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis, &empty); !status.ok()) return status;
   if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   const double cap = call.dtype == DType::f64 ? call.softcap : static_cast<float>(call.softcap);
   if (!(call.softcap >= 0.0) || !std::isfinite(cap) || (cap == 0.0 && call.softcap != 0.0))

@@ -6,7 +6,7 @@ namespace sumexp::cpu {
 
 Status check_draws(const SampleCall& call, const std::int64_t* counts, const std::int64_t* strides, bool reads) {
   bool empty = false;
-  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis, empty); !status.ok()) return status;
+  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis, &empty); !status.ok()) return status;
   if (reads && !empty && !call.logits.data) return fail(Code::invalid_argument, "logits: missing");
   if (call.logits.data && !call.logits.strides) return fail(Code::invalid_argument, "logits: has no strides");
   if (call.where.data && !call.where.strides) return fail(Code::invalid_argument, "where: has no strides");

@@ -184,22 +184,12 @@ std::int64_t settle(const Family& family, SumState* states, std::int64_t count, 
 
 // -- checks ------------------------------------------------------------------------------------------------------
 
-Status check_dtype(DType dtype) {
-  const int code = static_cast<int>(dtype);
-  if (code < 0 || code > 3)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", code);
-  return Status{};
-}
-
 bool sums_are_known(std::int32_t sums) { return sums == kSumWeighted || (sums >= kSumApart && sums <= (kSumApart | kSumAll)); }
 
 // The rows of a call, as Moves takes them.
 Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& plan) {
-  Status status = check_dtype(call.dtype);
-  if (!status.ok()) return status;
-  if (call.ndim < 1 || call.ndim > kMaxDims)
-    return fail(Code::invalid_argument, "ndim: got %d; accepted are 1 to %d", call.ndim, kMaxDims);
-  if (!call.shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", call.ndim);
+  bool none = false;
+  if (const Status status = check_shape(call.dtype, call.ndim, call.shape, -1, &none); !status.ok()) return status;
   if (!sums_are_known(call.sums))
     return fail(Code::invalid_argument, "sums: got %d; accepted are 1, 2 and 3, or 4 with weights", call.sums);
   if (call.first < 0)
@@ -210,23 +200,17 @@ Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& pl
   if (call.b.data && !weighted)
     return fail(Code::invalid_argument, "b: given; accepted are weights of reduce_states with sums = 4");
   const View* views[kOperands] = {&call.x, weighted ? &call.b : nullptr, nullptr, nullptr, has_out ? &out : nullptr, nullptr};
-  std::int64_t bytes = item_size(call.dtype);
-  bool fits = true, none = false;
   for (int d = 0; d < call.ndim; ++d) {
-    const std::int64_t size = call.shape[d];
-    if (size < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
-                  static_cast<long long>(size));
     Dim& dim = d == call.ndim - 1 ? plan.row[0] : plan.batch[d];
-    dim.size = size, none |= size == 0;
-    fits &= !(size && __builtin_mul_overflow(bytes, size, &bytes));
-    fits &= d == call.ndim - 1 || !__builtin_mul_overflow(plan.rows, size, &plan.rows);
+    dim.size = call.shape[d];
+    if (d < call.ndim - 1) plan.rows *= dim.size;
     for (int k = 0; k < kOperands; ++k) dim.stride[k] = views[k] && views[k]->strides ? views[k]->strides[d] : 0;
   }
   plan.n = call.shape[call.ndim - 1];
   std::int64_t end;
-  fits &= !__builtin_add_overflow(call.first, plan.n, &end) && end <= kMostElements;
-  if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count, or a row ends beyond 2^62");
+  if (__builtin_add_overflow(call.first, plan.n, &end) || end > kMostElements)
+    return fail(Code::invalid_argument, "first: got %lld; accepted are numbers by which a row ends at 2^62 at most",
+                static_cast<long long>(call.first));
   constexpr const char* kNames[kOperands] = {"x", "b", "", "", "out", ""};
   for (int k = 0; k < kOperands; ++k) {
     if (!views[k]) continue;
@@ -245,8 +229,7 @@ Status check_states(const SumState* states, std::int64_t count, std::int64_t row
   if (!count || !rows) return Status{};
   if (!states) return fail(Code::invalid_argument, "states: missing");
   dtype = static_cast<DType>(states->dtype);
-  const Status known = check_dtype(dtype);
-  if (!known.ok()) return known;
+  if (!is_dtype(dtype)) return bad_dtype("dtype", dtype);
   for (std::int64_t i = 0; i < count; ++i)
     for (std::int64_t r = 0; r < rows; ++r) {
       const SumState &s = states[i * rows + r], &of_row = states[i * rows];
@@ -467,7 +450,7 @@ void map_all(Op op, const SumState* states, std::int64_t count, const StreamCall
 }  // namespace
 
 int count_states(DType dtype, std::int64_t first, std::int64_t n) noexcept {
-  if (!check_dtype(dtype).ok() || first < 0 || n < 0 || __builtin_add_overflow(first, n, &n)) return 0;
+  if (!is_dtype(dtype) || first < 0 || n < 0 || __builtin_add_overflow(first, n, &n)) return 0;
   return spans_of(chunk_of(dtype), first, n - first);
 }
 
@@ -505,7 +488,7 @@ Status finish_states(const SumState* states, std::int64_t count, std::int64_t ro
   DType of_states = dtype;
   std::int32_t sums = 0;
   Status status = check_states(states, count, rows, of_states, sums);
-  if (status.ok()) status = check_dtype(dtype);
+  if (status.ok() && !is_dtype(dtype)) status = bad_dtype("dtype", dtype);
   if (!status.ok() || !rows) return status;
   if (of_states != dtype)
     return fail(Code::invalid_argument, "dtype: got code %d; the states are of code %d", static_cast<int>(dtype),
