@@ -150,7 +150,7 @@ def _unchanged(states, axis, keepdims, dtype, computing_meta=False):
 
 def _combined(blocks, axis, keepdims, computing_meta=False):
     flat = list(_flat(blocks))
-    return functools.reduce(joined, flat[1:], flat[0])
+    return functools.reduce(functools.partial(joined, "merge"), flat[1:], flat[0])
 
 
 def _flat(blocks):

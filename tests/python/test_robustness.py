@@ -281,7 +281,7 @@ import hashlib, numpy as np, sumexp as se
 def digest(*arrays):
     return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
 rng = np.random.default_rng(0)
-for n in (300, 2047, 4096, 5003, 20_000):
+for n in (300, 2047, 4096, 5003, 9001):
     x = rng.normal(0, 5, (70, n)).astype(np.float32)
     t = rng.integers(0, n, 70)
     x[3] = np.nan; x[5, 7] = np.nan; x[8] = -np.inf; x[9, 1:] = -np.inf; x[11, 5] = np.inf; x[13, :200] = 1e30
