@@ -140,9 +140,10 @@ def test_transforms_round_once(dtype):
 def test_transforms_and_operations():
     a, b = pair()
     x = a.detach()
-    assert torch.allclose(torch.func.vmap(lambda x: st.logcumsumexp(x, 0))(x), st.logcumsumexp(x, 1))
+    assert torch.allclose(torch.func.vmap(lambda x: st.logcumsumexp(x, 0))(x), st.logcumsumexp(x, 1), rtol=1e-12, atol=0)
     hessian = torch.func.hessian(lambda x: st.logcumsumexp(x, 0).sum())(x[0])
-    assert torch.allclose(hessian, torch.autograd.functional.hessian(lambda x: x.exp().cumsum(0).log().sum(), x[0]))
+    expected = torch.autograd.functional.hessian(lambda x: x.exp().cumsum(0).log().sum(), x[0])
+    assert torch.allclose(hessian, expected, rtol=1e-12, atol=0)
 
     def f(x, y):
         return st.logaddexp(x, y).sum() + st.logcumsumexp(x, -1).sum() + st.logmeanexp(x) + se.logsumexp(x, b=y * y)
@@ -150,7 +151,7 @@ def test_transforms_and_operations():
     f(a, b).backward()
     expected, a.grad = a.grad, None
     torch.compile(f, fullgraph=True, backend="aot_eager")(a, b).backward()
-    assert torch.allclose(a.grad, expected)
+    assert torch.allclose(a.grad, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"reverse": True}], ids=str)
@@ -207,7 +208,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"logaddexp_vjp: g has shape \(3,\), accepted: \(2,\)"):
         se.logaddexp_vjp(torch.ones(3), torch.ones(2), torch.ones(2))
     out = torch.zeros(2)
-    assert st.logaddexp(torch.zeros(2), 0, out=out) is out and np.allclose(out, np.log(2))
+    assert st.logaddexp(torch.zeros(2), 0, out=out) is out and np.allclose(out, np.log(2), rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -1,5 +1,6 @@
 """Sampling of tensors: the bytes of NumPy's, gumbel_softmax under autograd and transforms, and what tensors alone can be."""
 
+import functools
 from fractions import Fraction
 
 import numpy as np
@@ -32,7 +33,7 @@ def test_as_numpy(dtype):
     drawn, info = st.sample(x, seed=1, return_info=True)
     assert info.log_prob.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.allclose(info.log_prob, torch.log_softmax(x.double(), -1).gather(1, drawn[:, None])[:, 0].to(info.log_prob),
-                          rtol=1e-5)
+                          rtol=1e-5, atol=0)
     assert info.kept.tolist() == [3000] * 5
     counts = st.sample_counts(x, 10**6, seed=1)
     assert (counts.numpy() == se.sample_counts(same, 10**6, seed=1)).all()
@@ -167,9 +168,9 @@ def test_gumbel_softmax_derivatives():
     weights = normal(3, 5, dtype=torch.float64, seed=2)
     (straight_through,) = torch.autograd.grad((st.gumbel_softmax(x, 0.7, hard=True, seed=1) * weights).sum(), x)
     (of_soft,) = torch.autograd.grad((soft(x) * weights).sum(), x)
-    assert torch.allclose(straight_through, of_soft)
+    assert torch.allclose(straight_through, of_soft, rtol=1e-12, atol=0)
     jacobian = torch.func.jacrev(soft)(x.detach())
-    assert torch.allclose(jacobian, torch.func.jacfwd(soft)(x.detach()))
+    assert torch.allclose(jacobian, torch.func.jacfwd(soft)(x.detach()), rtol=1e-12, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:.*batching rule")
@@ -190,8 +191,9 @@ def test_gumbel_softmax_seeds_in_transforms():
         other = call()
         torch.manual_seed(7)
         assert torch.equal(call(), found[-1]) and not torch.equal(other, found[-1])
-    assert torch.allclose(found[1], found[0]) and torch.allclose(found[2], found[0])
-    assert torch.allclose(found[3][0], found[0][0]) and not torch.allclose(found[3][1], found[0][1])  # all have the first's
+    same = functools.partial(torch.allclose, rtol=1e-5, atol=1e-7)  # float32, by other ways
+    assert same(found[1], found[0]) and same(found[2], found[0])
+    assert same(found[3][0], found[0][0]) and not same(found[3][1], found[0][1])  # all have the first's
     each = torch.vmap(lambda x, stream: st.gumbel_softmax(x, seed=1, stream=stream))(x, torch.arange(3))
     assert torch.equal(each, st.gumbel_softmax(x, seed=1))
 
@@ -221,7 +223,7 @@ def test_compiled():
     assert torch.equal(soft(x), st.gumbel_softmax(x * 2, hard=True, seed=1) + 1)
     weights = normal(3, 50, seed=3)
     grads = [torch.autograd.grad((f(x) * weights).sum(), x)[0] for f in (soft, lambda x: st.gumbel_softmax(x * 2, seed=1))]
-    assert torch.allclose(*grads)
+    assert torch.allclose(*grads, rtol=1e-12, atol=0)
     large = torch.compile(lambda x: st.sample(x, seed=2**64 - 1), **full)
     assert torch.equal(large(x), st.sample(x, seed=2**64 - 1))
     fresh = torch.compile(lambda x: st.sample(x, num_samples=50), **full)
