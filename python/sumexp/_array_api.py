@@ -4,12 +4,12 @@ For what has no kernels: complex numbers and longdouble (sumexp.special serves t
 """
 
 import functools
-import operator
 import sys
 
 import numpy as np
 
 from ._devices import is_foreign, is_torch
+from ._row_shapes import check_axes, row_shape
 
 # Weights outside of these go into the exponent: the quotient of two others can be formed in every dtype.
 SMALLEST_WEIGHT, LARGEST_WEIGHT = 2.0**-30, 2.0**30
@@ -68,14 +68,10 @@ def promoted(xp, *operands):
     return [xp.asarray(v, dtype=dtype) for v in arrays]
 
 
-def _axes(axis, ndim):
+def _axes(name, axis, ndim):
     """axis as a tuple of axes counted from 0. A 0-d array takes 0 and -1 too, as NumPy's reductions do."""
-    if axis is None:
-        return tuple(range(ndim))
-    axis = axis if isinstance(axis, tuple) else operator.index(axis)
-    if ndim == 0 and axis in (0, -1):
-        return ()
-    return np.lib.array_utils.normalize_axis_tuple(axis, ndim)
+    axes = check_axes(name, axis, ndim)
+    return axes if ndim else ()
 
 
 def _shifted(xp, x, axes):
@@ -89,7 +85,7 @@ def _shifted(xp, x, axes):
 
 
 def softmax(xp, x, axis):
-    axes = _axes(axis, x.ndim)
+    axes = _axes("softmax", axis, x.ndim)
     if 0 in x.shape:
         return xp.exp(x)
     with np.errstate(invalid="ignore"):
@@ -100,7 +96,7 @@ def softmax(xp, x, axis):
 
 
 def log_softmax(xp, x, axis):
-    axes = _axes(axis, x.ndim)
+    axes = _axes("log_softmax", axis, x.ndim)
     if 0 in x.shape:
         return xp.exp(x)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,18 +110,17 @@ def logsumexp(xp, a, b, axis, keepdims, return_sign):
     """log sum b exp(a), of arrays of one dtype; b may be None."""
     if b is not None:
         a, b = xp.broadcast_arrays(a, b)
-    axes = _axes(axis, a.ndim)
+    axes = _axes("logsumexp", axis, a.ndim)
     kept = [d for d in range(a.ndim) if d not in axes]
-    shape = tuple(1 if d in axes else n for d, n in enumerate(a.shape))
-    row_shape = tuple(a.shape[d] for d in kept)
+    shape, one_each = row_shape(a.shape, axes), row_shape(a.shape, axes, False)
 
     def rows(v):
-        return None if v is None else xp.reshape(xp.permute_dims(v, (*kept, *axes)), (*row_shape, -1))
+        return None if v is None else xp.reshape(xp.permute_dims(v, (*kept, *axes)), (*one_each, -1))
 
     if 0 in a.shape:
         zero = xp.sum(xp.reshape(a, (-1,)))  # of the dtype, where the array is
         log_abs = xp.real(zero) if is_complex(a) else zero
-        log_abs, phase = log_abs - np.inf + xp.zeros(row_shape, dtype=log_abs.dtype), zero + xp.zeros(row_shape, dtype=a.dtype)
+        log_abs, phase = log_abs - np.inf + xp.zeros(one_each, dtype=log_abs.dtype), zero + xp.zeros(one_each, dtype=a.dtype)
         log_sum = xp.asarray(log_abs, dtype=a.dtype)
     else:
         log_abs, phase, log_sum = _rows(xp, rows(a), rows(b))

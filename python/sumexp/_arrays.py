@@ -7,7 +7,6 @@ knows of torch: tensors have been sent elsewhere.
 """
 
 import contextlib
-import operator
 import sys
 
 import numpy as np
@@ -107,35 +106,6 @@ def with_room(name, function, b, arrays, options, out=None):
         return tuple(map(back, (first, *more)))
     result(name, out, first.shape, dtype, *made)[...] = first
     return (out, *map(back, more))
-
-
-def check_axis(function, axis, ndim):
-    """An axis of an array of ndim dimensions, counted from 0. One of none counts as one of one."""
-    ndim = max(ndim, 1)
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int") from None
-    if not -ndim <= number < ndim:
-        raise np.exceptions.AxisError(number, ndim, function)
-    return number % ndim
-
-
-def check_axes(function, axis, ndim):
-    """A tuple of axes, counted from 0, in the order given; None is all."""
-    if axis is None:
-        return tuple(range(max(ndim, 1)))
-    try:
-        numbers = (operator.index(axis),)
-    except TypeError:
-        try:
-            numbers = tuple(map(operator.index, (None,) if isinstance(axis, str) else axis))
-        except TypeError:
-            raise TypeError(f"{function}: axis is {axis!r}, accepted: an int, a tuple of ints or None") from None
-    axes = tuple(check_axis(function, a, ndim) for a in numbers)
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"{function}: duplicate value in axis, which is {axis!r}, accepted: each axis once")
-    return axes
 
 
 def _scalar_if_0d(result):

@@ -1,6 +1,6 @@
 """How linear_cross_entropy divides its work: shared by the functions for NumPy and for torch."""
 
-import operator
+from ._scalars import integer
 
 PARTS = ("x", "w", "bias")
 BLOCK = 1 << 20  # elements of a block of a matrix that is converted, or added to another
@@ -21,13 +21,7 @@ def chunk_rows(function, given, rows, classes, beside=0):
     """
     if given is None:
         return max(1, min(rows, share_of(rows, classes, beside), max(512, BLOCK // max(classes, 1))))
-    try:
-        size = operator.index(given)
-    except TypeError:
-        raise TypeError(f"{function}: chunk_size is {given!r}, accepted: an int from 1, or None") from None
-    if size < 1 or isinstance(given, bool):
-        raise ValueError(f"{function}: chunk_size is {given!r}, accepted: an int from 1, or None")
-    return min(size, max(rows, 1))
+    return min(integer(function, "chunk_size", given, "an int from 1, or None", 1), max(rows, 1))
 
 
 def blocks(rows, columns, size=BLOCK):

@@ -1,6 +1,5 @@
 """What was built and what was chosen: show_config, and the number of threads."""
 
-import operator
 import os
 import platform
 import sys
@@ -8,6 +7,7 @@ import sys
 import numpy as np
 
 from . import _core
+from ._scalars import integer
 
 
 def get_num_threads():
@@ -21,13 +21,7 @@ def get_num_threads():
 
 def set_num_threads(n):
     """Sets the number of threads a call may use, n >= 1, for the whole process. Results do not depend on it."""
-    try:
-        count = operator.index(n)
-    except TypeError:
-        raise TypeError(f"set_num_threads: n is {n!r}, accepted: an int from 1 below 2**31") from None
-    if not 1 <= count < 2**31:
-        raise ValueError(f"set_num_threads: n is {n!r}, accepted: an int from 1 below 2**31")
-    _core.set_num_threads(count)
+    _core.set_num_threads(integer("set_num_threads", "n", n, "an int from 1 below 2**31", 1, 2**31 - 1))
 
 
 def show_config(mode="stdout"):

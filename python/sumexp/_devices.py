@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _core
+from ._row_shapes import check_axes, row_shape
 
 CPU, CUDA = 1, 2
 LEGACY_STREAM = 1  # the default stream, in the numbering of both protocols
@@ -167,7 +168,7 @@ def call(name, arrays, given):
 
     shape = np.broadcast_shapes(*(memory[n].array.shape for n in (main, "b") if n in memory))
     if name in ("logsumexp", "logsumexp_jvp"):
-        shape = row_shape(name, shape, given.get("axis"), given.get("keepdims", False))
+        shape = row_shape(shape, check_axes(name, given.get("axis"), len(shape)), given.get("keepdims", False))
     signs, dtype = given.get("return_sign", False), given[main].dtype
     result = given["out"] if "out" in memory else new()(shape, dtype)
     sign = new()(shape, dtype) if signs and "b" in memory else None
@@ -209,18 +210,6 @@ def _described(name, main, operands):
             accepted = "bool" if n == "where" else "float16, bfloat16, float32 or float64, one for all arrays"
             raise TypeError(f"{name}: {n} has dtype {m.array.dtype}, accepted: {accepted}")
     return memory
-
-
-def row_shape(function, shape, axis, keepdims):
-    """The shape of one result per row."""
-    if axis is None:
-        axes = set(range(len(shape)))
-    else:
-        try:
-            axes = set(np.lib.array_utils.normalize_axis_tuple(axis, len(shape)))
-        except TypeError:
-            raise TypeError(f"{function}: axis is {axis!r}, accepted: an int, a tuple of ints or None") from None
-    return tuple(1 if d in axes else n for d, n in enumerate(shape) if keepdims or d not in axes)
 
 
 def _namespace(value):

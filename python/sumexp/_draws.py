@@ -1,7 +1,6 @@
 """What sumexp._sampling and sumexp.torch._sampling share: options made ready, and the calls of sumexp._core that draw."""
 
 import numbers
-import operator
 import secrets
 import sys
 from typing import Any, NamedTuple
@@ -11,10 +10,11 @@ import numpy as np
 from . import _core
 from ._devices import is_torch
 from ._row_shapes import row_axis, without
-from ._scalars import temperature as checked_temperature
+from ._scalars import integer, temperature as checked_temperature
 
 ORDERS = {"vllm": 0, "hf": 1, "llama.cpp": 2}
 FILTERS = ("top_k", "top_p", "min_p")
+SEEDS = "an int from 0 below 2^64, None or a generator", 0, 2**64 - 1
 PIECE_BYTES = 4 << 20  # of the logits that linear_sample has at a time
 
 
@@ -67,15 +67,7 @@ def broadcast_mask(function, mask, shape):
 
 def number(function, argument, value):
     """An int that fits into 64 bits."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: {argument} is {value!r}, accepted: an int") from None
-    if not 0 <= value < 2**63:
-        raise ValueError(f"{function}: {argument} is {value}, accepted: integers from 0")
-    return value
+    return integer(function, argument, value, "an int from 0 below 2^63", 0, 2**63 - 1)
 
 
 def per_row(function, argument, value, batch, dtype):
@@ -133,21 +125,11 @@ def seeds(function, seed, batch):
         return np.array([random_bits(seed)], np.uint64)
     if isinstance(seed, (list, tuple)) or (isinstance(seed, np.ndarray) and seed.dtype == object):
         given = np.array(seed, object)
-        fresh = np.array([secrets.randbits(64) if s is None else number_of_seed(function, s) for s in given.flat], np.uint64)
-        return per_row(function, "seed", fresh.reshape(given.shape), batch, np.uint64)
+        fresh = [secrets.randbits(64) if s is None else integer(function, "seed", s, *SEEDS) for s in given.flat]
+        return per_row(function, "seed", np.array(fresh, np.uint64).reshape(given.shape), batch, np.uint64)
     if isinstance(seed, int) and not isinstance(seed, bool):
-        return np.array([number_of_seed(function, seed)], np.uint64)
+        return np.array([integer(function, "seed", seed, *SEEDS)], np.uint64)
     return per_row(function, "seed", seed, batch, np.uint64)
-
-
-def number_of_seed(function, seed):
-    try:
-        value = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"{function}: seed is {seed!r}, accepted: integers, None or a generator") from None
-    if not 0 <= value < 2**64:
-        raise ValueError(f"{function}: seed is {seed}, accepted: integers from 0 below 2^64")
-    return value
 
 
 def row_options(function, batch, temperature, seed, stream):

@@ -12,7 +12,8 @@ import numpy as np
 from . import _arrays, _core
 from ._chunks import BLOCK, blocks, chunk_rows, wanted
 from ._devices import is_torch
-from ._losses import INFO, Call
+from ._loss_arguments import RAW_INFO
+from ._losses import Call
 
 BESIDE = BLOCK * 3 // 2  # elements that a product, and what is added to dw, take beside a chunk's logits
 
@@ -222,7 +223,7 @@ class Losses:
 
     def sweep(self, z, rows, gradient):
         """Computes of the logits z of some rows (a slice, or indices) what was asked for; the gradient goes over z."""
-        places = {"row_loss": self.row_loss, **{INFO[n]: a for n, a in self.info.items()}}
+        places = {"row_loss": self.row_loss, **{RAW_INFO[n]: a for n, a in self.info.items()}}
         made = {n: a[rows] for n, a in places.items()}  # views of slices, else arrays of their own
         of_rows = {n: a[rows] for n, a in self.of_rows.items()}
         dlogits = z if gradient else None

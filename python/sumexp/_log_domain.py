@@ -9,6 +9,7 @@ from . import _arrays, _core
 from ._broadcast import summed_to
 from ._devices import is_torch
 from ._operations import LOG_DOMAIN as OPS
+from ._row_shapes import check_axes, check_axis, row_shape
 
 
 def _for_torch(function, *values):
@@ -163,7 +164,7 @@ def _along(function, given, x, axis, reverse, exclusive, out, jvp=False):
     if given is not None and given.shape != x.shape:
         name = "t" if jvp else "g"
         raise ValueError(f"{function}: {name} has shape {given.shape}, accepted: {x.shape}, the shape of x")
-    axis = _arrays.check_axis(function, axis, x.ndim)
+    axis = check_axis(function, axis, x.ndim)
     inputs = [x] if given is None else [given, x]
     made = _arrays.result(function, out, x.shape, x.dtype, *inputs)
     views = [a if a is None or x.ndim else a.reshape(1) for a in (given, x, made)]
@@ -242,12 +243,6 @@ def _from_rows(rows, axes, shape):
     return rows.reshape([sizes[d] for d in order]).transpose(np.argsort(order)).reshape(shape)
 
 
-def _row_shape(shape, axes, keepdims):
-    if not shape:
-        return ()
-    return tuple(1 if d in axes else n for d, n in enumerate(shape) if keepdims or d not in axes)
-
-
 def _kept(function, where, shape):
     if where is None:
         return None
@@ -291,8 +286,8 @@ def logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     (x, b), back = _arrays.together("logmeanexp", x=x, b=b)
     if b is not None:
         x, b = _broadcast("logmeanexp", x=x, b=b)
-    axes = _arrays.check_axes("logmeanexp", axis, x.ndim)
-    shape = _row_shape(x.shape, axes, keepdims)
+    axes = check_axes("logmeanexp", axis, x.ndim)
+    shape = row_shape(x.shape, axes, keepdims)
     kept = _kept("logmeanexp", where, x.shape)
     count = None
     if kept is not None:
@@ -330,8 +325,8 @@ def weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
         return wide
     (g, x, b), back = _arrays.together(name, g=g, x=x, b=b)
     full = _broadcast(name, x=x, b=b)
-    axes = _arrays.check_axes(name, axis, full[0].ndim)
-    shape = _row_shape(full[0].shape, axes, keepdims)
+    axes = check_axes(name, axis, full[0].ndim)
+    shape = row_shape(full[0].shape, axes, keepdims)
     if g.shape != shape:
         raise ValueError(f"{name}: g has shape {g.shape}, accepted: {shape}, the shape of the result of logsumexp")
     rows, weights = (_as_rows(a, axes) for a in full)
@@ -352,9 +347,9 @@ def weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None):
         if tangent is not None and tangent.shape != shape:
             raise ValueError(f"{name}: {argument} has shape {tangent.shape}, accepted: {shape}, the shape of {of}")
     full = _broadcast(name, x=x, b=b)[0].shape
-    axes = _arrays.check_axes(name, axis, len(full))
+    axes = check_axes(name, axis, len(full))
     rows, weights, t, t_b = (None if a is None else _as_rows(np.broadcast_to(a, full), axes) for a in (x, b, t, t_b))
-    shape = _row_shape(full, axes, keepdims)
+    shape = row_shape(full, axes, keepdims)
     made = _arrays.result(name, out, shape, x.dtype, x, b)
     value = np.empty(rows.shape[:-1], x.dtype)
     _core._weighted_rows(name, 2, rows, weights, (t, t_b, value))

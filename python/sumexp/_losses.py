@@ -4,12 +4,16 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
+from ._loss_arguments import (
+    RAW_INFO,
+    check_denominator,
+    check_ignored,
+    checked_options,
+    denominator_number,
+    names,
+    tokens_power,
+)
 from ._row_shapes import row_axis
-from ._scalars import temperature as checked_temperature, tokens_power
-
-INFO = {"lse": "lse", "log_prob": "log_prob", "entropy": "entropy", "z_loss": "z_loss_part", "predicted": "predicted",
-        "correct": "correct"}  # names, and those of the raw entry
-REDUCTIONS = ("none", "mean", "sum")
 
 
 def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None,
@@ -143,8 +147,7 @@ def _run(function, logits, target, axis, *, out=None, **options):
 class Call:
     """The arguments of a call, checked and ready for the raw entry; its results."""
 
-    def __init__(self, function, logits, target, axis, *, weight, ignore_index, label_smoothing, z_loss, softcap, temperature,
-                 token_weight, reduction, denominator, on_empty, info=()):
+    def __init__(self, function, logits, target, axis, *, weight, token_weight, denominator, info=(), **options):
         self.function = function
         (self.logits,), self.back = _arrays.together(function, logits=logits)
         shape = self.logits.shape
@@ -152,58 +155,30 @@ class Call:
         self.rows = shape[: self.axis] + shape[self.axis + 1 :]
         self.number = np.dtype(np.float64 if self.logits.dtype == np.float64 else np.float32)
         self.target, target_weight = self._target(target)
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"{function}: reduction is {reduction!r}, accepted: 'none', 'mean', 'sum'")
-        if on_empty not in ("nan", "zero"):
-            raise ValueError(f"{function}: on_empty is {on_empty!r}, accepted: 'nan', 'zero'")
-        self.reduction = reduction
-        self.info = _names(function, info)
-        ignore_index = _index(function, ignore_index)
-        if self.target.dtype.kind not in "iu" and ignore_index >= 0:
-            raise ValueError(f"{function}: ignore_index is {ignore_index}, accepted with probabilities: a negative one, unused")
+        options = checked_options(function, **options)
+        self.reduction = options["reduction"]
+        self.info = names(function, info)
+        of_indices = self.target.dtype.kind in "iu"
+        if not of_indices:
+            check_ignored(function, options["ignore_index"])
         if denominator is not None:
-            if reduction != "mean":
-                raise ValueError(f"{function}: denominator is given with reduction {reduction!r}, accepted: with 'mean' alone")
-            denominator = _number(function, "denominator", denominator, "a finite number >= 0", lambda v: v >= 0)
-        label_smoothing = _number(
-            function, "label_smoothing", label_smoothing, "a number in [0, 1]", lambda v: 0 <= v <= 1
-        )
-        if softcap is not None:
-            softcap = _number(function, "softcap", softcap, "a finite number > 0, or None", lambda v: v > 0)
-        self.arguments = {
+            check_denominator(function, self.reduction)
+            denominator = denominator_number(function, denominator)
+        given = self.arguments = {
+            **options,
             "target_weight": target_weight,
             "weight": None if weight is None else self._class_weight(weight),
             "token_weight": None if token_weight is None else self.of_rows("token_weight", token_weight),
-            "ignore_index": ignore_index,
-            "label_smoothing": label_smoothing,
-            "z_loss": _number(function, "z_loss", z_loss, "a finite number >= 0", lambda v: v >= 0),
-            "softcap": softcap,
-            "temperature": checked_temperature(function, temperature),
-            "reduction": reduction,
             "denominator": denominator,
-            "zero_if_empty": on_empty == "zero",
             "function": function,
         }
-
-        if reduction == "mean" and token_weight is not None:
-            given, tokens = self.arguments, self.arguments["token_weight"]
-            if power := tokens_power(tokens[self._counted(ignore_index)], self.number):
+        if self.reduction == "mean" and token_weight is not None:
+            tokens, index = given["token_weight"], self.target if of_indices else None
+            if power := tokens_power(tokens, self.number, index, given["weight"], options):
                 with np.errstate(over="ignore", under="ignore"):
                     given["token_weight"] = np.asarray(np.ldexp(tokens, power))
                     if denominator is not None:
                         given["denominator"] = float(np.ldexp(denominator, power))
-
-    def _counted(self, ignore_index):
-        """Which rows have a loss, as a mask."""
-        if self.target.dtype.kind not in "iu":
-            return ...
-        kept, weight = self.target != ignore_index, self.arguments["weight"]
-        if self.target.ndim > len(self.rows):  # pairs
-            return kept.any(-1)
-        if weight is not None and len(weight) and not self.arguments["label_smoothing"] and not self.arguments["z_loss"]:
-            inside = kept & (self.target >= 0) & (self.target < len(weight))
-            kept &= weight[np.where(inside, self.target, 0)] != 0
-        return kept
 
     def _target(self, target):
         """(indices or probabilities, weights of pairs or None)"""
@@ -276,7 +251,7 @@ class Call:
         if loss:
             loss = further["loss"] = np.empty(self.rows if self.reduction == "none" else (), self.logits.dtype)
         _core._cross_entropy(self.logits, self.target, self.axis, **self.arguments, **further,
-                             **{INFO[n]: a for n, a in self.found.items()})
+                             **{RAW_INFO[n]: a for n, a in self.found.items()})
         return loss
 
     def results(self, loss, *gradient, back=True):
@@ -284,37 +259,3 @@ class Call:
         if self.info:
             results += ({n: self.back(a) for n, a in self.found.items()},)
         return results if len(results) > 1 else results[0]
-
-
-def _index(function, value):
-    try:
-        number = value.__index__()
-    except (AttributeError, TypeError):
-        raise TypeError(f"{function}: ignore_index is {value!r}, accepted: an int") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{function}: ignore_index is {number}, accepted: an int of 64 bits")
-    return number
-
-
-def _number(function, argument, value, accepted, check):
-    """`value`, a real number or an array of no dimensions, as a finite float that passes the check."""
-    if getattr(value, "ndim", 0) or not (hasattr(type(value), "__float__") or hasattr(type(value), "__index__")):
-        raise TypeError(f"{function}: {argument} is {value!r}, accepted: {accepted}")
-    try:
-        number = float(value)
-    except (TypeError, OverflowError):
-        number = float("nan")
-    if not (check(number) and abs(number) != float("inf")):
-        raise ValueError(f"{function}: {argument} is {value!r}, accepted: {accepted}")
-    return number
-
-
-def _names(function, info):
-    try:
-        names = (info,) if isinstance(info, str) else tuple(info)
-    except TypeError:
-        raise TypeError(f"{function}: info is {info!r}, accepted: a sequence of {', '.join(map(repr, INFO))}") from None
-    for name in names:
-        if name not in INFO:
-            raise ValueError(f"{function}: info has {name!r}, accepted: {', '.join(map(repr, INFO))}")
-    return names

@@ -4,9 +4,9 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-from ._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, check_softcap, laid, shape_error
+from ._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid, shape_error
 from ._row_shapes import row_axis
-from ._scalars import temperature as check_temperature
+from ._scalars import softcap as checked_softcap, temperature as check_temperature
 
 _OPTIONS = """
     where : array of bool
@@ -104,7 +104,7 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         "lengths": lengths,
         "causal": check_causal(function, causal, x.ndim),
         "bias": laid(function, "bias", bias, shape),
-        "softcap": check_softcap(function, softcap),
+        "softcap": checked_softcap(function, softcap) or 0.0,
         "sink": laid(function, "sink", sink, shape, axis),
         "temperature": check_temperature(function, temperature),
         "nan": check_empty(function, empty),

@@ -1,8 +1,8 @@
 """The arguments of masked rows, of arrays and of tensors alike: their checks."""
 
-import operator
-
 import numpy as np
+
+from ._scalars import integer
 
 NAMES = ("where", "lengths", "causal", "bias", "softcap", "sink", "temperature", "empty")
 OPS = {"masked_softmax": 0, "masked_log_softmax": 1, "masked_logsumexp": 2}
@@ -43,27 +43,10 @@ def check_causal(function, causal, ndim):
         causal = bool(causal)
     if causal is None or causal is False:
         return None
-    try:
-        offset = 0 if causal is True else operator.index(causal)
-    except TypeError:
-        raise TypeError(f"{function}: causal is {causal!r}, accepted: an int or a bool") from None
+    offset = 0 if causal is True else integer(function, "causal", causal, "an int or a bool")
     if ndim < 2:
         raise ValueError(f"{function}: causal with an x of {ndim} dimension, accepted: two or more")
     return max(min(offset, 2**62), -(2**62))
-
-
-def check_softcap(function, softcap):
-    if softcap is None:
-        return 0.0
-    try:
-        if isinstance(softcap, (str, bytes, bool)):
-            raise TypeError
-        number = float(softcap)
-    except (TypeError, ValueError):
-        raise TypeError(f"{function}: softcap is {softcap!r}, accepted: a number > 0, or None") from None
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{function}: softcap is {softcap!r}, accepted: a finite number > 0, or None")
-    return number
 
 
 def check_empty(function, empty):

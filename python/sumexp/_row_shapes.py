@@ -1,16 +1,13 @@
 """Checks of axes and shapes that functions of rows of logits share, of arrays and of tensors."""
 
-import operator
-
 import numpy as np
+
+from ._scalars import index as index_of, integer
 
 
 def row_axis(name, argument, shape, axis):
     """axis as a number from 0; a TypeError or AxisError otherwise."""
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{name}: axis is {axis!r}, accepted: an int") from None
+    number = integer(name, "axis", axis, "an int")
     if not shape:
         raise ValueError(f"{name}: {argument} has shape (), accepted: at least one dimension")
     if not -len(shape) <= number < len(shape):
@@ -19,8 +16,36 @@ def row_axis(name, argument, shape, axis):
     return number % len(shape)
 
 
+def check_axis(function, axis, ndim):
+    """An axis of an array of ndim dimensions, counted from 0. One of none counts as one of one."""
+    ndim, number = max(ndim, 1), integer(function, "axis", axis, "an int")
+    if not -ndim <= number < ndim:
+        raise np.exceptions.AxisError(number, ndim, function)
+    return number % ndim
+
+
+def check_axes(function, axis, ndim):
+    """A tuple of axes, counted from 0, in the order given; None is all."""
+    if axis is None:
+        return tuple(range(max(ndim, 1)))
+    try:
+        axes = tuple(map(index_of, axis if isinstance(axis, tuple) else (axis,)))
+    except TypeError:
+        raise TypeError(f"{function}: axis is {axis!r}, accepted: an int, a tuple of ints or None") from None
+    axes = tuple(check_axis(function, a, ndim) for a in axes)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{function}: duplicate value in axis, which is {axis!r}, accepted: each axis once")
+    return axes
+
+
+def row_shape(shape, axes, keepdims=True):
+    """The shape of one value a row, of rows along axes that count from either end."""
+    axes = {d % len(shape) for d in axes} if shape else ()
+    return tuple(1 if d in axes else n for d, n in enumerate(shape) if keepdims or d not in axes)
+
+
 def without(shape, axis):
-    return (*shape[:axis], *shape[axis + 1 :])
+    return row_shape(shape, (axis,), False)
 
 
 def same_shape(name, argument, given, accepted):

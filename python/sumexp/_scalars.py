@@ -1,28 +1,67 @@
 """Checks and choices about numbers that all entries share."""
 
+import operator
 import sys
 
-import numpy as np
-
-from ._devices import is_torch
+INF = float("inf")
 
 
-def temperature(function, value, name="temperature"):
-    """`value`, any real number, NumPy scalar or array or tensor of no dimensions, as a float above 0, which may be infinite."""
-    if type(value) in (int, float) and 0 < value < 2**53:  # first: a compiled program's numbers answer no more
-        return float(value)
-    number = value.detach() if is_torch(value) else value  # whether a gradient is lost is for sumexp.torch to say
-    is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
-    if not is_number or getattr(value, "ndim", 0) or "complex" in str(getattr(value, "dtype", "")):
-        raise TypeError(f"{function}: {name} is {value!r}, accepted: a number > 0")
+def is_bool(value):
+    """Whether it is a bool of any library: an error as a number, in every argument but a temperature."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def real(function, name, value, accepted, check, bools=False):
+    """`value`, any real number, NumPy scalar or array or tensor of no dimensions, as a float that passes the check."""
+    number = value
+    if type(value) not in (int, float):  # first: a compiled program's numbers answer no more
+        is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
+        if not is_number or getattr(value, "ndim", 0) or "complex" in str(getattr(value, "dtype", "")):
+            raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}")
+        if is_bool(value) and not bools:
+            raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}")
+        number = value.detach() if hasattr(value, "detach") else value  # whether a gradient is lost is for sumexp.torch to say
     try:
         number = float(number)
     except OverflowError:  # an int beyond floats
         raise ValueError(f"{function}: {name} is {value!r}, accepted: a number that float64 has room for") from None
-    if number > 0:
-        return number
-    limit = "; the limit at 0 is one-hot at the argmax" if number == 0 else ""
-    raise ValueError(f"{function}: {name} is {value!r}, accepted: a number > 0{limit}")
+    if not check(number):
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: {accepted}")
+    return number
+
+
+def index(value):
+    """operator.index, for which a bool is a TypeError too."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if is_bool(value):
+        raise TypeError("a bool")
+    return operator.index(value)
+
+
+def integer(function, name, value, accepted, least=None, most=None):
+    """`value`, an int of any library, from `least` to `most`."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}") from None
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: {accepted}")
+    return number
+
+
+def temperature(function, value, name="temperature"):
+    """A float above 0, which may be infinite. A bool is what it is in arithmetic."""
+    number = real(function, name, value, "a number > 0", lambda v: v >= 0, bools=True)
+    if number == 0:
+        accepted = "a number > 0; the limit at 0 is one-hot at the argmax"
+        raise ValueError(f"{function}: {name} is {value!r}, accepted: {accepted}")
+    return number
+
+
+def softcap(function, value):
+    """A float above 0, or None."""
+    return None if value is None else real(function, "softcap", value, "a finite number > 0, or None", lambda v: 0 < v < INF)
 
 
 def weight(function, value):
@@ -56,10 +95,3 @@ def dtype_for_weight(value, dtype):
     while room in wider and not RANGES[room][0] <= size <= RANGES[room][1]:
         room = wider[room]
     return dtype if room == name else room
-
-
-def tokens_power(tokens, number):
-    """The power of two for token weights that would take losses of rows, in the dtype `number`, out of its range; 0 for others.
-    What a mean divides by is multiplied as well, so that it is the same."""
-    largest, room = np.abs(tokens).max(initial=0.0), 500 if number == np.float64 else 64
-    return 0 if not 0 < largest < np.inf or 2.0**-room < largest < 2.0**room else -int(np.frexp(largest)[1])

@@ -1,12 +1,12 @@
 """The arguments of segments, of arrays and of tensors alike: their checks."""
 
-import operator
 from typing import NamedTuple
 
 import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
+from ._scalars import integer
 
 
 class Operation(NamedTuple):
@@ -59,13 +59,7 @@ def check_offsets(function, elements, offsets, ids, num_segments):
 
 
 def count(function, value):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{function}: num_segments is {value!r}, accepted: an int or None") from None
-    if number < 0:
-        raise ValueError(f"{function}: num_segments is {number}, accepted: an int from 0")
-    return number
+    return integer(function, "num_segments", value, "an int from 0, or None", 0)
 
 
 def _int64(function, argument, value):

@@ -4,14 +4,14 @@ A row's tree over its chunks (2,048 elements; 512 of float64) is the same howeve
 lie, a part of one waits in a buffer. The states of subtrees are the elements of an array of STATE, (subtrees, *rows).
 """
 
-import operator
 from typing import Any
 
 import numpy as np
 
 from . import _core
-from ._arrays import check_axes, together
-from ._scalars import dtype_for_weight
+from ._arrays import together
+from ._row_shapes import check_axes
+from ._scalars import dtype_for_weight, integer
 
 # One subtree of one row, as sumexp/stream.hpp has it: the elements that it is of and
 #   sum e^x = 2^exponent (at_maximum e^(maximum - exponent ln 2) + others 2^-carry)
@@ -32,6 +32,7 @@ STATE = np.dtype(
 CODES = {"float16": 0, "bfloat16": 1, "float32": 2, "float64": 3}
 APART, ALL, WEIGHTED = 1, 2, 4  # which sums a state holds
 SOFTMAX, LOG_SOFTMAX = 0, 1  # numbers of operations
+PLACES = "an int from 0 below 2**62", 0, 2**62 - 1
 
 
 class LogSumExp:
@@ -65,13 +66,7 @@ class LogSumExp:
     dtype = STATE  # of `to_array`
 
     def __init__(self, start=0, *, softmax=True) -> None:
-        try:
-            self._start = operator.index(start)
-        except TypeError:
-            raise TypeError(f"LogSumExp: start is a {type(start).__name__}, accepted: an int") from None
-        if not 0 <= self._start < 2**62:
-            raise ValueError(f"LogSumExp: start is {start}, accepted: numbers from 0 below 2**62")
-        self._stop = self._start
+        self._start = self._stop = integer("LogSumExp", "start", start, *PLACES)
         self._softmax = bool(softmax)
         self._batch = self._dtype = self._weighted = None  # of the first piece
         self._states = np.empty(0, STATE)
@@ -311,12 +306,7 @@ class LogSumExp:
         (x,), back = together(function, x=x)
         if self._weighted:
             raise ValueError(f"{function}: sums have weights, accepted: sums without")
-        try:
-            operator.index(start)
-        except TypeError:
-            raise TypeError(f"{function}: start is {start!r}, accepted: an int") from None
-        if not 0 <= operator.index(start) < 2**62:
-            raise ValueError(f"{function}: start is {start}, accepted: numbers from 0 below 2**62")
+        start = integer(function, "start", start, *PLACES)
         rows, axes = rows_of(function, x, axis)
         if self._batch is None:
             raise ValueError(f"{function}: nothing was given to update, accepted: rows that were")

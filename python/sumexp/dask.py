@@ -18,7 +18,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from ._arrays import check_axes
+from ._row_shapes import check_axes
 from ._stream import ALL, APART, LOG_SOFTMAX, SOFTMAX, STATE, LogSumExp, joined, mapped, reduced, rows_of
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]

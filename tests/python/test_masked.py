@@ -470,7 +470,7 @@ BAD = [
     ({"sink": np.ones(3)}, ValueError, r"sink has shape \(3,\), accepted: \(2,\), the shape of x without the axis"),
     ({"softcap": 0}, ValueError, "softcap is 0, accepted: a finite number > 0"),
     ({"softcap": "a"}, TypeError, "softcap is 'a'"),
-    ({"softcap": "2"}, TypeError, "softcap is '2', accepted: a number > 0, or None"),
+    ({"softcap": "2"}, TypeError, "softcap is '2', accepted: a finite number > 0, or None"),
     ({"temperature": -1}, ValueError, "temperature is -1"),
     ({"empty": "none"}, ValueError, "empty is 'none', accepted: 'zero' or 'nan'"),
 ]

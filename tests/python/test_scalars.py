@@ -116,6 +116,128 @@ def test_a_temperature_to_differentiate_in():
     assert torch.func.grad(lambda x: st.softmax(x, -1, temperature=plain)[0, 0])(x).shape == x.shape
 
 
+# -- other numbers -----------------------------------------------------------------------------------------------
+
+TARGET = np.array([0, 1, 2, 3])
+INF, NAN = float("inf"), float("nan")
+NO_NUMBERS = [True, False, np.True_, np.array(True), "1.0", b"1", None, [1.0], np.ones(1), 1j]
+REAL = {  # good ones, and bad ones of the right type
+    "z_loss": ([0, 1, 0.5, np.float32(0.5), np.array(0.5), decimal.Decimal("0.5")], [-1, NAN, INF, 1 << 2000]),
+    "label_smoothing": ([0, 1, np.float32(0.5), fractions.Fraction(1, 2)], [-0.1, 1.5, NAN]),
+    "denominator": ([0, 2, np.float64(2), np.array(2.0), np.int8(3)], [-2, NAN, INF]),
+    "softcap": ([2, 2.0, np.float16(2), np.array(2)], [0, -1.0, NAN, INF]),
+}
+NONE = ("denominator", "softcap")  # may be None
+NO_INTS = [True, False, np.True_, np.array(True), "1", 1.0, np.float32(1), [1], 1j]
+INTEGERS = {
+    "ignore_index": ([-100, 1, np.int32(1), np.array(1), np.uint8(1)], [2**63, -(2**70)]),
+    "axis": ([1, -1, np.int64(1), np.array(1)], []),
+    "chunk_size": ([1, np.int32(3)], [0, -1]),
+    "num_segments": ([4, np.int32(4), np.array(4)], [-1]),
+    "num_samples": ([1, np.uint8(1)], [-1, 2**63]),
+    "seed": ([1, np.uint64(2**63)], [-1, 2**64]),
+    "start": ([0, np.int64(2048)], [-1, 2**62]),
+}
+
+
+def faces():
+    """(id, array of what the face takes) of NumPy, tensors, and tensors that torch.vmap maps over."""
+    yield "ndarray", lambda a: a
+    try:
+        import torch
+    except ImportError:
+        return
+    yield "tensor", lambda a: torch.from_numpy(np.ascontiguousarray(a))
+
+
+FACES = dict(faces())
+
+
+def option_calls(option, face):
+    """(id, function of the option's value) of each function that has it."""
+    a = FACES[face]
+    x, t = a(X), a(TARGET)
+    w = a(np.ones((7, 7), np.float32))
+    calls = {
+        "cross_entropy": lambda **o: se.cross_entropy(x, t, **o),
+        "cross_entropy_with_grad": lambda **o: se.cross_entropy_with_grad(x, t, **o),
+        "linear_cross_entropy": lambda **o: se.linear_cross_entropy(x, w, t, **o),
+    }
+    if face == "tensor":
+        import torch
+
+        import sumexp.torch as st
+
+        calls["st.cross_entropy"] = lambda **o: st.cross_entropy(x, t, **o)
+        calls["vmap of cross_entropy"] = lambda **o: torch.vmap(lambda x: st.cross_entropy(x, t, **o))(x[None])
+    if option == "softcap":
+        calls["masked_softmax"] = lambda **o: se.masked_softmax(x, **o)
+    if option == "axis":
+        names = ("entropy", "log_prob", "logcumsumexp", "logmeanexp", "masked_softmax", "sample", "gumbel_softmax", "kl_div")
+        others = {"log_prob": [t], "kl_div": [x]}
+        calls = {n: lambda n=n, **o: getattr(se, n)(x, *others.get(n, []), **o) for n in names}
+        calls["cross_entropy"] = lambda **o: se.cross_entropy(x, t, **o)
+    if option == "chunk_size":
+        calls = {n: calls[n] for n in ("linear_cross_entropy",)}
+    if option == "num_segments":
+        calls = {"segment_softmax": lambda **o: se.segment_softmax(x, ids=TARGET, **o)}
+    if option == "num_samples":
+        calls = {"sample": lambda **o: se.sample(x, **o), "sample_counts": lambda **o: se.sample_counts(x, **o)}
+    if option == "seed":
+        calls = {"sample": lambda **o: se.sample(x, **o), "seeds": lambda seed: se.sample(x, seed=[seed, 1, 2, 3])}
+    if option == "start":
+        summed = se.LogSumExp().update(X)
+        calls = {"LogSumExp": se.LogSumExp, "LogSumExp.softmax": lambda **o: summed.softmax(X, **o)}
+    return calls
+
+
+OPTIONS = [(o, f) for o in (*REAL, *INTEGERS) for f in FACES if o != "start" or f == "ndarray"]
+OPTION_CASES = [(o, f, n) for o, f in OPTIONS for n in option_calls(o, f)]
+
+
+@pytest.mark.parametrize("option, face, name", OPTION_CASES)
+def test_an_option_is_valid_or_not_in_every_function_alike(option, face, name):
+    """Numbers of any library pass; a bool is none, nor is a string; the error says what is accepted."""
+    call = option_calls(option, face)[name]
+    good, bad = {**REAL, **INTEGERS}[option]
+    for value in good:
+        call(**{option: value})
+    for value in NO_NUMBERS if option in REAL else NO_INTS:
+        if (value is None and option in NONE) or (isinstance(value, list) and option in ("axis", "seed")):
+            continue
+        with pytest.raises(TypeError, match=rf"(?s)^\w+(\.softmax)?: {option} is .*, accepted: ."):
+            call(**{option: value})
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"^\w+(\.softmax)?: {option} is .*, accepted: ."):
+            call(**{option: value})
+
+
+def test_denominators_that_are_tensors():
+    torch, st = pytest.importorskip("torch"), pytest.importorskip("sumexp.torch")
+    x, t = torch.from_numpy(X), torch.from_numpy(TARGET)
+    for call in (se.cross_entropy, st.cross_entropy):
+        want = call(x, t, denominator=2.0)
+        assert all(torch.equal(call(x, t, denominator=torch.tensor(2, dtype=d)), want) for d in (torch.int8, torch.bfloat16))
+        for value in (-2.0, NAN, INF):
+            with pytest.raises(ValueError, match="^cross_entropy: denominator is .*, accepted: a finite number >= 0$"):
+                call(x, t, denominator=torch.tensor(value))
+        for value in (torch.tensor(True), torch.tensor(1j)):
+            with pytest.raises(TypeError, match="^cross_entropy: denominator has dtype .*, accepted: "):
+                call(x, t, denominator=value)
+
+
+@pytest.mark.parametrize("number", [True, "2", 1j])
+def test_softplus_beta(number):
+    torch, st = pytest.importorskip("torch"), pytest.importorskip("sumexp.torch")
+    with pytest.raises(TypeError, match="^softplus: beta is .*, accepted: a number$"):
+        st.softplus(torch.ones(2), number)
+
+
+def test_threads_are_no_bool():
+    with pytest.raises(TypeError, match="^set_num_threads: n is True, accepted: an int >= 1$"):
+        se.set_num_threads(True)
+
+
 # -- weights ---------------------------------------------------------------------------------------------------
 
 

@@ -249,7 +249,7 @@ def test_bad_input():
             assert word in str(caught.value)
         same(total.result(), before)
 
-    refuses(TypeError, lambda: LogSumExp(start=1.5), "start", "float", "int")
+    refuses(TypeError, lambda: LogSumExp(start=1.5), "start", "1.5", "int")
     refuses(ValueError, lambda: LogSumExp(start=-1), "start", "-1")
     refuses(TypeError, lambda: total.update(np.zeros((2, 3))), "x", "float64", "float32")
     refuses(TypeError, lambda: total.update(np.zeros((2, 3), complex)), "x", "complex")

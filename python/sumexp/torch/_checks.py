@@ -11,7 +11,7 @@ from ._private import functorch_active
 
 def a_tensor(function, argument, value):
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{function}: {argument} is a {type(value).__name__}, accepted: a tensor, as the others are")
+        raise TypeError(f"{function}: {argument} is a {type(value).__name__}, accepted: a tensor")
     return value
 
 

@@ -4,24 +4,29 @@ The loss and its gradient are kernels (csrc/include/sumexp/losses.hpp has the fo
 that are differentiable any number of times.
 """
 
-import operator
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .. import _core
-from .._scalars import tokens_power
+from .._loss_arguments import (
+    INFO,
+    RAW_INFO,
+    REDUCTIONS,
+    check_denominator,
+    check_ignored,
+    checked_options,
+    denominator_number,
+    names,
+    tokens_power,
+)
 from . import _formulas, _front
-from ._checks import as_tensor, check_classes, check_out, into, is_recorded
+from ._checks import a_tensor, as_tensor, check_classes, check_out, into, is_recorded, values_of
 from ._composed import Composed
 from ._dispatch import _can_write
 from ._kernels import dims_of, result_like
 from ._private import is_zero_tensor
-
-INFO = ("lse", "log_prob", "entropy", "z_loss", "predicted", "correct")
-REDUCTIONS = ("none", "mean", "sum")  # their numbers in the kernels
 
 
 class Options(NamedTuple):
@@ -303,18 +308,6 @@ def raw(entry, x, *args, **options):
         entry(x, *args, workspace=x.new_empty(wanted, dtype=torch.uint8), **options)
 
 
-def counted(target, target_weight, weight, o):
-    """Which rows have a loss, as a mask."""
-    if target.is_floating_point():
-        return ...
-    kept = is_kept(target, o.ignore_index)
-    if target_weight is not None:
-        return kept.any(-1)
-    if weight is not None and len(weight) and not o.label_smoothing and not o.z_loss:
-        kept = kept & (plain(weight)[target.to(torch.int64).clamp(0, len(weight) - 1)] != 0)
-    return kept
-
-
 def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="cross_entropy"):
     """The kernel on plain tensors: (loss, {name: tensor} of `info`). The gradient goes to dlogits, which may be the input."""
     (x, target, target_weight, weight, token_weight, denominator), o = arguments[: len(TENSORS)], Options(
@@ -325,8 +318,10 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
     places = info_places(info, rows, x)
     tokens, denominator = plain(token_weight, torch.float64), plain(denominator, torch.float64)
     if tokens is not None and x.is_cpu and o.reduction == REDUCTIONS.index("mean"):
-        some = tokens[counted(target, target_weight, weight, o)].numpy()
-        if power := tokens_power(some, np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)):
+        index = None if target.is_floating_point() else plain(target).numpy()
+        classes = None if weight is None else plain(weight, wide(x.dtype)).numpy()
+        number = np.dtype(np.float64 if x.dtype == torch.float64 else np.float32)
+        if power := tokens_power(tokens.numpy(), number, index, classes, raw_options(o)):
             tokens, denominator = (t if t is None else torch.ldexp(t, torch.tensor(power)) for t in (tokens, denominator))
     raw(
         _core._cross_entropy,
@@ -342,7 +337,7 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
         loss=loss,
         function=function,
         **raw_options(o),
-        **{"z_loss_part" if n == "z_loss" else n: t for n, t in places.items()},
+        **{RAW_INFO[n]: t for n, t in places.items()},
     )
     return loss, places
 
@@ -420,41 +415,6 @@ WITH_INFO = Composed(
 # -- checks of arguments --------------------------------------------------------------------------------------------
 
 
-def as_float(function, name, value, accepted):
-    if isinstance(value, torch.Tensor) and _front.is_watched(value):
-        raise TypeError(f"{function}: {name} is a tensor that is watched, accepted: {accepted}; it is not differentiated")
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}") from None
-
-
-def fraction(function, name, value):
-    number = as_float(function, name, value, "a number from 0 to 1")
-    if not 0 <= number <= 1:
-        raise ValueError(f"{function}: {name} is {value!r}, accepted: a number from 0 to 1")
-    return number
-
-
-def number(function, name, value, positive=False):
-    found = as_float(function, name, value, f"a finite number{' > 0' if positive else ''}")
-    if not abs(found) <= sys.float_info.max or (positive and found <= 0):
-        raise ValueError(f"{function}: {name} is {value!r}, accepted: a finite number{' > 0' if positive else ''}")
-    return found
-
-
-def one_of(function, name, value, accepted):
-    if value not in accepted:
-        raise ValueError(f"{function}: {name} is {value!r}, accepted: {', '.join(map(repr, accepted))}")
-    return value
-
-
-def a_tensor(function, name, value):
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{function}: {name} is a {type(value).__name__}, accepted: a tensor")
-    return value
-
-
 def real(function, name, tensor):
     """Weights."""
     if tensor is not None and (a_tensor(function, name, tensor).is_complex() or tensor.dtype == torch.bool):
@@ -494,8 +454,7 @@ def checked_target(function, target, shape, dim, ignore_index=-100):
         return index, of_shape(function, "target[1]", weights, index.shape)
     a_tensor(function, "target", target)
     if target.is_floating_point():
-        if ignore_index >= 0:
-            raise ValueError(f"{function}: ignore_index is {ignore_index}, accepted: none where target has probabilities")
+        check_ignored(function, ignore_index)
         return of_shape(function, "target", target, shape), None
     if target.dtype == torch.bool or target.is_complex():
         raise TypeError(f"{function}: target has dtype {target.dtype}, accepted: integers, or probabilities of floating dtype")
@@ -514,17 +473,15 @@ def checked_denominator(function, value, reduction, device):
     """A 0-d float64 tensor, or None."""
     if value is None:
         return None
-    if reduction != "mean":
-        raise ValueError(f"{function}: denominator with reduction {reduction!r}, accepted: with 'mean'")
+    check_denominator(function, reduction)
     if isinstance(value, torch.Tensor):
-        if _front.is_watched(value):
-            raise TypeError(
-                f"{function}: denominator is a tensor that is watched, accepted: a number, or a tensor that no gradient is "
-                "recorded for; divide the sum of the losses to differentiate in it"
-            )
-        return of_shape(function, "denominator", value.detach(), ()).to(device, torch.float64)
-    value = as_float(function, "denominator", value, "a number or a 0-d tensor")
-    return torch.tensor(value, dtype=torch.float64, device=device)
+        instead = "a number, or a tensor that no gradient is recorded for; divide the sum of the losses to differentiate in it"
+        _front.check_unwatched(function, "denominator", value, instead)
+        tensor = of_shape(function, "denominator", real(function, "denominator", value.detach()), ()).to(torch.float64)
+        if (found := values_of(tensor)) is not None:
+            denominator_number(function, found.item())
+        return tensor.to(device)
+    return torch.tensor(denominator_number(function, value), dtype=torch.float64, device=device)
 
 
 def legacy_reduction(size_average, reduce, reduction):
@@ -613,39 +570,25 @@ def called(tensors, options, info):
     return loss, {n: rest[INFO.index(n)].detach() for n in info}
 
 
-def checked(
-    function, input, target, dim, *, weight, ignore_index, label_smoothing, z_loss, softcap, temperature, token_weight,
-    reduction, denominator, on_empty, info=(),
-):
+def checked(function, input, target, dim, *, weight, token_weight, denominator, info=(), name="input", **options):
     """(tensors, options, names of info) of a call of the operations."""
     if not input.is_floating_point():
-        raise TypeError(f"{function}: input has dtype {input.dtype}, accepted: float16, bfloat16, float32 or float64")
+        raise TypeError(f"{function}: {name} has dtype {input.dtype}, accepted: float16, bfloat16, float32 or float64")
     if input.dim() == 0:
-        raise ValueError(f"{function}: input has shape (), accepted: at least one dimension")
-    one_of(function, "reduction", reduction, REDUCTIONS)
-    try:
-        ignore_index = operator.index(ignore_index)
-    except TypeError:
-        raise TypeError(f"{function}: ignore_index is {ignore_index!r}, accepted: an int") from None
-    index, pair_weights = checked_target(function, target, input.shape, dim, ignore_index)
-    options = Options(
-        dim, ignore_index, fraction(function, "label_smoothing", label_smoothing), number(function, "z_loss", z_loss),
-        0.0 if softcap is None else number(function, "softcap", softcap, positive=True),
-        _front.check_temperature(function, temperature), REDUCTIONS.index(reduction),
-        one_of(function, "on_empty", on_empty, ("nan", "zero")) == "zero",
-    )
+        raise ValueError(f"{function}: {name} has shape (), accepted: at least one dimension")
+    for n in ("label_smoothing", "z_loss", "softcap"):
+        _front.check_unwatched(function, n, options[n])
+    options["temperature"] = _front.check_temperature(function, options["temperature"])
+    found = checked_options(function, **options)
+    index, pair_weights = checked_target(function, target, input.shape, dim, found["ignore_index"])
+    reduction, cap = found["reduction"], found["softcap"] or 0.0
+    options = Options(**{**found, "dim": dim, "softcap": cap, "reduction": REDUCTIONS.index(reduction)})
     tensors = (
         input, index, pair_weights, of_shape(function, "weight", real(function, "weight", weight), (input.shape[dim],)),
         of_rows(function, "token_weight", real(function, "token_weight", token_weight), rows_shape(input.shape, dim)),
         checked_denominator(function, denominator, reduction, input.device),
     )
-    try:
-        info = (info,) if isinstance(info, str) else tuple(info)
-    except TypeError:
-        raise TypeError(f"{function}: info is {info!r}, accepted: a sequence of {', '.join(map(repr, INFO))}") from None
-    for name in info:
-        one_of(function, "info", name, INFO)
-    return tensors, options, info
+    return tensors, options, names(function, info)
 
 
 # -- the package's functions --------------------------------------------------------------------------------------------
@@ -656,7 +599,7 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     if isinstance(axis, (tuple, list)):
         raise TypeError(f"{function}: axis is {axis!r}, accepted: an int")
     (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim(), function, "axis", "an int") or (0,)
-    tensors, options, info = checked(function, logits, target, dim, **options)
+    tensors, options, info = checked(function, logits, target, dim, name="logits", **options)
     if function == "cross_entropy":
         made = called(tensors, options, info)
         return (into(function, out, made[0]), made[1]) if info else into(function, out, made)

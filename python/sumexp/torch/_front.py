@@ -313,12 +313,15 @@ def is_watched(t):
     )
 
 
+def check_unwatched(function, name, value, accepted="a number"):
+    """A TypeError for a tensor as an option, of which the number alone is read, where that would lose something."""
+    if isinstance(value, torch.Tensor) and is_watched(value):
+        raise TypeError(f"{function}: {name} is a tensor that is watched, accepted: {accepted}")
+
+
 def check_temperature(name, T):
     """T as a float; a TypeError where it is a tensor that is watched."""
     if type(T) is float and T > 0:
         return T
-    if isinstance(T, torch.Tensor) and is_watched(T):
-        raise TypeError(
-            f"{name}: temperature is a tensor that is watched, accepted: a number; divide the input to differentiate in it"
-        )
+    check_unwatched(name, "temperature", T, "a number; divide the input to differentiate in it")
     return temperature(name, T)

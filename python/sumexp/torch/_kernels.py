@@ -5,11 +5,11 @@ length 1 along every reduced dimension. `dims` is a tuple of dimensions; an empt
 row of its own, which is also what a 0-d tensor is.
 """
 
-import operator
-
 import torch
 
 from .. import _core
+from .._row_shapes import row_shape
+from .._scalars import index
 from ._private import (
     dispatch_mode_count,
     function_mode_count,
@@ -48,9 +48,10 @@ _empty_like = torch.empty_like
 def dims_of(dim, ndim, function, argument="dim", accepted="an int or a sequence of ints"):
     """dim, an integer or a sequence of them, as a tuple of dimensions counted from 0."""
     dims = tuple(dim) if isinstance(dim, (tuple, list, torch.Size)) else (dim,)
-    dims = tuple(d if isinstance(d, int) else _integer(d, dim, function, argument, accepted) for d in dims)
-    if any(isinstance(d, bool) for d in dims):
-        raise TypeError(f"{function}: {argument} is {dim!r}, accepted: {accepted}")
+    try:
+        dims = tuple(map(index, dims))
+    except TypeError:
+        raise TypeError(f"{function}: {argument} is {dim!r}, accepted: {accepted}") from None
     least, most = (-ndim, ndim - 1) if ndim else (-1, 0)
     for d in dims:
         if not least <= d <= most:
@@ -62,21 +63,6 @@ def dims_of(dim, ndim, function, argument="dim", accepted="an int or a sequence 
     if len(set(dims)) < len(dims):
         raise RuntimeError(f"{function}: {argument} is {dim!r}, accepted: no dimension twice")
     return dims
-
-
-def _integer(number, dim, function, argument, accepted):
-    try:
-        return operator.index(number)  # NumPy's integers, tensors of one
-    except TypeError:
-        raise TypeError(f"{function}: {argument} is {dim!r}, accepted: {accepted}") from None
-
-
-def row_shape(shape, dims, keepdim=True):
-    """The shape of one result per row."""
-    dims = {d % len(shape) for d in dims} if shape else set()
-    if keepdim:
-        return [1 if d in dims else n for d, n in enumerate(shape)]
-    return [n for d, n in enumerate(shape) if d not in dims]
 
 
 def in_large_pages(t):

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from .. import _core
 from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
-from ._checks import as_tensor, into
+from ._checks import a_tensor, as_tensor, into
 from ._kernels import DEVICES
 from ._library import has_tangent
 from ._linear_functions import Fused, called, derived
@@ -205,7 +205,7 @@ def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size
     With a w (V, d1, ..., D), the tensors are those of of_positions.
     """
     for name, t in (("input", x), ("linear_weight", w)):
-        if not ce.a_tensor(function, name, t).is_floating_point():
+        if not a_tensor(function, name, t).is_floating_point():
             raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: float16, bfloat16, float32 or float64")
     if w.dim() < 2 or (w.dim() > 2 and function != NAME):
         accepted = "(C, D) or (C, d1, ..., D)" if function == NAME else "(C, D)"

@@ -211,7 +211,7 @@ def sweep(tensors, o, need=(False, False, False), g=None, info=(), out_dw=None, 
             flush_subnormal=True,
             **options,
             **{n: t[rows] for n, t in of_rows.items()},
-            **{"z_loss_part" if n == "z_loss" else n: t for n, t in made.items()},
+            **{ce.RAW_INFO.get(n, n): t for n, t in made.items()},
         )
         if not isinstance(rows, slice):
             for n, t in made.items():

@@ -9,6 +9,7 @@ from torch.nn.functional import softplus as softplus_of
 
 from .. import _core
 from .._operations import LOG_DOMAIN as OPS
+from .._scalars import real
 from . import _kernels
 from ._checks import floating, into, mask_of, summed_to
 from ._composed import Composed
@@ -162,8 +163,8 @@ def softplus(input, beta=1.0, threshold=20.0) -> Any:
     beta = 1, and `threshold` is accepted without effect.
     """
     (x,) = _prepare("softplus", ("input",), input)
-    if not isinstance(beta, (int, float, torch.Tensor)) and not hasattr(type(beta), "__float__"):
-        raise TypeError(f"softplus: beta is {beta!r}, accepted: a number")
+    if not isinstance(beta, torch.Tensor):
+        beta = real("softplus", "beta", beta, "a number", lambda v: True)
     if not (isinstance(beta, torch.Tensor) and is_watched(beta)) and beta == 1:
         return OPERATIONS["softplus"](x)
     product = x * beta

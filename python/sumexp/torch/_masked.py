@@ -4,12 +4,13 @@ import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, check_softcap, laid
+from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid
 from .._row_shapes import row_axis
+from .._scalars import softcap as checked_softcap
 from ._checks import a_tensor, as_tensor, beside, counts_as, floating, into, is_recorded, mask_of, values_of
 from ._composed import Composed
 from ._formulas import quotient
-from ._front import check_temperature, is_watched, log_softmax, logsumexp, softmax
+from ._front import check_temperature, check_unwatched, log_softmax, logsumexp, softmax
 from ._kernels import result_like
 from ._private import forward_ad, functorch_active
 
@@ -150,11 +151,10 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         lengths = laid(function, "lengths", given.long(), shape, dim)
         _look_at_lengths(function, given, shape, dim)
     tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
-    if isinstance(softcap, torch.Tensor) and is_watched(softcap):
-        raise TypeError(f"{function}: softcap is a tensor that is watched, accepted: a number")
+    check_unwatched(function, "softcap", softcap)
     symbolic = is_compiling() and isinstance(causal, (int, torch.SymInt)) and not isinstance(causal, bool)
     offset = causal if symbolic and x.dim() > 1 else check_causal(function, causal, x.dim())  # sizes are no numbers yet
-    cap = check_softcap(function, softcap)
+    cap = checked_softcap(function, softcap) or 0.0
     T = check_temperature(function, temperature)
     return tensors, (dim, offset, cap, T, check_empty(function, empty))
 
