@@ -228,7 +228,8 @@ def plain_signs(lse):
 def matrix(function, value):
     """The three explicit matrices, in the library's own operations."""
     if value.ndim == 0:
-        raise ValueError(f"{function}: the array has shape (), accepted: at least one dimension")
+        name = "x" if function == "logsumexp_hessian" else "y"
+        raise ValueError(f"{function}: {name} has shape (), accepted: at least one dimension")
     xp = _namespace(value)
     if value.dtype.itemsize == 2:  # rounded once, from float32
         return matrix(function, value.astype(xp.float32)).astype(value.dtype)

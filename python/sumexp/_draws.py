@@ -40,10 +40,10 @@ class SampleInfo(NamedTuple):
     cut_index: Any
 
 
-def rows_of(function, x, axis):
+def rows_of(function, x, axis, called="axis"):
     """(axis from 0, the batch's shape)"""
     shape = tuple(x.shape)
-    axis = row_axis(function, "logits", shape, axis)
+    axis = row_axis(function, "logits", shape, axis, called)
     return axis, without(shape, axis)
 
 

@@ -5,14 +5,14 @@ import numpy as np
 from ._scalars import index as index_of, integer
 
 
-def row_axis(name, argument, shape, axis):
-    """axis as a number from 0; a TypeError or AxisError otherwise."""
-    number = integer(name, "axis", axis, "an int")
+def row_axis(name, argument, shape, axis, called="axis"):
+    """axis, which the function calls so, as a number from 0; a TypeError or AxisError otherwise."""
+    number = integer(name, called, axis, "an int")
     if not shape:
         raise ValueError(f"{name}: {argument} has shape (), accepted: at least one dimension")
     if not -len(shape) <= number < len(shape):
         accepted = f"{-len(shape)} to {len(shape) - 1}, the dimensions of {argument}"
-        raise np.exceptions.AxisError(f"{name}: axis is {number}, accepted: {accepted}")
+        raise np.exceptions.AxisError(f"{name}: {called} is {number}, accepted: {accepted}")
     return number % len(shape)
 
 

@@ -25,6 +25,7 @@ from ._draws import (
     rows_of,
     sample_options,
 )
+from ._row_shapes import row_axis
 
 
 def _tensors(*values):
@@ -35,6 +36,11 @@ def _tensors(*values):
 
             return _sampling
     return None
+
+
+def _axis(function, logits, axis):
+    """axis from 0, checked here, as sumexp.torch calls it dim."""
+    return row_axis(function, "logits", tuple(logits.shape if is_torch(logits) else np.shape(logits)), axis)
 
 
 def _into(function, out, tensor):
@@ -136,7 +142,7 @@ def sample(
     if tensors is not None:
         made = tensors.sample(
             logits,
-            axis,
+            _axis("sample", logits, axis),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -175,6 +181,7 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
     """
     tensors = _tensors(logits)
     if tensors is not None:
+        axis = _axis("sample_counts", logits, axis)
         counts = tensors.sample_counts(logits, num_samples, axis, temperature=temperature, seed=seed, stream=stream)
         return _into("sample_counts", out, counts)
     (x,), back = _arrays.together("sample_counts", logits=logits)
@@ -271,7 +278,10 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
     """
     tensors = _tensors(logits)
     if tensors is not None:
-        made = tensors.gumbel_softmax(logits, tau, hard, dim=axis, seed=seed, stream=stream)
+        from .torch._checks import floating
+
+        axis = _axis("gumbel_softmax", logits, axis)
+        made = tensors.gumbel_softmax(floating(logits), tau, hard, dim=axis, seed=seed, stream=stream)
         return _into("gumbel_softmax", out, made)
     (x,), back = _arrays.together("gumbel_softmax", logits=logits)
     axis, batch = rows_of("gumbel_softmax", x, axis)

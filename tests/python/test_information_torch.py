@@ -142,7 +142,7 @@ def test_refusals():
             torch.ones(1), x[:1].float(), torch.tensor([-(2**63)]).view(torch.uint64)
         ),
         "log_prob_and_entropy: logits is a list, accepted: a tensor": lambda: st.log_prob_and_entropy([1.0], 0),
-        "entropy: axis is 2, accepted: -2 to 1": lambda: st.entropy(x, 2),
+        "entropy: dim is 2, accepted: -2 to 1": lambda: st.entropy(x, 2),
         "entropy: temperature is -1, accepted": lambda: st.entropy(x, temperature=-1),
         "entropy: temperature is a tensor that is watched": lambda: st.entropy(x, temperature=x[0, 0].exp().requires_grad_()),
         r"kl_div: q_logits has shape \(3, 4\), accepted: \(3, 5\)": lambda: st.kl_div(x, x[:, :4]),

@@ -52,6 +52,18 @@ def floating(x):
     return x if x.is_floating_point() or x.is_complex() else x.to(torch.get_default_dtype())
 
 
+def no_complex(function, argument, value):
+    if a_tensor(function, argument, value).is_complex():
+        accepted = "float16, bfloat16, float32, float64, integers or bools"
+        raise TypeError(f"{function}: {argument} has dtype {value.dtype}, accepted: {accepted}")
+    return value
+
+
+def real(function, argument, value):
+    """A tensor of real numbers; integers and bools are of torch's default dtype."""
+    return floating(no_complex(function, argument, value))
+
+
 def readable(t):
     """A tensor of integers as an array where a transform would not let its values be seen; of one that vmap maps over, None."""
     if not isinstance(t, torch.Tensor) or not functorch_active():
@@ -89,12 +101,12 @@ def check_classes(function, name, index, classes, *ignored):
         raise ValueError(f"{function}: {name}: got {values.reshape(-1)[at]} at {at}; accepted are {accepted}")
 
 
-def mask_of(function, x, where):
+def mask_of(function, x, where, name="x"):
     """where as a tensor of x's shape; None stays None."""
     if where is None:
         return None
     if isinstance(where, torch.Tensor):
-        beside(function, "where", where, "x", x)
+        beside(function, "where", where, name, x)
     mask = as_tensor(function, "where", where, x.device, "a tensor or an array of bool")
     if mask.dtype is not torch.bool:
         raise TypeError(f"{function}: where has dtype {mask.dtype}, accepted: torch.bool")

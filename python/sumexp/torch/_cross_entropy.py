@@ -22,7 +22,7 @@ from .._loss_arguments import (
     tokens_power,
 )
 from . import _formulas, _front
-from ._checks import a_tensor, as_tensor, check_classes, check_out, into, is_recorded, values_of
+from ._checks import a_tensor, as_tensor, check_classes, check_out, floating, into, is_recorded, values_of
 from ._composed import Composed
 from ._dispatch import _can_write
 from ._kernels import dims_of, result_like
@@ -415,8 +415,8 @@ WITH_INFO = Composed(
 # -- checks of arguments --------------------------------------------------------------------------------------------
 
 
-def real(function, name, tensor):
-    """Weights."""
+def of_numbers(function, name, tensor):
+    """Weights, or a gradient."""
     if tensor is not None and (a_tensor(function, name, tensor).is_complex() or tensor.dtype == torch.bool):
         raise TypeError(f"{function}: {name} has dtype {tensor.dtype}, accepted: a floating dtype or integers")
     return tensor
@@ -477,7 +477,7 @@ def checked_denominator(function, value, reduction, device):
     if isinstance(value, torch.Tensor):
         instead = "a number, or a tensor that no gradient is recorded for; divide the sum of the losses to differentiate in it"
         _front.check_unwatched(function, "denominator", value, instead)
-        tensor = of_shape(function, "denominator", real(function, "denominator", value.detach()), ()).to(torch.float64)
+        tensor = of_shape(function, "denominator", of_numbers(function, "denominator", value.detach()), ()).to(torch.float64)
         if (found := values_of(tensor)) is not None:
             denominator_number(function, found.item())
         return tensor.to(device)
@@ -584,8 +584,8 @@ def checked(function, input, target, dim, *, weight, token_weight, denominator, 
     reduction, cap = found["reduction"], found["softcap"] or 0.0
     options = Options(**{**found, "dim": dim, "softcap": cap, "reduction": REDUCTIONS.index(reduction)})
     tensors = (
-        input, index, pair_weights, of_shape(function, "weight", real(function, "weight", weight), (input.shape[dim],)),
-        of_rows(function, "token_weight", real(function, "token_weight", token_weight), rows_shape(input.shape, dim)),
+        input, index, pair_weights, of_shape(function, "weight", of_numbers(function, "weight", weight), (input.shape[dim],)),
+        of_rows(function, "token_weight", of_numbers(function, "token_weight", token_weight), rows_shape(input.shape, dim)),
         checked_denominator(function, denominator, reduction, input.device),
     )
     return tensors, options, names(function, info)
@@ -598,7 +598,8 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     """sumexp.cross_entropy, cross_entropy_with_grad or cross_entropy_vjp of tensors."""
     if isinstance(axis, (tuple, list)):
         raise TypeError(f"{function}: axis is {axis!r}, accepted: an int")
-    (dim,) = dims_of(axis, a_tensor(function, "logits", logits).dim(), function, "axis", "an int") or (0,)
+    logits = floating(a_tensor(function, "logits", logits))  # integers too, unlike torch
+    (dim,) = dims_of(axis, logits.dim(), function, "axis", "an int") or (0,)
     tensors, options, info = checked(function, logits, target, dim, name="logits", **options)
     if function == "cross_entropy":
         made = called(tensors, options, info)
@@ -608,7 +609,7 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
         check_out(function, out, logits, logits.shape)
     if g is not None:
         g = as_tensor(function, "g", g, logits.device, "a tensor, an array or a number", is_recorded(*tensors))
-        g = of_rows(function, "g", g, () if options.reduction else rows)
+        g = of_rows(function, "g", of_numbers(function, "g", g), () if options.reduction else rows)
     if all(t is None or _front.way(t) == "kernel" for t in (*tensors, g)) and _front.is_ours(function, logits):
         others = [t for t in (*tensors[1:], g) if t is not None]
         place = out if out is not None and _can_write(function, out, (logits,), others) else result_like(logits)

@@ -7,7 +7,7 @@ from torch.fx import Proxy
 from .. import _arrays, _core
 from .._scalars import dtype_for_weight, weight
 from . import _formulas, _kernels, _log_domain
-from ._checks import a_tensor, beside, check_out, floating, into, is_recorded, mask_of
+from ._checks import a_tensor, beside, check_out, floating, into, is_recorded, mask_of, real
 from ._front import autocast, check_temperature, is_ours, recorded, soft, summed, way
 from ._kernels import is_traced
 from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
@@ -189,7 +189,7 @@ _DERIVATIVES = {
 def _derivative(function, *args, **kwargs):
     op, names = _DERIVATIVES[function]
     given = dict(zip((*names, "axis"), args), **kwargs)
-    tensors = [a_tensor(function, n, given.pop(n)) for n in names]
+    tensors = [floating(a_tensor(function, n, given.pop(n))) for n in names]
     last = tensors[-1]  # has the full shape
     out, keepdims = given.pop("out", None), given.pop("keepdims", False)
     dims = _dims(function, last, given.pop("axis", None if "logsumexp" in op else -1))
@@ -224,9 +224,10 @@ def _derivative(function, *args, **kwargs):
 
 
 def _matrix(function, x):
-    x = floating(a_tensor(function, "x" if function == "logsumexp_hessian" else "y", x))
+    name = "x" if function == "logsumexp_hessian" else "y"
+    x = real(function, name, x)
     if x.dim() == 0:
-        raise ValueError(f"{function}: the tensor has shape (), accepted: at least one dimension")
+        raise ValueError(f"{function}: {name} has shape (), accepted: at least one dimension")
     if x.dtype in (torch.float16, torch.bfloat16):  # rounded once, from float32
         return _matrix(function, x.float()).to(x.dtype)
     if is_ours(function, x) and way(x) == "kernel" and x.device.type == "cpu":

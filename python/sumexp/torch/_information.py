@@ -7,7 +7,7 @@ import torch
 
 from .. import _core
 from .._row_shapes import check_index, check_unsigned, row_axis, same_shape, without
-from ._checks import as_tensor, check_classes, into, is_recorded
+from ._checks import as_tensor, check_classes, into, is_recorded, real
 from ._composed import Composed
 from ._front import check_temperature, log_softmax
 from ._kernels import DEVICES, result_like
@@ -145,9 +145,7 @@ KL_DIV = Composed(
 # -- arguments -----------------------------------------------------------------------------------------------------
 
 
-def a_tensor(name, argument, value, like=None):
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name}: {argument} is a {type(value).__name__}, accepted: a tensor")
+def _beside(name, argument, value, like=None):
     if value.device.type == "cuda" and "cuda" not in DEVICES:
         raise NotImplementedError(f"{name}: {argument} is on {value.device}, accepted: {_core.served_devices()}")
     if like is not None and value.device != like.device:
@@ -156,10 +154,7 @@ def a_tensor(name, argument, value, like=None):
 
 
 def _logits(name, argument, value, like=None):
-    value = a_tensor(name, argument, value, like)
-    if value.is_complex():
-        raise TypeError(f"{name}: {argument} has dtype {value.dtype}, accepted: floating dtypes, integers and bools")
-    value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    value = _beside(name, argument, real(name, argument, value), like)
     if like is not None and value.dtype != like.dtype:
         raise TypeError(f"{name}: {argument} has dtype {value.dtype}, accepted: {like.dtype}, that of p_logits")
     if like is not None:
@@ -170,26 +165,26 @@ def _logits(name, argument, value, like=None):
 def _index(name, index, x, dim):
     if not isinstance(index, torch.Tensor):
         index = as_tensor(name, "index", index, x.device, "integers", is_recorded(x))
-    index = a_tensor(name, "index", index, x)
+    index = _beside(name, "index", index, x)
     if index.dtype not in _INTEGERS:
         raise TypeError(f"{name}: index has dtype {index.dtype}, accepted: integers")
     check_index(name, tuple(index.shape), _rows(x, dim))
     return index
 
 
-def _prepared(name, logits, index, axis, temperature):
+def _prepared(name, logits, index, axis, temperature, called="axis"):
     """(operation, its tensors, its options), checked."""
     x = _logits(name, "logits", logits)
-    dim, T = row_axis(name, "logits", tuple(x.shape), axis), check_temperature(name, temperature)
+    dim, T = row_axis(name, "logits", tuple(x.shape), axis, called), check_temperature(name, temperature)
     if name.startswith("entropy"):
         return ENTROPY, (x,), (dim, T)
     return BOTH if "entropy" in name else LOG_PROB, (x, _index(name, index, x, dim)), (dim, T)
 
 
-def _pair(p_logits, q_logits, axis, name="kl_div"):
+def _pair(p_logits, q_logits, axis, name="kl_div", called="axis"):
     p = _logits(name, "p_logits", p_logits)
     q = _logits(name, "q_logits", q_logits, p)
-    return p, q, row_axis(name, "p_logits", tuple(p.shape), axis)
+    return p, q, row_axis(name, "p_logits", tuple(p.shape), axis, called)
 
 
 # -- the functions of sumexp.torch -----------------------------------------------------------------------------------
@@ -201,19 +196,19 @@ def log_prob(logits, index, dim=-1, *, temperature=1.0) -> Any:
     index has the shape of logits without dim, or one dimension more, the last, for several classes a row. Differentiable in the
     logits any number of times. On a CUDA device an index that is of no class makes its row NaN, result and gradient.
     """
-    op, tensors, options = _prepared("log_prob", logits, index, dim, temperature)
+    op, tensors, options = _prepared("log_prob", logits, index, dim, temperature, "dim")
     return op(*tensors, *options)
 
 
 def entropy(logits, dim=-1, *, temperature=1.0) -> Any:
     """The entropy of softmax(logits / temperature, dim), in nats: see sumexp.entropy."""
-    op, tensors, options = _prepared("entropy", logits, None, dim, temperature)
+    op, tensors, options = _prepared("entropy", logits, None, dim, temperature, "dim")
     return op(*tensors, *options)
 
 
 def log_prob_and_entropy(logits, index, dim=-1, *, temperature=1.0) -> Any:
     """(log_prob(logits, index), entropy(logits)), from one sweep over the logits; so is the gradient of both."""
-    op, tensors, options = _prepared("log_prob_and_entropy", logits, index, dim, temperature)
+    op, tensors, options = _prepared("log_prob_and_entropy", logits, index, dim, temperature, "dim")
     return op(*tensors, *options)
 
 
@@ -222,7 +217,7 @@ def kl_div(p_logits, q_logits, dim=-1) -> Any:
 
     torch.nn.functional's kl_div takes log-probabilities, in the other order, and sums over everything.
     """
-    return KL_DIV(*_pair(p_logits, q_logits, dim))
+    return KL_DIV(*_pair(p_logits, q_logits, dim, called="dim"))
 
 
 # -- sumexp's functions of tensors -----------------------------------------------------------------------------------
@@ -259,7 +254,7 @@ def kl_div_vjp(g, p_logits, q_logits, axis) -> Any:
 
 
 def _floating_gradient(name, g, x):
-    g = a_tensor(name, "g", g, x)
+    g = _beside(name, "g", real(name, "g", g), x)
     if g.dtype != x.dtype:
         raise TypeError(f"{name}: g has dtype {g.dtype}, accepted: {x.dtype}, that of the logits")
     return g

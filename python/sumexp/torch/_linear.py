@@ -12,12 +12,14 @@ from torch.compiler import is_compiling
 from .. import _core
 from .._chunks import PARTS, chunk_rows, wanted
 from . import _cross_entropy as ce, _front
-from ._checks import a_tensor, as_tensor, into
+from ._checks import a_tensor, as_tensor, into, real
 from ._kernels import DEVICES
 from ._library import has_tangent
 from ._linear_functions import Fused, called, derived
 from ._linear_sweeps import DIFFERENTIATED, NAME, Options, divisor, reduced, sweep
 from ._private import dispatch_mode_count, forward_ad, functorch_active, is_tracing
+
+TORCHS = ("input", "linear_weight", "linear_bias")
 
 
 def linear_cross_entropy(
@@ -64,17 +66,21 @@ def linear_cross_entropy(
     """
     chunk_size = chunk_of(options) if chunk_size is None else chunk_size
     target = ce.of_one_row(input, target)
-    tensors, o, info, batch, dtype = checked(
-        NAME, input, linear_weight, target, linear_bias, weight=weight, reduction=reduction, ignore_index=ignore_index,
+    return _loss(
+        TORCHS, input, linear_weight, target, linear_bias, weight=weight, reduction=reduction, ignore_index=ignore_index,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, temperature=temperature, token_weight=token_weight,
         denominator=denominator, on_empty=on_empty, info=info, chunk_size=chunk_size,
     )
-    loss, found = (of_positions if tensors[1].dim() > 2 else computed)(tensors, o, info)
-    loss = (loss if o.reduction else loss.reshape(batch)).to(dtype)
-    return (loss, {n: t.reshape(batch) for n, t in found.items()}) if info else loss
 
 
 torch.fx.wrap("linear_cross_entropy")  # for the module
+
+
+def _loss(names, *arguments, **options):
+    tensors, o, info, batch, dtype = checked(NAME, names, *arguments, **options)
+    loss, found = (of_positions if tensors[1].dim() > 2 else computed)(tensors, o, info)
+    loss = (loss if o.reduction else loss.reshape(batch)).to(dtype)
+    return (loss, {n: t.reshape(batch) for n, t in found.items()}) if info else loss
 
 
 def of_positions(tensors, o, info):
@@ -151,9 +157,21 @@ def _way(t):
     return "functorch" if taken == "op" and by_functions else taken
 
 
+def _real(function, *tensors):
+    return [t if t is None and n == "bias" else real(function, n, t) for n, t in zip(PARTS, tensors)]
+
+
+def _of_package(x, w, target, bias, **options):
+    x, w, bias = _real(NAME, x, w, bias)
+    return _loss(PARTS, x, w, target, bias, **options)
+
+
+torch.fx.wrap("_of_package")
+
+
 def from_package(function, x, w, target, bias, *, out, **options):
     """sumexp.linear_cross_entropy of tensors."""
-    made = linear_cross_entropy(x, w, target, linear_bias=bias, **options)
+    made = _of_package(x, w, target, bias, **options)
     loss, *found = made if isinstance(made, tuple) else (made,)
     return (into(function, out, loss), *found) if found else into(function, out, loss)
 
@@ -164,10 +182,11 @@ def chunk_of(options):
 
 def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **options):
     """sumexp.linear_cross_entropy_with_grad of tensors, or with g its _vjp."""
-    tensors, o, info, batch, dtype = checked(function, x, w, target, bias, info=info, **options)
+    x, w, bias = _real(function, x, w, bias)
+    tensors, o, info, batch, dtype = checked(function, PARTS, x, w, target, bias, info=info, **options)
     if g is not None:
         g = as_tensor(function, "g", g, x.device, "a tensor, an array or a number")
-        g = ce.of_rows(function, "g", g, () if o.reduction else batch)
+        g = ce.of_rows(function, "g", ce.of_numbers(function, "g", g), () if o.reduction else batch)
     need = tuple(part in wanted(function, need) for part in PARTS)
     dual = forward_ad._current_level >= 0 and any(t is not None and has_tangent(t) for t in (g, *tensors))
     if dual or ways(tensors) not in ("kernel", "function"):
@@ -199,29 +218,29 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **opt
     return (*made, {n: t.reshape(batch) for n, t in found.items()}) if info else made
 
 
-def checked(function, x, w, target, bias, *, ignore_index, reduction, chunk_size, **extras):
+def checked(function, names, x, w, target, bias, *, ignore_index, reduction, chunk_size, **extras):
     """(tensors of N rows, options, names of info, the shape of the losses, the dtype of the loss)
 
-    With a w (V, d1, ..., D), the tensors are those of of_positions.
+    With a w (V, d1, ..., D), the tensors are those of of_positions. names: of x, w and bias.
     """
-    for name, t in (("input", x), ("linear_weight", w)):
+    for name, t in zip(names, (x, w)):
         if not a_tensor(function, name, t).is_floating_point():
             raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: float16, bfloat16, float32 or float64")
     if w.dim() < 2 or (w.dim() > 2 and function != NAME):
         accepted = "(C, D) or (C, d1, ..., D)" if function == NAME else "(C, D)"
-        raise ValueError(f"{function}: linear_weight has shape {tuple(w.shape)}, accepted: {accepted}")
+        raise ValueError(f"{function}: {names[1]} has shape {tuple(w.shape)}, accepted: {accepted}")
     classes, *positions, width = w.shape
     if x.dim() == 0 or x.shape[-1] != width or (positions and x.dim() != 2):
         accepted = f"({'N' if positions else '...'}, {width})"
-        raise ValueError(f"{function}: input has shape {tuple(x.shape)}, accepted: {accepted}, as of linear_weight")
-    ce.of_shape(function, "linear_bias", bias, (classes, *positions))
+        raise ValueError(f"{function}: {names[0]} has shape {tuple(x.shape)}, accepted: {accepted}, as of {names[1]}")
+    ce.of_shape(function, names[2], bias, (classes, *positions))
     kind, dtype = x.device.type, x.dtype
     if kind in DEVICES and torch.is_autocast_enabled(kind):  # as torch.nn.functional.linear and cross_entropy under it
         narrow, dtype = torch.get_autocast_dtype(kind), ce.wide(dtype)
         x, w, bias = (t if t is None or t.dtype == torch.float64 else t.to(narrow) for t in (x, w, bias))
-    for name, t in (("linear_weight", w), ("linear_bias", bias)):
+    for name, t in zip(names[1:], (w, bias)):
         if t is not None and t.dtype != x.dtype:
-            raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of input")
+            raise TypeError(f"{function}: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of {names[0]}")
     batch = (*x.shape[:-1], *positions)
     probabilities = isinstance(target, torch.Tensor) and target.is_floating_point()
     if probabilities and ignore_index is not None and function == NAME and ignore_index != -100:

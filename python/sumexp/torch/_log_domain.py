@@ -11,7 +11,7 @@ from .. import _core
 from .._operations import LOG_DOMAIN as OPS
 from .._scalars import real
 from . import _kernels
-from ._checks import floating, into, mask_of, summed_to
+from ._checks import as_tensor, floating, into, mask_of, no_complex, summed_to
 from ._composed import Composed
 from ._front import functionalized, is_ours, is_watched
 from ._functions import jvp_rule
@@ -20,6 +20,7 @@ from ._library import LIBRARY
 from ._private import FUNCTORCH_KEY, dispatch_mode_count, forward_ad, functorch_active, is_excluded, is_legacy_batched
 
 _INF = float("inf")
+NUMBERS = "a tensor, an array or a number"
 
 
 def _common_dtype(values):
@@ -58,9 +59,9 @@ def _prepare(function, names, *values):
             tensors.append(v)
     else:
         tensors = [floating(values[0])]
-    for n, t in zip(names, tensors):
-        if t.is_complex():
-            raise TypeError(f"{function}: {n} has dtype {t.dtype}, accepted: float16, bfloat16, float32, float64 or integers")
+    for n, v in zip(names, values):
+        if isinstance(v, torch.Tensor):
+            no_complex(function, n, v)
     return tensors if len(tensors) == 1 else list(torch.broadcast_tensors(*tensors))
 
 
@@ -440,13 +441,13 @@ MEAN = Composed(
 )
 
 
-def _logmeanexp(x, dims, keepdim, b, where, return_sign, out):
+def _logmeanexp(x, dims, keepdim, b, where, return_sign, out=None, name="x"):
     if b is not None:
-        x, b = _prepare("logmeanexp", ("x", "b"), x, b)
+        x, b = _prepare("logmeanexp", (name, "b"), x, b)
     else:
-        (x,) = _prepare("logmeanexp", ("x",), x)
+        (x,) = _prepare("logmeanexp", (name,), x)
     dims = dims(x)
-    mask = mask_of("logmeanexp", x, where)
+    mask = mask_of("logmeanexp", x, where, name)
     shape = _kernels.row_shape(x.shape, dims, keepdim)
     if mask is None:
         count = 1
@@ -469,7 +470,7 @@ def logmeanexp(input, dim=None, keepdim=False, *, b=None, where=None, return_sig
     On CUDA devices result and gradient have the bytes of the CPU.
     """
     dims = lambda x: dims_of("logmeanexp", "dim", dim, x)
-    return _logmeanexp(input, dims, keepdim, b, where, return_sign, None)
+    return _logmeanexp(input, dims, keepdim, b, where, return_sign, name="input")
 
 
 # -- sumexp's functions, when they are given tensors -----------------------------------------------------------
@@ -484,19 +485,18 @@ def numpy_logsubexp(a, b, *, out=None):
 
 
 def numpy_log1mexp(x, *, out=None):
-    return log1mexp(x, out=out)
+    return into("log1mexp", out, OPERATIONS["log1mexp"](*_prepare("log1mexp", ("x",), x)))
 
 
 def numpy_softplus(x, *, out=None):
-    return into("softplus", out, softplus(x))
+    return into("softplus", out, OPERATIONS["softplus"](*_prepare("softplus", ("x",), x)))
 
 
 def _vjp(name, g, tensors, names):
     """The gradients of OPERATIONS[name] at tensors that broadcast, each of its tensor's shape."""
     full = _prepare(name + "_vjp", names, *tensors)
     dtype, shape = full[0].dtype, full[0].shape
-    if not isinstance(g, torch.Tensor):
-        g = torch.as_tensor(g, dtype=dtype, device=full[0].device)
+    g = no_complex(name + "_vjp", "g", as_tensor(name + "_vjp", "g", g, full[0].device, NUMBERS))
     if g.shape != shape:
         raise ValueError(f"{name}_vjp: g has shape {tuple(g.shape)}, accepted: {tuple(shape)}, the shape of the result")
     found = OPERATIONS[name].gradients(g.to(dtype), tuple(full))
@@ -581,7 +581,7 @@ def numpy_weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):
     if out is not None:
         raise TypeError(f"{name}: out is a {type(out).__name__}, accepted: None, with b, as there are two results")
     full, dims, shape = _weighted_parts(name, x, b, axis, keepdims)
-    g = torch.as_tensor(g, dtype=full[0].dtype, device=full[0].device)
+    g = no_complex(name, "g", as_tensor(name, "g", g, full[0].device, NUMBERS)).to(full[0].dtype)
     if tuple(g.shape) != shape:
         raise ValueError(f"{name}: g has shape {tuple(g.shape)}, accepted: {shape}, the shape of the result of logsumexp")
     found = WEIGHTED.gradients(g, tuple(full), (dims, bool(keepdims)))
@@ -596,7 +596,8 @@ def numpy_weighted_jvp(t, x, axis=None, *, b, t_b=None, keepdims=False, out=None
         if tangent is None:
             tangents.append(torch.zeros_like(full[0]))
             continue
-        tangent = torch.as_tensor(tangent, dtype=full[0].dtype, device=full[0].device)
+        tangent = as_tensor(name, argument, tangent, full[0].device, NUMBERS)
+        tangent = no_complex(name, argument, tangent).to(full[0].dtype)
         if tangent.shape != (of.shape if isinstance(of, torch.Tensor) else ()):
             raise ValueError(f"{name}: {argument} has shape {tuple(tangent.shape)}, accepted: that of its tensor")
         tangents.append(tangent.expand(full[0].shape))

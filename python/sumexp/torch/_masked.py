@@ -7,7 +7,7 @@ from .. import _core
 from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid
 from .._row_shapes import row_axis
 from .._scalars import softcap as checked_softcap
-from ._checks import a_tensor, as_tensor, beside, counts_as, floating, into, is_recorded, mask_of, values_of
+from ._checks import as_tensor, beside, counts_as, into, is_recorded, mask_of, real, values_of
 from ._composed import Composed
 from ._formulas import quotient
 from ._front import check_temperature, check_unwatched, log_softmax, logsumexp, softmax
@@ -119,21 +119,22 @@ def _look_at_lengths(function, given, shape, dim):
             check_lengths(function, laid(function, "lengths", values, shape, dim), shape, dim)
 
 
-def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
-    x = floating(a_tensor(function, "x", x))
+def _prepare(function, names, x, axis, where, lengths, causal, bias, softcap, sink, temperature, empty):
+    name, called = names
+    x = real(function, name, x)
     accepted, keep, raw = "a tensor, an array or a number", is_recorded(x, bias, sink), {"bias": bias, "sink": sink}
     given = {n: t if t is None else as_tensor(function, n, t, x.device, accepted, keep) for n, t in raw.items()}
     dtype = x.dtype
     for n, t in given.items():
         if t is None:
             continue
-        beside(function, n, t, "x", x)
+        beside(function, n, t, name, x)
         if t.is_complex():
             raise TypeError(f"{function}: {n} has dtype {t.dtype}, accepted: a real one")
         if t.dim() > 0 and t.is_floating_point():  # as torch.result_type has it, which is no graph's
             dtype = torch.promote_types(dtype, counts_as(raw[n], t))
     x = x.to(dtype)
-    dim = row_axis(function, "x", tuple(x.shape), axis)
+    dim = row_axis(function, name, tuple(x.shape), axis, called)
     shape = tuple(x.shape)
     bias = laid(function, "bias", given["bias"], shape)
     sink = laid(function, "sink", given["sink"], shape, dim)
@@ -141,13 +142,13 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
         mask = where
         if not isinstance(where, torch.Tensor):
             mask = as_tensor(function, "where", where, x.device, "a tensor or an array of bool", keep)
-        mask_of(function, x, mask)
+        mask_of(function, x, mask, name)
         where = laid(function, "where", mask, shape)
     if lengths is not None:
         lengths = as_tensor(function, "lengths", lengths, x.device, "a tensor or an array of integers", keep)
         if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype is torch.bool:
             raise TypeError(f"{function}: lengths has dtype {lengths.dtype}, accepted: integers")
-        given = beside(function, "lengths", lengths, "x", x)
+        given = beside(function, "lengths", lengths, name, x)
         lengths = laid(function, "lengths", given.long(), shape, dim)
         _look_at_lengths(function, given, shape, dim)
     tensors = (x, *(t if t is None else t.to(dtype) for t in (bias, sink)), where, lengths)
@@ -159,15 +160,15 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
     return tensors, (dim, offset, cap, T, check_empty(function, empty))
 
 
-def call(function, arrays, axis, out, options):
-    """masked_* of tensors, from sumexp's function of that name."""
+def call(function, arrays, axis, out, options, names=("x", "axis")):
+    """masked_* of tensors, from sumexp's function of that name, or by other names for x and axis."""
     if not function.endswith("_vjp"):
-        tensors, rest = _prepare(function, *arrays, axis, **options)
+        tensors, rest = _prepare(function, names, *arrays, axis, **options)
         return into(function, out, OPERATIONS[function](*tensors, *rest))
     name = function.removesuffix("_vjp")
     g, x = arrays
-    tensors, rest = _prepare(function, x, axis, **options)
-    g = beside(function, "g", a_tensor(function, "g", g), "x", tensors[0]).to(tensors[0].dtype)
+    tensors, rest = _prepare(function, names, x, axis, **options)
+    g = beside(function, "g", real(function, "g", g), "x", tensors[0]).to(tensors[0].dtype)
     accepted = tuple(_row_shape(name, tensors[0], rest[0]))
     if tuple(g.shape) != accepted:
         raise ValueError(f"{function}: g has shape {tuple(g.shape)}, accepted: {accepted}")
@@ -182,7 +183,7 @@ def _front(name):
     def function(input, dim=-1, *, where=None, lengths=None, causal=None, bias=None, softcap=None, sink=None,
                  temperature=1.0, empty="zero"):  # fmt: skip
         options = dict(zip(NAMES, (where, lengths, causal, bias, softcap, sink, temperature, empty)))
-        return call(name, (input,), dim, None, options)
+        return call(name, (input,), dim, None, options, ("input", "dim"))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"""sumexp.{name} with `dim` for `axis`: under autograd and torch's transforms, in x, bias and sink.

@@ -72,7 +72,7 @@ def _are_numbers(value, types, top=True):
 
 def _given(function, x, dim, **options):
     """The options of a registered operation."""
-    batch = None if is_compiling() else rows_of(function, x, dim)[1]
+    batch = None if is_compiling() else rows_of(function, x, dim, "dim")[1]
     return [_as_tensor(function, name, value, batch) for name, value in options.items()]
 
 
@@ -278,7 +278,7 @@ def _options(function, batch, filters, order, seed, stream, num_samples, replace
 @eagerly
 def _sample(logits, dim, filters, order, where, seed, stream, num_samples, replacement, return_info):
     x = _plain("sample", "logits", logits)
-    dim, batch = rows_of("sample", x, dim)
+    dim, batch = rows_of("sample", x, dim, "dim")
     place = _place(x)
     options = _options("sample", batch, filters, order, seed, stream, num_samples, replacement, place)
     out, info = draw(x, dim, _mask("sample", where, x.shape, place), options, batch, num_samples, return_info, place)
@@ -297,7 +297,7 @@ def sample_counts(logits, num_samples, dim=-1, *, temperature=1.0, seed=None, st
 @eagerly
 def _counts(logits, num_samples, dim, temperature, seed, stream):
     x = _plain("sample_counts", "logits", logits)
-    dim, batch = rows_of("sample_counts", x, dim)
+    dim, batch = rows_of("sample_counts", x, dim, "dim")
     place = _place(x)
     given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": _seed(seed), "stream": stream}, place)
     options = place.options("sample_counts", count_options(batch, num_samples, **given) | there)
@@ -331,8 +331,9 @@ def linear_sample(
     _not_traced("linear_sample")
     x, w = _plain("linear_sample", "x", x), _plain("linear_sample", "w", w)
     bias = None if bias is None else _plain("linear_sample", "bias", bias)
-    if x.dtype != w.dtype or (bias is not None and bias.dtype != x.dtype):
-        raise TypeError(f"linear_sample: x and w have dtypes {x.dtype} and {w.dtype}, accepted: one dtype, bias included")
+    for name, t in (("w", w), ("bias", bias)):
+        if t is not None and t.dtype != x.dtype:
+            raise TypeError(f"linear_sample: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of x")
     batch = linear_shapes(x, w, bias)
     place = _place(x)
     filters = (temperature, top_k, top_p, min_p)
@@ -363,7 +364,7 @@ def _noise(x, dim, seed, stream):
 
 @eagerly
 def _made_noise(x, dim, seed, stream):
-    dim, batch = rows_of("gumbel_softmax", x, dim)
+    dim, batch = rows_of("gumbel_softmax", x, dim, "dim")
     place = _place(x)
     given, there = _there("gumbel_softmax", batch, {"seed": _seed(seed), "stream": stream}, place)
     options = row_options("gumbel_softmax", batch, 1.0, **given) | there
@@ -402,7 +403,7 @@ def _sample_op(logits, dim, where, temperature, top_k, top_p, min_p, seed, strea
 
 
 def _fake_sample(logits, dim, where, temperature, top_k, top_p, min_p, seed, stream, order, num_samples, replacement, call=0):
-    _, batch = rows_of("sample", logits, dim)
+    _, batch = rows_of("sample", logits, dim, "dim")
     return logits.new_empty(batch if num_samples is None else (*batch, num_samples), dtype=torch.int64)
 
 

@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._segment_arguments import OPS, check_elements, check_offsets, count, flat
-from ._checks import a_tensor, beside, floating, into, is_recorded, readable
+from ._checks import beside, into, is_recorded, readable, real
 from ._composed import Composed
 from ._kernels import PLAIN_TYPES, result_like
 from ._private import dispatch_mode_count, forward_ad, functorch_active
@@ -145,7 +145,7 @@ def _compiled_offsets(function, offsets, ids, num_segments):
 
 def call(function, names, arrays, offsets, ids, num_segments, out):
     """segment_* of tensors, from sumexp's function of that name."""
-    tensors = [floating(a_tensor(function, n, t)) for n, t in zip(names, arrays)]
+    tensors = [real(function, n, t) for n, t in zip(names, arrays)]
     full = tensors[-1]
     check_elements(function, names[-1], full)
     offsets = _offsets(function, full, offsets, ids, num_segments)
