@@ -15,9 +15,10 @@ namespace {
 constexpr std::int64_t kReleaseElements = 16 * 1024;
 
 bool add_axis(const char* function, PyObject* item, int ndim, std::uint64_t* axes) {
-  const Py_ssize_t given = PyNumber_AsSsize_t(item, PyExc_OverflowError);
-  if (given == -1 && PyErr_Occurred()) {
-    if (PyErr_ExceptionMatches(PyExc_TypeError))
+  const bool is_bool = PyBool_Check(item);
+  const Py_ssize_t given = is_bool ? 0 : PyNumber_AsSsize_t(item, PyExc_OverflowError);
+  if (is_bool || (given == -1 && PyErr_Occurred())) {
+    if (is_bool || PyErr_ExceptionMatches(PyExc_TypeError))
       PyErr_Format(PyExc_TypeError, "%s: axis is %R, accepted: an int, a tuple of ints or None", function, item);
     return false;
   }

@@ -99,7 +99,7 @@ def test_an_argument_that_changes_another():
     ((1, -1), ValueError, "duplicate value in axis"),
     (1.0, TypeError, r"axis is 1.0, accepted: an int, a tuple of ints or None"),
     ([0], TypeError, r"axis is \[0\], accepted"),
-    ("last", TypeError, "axis is 'last', accepted"),
+    ("last", TypeError, "axis is 'last', accepted"), (True, TypeError, "axis is True, accepted"),
 ])
 def test_axis(axis, error, pattern):
     check_untouched(error, pattern, np.zeros((3, 4)), lambda out: se.softmax(X, axis, out=out))
