@@ -13,7 +13,7 @@ from ._loss_arguments import (
     names,
     tokens_power,
 )
-from ._row_shapes import row_axis
+from ._row_shapes import row_axis, without
 
 
 def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=None,
@@ -152,7 +152,7 @@ class Call:
         (self.logits,), self.back = _arrays.together(function, logits=logits)
         shape = self.logits.shape
         self.axis = row_axis(function, "logits", shape, axis)
-        self.rows = shape[: self.axis] + shape[self.axis + 1 :]
+        self.rows = without(shape, self.axis)
         self.number = np.dtype(np.float64 if self.logits.dtype == np.float64 else np.float32)
         self.target, target_weight = self._target(target)
         options = checked_options(function, **options)

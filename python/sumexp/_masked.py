@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _arrays, _core
 from ._devices import is_torch
-from ._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid, shape_error
+from ._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid, result_shape, shape_error
 from ._row_shapes import row_axis
 from ._scalars import softcap as checked_softcap, temperature as check_temperature
 
@@ -112,13 +112,9 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
     return x, axis, g, (bias, sink), options, back
 
 
-def _row_shape(function, shape, axis):
-    return shape[:axis] + shape[axis + 1 :] if OPS[function] == 2 else shape
-
-
 def _forward(function, x, axis, out, **options):
     x, axis, _, given, options, back = _prepare(function, x, axis, **options)
-    shape, others = _row_shape(function, x.shape, axis), (*given, options["where"], options["lengths"])
+    shape, others = result_shape(function, x.shape, axis), (*given, options["where"], options["lengths"])
     result = _arrays.result(function, out, shape, x.dtype, x, *others)
     row = OPS[function] == 2
     _core._masked(function, OPS[function], x, axis, **options, out=np.expand_dims(result, axis) if row else result)
@@ -128,7 +124,7 @@ def _forward(function, x, axis, out, **options):
 def _vjp(function, g, x, axis, **options):
     name = function.removesuffix("_vjp")
     x, axis, g, (bias, sink), options, back = _prepare(function, x, axis, g=g, **options)
-    accepted = _row_shape(name, x.shape, axis)
+    accepted = result_shape(name, x.shape, axis)
     if g.shape != accepted:
         raise shape_error(function, "g", g.shape, accepted)
     if OPS[name] == 2:

@@ -2,10 +2,15 @@
 
 import numpy as np
 
+from ._row_shapes import without
 from ._scalars import integer
 
 NAMES = ("where", "lengths", "causal", "bias", "softcap", "sink", "temperature", "empty")
 OPS = {"masked_softmax": 0, "masked_log_softmax": 1, "masked_logsumexp": 2}
+
+
+def result_shape(name, shape, axis):
+    return without(shape, axis) if OPS[name] == 2 else tuple(shape)
 
 
 def shape_error(function, argument, given, accepted):
@@ -16,22 +21,22 @@ def laid(function, argument, array, shape, axis=None):
     """An array as one of len(shape) dimensions, each as in `shape` or 1; along `axis` 1, where it has none."""
     if array is None:
         return None
-    rest = shape if axis is None else shape[:axis] + shape[axis + 1 :]
+    rest = tuple(shape) if axis is None else without(shape, axis)
     given = tuple(array.shape)
     padded = (1,) * (len(rest) - len(given)) + given
     if len(given) > len(rest) or any(a not in (1, n) for a, n in zip(padded, rest)):
-        without = "" if axis is None else ", the shape of x without the axis"
-        raise shape_error(function, argument, given, f"{tuple(rest)}{without}, or what broadcasts to it")
+        hint = "" if axis is None else ", the shape without the axis"
+        raise shape_error(function, argument, given, f"{rest}{hint}, or what broadcasts to it")
     return array.reshape(padded if axis is None else (*padded[:axis], 1, *padded[axis:]))
 
 
 def check_lengths(function, lengths, shape, axis):
     """A ValueError for one outside of the axis, as the kernel has it. `lengths` is an ndarray, laid."""
-    rows = lengths.reshape(-1) if 0 not in shape[:axis] + shape[axis + 1 :] else lengths[:0].reshape(-1)  # none: no rows
+    others = without(shape, axis)
+    rows = lengths.reshape(-1) if 0 not in others else lengths[:0].reshape(-1)  # none: no rows
     outside = np.flatnonzero((rows < 0) | (rows > shape[axis]))
     if outside.size:
         place = [i for d, i in enumerate(np.unravel_index(outside[0], lengths.shape)) if d != axis]
-        others = shape[:axis] + shape[axis + 1 :]
         row = np.ravel_multi_index(place, others) if others else 0
         accepted = f"accepted are 0 to {shape[axis]}, the length of the axis"
         raise ValueError(f"{function}: lengths: got {rows[outside[0]]} for row {row}; {accepted}")

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy as theirs  # noqa: E402
 
 import sumexp as se  # noqa: E402
 import sumexp.torch as st  # noqa: E402
+from sumexp._row_shapes import without  # noqa: E402
 from sumexp.torch import _cross_entropy  # noqa: E402
 from torch_cases import same_bytes  # noqa: E402
 
@@ -136,7 +137,7 @@ def of_formula(x, target, pair_weights, weight, token_weight, denominator, *opti
 def test_gradients_in_targets_and_weights_are_the_formulas(target, reduction):
     """Of any number of dimensions, with rows and pairs ignored, and with classes of weight 0 and probability 0."""
     for dim, shape in ((1, (4, 5)), (1, (4, 5, 3)), (-1, (2, 3, 5)), (0, (5,))):
-        rows = _cross_entropy.rows_shape(shape, dim)
+        rows = without(shape, dim)
         x, weight = logits(*shape), torch.tensor([1.0, 0, 2, 0.5, 3], dtype=f64)
         index, y, shares = indices(*rows), logits(*shape, seed=6).softmax(dim), None
         if target == "pairs":

@@ -80,16 +80,16 @@ class Composed:
     reads_results
         Whether gradient reads `results`. Where it does not it has none, and they may be changed in place, as by loss /= 4.
     devices
-        Whose tensors kernel and gradient take, as far as this build serves them.
+        Whose tensors kernel and gradient take: all that this build serves, or some of them.
     kernel_with_gradient(*tensors, *options)
         What kernel returns, and the gradient of the first tensor for a first result's of 1, from one sweep; on the CPU. None
         where that is not one number. Optional.
     """
 
-    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=("cpu",),
+    def __init__(self, name, tensors, options, *, kernel, gradient, formula, fake, results=1, devices=DEVICES,
                  widens=True, reads_results=False, kernel_with_gradient=None):  # fmt: skip
         self.name, self.count, self.results, self.reads_results = name, len(tensors), results, reads_results
-        self.devices = DEVICES.intersection(devices)
+        self.devices = devices
         self.kernel, self.gradient, self.fake = kernel, gradient, fake
         self.kernel_with_gradient, self.expects_one = kernel_with_gradient, False
         self.formula = _widened(formula, self.count) if widens else formula

@@ -21,11 +21,12 @@ from .._loss_arguments import (
     names,
     tokens_power,
 )
+from .._row_shapes import without
 from . import _formulas, _front
 from ._checks import a_tensor, as_tensor, check_classes, check_out, floating, into, is_recorded, values_of
 from ._composed import Composed
 from ._dispatch import _can_write
-from ._kernels import dims_of, result_like
+from ._kernels import DEVICES, dims_of, result_like
 from ._private import is_zero_tensor
 
 
@@ -158,7 +159,7 @@ def row_losses(input, target, target_weight, weight, token_weight, o, info=False
 def denominator_of(input, target, target_weight, weight, token_weight, o):
     """The sum over the rows kept of token_weight times, of indices, the target's class weight."""
     rows, _ = kept_rows(target, target_weight, o)
-    shape = [n for d, n in enumerate(input.shape) if d != o.dim % input.dim()]
+    shape = without(input.shape, o.dim)
     each = torch.ones(shape, dtype=torch.float64, device=input.device)
     if token_weight is not None:
         each = each * token_weight
@@ -172,7 +173,7 @@ def denominator_of(input, target, target_weight, weight, token_weight, o):
 def of_denominator(u, target, target_weight, weight, token_weight, o):
     """The gradients of denominator_of() in weight and token_weight, or None, for a gradient u of it."""
     kept, _ = kept_rows(target, target_weight, o)
-    shape = rows_shape(target.shape, o.dim) if kept is None else kept.shape
+    shape = without(target.shape, o.dim) if kept is None else kept.shape
     share = u.to(torch.float64).expand(shape)
     share = share if kept is None else torch.where(kept, share, 0)
     of_classes = weight is not None and kept is not None and target_weight is None
@@ -266,10 +267,6 @@ def formula_with_info(*arguments):
 # -- the operations -----------------------------------------------------------------------------------------------
 
 
-def rows_shape(shape, dim):
-    return [n for d, n in enumerate(shape) if d != dim % len(shape)]
-
-
 def raw_options(o):
     """Options as sumexp._core's entry has them, without what a mean divides by."""
     return {
@@ -313,7 +310,7 @@ def _run(arguments, *, info=(), dlogits=None, g=None, with_loss=True, function="
     (x, target, target_weight, weight, token_weight, denominator), o = arguments[: len(TENSORS)], Options(
         *arguments[len(TENSORS) :]
     )
-    rows = rows_shape(x.shape, o.dim)
+    rows = without(x.shape, o.dim)
     loss = x.new_empty(() if o.reduction else rows) if with_loss else None
     places = info_places(info, rows, x)
     tokens, denominator = plain(token_weight, torch.float64), plain(denominator, torch.float64)
@@ -369,7 +366,7 @@ def gradient(gradients, tensors, results, options, needs):
     found = [None] * len(tensors)
     if needs[0]:
         found[0] = result_like(tensors[0])
-        g = u.detach().to(torch.float64).expand(rows_shape(tensors[0].shape, o.dim))
+        g = u.detach().to(torch.float64).expand(without(tensors[0].shape, o.dim))
         _run((*tensors, *options), dlogits=found[0], g=g, with_loss=False)
     if any(needs[1:]):
         *rest, denominator = map(plain, tensors)
@@ -378,7 +375,7 @@ def gradient(gradients, tensors, results, options, needs):
         if mean:
             divided = denominator_of(*rest, o) if denominator is None else denominator
             u = quotient(u, divided, o)
-        rows = rows_shape(tensors[0].shape, o.dim)
+        rows = without(tensors[0].shape, o.dim)
         found[1:-1] = gradients_of_others(*rest, o, u.expand(rows), needs[1:-1])
         if mean and denominator is None and any(needs[3:]):
             loss = row_losses(*rest, o)[0].sum(dtype=torch.float64)
@@ -390,24 +387,23 @@ def gradient(gradients, tensors, results, options, needs):
 
 def fake(input, target, target_weight, weight, token_weight, denominator, *options):
     o = Options(*options)
-    return input.new_empty(() if o.reduction else rows_shape(input.shape, o.dim))
+    return input.new_empty(() if o.reduction else without(input.shape, o.dim))
 
 
 def fake_with_info(*arguments):
     o = Options(*arguments[len(TENSORS) :])
-    rows = arguments[0].new_empty(rows_shape(arguments[0].shape, o.dim), dtype=wide(arguments[0].dtype))
+    rows = arguments[0].new_empty(without(arguments[0].shape, o.dim), dtype=wide(arguments[0].dtype))
     predicted, correct = rows.to(torch.int64), rows.to(torch.bool)
     return fake(*arguments), *(predicted if n == "predicted" else correct if n == "correct" else rows.clone() for n in INFO)
 
 
-DEVICES = ("cpu", "cuda")
 CROSS_ENTROPY = Composed(
-    "cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake, devices=DEVICES,
+    "cross_entropy", TENSORS, SCHEMA, kernel=kernel, gradient=gradient, formula=formula, fake=fake,
     widens=False, kernel_with_gradient=kernel_with_gradient,
 )
 WITH_INFO = Composed(
     "cross_entropy_with_info", TENSORS, SCHEMA, kernel=kernel_with_info, gradient=gradient, formula=formula_with_info,
-    fake=fake_with_info, results=1 + len(INFO), devices=DEVICES, widens=False,
+    fake=fake_with_info, results=1 + len(INFO), widens=False,
     kernel_with_gradient=kernel_with_info_and_gradient,
 )
 
@@ -440,7 +436,7 @@ def of_rows(function, name, tensor, rows):
 
 def checked_target(function, target, shape, dim, ignore_index=-100):
     """(indices or probabilities, the weights of pairs or None) for logits of this shape."""
-    rows = rows_shape(shape, dim)
+    rows = without(shape, dim)
     if isinstance(target, (tuple, list)):
         if len(target) != 2:
             given = f"a {type(target).__name__} of {len(target)}"
@@ -585,7 +581,7 @@ def checked(function, input, target, dim, *, weight, token_weight, denominator, 
     options = Options(**{**found, "dim": dim, "softcap": cap, "reduction": REDUCTIONS.index(reduction)})
     tensors = (
         input, index, pair_weights, of_shape(function, "weight", of_numbers(function, "weight", weight), (input.shape[dim],)),
-        of_rows(function, "token_weight", of_numbers(function, "token_weight", token_weight), rows_shape(input.shape, dim)),
+        of_rows(function, "token_weight", of_numbers(function, "token_weight", token_weight), without(input.shape, dim)),
         checked_denominator(function, denominator, reduction, input.device),
     )
     return tensors, options, names(function, info)
@@ -604,7 +600,7 @@ def from_package(function, logits, target, axis, *, out=None, g=None, **options)
     if function == "cross_entropy":
         made = called(tensors, options, info)
         return (into(function, out, made[0]), made[1]) if info else into(function, out, made)
-    rows = rows_shape(logits.shape, dim)
+    rows = without(logits.shape, dim)
     if out is not None:
         check_out(function, out, logits, logits.shape)
     if g is not None:

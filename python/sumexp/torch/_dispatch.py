@@ -5,6 +5,7 @@ import torch
 from torch.fx import Proxy
 
 from .. import _arrays, _core
+from .._row_shapes import row_shape
 from .._scalars import dtype_for_weight, weight
 from . import _formulas, _kernels, _log_domain
 from ._checks import a_tensor, beside, check_out, floating, into, is_recorded, mask_of, real
@@ -106,7 +107,7 @@ def _logsumexp(x, axis=None, *, b=None, keepdims=False, return_sign=False, where
     mask = mask_of("logsumexp", x, where)
     dims = _dims("logsumexp", x, axis)
     if _is_direct("logsumexp", (x,), mask):
-        shape = _kernels.row_shape(x.shape, dims, keepdims)
+        shape = row_shape(x.shape, dims, keepdims)
         lse = _launch("logsumexp", "logsumexp", (x,), dims, shape=shape, where=mask, out=out)
     else:
         x = _leave_out(x, mask)
@@ -162,7 +163,7 @@ def _weighted(x, axis, b, keepdims, return_sign, where, out):
         lse = into("logsumexp", out, lse if return_sign else lse.masked_fill(sign < 0, float("nan")))
         return (lse, sign) if return_sign else lse
     dims = _dims("logsumexp", x, axis)
-    shape = _kernels.row_shape(x.shape, dims, keepdims)
+    shape = row_shape(x.shape, dims, keepdims)
     sign = x.new_empty(shape)
     target = out if x.dtype == dtype else None
     lse = _launch("logsumexp", "weighted_logsumexp", (x, b), dims, shape=shape, where=mask, out=target, sign=sign)
@@ -196,7 +197,7 @@ def _derivative(function, *args, **kwargs):
     T = check_temperature(function, given.pop("temperature", 1.0))
     shapes = [last.shape] * len(names)
     if op == "logsumexp_vjp":
-        shapes[0] = _kernels.row_shape(last.shape, dims, keepdims)
+        shapes[0] = row_shape(last.shape, dims, keepdims)
     for n, t, shape in zip(names, tensors, shapes):
         beside(function, n, t, names[-1], last)
         if t.shape != torch.Size(shape) or t.dtype != last.dtype:
@@ -204,11 +205,11 @@ def _derivative(function, *args, **kwargs):
                 f"{function}: {n} has shape {tuple(t.shape)} and dtype {t.dtype}, accepted: {tuple(shape)} and {last.dtype}"
             )
     if op == "logsumexp_vjp":
-        tensors[0] = tensors[0].reshape(_kernels.row_shape(last.shape, dims))
+        tensors[0] = tensors[0].reshape(row_shape(last.shape, dims))
     if "logsumexp" in op:
         tensors.reverse()  # the operations take x first
     if _is_direct(function, tensors):
-        shape = _kernels.row_shape(last.shape, dims, keepdims) if op == "logsumexp_jvp" else last.shape
+        shape = row_shape(last.shape, dims, keepdims) if op == "logsumexp_jvp" else last.shape
         return _launch(function, op, tensors, dims, T, shape=shape, out=out)
     forward_mode = forward_ad._current_level >= 0 or functorch_active()
     if forward_mode or not all(is_ours(function, t) for t in tensors):
@@ -216,7 +217,7 @@ def _derivative(function, *args, **kwargs):
     else:
         result = getattr(torch.ops.sumexp, op)(*tensors, dims, *(() if "logsumexp" in op else (T,)))
     if op == "logsumexp_jvp" and not keepdims:
-        result = result.reshape(_kernels.row_shape(last.shape, dims, False))
+        result = result.reshape(row_shape(last.shape, dims, False))
     return into(function, out, result)
 
 

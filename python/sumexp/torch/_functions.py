@@ -14,9 +14,10 @@ import torch
 from torch.autograd import Function
 
 from .. import _core
+from .._row_shapes import row_shape
 from . import _formulas
 from ._formulas import from_winner, total
-from ._kernels import dims_of, direct, row_shape
+from ._kernels import dims_of, direct
 from ._library import hvp_in_y
 from ._private import forward_ad, function_apply, functorch_active, is_legacy_batched
 from ._vmap import batch

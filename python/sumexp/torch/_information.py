@@ -15,13 +15,6 @@ from ._kernels import DEVICES, result_like
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 
 
-# -- shapes ----------------------------------------------------------------------------------------------------
-
-
-def _rows(x, dim):
-    return without(tuple(x.shape), dim)
-
-
 def _at(index, x, dim):
     """index, of one class a row or several, as torch.gather takes it, and its result's way back."""
     if index.dim() < x.dim():
@@ -62,14 +55,14 @@ def _kl_formula(p_logits, q_logits, dim):
 
 def _longs(name, index, x, dim):
     if index.dtype is torch.uint64 and index.is_cpu:
-        check_unsigned(name, index.numpy(), _rows(x, dim), x.shape[dim])
+        check_unsigned(name, index.numpy(), without(x.shape, dim), x.shape[dim])
     return index.long()
 
 
 def _forward(name, x, index, dim, T):
     x = x.detach()
     chosen = None if index is None else x.new_empty(index.shape)
-    entropy = None if name == "log_prob" else x.new_empty(_rows(x, dim))
+    entropy = None if name == "log_prob" else x.new_empty(without(x.shape, dim))
     _core._log_prob_and_entropy(name, x, index if index is None else _longs(name, index, x, dim), dim, T, chosen, entropy)
     return chosen, entropy
 
@@ -85,7 +78,7 @@ def _gradient(name, of_picks, of_row, x, index, dim, T, out=None):
 
 def _kl_kernel(p, q, dim):
     p, q = p.detach(), q.detach()
-    out = p.new_empty(_rows(p, dim))
+    out = p.new_empty(without(p.shape, dim))
     _core._kl_div(p, q, dim, out)
     return out
 
@@ -107,7 +100,6 @@ LOG_PROB = Composed(
     gradient=lambda u, tensors, _, options, needs: (_gradient("log_prob_vjp", u[0], None, *tensors, *options), None),
     formula=_log_prob_formula,
     fake=lambda x, index, dim, T: x.new_empty(index.shape),
-    devices=("cpu", "cuda"),
 )
 ENTROPY = Composed(
     "entropy",
@@ -116,8 +108,7 @@ ENTROPY = Composed(
     kernel=lambda x, dim, T: _forward("entropy", x, None, dim, T)[1],
     gradient=lambda u, tensors, _, options, needs: (_gradient("entropy_vjp", None, u[0], *tensors, None, *options),),
     formula=_entropy_formula,
-    fake=lambda x, dim, T: x.new_empty(_rows(x, dim)),
-    devices=("cpu", "cuda"),
+    fake=lambda x, dim, T: x.new_empty(without(x.shape, dim)),
 )
 BOTH = Composed(
     "log_prob_and_entropy",
@@ -126,9 +117,8 @@ BOTH = Composed(
     kernel=lambda x, index, dim, T: _forward("log_prob_and_entropy", x, index, dim, T),
     gradient=lambda u, tensors, _, options, needs: (_gradient("log_prob_and_entropy_vjp", *u, *tensors, *options), None),
     formula=_both_formula,
-    fake=lambda x, index, dim, T: (x.new_empty(index.shape), x.new_empty(_rows(x, dim))),
+    fake=lambda x, index, dim, T: (x.new_empty(index.shape), x.new_empty(without(x.shape, dim))),
     results=2,
-    devices=("cpu", "cuda"),
 )
 KL_DIV = Composed(
     "kl_div",
@@ -137,8 +127,7 @@ KL_DIV = Composed(
     kernel=_kl_kernel,
     gradient=_kl_gradient,
     formula=_kl_formula,
-    fake=lambda p, q, dim: p.new_empty(_rows(p, dim)),
-    devices=("cpu", "cuda"),
+    fake=lambda p, q, dim: p.new_empty(without(p.shape, dim)),
 )
 
 
@@ -168,7 +157,7 @@ def _index(name, index, x, dim):
     index = _beside(name, "index", index, x)
     if index.dtype not in _INTEGERS:
         raise TypeError(f"{name}: index has dtype {index.dtype}, accepted: integers")
-    check_index(name, tuple(index.shape), _rows(x, dim))
+    check_index(name, tuple(index.shape), without(x.shape, dim))
     return index
 
 
@@ -237,7 +226,7 @@ def kl_div_out(p_logits, q_logits, axis, out):
 def backward_out(name, g, logits, index, axis, temperature, out):
     op, tensors, options = _prepared(name, logits, index, axis, temperature)
     x = tensors[0]
-    shapes = [_rows(x, options[0]) if op is ENTROPY or k == 1 else tuple(tensors[1].shape) for k in range(2)]
+    shapes = [without(x.shape, options[0]) if op is ENTROPY or k == 1 else tuple(tensors[1].shape) for k in range(2)]
     grads = [(_floating_gradient(name, v, x), s) for v, s in zip(g, shapes) if v is not None]
     for v, shape in grads:
         same_shape(name, "g", v.shape, shape)
@@ -249,7 +238,7 @@ def kl_div_vjp(g, p_logits, q_logits, axis) -> Any:
     name = "kl_div_vjp"
     p, q, dim = _pair(p_logits, q_logits, axis, name)
     g = _floating_gradient(name, g, p)
-    same_shape(name, "g", g.shape, _rows(p, dim))
+    same_shape(name, "g", g.shape, without(p.shape, dim))
     return KL_DIV.backward((g,), (p, q), (), (dim,), (True, True))
 
 

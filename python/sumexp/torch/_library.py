@@ -8,9 +8,10 @@ path in _functions.py differentiates in x instead, so that second derivatives ar
 
 import torch
 
+from .._row_shapes import row_shape
 from . import _formulas
 from ._formulas import from_winner, total
-from ._kernels import ROW_RESULT, is_traced, row_shape, run
+from ._kernels import ROW_RESULT, is_traced, run
 from ._private import (
     AutogradInfo,
     TracingContext,

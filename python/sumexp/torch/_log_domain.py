@@ -9,6 +9,7 @@ from torch.nn.functional import softplus as softplus_of
 
 from .. import _core
 from .._operations import LOG_DOMAIN as OPS
+from .._row_shapes import row_shape
 from .._scalars import real
 from . import _kernels
 from ._checks import as_tensor, floating, into, mask_of, no_complex, summed_to
@@ -130,7 +131,6 @@ OPERATIONS = {
         gradient=_elementwise_gradient(name),
         formula=FORMULAS[name],
         fake=lambda a, *rest: a.new_empty(a.shape),
-        devices=("cpu", "cuda"),
     )
     for name in FORMULAS
 }
@@ -308,6 +308,7 @@ SUMS = Composed(
     gradient=lambda g, tensors, results, options, needs: (_running("logcumsumexp_vjp", g[0], tensors[0], *options),),
     formula=_sums_formula,
     fake=lambda x, *options: x.new_empty(x.shape),
+    devices={"cpu"},
     widens=False,  # its derivatives are kernels
 )
 
@@ -368,7 +369,7 @@ def _signed_formula(x, b, dims, keepdim):
     lse = (m + s.masked_fill(nothing, 1).abs().log()).masked_fill(nothing, -_INF)
     if keepdim or not dims:
         return lse, sign
-    shape = _kernels.row_shape(x.shape, dims, False)
+    shape = row_shape(x.shape, dims, False)
     return lse.reshape(shape), sign.reshape(shape)
 
 
@@ -382,7 +383,7 @@ def _weights_gradient(g, x, b, dims, needs_x, needs_b):
 
 def _weighted_kernel(x, b, dims, keepdim):
     dims = tuple(dims)
-    lse = x.new_empty(_kernels.row_shape(x.shape, dims, keepdim))
+    lse = x.new_empty(row_shape(x.shape, dims, keepdim))
     sign = torch.empty_like(lse)
     _kernels.launch("weighted_logsumexp", (x.detach(), b.detach()), lse, dims, 1.0, None, sign, "logsumexp")
     return lse, sign
@@ -390,7 +391,7 @@ def _weighted_kernel(x, b, dims, keepdim):
 
 def _fake_rows(x, b, *rest):
     dims, keepdim = rest[-2:]
-    shape = _kernels.row_shape(x.shape, tuple(dims), keepdim)
+    shape = row_shape(x.shape, tuple(dims), keepdim)
     return x.new_empty(shape), x.new_empty(shape)
 
 
@@ -411,14 +412,13 @@ WEIGHTED = Composed(
     formula=lambda x, b, dims, keepdim: _signed_formula(x, b, tuple(dims), keepdim),
     fake=_fake_rows,
     results=2,
-    devices=("cpu", "cuda"),
 )
 
 
 def _mean_kernel(x, b, count, dims, keepdim):
     dims = tuple(dims)
     rows, weights = _rows(x, dims), None if b is None else _rows(b, dims)
-    made = [x.new_empty(_kernels.row_shape(x.shape, dims, keepdim)) for _ in ("value", "sign")]
+    made = [x.new_empty(row_shape(x.shape, dims, keepdim)) for _ in ("value", "sign")]
     _core._weighted_rows("logmeanexp", 0, rows, weights, tuple(t.detach().reshape(rows.shape[:-1]) for t in (count, *made)))
     return tuple(made)
 
@@ -437,7 +437,6 @@ MEAN = Composed(
     formula=_mean_formula,
     fake=lambda x, b, count, *rest: _fake_rows(x, b, *rest),
     results=2,
-    devices=("cpu", "cuda"),
 )
 
 
@@ -448,7 +447,7 @@ def _logmeanexp(x, dims, keepdim, b, where, return_sign, out=None, name="x"):
         (x,) = _prepare("logmeanexp", (name,), x)
     dims = dims(x)
     mask = mask_of("logmeanexp", x, where, name)
-    shape = _kernels.row_shape(x.shape, dims, keepdim)
+    shape = row_shape(x.shape, dims, keepdim)
     if mask is None:
         count = 1
         for d in dims:
@@ -573,7 +572,7 @@ def numpy_logmeanexp(x, axis=None, *, b=None, keepdims=False, return_sign=False,
 def _weighted_parts(function, x, b, axis, keepdims):
     full = _prepare(function, ("x", "b"), x, b)
     dims = dims_of(function, "axis", axis, full[0])
-    return full, dims, tuple(_kernels.row_shape(full[0].shape, dims, keepdims))
+    return full, dims, row_shape(full[0].shape, dims, keepdims)
 
 
 def numpy_weighted_vjp(g, x, axis=None, *, b, keepdims=False, out=None):

@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from . import _front
-from ._checks import as_tensor, counts_as, into, is_recorded, summed_to
+from ._checks import a_tensor, as_tensor, counts_as, into, is_recorded, summed_to
 from ._composed import Composed
 from ._functions import jvp_rule
 from ._kernels import in_large_pages
@@ -29,7 +29,7 @@ def logmatmulexp(a, b) -> Any:
 
 
 def _matrices(function, a, b):
-    a, b = a_tensor(function, "a", a), a_tensor(function, "b", b)
+    a, b = _matrix(function, "a", a), _matrix(function, "b", b)
     dtype = a.dtype if a.dtype == b.dtype else torch.promote_types(a.dtype, b.dtype)
     if dtype.is_complex:
         raise TypeError(f"{function}: a and b have dtypes {a.dtype} and {b.dtype}, accepted: real numbers")
@@ -58,10 +58,8 @@ def _of_vectors(out, a, b):
     return out.squeeze(-1) if b.dim() == 1 else out
 
 
-def a_tensor(function, name, x):
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{function}: {name} is a {type(x).__name__}, accepted: a tensor")
-    if x.dim() == 0:
+def _matrix(function, name, x):
+    if a_tensor(function, name, x).dim() == 0:
         raise ValueError(f"{function}: {name} has shape (), accepted: one dimension or more")
     return x
 
@@ -200,6 +198,6 @@ def _by_terms(a, b):
 
 
 _logmatmulexp = Composed(
-    "logmatmulexp", ("a", "b"), "", kernel=_kernel, gradient=_gradient, formula=_formula, fake=_fake,
+    "logmatmulexp", ("a", "b"), "", kernel=_kernel, gradient=_gradient, formula=_formula, fake=_fake, devices={"cpu"},
     widens=False,
 )

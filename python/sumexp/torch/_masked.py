@@ -4,7 +4,7 @@ import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid
+from .._masked_arguments import NAMES, OPS, check_causal, check_empty, check_lengths, laid, result_shape
 from .._row_shapes import row_axis
 from .._scalars import softcap as checked_softcap
 from ._checks import as_tensor, beside, counts_as, into, is_recorded, mask_of, real, values_of
@@ -68,10 +68,6 @@ def _formula(name, x, bias, sink, where, lengths, dim, causal, softcap, temperat
     return y.narrow(dim, 0, n).masked_fill(nothing, torch.nan if nan else absent)
 
 
-def _row_shape(name, x, dim):
-    return [n for d, n in enumerate(x.shape) if d != dim] if OPS[name] == 2 else x.shape
-
-
 def _raw(function, name, x, bias, sink, where, lengths, dim, causal, softcap, temperature, nan, **more):
     x, bias, sink, more["g"] = (t if t is None else t.resolve_neg() for t in (x, bias, sink, more.get("g")))
     more.update(where=where, lengths=lengths, causal=causal, bias=bias, softcap=softcap, sink=sink, temperature=temperature,
@@ -82,7 +78,7 @@ def _raw(function, name, x, bias, sink, where, lengths, dim, causal, softcap, te
 
 def _kernel(name, x, *rest):
     dim = rest[4]
-    out = result_like(x, _row_shape(name, x, dim))
+    out = result_like(x, result_shape(name, x.shape, dim))
     _raw(name, name, x, *rest, out=out.unsqueeze(dim) if OPS[name] == 2 else out)
     return out
 
@@ -103,8 +99,7 @@ def _operation(name):
         kernel=lambda *args: _kernel(name, *args),
         gradient=lambda *args: _gradient(name, *args),
         formula=lambda *args: _formula(name, *args),
-        fake=lambda x, *rest: x.new_empty(_row_shape(name, x, rest[4])),
-        devices=("cpu", "cuda"),
+        fake=lambda x, *rest: x.new_empty(result_shape(name, x.shape, rest[4])),
     )  # fmt: skip
 
 
@@ -169,7 +164,7 @@ def call(function, arrays, axis, out, options, names=("x", "axis")):
     g, x = arrays
     tensors, rest = _prepare(function, names, x, axis, **options)
     g = beside(function, "g", real(function, "g", g), "x", tensors[0]).to(tensors[0].dtype)
-    accepted = tuple(_row_shape(name, tensors[0], rest[0]))
+    accepted = result_shape(name, tensors[0].shape, rest[0])
     if tuple(g.shape) != accepted:
         raise ValueError(f"{function}: g has shape {tuple(g.shape)}, accepted: {accepted}")
     shapes = [None if options[n] is None else torch.as_tensor(options[n]).shape for n in ("bias", "sink")]

@@ -40,7 +40,7 @@ from .._draws import (
 )
 from ._composed import eagerly
 from ._front import is_watched, softmax
-from ._kernels import DTYPES, PLAIN_TYPES, is_traced
+from ._kernels import DEVICES, DTYPES, PLAIN_TYPES, is_traced
 from ._library import LIBRARY
 from ._private import FakeTensor, FunctionalTensor, functorch_active, is_tracing
 
@@ -183,8 +183,8 @@ def _plain(function, argument, value):
             return value.detach() if value.requires_grad else value
     if not isinstance(value, Tensor):
         value = torch.as_tensor(value)
-    if value.device.type not in ("cpu", "cuda"):
-        raise NotImplementedError(f"{function}: {argument} is on {value.device}, accepted: the CPU and CUDA devices")
+    if value.device.type not in DEVICES:
+        raise NotImplementedError(f"{function}: {argument} is on {value.device}, accepted: {_core.served_devices()}")
     if type(value) not in PLAIN_TYPES or value.layout is not torch.strided or value.is_nested:
         raise TypeError(f"{function}: {argument} is a {type(value).__name__}, accepted: plain dense tensors")
     if not value.is_floating_point() and not value.is_complex():
@@ -382,8 +382,8 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
         raise TypeError(f"gumbel_softmax: logits is a {type(logits).__name__}, accepted: a tensor")
     if logits.dtype not in DTYPES:
         raise TypeError(f"gumbel_softmax: logits has dtype {logits.dtype}, accepted: float16, bfloat16, float32, float64")
-    if logits.device.type not in ("cpu", "cuda"):
-        raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: the CPU and CUDA devices")
+    if logits.device.type not in DEVICES:
+        raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: {_core.served_devices()}")
     z = logits.double() + _noise(logits, dim, seed, stream)
     T = check_tau(tau)
     watched = isinstance(tau, Tensor) and is_watched(tau)

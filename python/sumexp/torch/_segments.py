@@ -67,7 +67,6 @@ def _operation(name):
         gradient=lambda *args: _gradient(name, *args),
         formula=lambda *args: _formula(name, *args),
         fake=lambda x, offsets: x.new_empty(_shape(name, x, offsets)),
-        devices=("cpu", "cuda"),
         reads_results=not OPS[name].row_result,
     )  # fmt: skip
 
