@@ -185,7 +185,7 @@ int main(int argc, char** argv) {
       --argc;
     }
   if (!sumexp::set_num_threads(threads).ok()) {
-    std::fprintf(stderr, "--threads: got %d; accepted are integers from 1\n", threads);
+    std::fprintf(stderr, "--threads is %d, accepted: integers from 1\n", threads);
     return 2;
   }
   bench::limits_threads(threads);

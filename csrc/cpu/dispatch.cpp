@@ -141,18 +141,17 @@ Status matrix(Matrix which, DType dtype, const void* y, void* out, std::int64_t 
   const cpu::DefaultFloatingPoint mode;
   const int code = static_cast<int>(which);
   if (which != Matrix::softmax_jacobian && which != Matrix::log_softmax_jacobian && which != Matrix::logsumexp_hessian)
-    return fail(Code::invalid_argument, "which: got code %d; accepted are 0 to 2", code);
-  if (rows < 0 || n < 0)
-    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", rows < 0 ? "rows" : "n");
+    return fail(Code::invalid_argument, "which is code %d, accepted: 0 to 2", code);
+  if (rows < 0 || n < 0) return fail(Code::invalid_argument, "%s is negative, accepted: sizes from 0", rows < 0 ? "rows" : "n");
   if (rows && !is_countable(8, {rows, n, n}))
     return fail(Code::invalid_argument, "rows, n: matrices have more bytes than 63 bits can count");
-  if (rows && n && (!y || !out)) return fail(Code::invalid_argument, "%s: missing", y ? "out" : "y");
+  if (rows && n && (!y || !out)) return fail(Code::invalid_argument, "%s is missing", y ? "out" : "y");
   if (dtype == DType::f32) {
     matrix_rows(which, static_cast<const float*>(y), static_cast<float*>(out), rows, n);
   } else if (dtype == DType::f64) {
     matrix_rows(which, static_cast<const double*>(y), static_cast<double*>(out), rows, n);
   } else {
-    return fail(Code::unsupported, "dtype: got code %d; accepted are 2 and 3 (f32, f64)", static_cast<int>(dtype));
+    return fail(Code::unsupported, "dtype is code %d, accepted: 2 and 3 (f32, f64)", static_cast<int>(dtype));
   }
   return Status{};
 }

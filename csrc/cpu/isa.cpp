@@ -104,7 +104,7 @@ int cpu::threads_for(long long elements) {
 }
 
 Status set_num_threads(int n) noexcept {
-  if (n < 1) return fail(Code::invalid_argument, "n: got %d; accepted are integers from 1", n);
+  if (n < 1) return fail(Code::invalid_argument, "n is %d, accepted: integers from 1", n);
   g_threads.store(n);
   return Status{};
 }
@@ -126,8 +126,7 @@ const char* usable_isas() noexcept {
 Status set_isa(const char* name) noexcept {
   const int isa = name ? find(name) : -1;
   if (isa < 0)
-    return fail(Code::invalid_argument, "isa: got '%.40s'; accepted on this machine are %s", name ? name : "nullptr",
-                usable_isas());
+    return fail(Code::invalid_argument, "isa is '%.40s', accepted on this machine: %s", name ? name : "nullptr", usable_isas());
   g_isa.store(isa, std::memory_order_relaxed);
   return Status{};
 }

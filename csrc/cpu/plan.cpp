@@ -99,14 +99,14 @@ std::int64_t Plan::rows_to_boundary(std::int64_t r, std::int64_t bytes) const {
 
 Status make_plan(const Call& call, Plan& plan) {
   const int op = static_cast<int>(call.op);
-  if (op < 0 || op >= kOpCount) return fail(Code::invalid_argument, "op: got code %d; accepted are 0 to %d", op, kOpCount - 1);
+  if (op < 0 || op >= kOpCount) return fail(Code::invalid_argument, "op is code %d, accepted: 0 to %d", op, kOpCount - 1);
   if (const Status status = check_shape(call.dtype, call.ndim, call.shape); !status.ok()) return status;
   if (call.ndim < 64 && (call.axes >> call.ndim) != 0)
     return fail(Code::invalid_argument, "axes: a bit is set at or above ndim = %d", call.ndim);
   if (const Status status = check_temperature(call.dtype, call.temperature); !status.ok()) return status;
   const OpInfo& info = op_info(call.op);
   if (info.temperature == 0 && call.temperature != 1.0)
-    return fail(Code::invalid_argument, "temperature: got %g; %s takes none (1)", call.temperature, info.name);
+    return fail(Code::invalid_argument, "temperature is %g; %s takes none (1)", call.temperature, info.name);
   if (call.where.data && !info.mask) return fail(Code::invalid_argument, "where: %s takes no mask", info.name);
 
   plan.op = call.op;
@@ -120,13 +120,13 @@ Status make_plan(const Call& call, Plan& plan) {
   for (int k = 0; k < kOperands; ++k) {
     plan.data[k] = views[k]->data;
     if (!plan.data[k]) continue;
-    if (call.ndim > 0 && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+    if (call.ndim > 0 && !views[k]->strides) return fail(Code::invalid_argument, "%s has no strides", kNames[k]);
     present |= bit(k);
   }
   const unsigned elementwise = present & ~info.row_like;
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
   if (const unsigned more = present & (bit(kMaxInputs) - bit(inputs)))
-    return fail(Code::invalid_argument, "in[%d]: given; %s takes %d inputs", __builtin_ctz(more), info.name, inputs);
+    return fail(Code::invalid_argument, "in[%d] is given; %s takes %d inputs", __builtin_ctz(more), info.name, inputs);
   plan.rows = plan.n = 1;
   plan.batch_dims = plan.row_dims = 0;
   for (int d = 0; d < call.ndim; ++d) {
@@ -142,8 +142,8 @@ Status make_plan(const Call& call, Plan& plan) {
   if (!empty) {
     for (int k = 0; k < inputs; ++k)
       if (!plan.data[k] && (plan.n > 0 || (info.index && k == info.row_input)))
-        return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
-    if (!plan.data[kOut]) return fail(Code::invalid_argument, "out: missing");
+        return fail(Code::invalid_argument, "in[%d] is missing; %s takes %d inputs", k, info.name, inputs);
+    if (!plan.data[kOut]) return fail(Code::invalid_argument, "out is missing");
   }
 
   if (plan.batch_dims > 1) plan.batch_dims = coalesce(plan.batch, plan.batch_dims);
@@ -178,7 +178,7 @@ Status check_indices(const Plan& plan) {
       std::int64_t index;
       std::memcpy(&index, at, sizeof(index));
       if (index < 0 || index >= plan.n)
-        return fail(Code::invalid_argument, "in[%d]: got %lld for row %lld; accepted are indices from 0 below %lld", k,
+        return fail(Code::invalid_argument, "in[%d] is %lld for row %lld, accepted: indices from 0 below %lld", k,
                     static_cast<long long>(index), static_cast<long long>(r + i), static_cast<long long>(plan.n));
     }
   }

@@ -31,44 +31,42 @@ inline bool is_countable(std::int64_t item, std::initializer_list<std::int64_t> 
 
 inline bool is_dtype(DType dtype) { return static_cast<unsigned>(dtype) < 4; }
 inline Status bad_dtype(const char* name, DType given) {
-  return fail(Code::invalid_argument, "%s: got code %d; accepted are 0 to 3 (f16, bf16, f32, f64)", name,
-              static_cast<int>(given));
+  return fail(Code::invalid_argument, "%s is code %d, accepted: 0 to 3 (f16, bf16, f32, f64)", name, static_cast<int>(given));
 }
 
 // What any call says of its arrays: then every size is from 0, and their products, the bytes of an array too, can be counted.
 // *empty becomes true where such an array has no element.
 inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, bool* empty = nullptr) {
   if (!is_dtype(dtype)) return bad_dtype("dtype", dtype);
-  if (ndim < 0 || ndim > kMaxDims) return fail(Code::invalid_argument, "ndim: got %d; accepted are 0 to %d", ndim, kMaxDims);
-  if (ndim > 0 && !shape) return fail(Code::invalid_argument, "shape: missing; ndim is %d", ndim);
+  if (ndim < 0 || ndim > kMaxDims) return fail(Code::invalid_argument, "ndim is %d, accepted: 0 to %d", ndim, kMaxDims);
+  if (ndim > 0 && !shape) return fail(Code::invalid_argument, "shape is missing; ndim is %d", ndim);
   std::int64_t bytes = 8;
   for (int d = 0; d < ndim; ++d) {
     if (shape[d] < 0)
-      return fail(Code::invalid_argument, "shape: dimension %d is %lld; accepted are sizes from 0", d,
+      return fail(Code::invalid_argument, "shape: dimension %d is %lld, accepted: sizes from 0", d,
                   static_cast<long long>(shape[d]));
     if (empty) *empty |= shape[d] == 0;
     if (shape[d] && __builtin_mul_overflow(bytes, shape[d], &bytes))
-      return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
+      return fail(Code::invalid_argument, "shape has more bytes than 63 bits can count");
   }
   return Status{};
 }
 // Of arrays whose rows run along an axis.
 inline Status check_shape(DType dtype, int ndim, const std::int64_t* shape, int axis, bool* empty = nullptr) {
   if (const Status status = check_shape(dtype, ndim, shape, empty); !status.ok()) return status;
-  if (ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+  if (ndim < 1) return fail(Code::invalid_argument, "ndim is 0, accepted: 1 to %d", kMaxDims);
   if (axis < -ndim || axis >= ndim)
-    return fail(Code::invalid_argument, "axis: got %d for ndim = %d; accepted are %d to %d", axis, ndim, -ndim, ndim - 1);
+    return fail(Code::invalid_argument, "axis is %d for ndim = %d, accepted: %d to %d", axis, ndim, -ndim, ndim - 1);
   return Status{};
 }
 
 // Temperatures are infinite, or numbers that the type has which rows of a dtype are computed in.
 inline Status check_temperature(DType dtype, double temperature) {
   const double most = dtype == DType::f64 ? 1.7976931348623157e308 : 3.4028234663852886e38;
-  if (!(temperature > 0.0))
-    return fail(Code::invalid_argument, "temperature: got %g; accepted are numbers above 0", temperature);
+  if (!(temperature > 0.0)) return fail(Code::invalid_argument, "temperature is %g, accepted: numbers above 0", temperature);
   const bool kept = dtype == DType::f64 || static_cast<float>(temperature) > 0.0f;
   if (kept && (temperature <= most || temperature > 1.7976931348623157e308)) return Status{};
-  return fail(Code::invalid_argument, "temperature: got %g; accepted are infinity and numbers that float32 has, above 0",
+  return fail(Code::invalid_argument, "temperature is %g, accepted: infinity and numbers that float32 has, above 0",
               temperature);
 }
 

@@ -177,7 +177,7 @@ def check_ranges(function, options):
         if len(bad):
             value = values[bad[0]]
             value = value if values.dtype.kind == "i" else f"{value:g}"
-            raise ValueError(f"{function}: {name}: got {value} for row {bad[0]}; accepted are {accepted}")
+            raise ValueError(f"{function}: {name} is {value} for row {bad[0]}, accepted: {accepted}")
 
 
 class Host:
@@ -259,7 +259,7 @@ def draw_linear(xp, logits, rows, classes, dtype, where, options, batch, num_sam
 
 def of_linear(error, of_some=""):
     """An error of `sample` for logits that nobody gave."""
-    text = str(error).replace("sample:", f"linear_sample:{of_some}", 1).replace(": logits:", ": the logits of x and w:", 1)
+    text = str(error).replace("sample:", f"linear_sample:{of_some}", 1).replace(": logits ", ": the product of x and w ", 1)
     return type(error)(text)
 
 

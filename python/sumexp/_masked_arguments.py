@@ -38,8 +38,8 @@ def check_lengths(function, lengths, shape, axis):
     if outside.size:
         place = [i for d, i in enumerate(np.unravel_index(outside[0], lengths.shape)) if d != axis]
         row = np.ravel_multi_index(place, others) if others else 0
-        accepted = f"accepted are 0 to {shape[axis]}, the length of the axis"
-        raise ValueError(f"{function}: lengths: got {rows[outside[0]]} for row {row}; {accepted}")
+        accepted = f"accepted: 0 to {shape[axis]}, the length of the axis"
+        raise ValueError(f"{function}: lengths has {rows[outside[0]]} for row {row}, {accepted}")
 
 
 def check_causal(function, causal, ndim):

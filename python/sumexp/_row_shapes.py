@@ -58,8 +58,8 @@ def check_unsigned(name, index, rows, classes):
     wrong = np.flatnonzero(index >= np.uint64(classes))
     if wrong.size:
         row = wrong[0] if index.ndim == len(rows) else wrong[0] // index.shape[-1]
-        accepted = f"accepted are indices from 0 below {classes}"
-        raise ValueError(f"{name}: index: got {index.flat[wrong[0]]} for row {row}; {accepted}")
+        accepted = f"accepted: indices from 0 below {classes}"
+        raise ValueError(f"{name}: index is {index.flat[wrong[0]]} for row {row}, {accepted}")
 
 
 def check_index(name, shape, rows):

@@ -67,11 +67,11 @@ void test_bad_calls() {
   refuses("in[2]", [](Refused& r) { r.call.op = Op::softmax_hvp, r.call.in[1] = {r.b, r.strides}; });
   refuses("in[1]", [](Refused& r) { r.call.op = Op::logsumexp_vjp; });
   refuses("out", [](Refused& r) { r.call.out.data = nullptr; });
-  refuses("in[1]: given; softmax takes 1 inputs", [](Refused& r) { r.call.in[1] = {r.b, r.strides}; });
-  refuses("in[2]: given; softmax_vjp takes 2 inputs", [](Refused& r) {
+  refuses("in[1] is given; softmax takes 1 inputs", [](Refused& r) { r.call.in[1] = {r.b, r.strides}; });
+  refuses("in[2] is given; softmax_vjp takes 2 inputs", [](Refused& r) {
     r.call.op = Op::softmax_vjp, r.call.in[1] = r.call.in[2] = {r.b, r.strides};
   });
-  refuses("in[1]: given; logsumexp takes 1 inputs", [](Refused& r) {
+  refuses("in[1] is given; logsumexp takes 1 inputs", [](Refused& r) {
     r.call.op = Op::logsumexp, r.call.out.strides = r.row, r.call.in[1] = {r.b, r.strides};
   });
   for (const double t : {0.0, -1.0, -infinity(), static_cast<double>(__builtin_nanf(""))})
@@ -99,7 +99,7 @@ void test_bad_calls() {
   for (const std::int64_t target : {std::int64_t{-1}, std::int64_t{3}, kLowest, std::int64_t{1} << 32}) {
     const std::int64_t targets[2] = {0, target}, strides[2] = {8, 0};
     char naming[80];
-    std::snprintf(naming, sizeof(naming), "in[1]: got %lld for row 1; accepted are indices from 0 below 3",
+    std::snprintf(naming, sizeof(naming), "in[1] is %lld for row 1, accepted: indices from 0 below 3",
                   static_cast<long long>(target));
     refuses(naming, [&](Refused& r) {
       r.call.op = Op::cross_entropy_with_grad, r.call.in[1] = {const_cast<std::int64_t*>(targets), strides};
@@ -107,8 +107,8 @@ void test_bad_calls() {
   }
 
   const std::int64_t nothing[2] = {2, 0}, targets[2] = {0, 0}, strides[2] = {8, 0};  // of nothing there is no index
-  refuses("in[1]: missing", [&](Refused& r) { r.call.op = Op::cross_entropy, r.call.shape = nothing; });
-  refuses("in[1]: got 0 for row 0", [&](Refused& r) {
+  refuses("in[1] is missing", [&](Refused& r) { r.call.op = Op::cross_entropy, r.call.shape = nothing; });
+  refuses("in[1] is 0 for row 0", [&](Refused& r) {
     r.call.op = Op::cross_entropy, r.call.shape = nothing, r.call.in[1] = {const_cast<std::int64_t*>(targets), strides};
   });
 
@@ -481,24 +481,24 @@ void test_families_without_arrays() {
   double number = -7;
   sumexp::CrossEntropyCall loss;
   loss.dtype = sumexp::DType::f32, loss.ndim = 2, loss.shape = shape;
-  expect(sumexp::cross_entropy(loss), "target: missing");
-  expect(sumexp::cross_entropy_denominator(loss, &number), "target: missing");
+  expect(sumexp::cross_entropy(loss), "target is missing");
+  expect(sumexp::cross_entropy_denominator(loss, &number), "target is missing");
   loss.shape = rows, loss.logits = {x, strides};
   std::int64_t target[2] = {0, 9};
   const std::int64_t step[2] = {8, 0};
   loss.target = {target, step};
-  expect(sumexp::cross_entropy_denominator(loss, &number), "target: got 9 for row 1");
+  expect(sumexp::cross_entropy_denominator(loss, &number), "target is 9 for row 1");
   CHECK(number == -7, "a denominator was written: %g", number);
   CHECK(sumexp::cross_entropy_saved_bytes(static_cast<sumexp::DType>(9), 10) == 0, "bytes of no dtype");
-  expect(sumexp::sum_rows(x, static_cast<sumexp::DType>(9), 2, &number), "dtype: got code 9");
+  expect(sumexp::sum_rows(x, static_cast<sumexp::DType>(9), 2, &number), "dtype is code 9");
   const sumexp::View out = {x, strides};
-  expect(sumexp::elementwise(sumexp::LogDomain::softplus, sumexp::DType::f32, 2, rows, nullptr, &out), "in: missing");
-  expect(sumexp::elementwise(sumexp::LogDomain::softplus, sumexp::DType::f32, 2, rows, &out, nullptr), "out: missing");
+  expect(sumexp::elementwise(sumexp::LogDomain::softplus, sumexp::DType::f32, 2, rows, nullptr, &out), "in is missing");
+  expect(sumexp::elementwise(sumexp::LogDomain::softplus, sumexp::DType::f32, 2, rows, &out, nullptr), "out is missing");
   std::int64_t offsets[5] = {-7, -7, -7, -7, -7};
-  expect(sumexp::segment_offsets(nullptr, 2, 2, offsets), "ids: missing");
-  expect(sumexp::segment_offsets(ids, 2, 2, nullptr), "offsets: missing");
-  expect(sumexp::segment_offsets(ids, 2, -1, offsets), "segments: got a negative number");
-  expect(sumexp::segment_offsets(ids, 4, 4, offsets), "ids: got 1 at 3 after 3");
+  expect(sumexp::segment_offsets(nullptr, 2, 2, offsets), "ids is missing");
+  expect(sumexp::segment_offsets(ids, 2, 2, nullptr), "offsets is missing");
+  expect(sumexp::segment_offsets(ids, 2, -1, offsets), "segments is negative");
+  expect(sumexp::segment_offsets(ids, 4, 4, offsets), "ids has 1 at 3 after 3");
   CHECK(offsets[0] == -7 && offsets[1] == -7, "offsets were written: %lld", static_cast<long long>(offsets[0]));
   sumexp::SampleCall draws;
   const std::uint64_t seed = 1;
@@ -506,33 +506,33 @@ void test_families_without_arrays() {
   std::int64_t counts[6];
   draws.dtype = sumexp::DType::f32, draws.ndim = 2, draws.shape = rows, draws.axis = 1, draws.logits = {x, strides};
   draws.seed = {&seed, 0}, draws.top_k = {&one, 0};
-  expect(sumexp::sample_counts(draws, counts, of_counts), "top_k: given; sample_counts has no filters");
+  expect(sumexp::sample_counts(draws, counts, of_counts), "top_k is given; sample_counts has no filters");
   draws.top_k = {};
   CHECK(sumexp::sample_counts(draws, counts, of_counts).ok() && counts[0] + counts[1] + counts[2] == 1, "one draw");
   draws.replacement = true;
-  expect(sumexp::sample_piece(draws, INT64_MAX, 1, x, nullptr), "chunk: got 9223372036854775807");
+  expect(sumexp::sample_piece(draws, INT64_MAX, 1, x, nullptr), "chunk is 9223372036854775807");
   draws.min_p = {&number, 0}, number = 0.5;
   std::int16_t classes[2] = {-7, -7};
-  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "min_p: given; sample_piece has no filters");
-  expect(sumexp::finish_pieces(draws, 1, x, classes), "min_p: given; finish_pieces has no filters");
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "min_p is given; sample_piece has no filters");
+  expect(sumexp::finish_pieces(draws, 1, x, classes), "min_p is given; finish_pieces has no filters");
   draws.min_p = {};
-  expect(sumexp::finish_pieces(draws, 1, x, classes), "out: missing");
+  expect(sumexp::finish_pieces(draws, 1, x, classes), "out is missing");
   draws.log_prob = &number;
-  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "log_prob: given; sample_piece has no filters");
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "log_prob is given; sample_piece has no filters");
   draws.log_prob = nullptr, draws.where = draws.logits;
-  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "where: given; rows in pieces have no mask");
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "where is given; rows in pieces have no mask");
   draws.where = {}, draws.replacement = false;
-  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "replacement: got false; sample_piece");
+  expect(sumexp::sample_piece(draws, 0, 1, x, classes), "replacement is false; sample_piece");
   CHECK(classes[0] == -7 && x[0] == 0.0f, "a piece was written: %d %g", classes[0], static_cast<double>(x[0]));
   draws.order = static_cast<sumexp::FilterOrder>(7);
-  expect(sumexp::sample(draws), "order: got code 7; accepted are 0 to 2");
+  expect(sumexp::sample(draws), "order is code 7, accepted: 0 to 2");
   sumexp::Filters filters;
   filters.order = draws.order;
   sumexp::FilterCut cut = {};
-  expect(sumexp::filter_cut(sumexp::DType::f32, x, 6, filters, &cut), "order: got code 7; accepted are 0 to 2");
+  expect(sumexp::filter_cut(sumexp::DType::f32, x, 6, filters, &cut), "order is code 7, accepted: 0 to 2");
   sumexp::MaskedCall masked;
   masked.ndim = 2, masked.shape = rows, masked.x = masked.out = out, masked.empty = static_cast<sumexp::Empty>(2);
-  expect(sumexp::masked(masked), "empty: got code 2; accepted are 0 and 1");
+  expect(sumexp::masked(masked), "empty is code 2, accepted: 0 and 1");
   // Sizes whose bytes 63 bits cannot count.
   const std::int64_t huge = std::int64_t{1} << 40;
   expect(sumexp::gumbel_noise({&seed, 0}, {}, huge, huge, &number), "rows, n: have more bytes");

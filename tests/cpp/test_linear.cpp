@@ -255,7 +255,7 @@ void test_errors() {
   Layer<float> layer(6);
   const LinearCrossEntropyCall good = layer.call(TargetKind::index, LossReduction::sum);
   LinearCrossEntropyCall call = good;
-  expect_error(call, "loss: missing");
+  expect_error(call, "loss is missing");
   float loss = 7;
   call.loss.loss = &loss;
   const auto with = [&](auto change, const char* message) {
@@ -263,15 +263,15 @@ void test_errors() {
     change(bad);
     expect_error(bad, message);
   };
-  with([](auto& c) { c.loss.dtype = DType::bf16; }, "dtype: got code 1");
-  with([](auto& c) { c.tokens = -1; }, "tokens: got -1");
-  with([](auto& c) { c.gemm.multiply = nullptr; }, "gemm: missing");
-  with([](auto& c) { c.w = nullptr; }, "w: missing");
-  with([](auto& c) { c.x_step = 3; }, "x_step: got 3; accepted are integers from the width, 7");
+  with([](auto& c) { c.loss.dtype = DType::bf16; }, "dtype is code 1");
+  with([](auto& c) { c.tokens = -1; }, "tokens is -1");
+  with([](auto& c) { c.gemm.multiply = nullptr; }, "gemm is missing");
+  with([](auto& c) { c.w = nullptr; }, "w is missing");
+  with([](auto& c) { c.x_step = 3; }, "x_step is 3, accepted: integers from the width, 7");
   with([](auto& c) { c.loss.label_smoothing = 2; }, "label_smoothing");
-  with([](auto& c) { c.loss.target.strides = nullptr; }, "target: has no strides");
+  with([](auto& c) { c.loss.target.strides = nullptr; }, "target has no strides");
   double g = 1;
-  with([&](auto& c) { c.loss.g = {&g, nullptr}; }, "g: has no strides");
+  with([&](auto& c) { c.loss.g = {&g, nullptr}; }, "g has no strides");
   layer.index[4] = kClasses;
   expect_error(call, "target");
   CHECK(loss == 7, "the loss was written: %g", double(loss));

@@ -202,7 +202,7 @@ void check_refusals() {
     CHECK(status.code == sumexp::Code::invalid_argument && std::strstr(status.message, word), "%s: '%s'", word, status.message);
     CHECK(loss == 7 && x[0] == 1 && x[5] == 6, "%s: something was written", word);
   };
-  refused("target: got 3 for row 1; accepted are indices from 0 below 3", good);
+  refused("target is 3 for row 1, accepted: indices from 0 below 3", good);
   t[1] = 2;
   const auto with = [&](auto change) {
     CrossEntropyCall call = good;

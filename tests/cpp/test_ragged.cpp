@@ -238,33 +238,32 @@ void refusals() {
     change(call);
     return masked(call);
   };
-  refused(with([&](MaskedCall& c) { c.lengths = {lengths, steps}; }), "lengths: got 4 for row 1; accepted are 0 to 3");
-  refused(with([](MaskedCall& c) { c.op = Op::softmax_vjp; }),
-          "op: got code 3; accepted are softmax, log_softmax and logsumexp");
-  refused(with([](MaskedCall& c) { c.axis = 2; }), "axis: got 2 for ndim = 2");
-  refused(with([](MaskedCall& c) { c.temperature = 0; }), "temperature: got 0");
-  refused(with([](MaskedCall& c) { c.softcap = -1; }), "softcap: got -1");
-  refused(with([](MaskedCall& c) { c.dtype = static_cast<DType>(9); }), "dtype: got code 9");
-  refused(with([](MaskedCall& c) { c.out.data = nullptr; }), "out: missing");
-  refused(with([](MaskedCall& c) { c.x.data = nullptr; }), "x: missing");
+  refused(with([&](MaskedCall& c) { c.lengths = {lengths, steps}; }), "lengths has 4 for row 1, accepted: 0 to 3");
+  refused(with([](MaskedCall& c) { c.op = Op::softmax_vjp; }), "op is code 3, accepted: softmax, log_softmax and logsumexp");
+  refused(with([](MaskedCall& c) { c.axis = 2; }), "axis is 2 for ndim = 2");
+  refused(with([](MaskedCall& c) { c.temperature = 0; }), "temperature is 0");
+  refused(with([](MaskedCall& c) { c.softcap = -1; }), "softcap is -1");
+  refused(with([](MaskedCall& c) { c.dtype = static_cast<DType>(9); }), "dtype is code 9");
+  refused(with([](MaskedCall& c) { c.out.data = nullptr; }), "out is missing");
+  refused(with([](MaskedCall& c) { c.x.data = nullptr; }), "x is missing");
   const std::int64_t no_elements[] = {2, 0};
-  refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.out.data = nullptr; }), "out: missing");
-  refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.g = {nullptr, steps}; }), "g: missing");
-  refused(with([&](MaskedCall& c) { c.dbias = {x, strides}; }), "dbias: given without g");
+  refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.out.data = nullptr; }), "out is missing");
+  refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.g = {nullptr, steps}; }), "g is missing");
+  refused(with([&](MaskedCall& c) { c.dbias = {x, strides}; }), "dbias is given without g");
   refused(with([&](MaskedCall& c) { c.dsink = {x, steps}; }), "dsink: given without g");
-  refused(with([&](MaskedCall& c) { c.g = {nullptr, strides}; }), "g: missing");
+  refused(with([&](MaskedCall& c) { c.g = {nullptr, strides}; }), "g is missing");
   const std::int64_t shape3[] = {2, 3, 1}, strides3[] = {12, 4, 4}, steps3[] = {8, 0, 0};  // lengths of batches
   std::int64_t bad[] = {1, 2};
   refused(with([&](MaskedCall& c) {
             c.ndim = 3, c.shape = shape3, c.x.strides = c.out.strides = strides3, c.lengths = {bad, steps3};
           }),
-          "lengths: got 2 for row 3; accepted are 0 to 1");
+          "lengths has 2 for row 3, accepted: 0 to 1");
   SegmentsCall call;
   call.elements = 2, call.segments = 3, call.offsets = offsets, call.in[0] = {x, strides}, call.out = {y, strides};
-  refused(segments(call), "offsets: got 1 at 2 after 2; accepted are offsets that do not fall");
+  refused(segments(call), "offsets has 1 at 2 after 2, accepted: offsets that do not fall");
   call.op = Op::weighted_logsumexp;
-  refused(segments(call), "op: got code 10");
-  refused(segment_offsets(ids, 3, 2, made), "ids: got 0 at 2 after 1; accepted are ids that do not fall (sort them)");
+  refused(segments(call), "op is code 10");
+  refused(segment_offsets(ids, 3, 2, made), "ids has 0 at 2 after 1, accepted: ids that do not fall (sort them)");
   CHECK(segment_offsets(ids, 2, 2, made).ok() && made[0] == 0 && made[1] == 1 && made[2] == 2, "offsets of ids");
 }
 

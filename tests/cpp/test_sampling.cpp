@@ -216,21 +216,21 @@ void refusals() {
     CHECK(status.code == Code::invalid_argument && std::strstr(status.message, part), "expected '%s', got '%s'", part,
           status.message);
   };
-  refused("seed: missing");
+  refused("seed is missing");
   call.seed = {&seed, 0};
   refused("row 1 has a NaN");
   call.axis = 2;
-  refused("axis: got 2");
+  refused("axis is 2");
   call.axis = -1;
   const double bad = -1;
   call.temperature = {&bad, 0};
-  refused("temperature: got -1");
+  refused("temperature is -1");
   call.temperature = {}, call.top_p = {&bad, 0};
-  refused("top_p: got -1");
+  refused("top_p is -1");
   call.top_p = {}, call.num_samples = -1;
-  refused("num_samples: got -1");
+  refused("num_samples is -1");
   call.num_samples = 1, call.out = nullptr;
-  refused("out: missing");
+  refused("out is missing");
 
   double logits[2] = {1, 2};
   FilterCut cut;
@@ -239,9 +239,9 @@ void refusals() {
     CHECK(status.code == Code::invalid_argument && !std::strcmp(status.message, message), "expected '%s', got '%s'", message,
           status.message);
   };
-  no_cut(logits, -1, &cut, "n: got -1; accepted are 0 or more");
-  no_cut(nullptr, 2, &cut, "logits: missing");
-  no_cut(logits, 2, nullptr, "cut: missing");
+  no_cut(logits, -1, &cut, "n is -1, accepted: 0 or more");
+  no_cut(nullptr, 2, &cut, "logits is missing");
+  no_cut(logits, 2, nullptr, "cut is missing");
 }
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
@@ -374,12 +374,12 @@ void temperatures_in_pieces() {
   const auto finish = [&] { return finish_pieces(call, 1, states.data(), classes); };
   double heat[2] = {1, 0};
   call.temperature = {heat, 1};
-  expect(piece(), "temperature: got 0 for row 1", "sample_piece");
-  expect(finish(), "temperature: got 0 for row 1", "finish_pieces");
+  expect(piece(), "temperature is 0 for row 1", "sample_piece");
+  expect(finish(), "temperature is 0 for row 1", "finish_pieces");
   heat[0] = 1e-50;
-  expect(piece(), "temperature: got 1e-50 for row 0", "sample_piece");
+  expect(piece(), "temperature is 1e-50 for row 0", "sample_piece");
   heat[0] = 0.5, heat[1] = 1e-40;
-  expect(piece(), "temperature: got 1e-40 for row 1", "sample_piece");
+  expect(piece(), "temperature is 1e-40 for row 1", "sample_piece");
   pair.x[1][3] = kInfinity;
   expect(piece(), "", "sample_piece");
   expect(finish(), "row 1 has +inf", "finish_pieces");

@@ -145,8 +145,8 @@ void test_bad_states() {
   call.sums = 5;
   CHECK(std::strstr(reduce_states(call, states).message, "sums"), "sums of a call");
   call.sums = 1, call.b = call.x;
-  CHECK(std::strstr(reduce_states(call, states).message, "b: given"), "weights of a call without them");
-  CHECK(std::strstr(map_states(sumexp::Op::softmax, states, 1, call, {&out, &stride}).message, "b: given") && out == -7,
+  CHECK(std::strstr(reduce_states(call, states).message, "b is given"), "weights of a call without them");
+  CHECK(std::strstr(map_states(sumexp::Op::softmax, states, 1, call, {&out, &stride}).message, "b is given") && out == -7,
         "weights of a map");
   const std::int64_t large[3] = {std::int64_t{1} << 40, std::int64_t{1} << 40, 4}, strides[3] = {};
   StreamCall many;

@@ -278,9 +278,9 @@ def test_dims_of_tensors():
     (lambda t, st: se.masked_softmax(X, empty=np.array([1, 2])), ValueError, "masked_softmax: empty is array.*, accepted: "),
     (lambda t, st: se.masked_softmax(X, empty=None), ValueError, "masked_softmax: empty is None, accepted: 'zero' or 'nan'"),
     (lambda t, st: se.masked_softmax(X, lengths=np.array([1, 2, 2**63], np.uint64)), ValueError,
-     f"masked_softmax: lengths: got {2**63} for row 2; accepted are 0 to 4, the length of the axis$"),
+     f"masked_softmax: lengths has {2**63} for row 2, accepted: 0 to 4, the length of the axis$"),
     (lambda t, st: st.masked_softmax(t, lengths=np.array([1, 2, 2**63], np.uint64)), ValueError,
-     f"masked_softmax: lengths: got {2**63} for row 2; accepted are 0 to 4, the length of the axis$"),
+     f"masked_softmax: lengths has {2**63} for row 2, accepted: 0 to 4, the length of the axis$"),
 ])
 def test_argument_is_named(call, error, text):
     torch, st = pytest.importorskip("torch"), pytest.importorskip("sumexp.torch")

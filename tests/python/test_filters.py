@@ -297,5 +297,5 @@ def test_refused_options():
     x = np.zeros(3)
     with pytest.raises(ValueError, match="order"):
         cut(x, order="gpt")
-    with pytest.raises(ValueError, match="top_p, min_p: got NaN"):
+    with pytest.raises(ValueError, match="top_p or min_p is NaN"):
         cut(x, top_p=np.nan)

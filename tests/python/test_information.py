@@ -579,7 +579,7 @@ def test_indices_of_any_integer_dtype():
 
 
 BAD = [
-    (lambda x, i: se.log_prob(x, i + 7), ValueError, "log_prob: index: got 7 for row 0; accepted are indices from 0 below 4"),
+    (lambda x, i: se.log_prob(x, i + 7), ValueError, "log_prob: index is 7 for row 0, accepted: indices from 0 below 4"),
     (lambda x, i: se.log_prob(x, i - [[0], [1], [0]]), ValueError, "got -1 for row 1"),
     (lambda x, i: se.log_prob(x, np.full((3, 2), 2**63, np.uint64)), ValueError, f"got {2**63} for row 0"),
     (lambda x, i: se.log_prob(x, np.array([[0, 3], [3, 4], [0, 2**64 - 5]], np.uint64)), ValueError, "got 4 for row 1; acc"),
@@ -591,7 +591,7 @@ BAD = [
     (lambda x, i: se.log_prob(x, i, (0, 1)), TypeError, r"log_prob: axis is \(0, 1\), accepted: an int"),
     (lambda x, i: se.log_prob(x, i, temperature=0), ValueError, "log_prob: temperature is 0, accepted"),
     (lambda x, i: se.entropy(x, temperature="1"), TypeError, "entropy: temperature is '1', accepted"),
-    (lambda x, i: se.entropy(x.astype(np.float32), temperature=1e-60), ValueError, "entropy: temperature: got 1e-60"),
+    (lambda x, i: se.entropy(x.astype(np.float32), temperature=1e-60), ValueError, "entropy: temperature is 1e-60"),
     (lambda x, i: se.entropy(x * 1j), TypeError, "entropy: logits has dtype complex128, accepted"),
     (lambda x, i: se.entropy(x, out=np.zeros(4)), ValueError, r"entropy: out has shape \(4,\), accepted: \(3,\)"),
     (lambda x, i: se.entropy(x, out=np.zeros(3, np.float32)), TypeError, "entropy: out has dtype float32, accepted: float64"),
@@ -620,7 +620,7 @@ def test_nothing_is_written_for_a_bad_index():
     x, out = np.zeros((400, 40)), np.full((400, 40), 7.0)
     index = np.zeros(400, int)
     index[399] = 40
-    with pytest.raises(ValueError, match="log_prob_vjp: index: got 40 for row 399"):
+    with pytest.raises(ValueError, match="log_prob_vjp: index is 40 for row 399"):
         se.log_prob_vjp(np.ones(400), x, index, out=out)
     assert np.all(out == 7)
     own = np.zeros((3, 3))

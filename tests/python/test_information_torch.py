@@ -136,9 +136,9 @@ def test_refusals():
     bad = {
         "log_prob: index has dtype torch.float64, accepted: integers": lambda: st.log_prob(x, INDEX.double()),
         r"log_prob: index has shape \(2, 2\), accepted: \(3,\) or \(3, K\)": lambda: st.log_prob(x, INDEX[:2]),
-        "log_prob: index: got 5 for row 0; accepted are indices from 0 below 3": lambda: st.log_prob(x[:, :3], INDEX[:, 1] + 1),
-        f"log_prob: index: got {2**64 - 5} for row 1": lambda: st.log_prob(x[:2], torch.tensor([0, -5]).view(torch.uint64)),
-        f"log_prob_vjp: index: got {2**63} for row 0; accepted": lambda: se.log_prob_vjp(
+        "log_prob: index is 5 for row 0, accepted: indices from 0 below 3": lambda: st.log_prob(x[:, :3], INDEX[:, 1] + 1),
+        f"log_prob: index is {2**64 - 5} for row 1": lambda: st.log_prob(x[:2], torch.tensor([0, -5]).view(torch.uint64)),
+        f"log_prob_vjp: index is {2**63} for row 0, accepted": lambda: se.log_prob_vjp(
             torch.ones(1), x[:1].float(), torch.tensor([-(2**63)]).view(torch.uint64)
         ),
         "log_prob_and_entropy: logits is a list, accepted: a tensor": lambda: st.log_prob_and_entropy([1.0], 0),

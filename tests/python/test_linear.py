@@ -201,13 +201,13 @@ def test_losses_written_to_out():
     assert se.linear_cross_entropy(X, W, T, reduction="none", token_weight=tokens, out=tokens) is tokens
     assert np.array_equal(tokens, expected)
     out = np.full(N, 7.0)
-    with pytest.raises(ValueError, match="^linear_cross_entropy: target: got 6"):
+    with pytest.raises(ValueError, match="^linear_cross_entropy: target is 6"):
         se.linear_cross_entropy(X, W, np.full(N, V), reduction="none", out=out)
     assert (out == 7).all()
     torch = pytest.importorskip("torch")
     x, w, t = map(torch.from_numpy, (X, W, T))
     out = torch.full((N,), 7.0, dtype=torch.float64)
-    with pytest.raises(ValueError, match="^linear_cross_entropy: target: got 6"):
+    with pytest.raises(ValueError, match="^linear_cross_entropy: target is 6"):
         se.linear_cross_entropy(x, w, t * 0 + V, reduction="none", out=out)
     assert (out == 7).all()
     loss, found = se.linear_cross_entropy(x, w, t, reduction="none", info="lse", out=out)
@@ -247,7 +247,7 @@ ERRORS = {
     "x": ({"x": X[:, 1:]}, ValueError, r"x has shape \(11, 6\), accepted: \(..., 7\), as w has shape \(6, 7\)"),
     "bias": ({"bias": B[1:]}, ValueError, r"bias has shape \(5,\), accepted: \(6,\)"),
     "target": ({"target": T[1:]}, ValueError, r"target has shape \(10,\), accepted: \(11,\)"),
-    "range": ({"target": np.full(N, V)}, ValueError, "target: got 6 for row 0; accepted are indices from 0 below 6, and -100"),
+    "range": ({"target": np.full(N, V)}, ValueError, "target is 6 for row 0, accepted: indices from 0 below 6, and -100"),
     "need": ({"need": ("x", "b")}, ValueError, "need has 'b', accepted: 'x', 'w', 'bias'"),
     "chunk": ({"chunk_size": 0}, ValueError, "chunk_size is 0, accepted: an int from 1, or None"),
     "chunks": ({"chunk_size": 1.5}, TypeError, "chunk_size is 1.5, accepted: an int from 1, or None"),

@@ -295,10 +295,10 @@ def test_empty():
 
 X, T = np.zeros((3, 4), np.float32), np.zeros(3, np.int64)
 BAD = [
-    ({"target": [0, 4, 0]}, ValueError, "target: got 4 for row 1; accepted are indices from 0 below 4, and -100"),
-    ({"target": [0, 0, -1]}, ValueError, "target: got -1 for row 2"),
-    ({"target": np.array([0, 2**64 - 100, 0], np.uint64)}, ValueError, "target: got 18446744073709551516 for row 1"),
-    ({"target": ([[0, 9]] * 3, [[1.0, 1.0]] * 3)}, ValueError, "target: got 9 for row 0"),
+    ({"target": [0, 4, 0]}, ValueError, "target is 4 for row 1, accepted: indices from 0 below 4, and -100"),
+    ({"target": [0, 0, -1]}, ValueError, "target is -1 for row 2"),
+    ({"target": np.array([0, 2**64 - 100, 0], np.uint64)}, ValueError, "target is 18446744073709551516 for row 1"),
+    ({"target": ([[0, 9]] * 3, [[1.0, 1.0]] * 3)}, ValueError, "target is 9 for row 0"),
     ({"target": [0, 0]}, ValueError, "target has shape (2,), accepted: (3,) of indices"),
     ({"target": np.zeros((4, 3))}, ValueError, "target has shape (4, 3), accepted: (3, 4) of probabilities"),
     ({"target": np.zeros(3, bool)}, TypeError, "target has dtype bool"),
@@ -320,7 +320,7 @@ BAD = [
     ({"softcap": 0}, ValueError, "softcap is 0, accepted"),
     ({"softcap": np.inf}, ValueError, "softcap is inf"),
     ({"temperature": 0}, ValueError, "temperature is 0, accepted"),
-    ({"temperature": 1e-50}, ValueError, "temperature: got 1e-50"),
+    ({"temperature": 1e-50}, ValueError, "temperature is 1e-50"),
     ({"reduction": "avg"}, ValueError, "reduction is 'avg', accepted: 'none', 'mean', 'sum'"),
     ({"on_empty": 0}, ValueError, "on_empty is 0"),
     ({"denominator": -2}, ValueError, "denominator is -2"),

@@ -348,7 +348,7 @@ def test_parts_of_the_gradient(fmt, name):
                 part = z[:, first : first + step].copy()
                 _core._cross_entropy(part, target, 1, dlogits=part, saved=saved, first_class=first, classes=n, **options)
                 assert same(part, whole[:, first : first + step]), (step, first)
-    with pytest.raises(ValueError, match="first, count: got 4000, 501; accepted are some of 4500 classes"):
+    with pytest.raises(ValueError, match="first and count are 4000, 501, accepted: some of 4500 classes"):
         part = np.zeros((rows, 501), number)
         _core._cross_entropy(part, index, 1, dlogits=part, saved=saved, first_class=4000, classes=n)
 

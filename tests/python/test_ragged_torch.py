@@ -217,7 +217,7 @@ def test_bad_tensors():
         ({"where": torch.ones(3)}, TypeError, "where has dtype torch.float32, accepted: torch.bool"),
         ({"where": torch.ones(2, dtype=torch.bool)}, ValueError, r"where has shape \(2,\), accepted"),
         ({"lengths": torch.ones(2)}, TypeError, "lengths has dtype torch.float32, accepted: integers"),
-        ({"lengths": torch.tensor([4, 1])}, ValueError, "lengths: got 4 for row 0"),
+        ({"lengths": torch.tensor([4, 1])}, ValueError, "lengths has 4 for row 0"),
         ({"bias": torch.ones(2)}, ValueError, r"bias has shape \(2,\)"),
         ({"sink": torch.ones(3)}, ValueError, r"sink has shape \(3,\)"),
         ({"bias": torch.ones(3, dtype=torch.complex64)}, TypeError, "bias has dtype torch.complex64"),
@@ -228,7 +228,7 @@ def test_bad_tensors():
         se.masked_softmax_vjp(torch.ones(3), x)
     with pytest.raises(TypeError, match="masked_softmax_vjp: g is a ndarray"):
         se.masked_softmax_vjp(np.ones((2, 3)), x)
-    with pytest.raises(ValueError, match="ids: got 0 at 1 after 1"):
+    with pytest.raises(ValueError, match="ids has 0 at 1 after 1"):
         st.segment_softmax(torch.ones(2), ids=torch.tensor([1, 0]))
     out = torch.zeros(2, 3)
     assert se.masked_softmax(x, out=out) is out and same(out, st.masked_softmax(x))
@@ -291,8 +291,8 @@ def test_ids_without_num_segments_in_transforms(name):
 
 
 @pytest.mark.parametrize("offsets, text", [
-    ([0, 3, 3, 4, 8], "got 0 to 8"), ([1, 9], "got 1 to 9"), ([0, 3, 100], "got 0 to 100"),
-    ([0, 5, 3, 9], "got 3 at 2 after 5"), ([0, -2, 9], "got -2 at 1 after 0"),
+    ([0, 3, 3, 4, 8], "has 0 to 8"), ([1, 9], "has 1 to 9"), ([0, 3, 100], "has 0 to 100"),
+    ([0, 5, 3, 9], "has 3 at 2 after 5"), ([0, -2, 9], "has -2 at 1 after 0"),
 ])  # fmt: skip
 def test_bad_offsets_in_forward_mode_and_transforms(offsets, text):
     """They were not looked at there, and memory outside of the result was written to."""
@@ -321,8 +321,8 @@ def test_offsets_that_vmap_maps_over():
 
 @pytest.mark.parametrize("name", MASKED)
 @pytest.mark.parametrize("axis, lengths, text", [
-    (1, [[2], [5]], "got 5 for row 3"), (1, [2, -1, 7], "got -1 for row 1"), (0, [0, 1, 3, 2], "got 3 for row 2"),
-    (-1, 2**63, f"got {2**63} for row 0"),
+    (1, [[2], [5]], "has 5 for row 3"), (1, [2, -1, 7], "has -1 for row 1"), (0, [0, 1, 3, 2], "has 3 for row 2"),
+    (-1, 2**63, f"has {2**63} for row 0"),
 ])  # fmt: skip
 def test_bad_lengths_in_forward_mode_and_transforms(name, axis, lengths, text):
     x = torch.ones(2, 3, 4, dtype=torch.float64)[:, :, : 4 if axis != 1 else 3]
@@ -334,7 +334,7 @@ def test_bad_lengths_in_forward_mode_and_transforms(name, axis, lengths, text):
         return getattr(st, name)(x, axis, lengths=lengths).sum()
 
     def refused(run):
-        with pytest.raises(ValueError, match=f"^{name}(_vjp)?: lengths: {text}; accepted are 0 to {x.shape[axis]}, the "):
+        with pytest.raises(ValueError, match=f"^{name}(_vjp)?: lengths {text}, accepted: 0 to {x.shape[axis]}, the "):
             run()
 
     refused(lambda: call(x))

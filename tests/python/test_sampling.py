@@ -400,7 +400,7 @@ def test_a_filtered_row_is_the_row_of_what_is_kept(dtype):
 def test_filtered_rows_that_cannot_be_drawn_from(n):
     for dtype in (np.float32, np.float64):
         for at in (0, n // 2, n - 1):
-            for bad, message in ((np.nan, "row 1 has a NaN"), (np.inf, r"row 1 has \+inf"), (-np.inf, "row 1 has nothing")):
+            for bad, message in ((np.nan, "NaN in row 1"), (np.inf, r"\+inf in row 1"), (-np.inf, "nothing to draw from in row 1")):
                 x = normal((3, n), dtype)
                 x[1, at] = bad
                 if bad == -np.inf:
@@ -435,7 +435,7 @@ def test_without_replacement():
     pairs = np.bincount(drawn[:, 0] * 3 + drawn[:, 1], minlength=9)
     true = np.outer(p, p) / (1 - p)[:, None] * (1 - np.eye(3))
     assert pairs[[0, 4, 8]].sum() == 0 and chi_square(pairs, true.ravel()) > 1e-3
-    with pytest.raises(ValueError, match="sample: num_samples: got 3 without replacement; row 1 has fewer"):
+    with pytest.raises(ValueError, match="sample: num_samples is 3 without replacement; row 1 has fewer"):
         se.sample(np.array([[1.0, 2, 3], [1, -np.inf, 3]]), num_samples=3, replacement=False)
 
 
@@ -519,15 +519,15 @@ def test_no_floating_point_errors():
     (lambda x: se.sample(x[0, 0]), ValueError, r"sample: logits has shape \(\)"),
     (lambda x: se.sample(x, 2), np.exceptions.AxisError, "sample: axis"),
     (lambda x: se.sample(x, "a"), TypeError, "sample: axis is 'a'"),
-    (lambda x: se.sample(x, temperature=-1), ValueError, "sample: temperature: got -1 for row 0; accepted"),
-    (lambda x: se.sample(x, temperature=[1, 2, np.nan]), ValueError, "sample: temperature: got nan for row 2"),
+    (lambda x: se.sample(x, temperature=-1), ValueError, "sample: temperature is -1 for row 0, accepted"),
+    (lambda x: se.sample(x, temperature=[1, 2, np.nan]), ValueError, "sample: temperature is nan for row 2"),
     (lambda x: se.sample(x, temperature="hot"), TypeError, "sample: temperature is 'hot', accepted: numbers"),
-    (lambda x: se.sample(x, top_k=0), ValueError, "sample: top_k: got 0 for row 0; accepted are integers from 1"),
+    (lambda x: se.sample(x, top_k=0), ValueError, "sample: top_k is 0 for row 0, accepted: integers from 1"),
     (lambda x: se.sample(x, top_k=1.5), TypeError, "sample: top_k is 1.5, accepted: integers"),
-    (lambda x: se.sample(x, top_p=0), ValueError, "sample: top_p: got 0 for row 0"),
-    (lambda x: se.sample(x, top_p=[0.5, 1.5, 1]), ValueError, "sample: top_p: got 1.5 for row 1"),
-    (lambda x: se.sample(x, min_p=2), ValueError, "sample: min_p: got 2 for row 0"),
-    (lambda x: se.sample(x, min_p=np.nan), ValueError, "sample: min_p: got nan"),
+    (lambda x: se.sample(x, top_p=0), ValueError, "sample: top_p is 0 for row 0"),
+    (lambda x: se.sample(x, top_p=[0.5, 1.5, 1]), ValueError, "sample: top_p is 1.5 for row 1"),
+    (lambda x: se.sample(x, min_p=2), ValueError, "sample: min_p is 2 for row 0"),
+    (lambda x: se.sample(x, min_p=np.nan), ValueError, "sample: min_p is nan"),
     (lambda x: se.sample(x, order="best"), ValueError, "sample: order is 'best', accepted: 'vllm', 'hf', 'llama.cpp'"),
     (lambda x: se.sample(x, where=np.ones((2, 9), bool)), ValueError, r"sample: where has shape \(2, 9\)"),
     (lambda x: se.sample(x, where=np.ones((3, 4))), TypeError, "sample: where has dtype float64, accepted: bool"),
@@ -540,7 +540,7 @@ def test_no_floating_point_errors():
     (lambda x: se.sample(x, num_samples=-1), ValueError, "sample: num_samples is -1"),
     (lambda x: se.sample(x, num_samples=2.0), TypeError, "sample: num_samples is 2.0"),
     (lambda x: se.sample(x.astype(complex)), TypeError, "sample: logits has dtype complex128"),
-    (lambda x: se.sample_counts(x, 2**53 + 1), ValueError, "sample_counts: num_samples: got 9007199254740993"),
+    (lambda x: se.sample_counts(x, 2**53 + 1), ValueError, "sample_counts: num_samples is 9007199254740993"),
     (lambda x: se.sample_counts(x, True), TypeError, "sample_counts: num_samples is True"),
     (lambda x: se.sample(x, order=[]), ValueError, r"sample: order is \[\], accepted: 'vllm', 'hf', 'llama.cpp'"),
     (lambda x: se.linear_sample(x, x[:, :3]), ValueError, "linear_sample: x and w have shapes"),
@@ -561,25 +561,25 @@ def test_rows_that_cannot_be_drawn_from(dtype):
                         {"temperature": 0}, {"temperature": 0, "num_samples": 3, "replacement": False}):  # fmt: skip
             y = x.copy()
             y[2, 2500] = bad
-            with pytest.raises(ValueError, match=f"sample: logits: row 2 {message}"):
+            with pytest.raises(ValueError, match=f"sample: logits {message} in row 2"):
                 se.sample(y, **options)
             y[1, 0] = bad  # the first is told
-            with pytest.raises(ValueError, match=f"sample: logits: row 1 {message}"):
+            with pytest.raises(ValueError, match=f"sample: logits {message} in row 1"):
                 se.sample(y, **options)
         for temperature in (1, 0):
-            with pytest.raises(ValueError, match=f"sample_counts: logits: row 1 {message}"):
+            with pytest.raises(ValueError, match=f"sample_counts: logits {message} in row 1"):
                 se.sample_counts(y, 5, temperature=temperature)
     y = x.copy()
     y[3] = -np.inf
     for options in ({}, {"top_k": 5}, {"temperature": 0}):
-        with pytest.raises(ValueError, match="sample: logits: row 3 has nothing to draw from"):
+        with pytest.raises(ValueError, match="sample: logits has nothing to draw from in row 3"):
             se.sample(y, **options)
     with pytest.raises(ValueError, match="row 1 has nothing to draw from"):
         se.sample(x, where=np.arange(4)[:, None] != 1)
     with pytest.raises(ValueError, match="row 0 has nothing to draw from"):
         se.sample(np.zeros((2, 0), dtype))
     y[3, 1] = np.nan
-    with pytest.raises(ValueError, match="sample: logits: row 3 has a NaN"):
+    with pytest.raises(ValueError, match="sample: logits has a NaN in row 3"):
         se.sample(y, temperature=0)
 
 
@@ -588,7 +588,7 @@ def test_the_first_row_that_cannot_be_drawn_from_is_told():
     for threads, (rows, n, first) in itertools.product((1, 2, 5), ((200, 3000, 99), (40, 30_000, 19), (3, 400_000, 1))):
         se.set_num_threads(threads)
         x = np.zeros((rows, n), np.float32)
-        for bad, message in ((np.nan, "has a NaN"), (-np.inf, "has nothing")):
+        for bad, message in ((np.nan, "has a NaN"), (-np.inf, "has nothing to draw from")):
             x[first:] = bad
             for call in (
                 lambda: se.sample(x),
@@ -597,7 +597,7 @@ def test_the_first_row_that_cannot_be_drawn_from_is_told():
                 lambda: se.sample_counts(x, 5),
             ):
                 for _ in range(3):
-                    with pytest.raises(ValueError, match=f"row {first} {message}"):
+                    with pytest.raises(ValueError, match=f"{message} in row {first},"):
                         call()
 
 
@@ -655,7 +655,7 @@ def test_linear_sample_is_sample_of_the_products(dtype):
     expected, expected_info = se.sample(logits, seed=3, return_info=True)
     assert (drawn == expected).all() and (info.log_prob == expected_info.log_prob).all()
     w[4000, 0] = np.nan
-    with pytest.raises(ValueError, match="linear_sample: the logits of x and w: row 0 has a NaN"):
+    with pytest.raises(ValueError, match="linear_sample: the product of x and w has a NaN in row 0"):
         se.linear_sample(x, w, bias=bias)
 
 

@@ -562,7 +562,7 @@ def test_batches_of_targets():
         assert loss.shape == (size,) and found["predicted"].shape == (size, N)
         assert all(torch.equal(a, call(t)[0]) for a, t in zip(loss, targets))
     for bad in (func.vmap(call), torch.no_grad()(func.vmap(call))):
-        with pytest.raises(ValueError, match="^linear_cross_entropy: target: got 5 for row 0; accepted are indices from 0"):
+        with pytest.raises(ValueError, match="^linear_cross_entropy: target is 5 for row 0, accepted: indices from 0"):
             bad(torch.full_like(targets, 5))
 
 
@@ -768,12 +768,12 @@ ERRORS = {
     "many": ((X, WS, T), {}, ValueError, r"target has shape \(7,\), accepted: \(7, 2, 3\)"),
     "many of one": ((X[0], WS, T[0]), {}, ValueError, r"input has shape \(3,\), accepted: \(N, 3\)"),
     "many biases": ((X, WS, MANY["index"]), {"linear_bias": B}, ValueError, r"linear_bias has shape .*\(5, 2, 3\)"),
-    "many ranges": ((X, WS, MANY["index"].abs()), {}, ValueError, "target: got 100 for row 12; accepted are"),
+    "many ranges": ((X, WS, MANY["index"].abs()), {}, ValueError, "target is 100 for row 12, accepted"),
     "input": ((X[:, 1:], W, T), {}, ValueError, r"input has shape \(7, 2\), accepted: \(..., 3\), as of linear_weight"),
     "dtype": ((X, W.float(), T), {}, TypeError, "linear_weight has dtype torch.float32, accepted: torch.float64"),
     "bias": ((X, W, T), {"linear_bias": B[1:]}, ValueError, r"linear_bias has shape \(4,\), accepted: \(5,\)"),
     "target": ((X, W, T[1:]), {}, ValueError, r"target has shape \(6,\), accepted: \(7,\)"),
-    "range": ((X, W, T.abs()), {}, ValueError, "target: got 100 for row 2; accepted are indices from 0 below 5, and -100"),
+    "range": ((X, W, T.abs()), {}, ValueError, "target is 100 for row 2, accepted: indices from 0 below 5, and -100"),
     "chunk": ((X, W, T), {"chunk_size": 0}, ValueError, "chunk_size is 0, accepted: an int from 1, or None"),
     "meta": ((X.to("meta"), W.to("meta"), T.to("meta")), {}, TypeError, "on meta, accepted: plain tensors on the CPU"),
 }  # fmt: skip

@@ -335,7 +335,7 @@ ERRORS = {
     "input": ((X.long(), T), {}, TypeError, "input has dtype torch.int64, accepted: float16"),
     "scalar": ((X[0, 0], T), {}, ValueError, r"input has shape \(\), accepted: at least one dimension"),
     "shape": ((X, T[1:]), {}, ValueError, r"target has shape \(3,\), accepted: \(4,\)"),
-    "range": ((X, T * 0 + 7), {}, ValueError, "target: got 7 for row 0; accepted are indices from 0 below 5, and -100"),
+    "range": ((X, T * 0 + 7), {}, ValueError, "target is 7 for row 0, accepted: indices from 0 below 5, and -100"),
     "bool": ((X, T > 0), {}, TypeError, "target has dtype torch.bool, accepted: integers"),
     "weight": ((X, T, X[0, 1:]), {}, ValueError, r"weight has shape \(4,\), accepted: \(5,\)"),
     "tokens": ((X, T), {"token_weight": X[0]}, ValueError, r"token_weight has shape \(5,\), accepted: what broadcasts"),
@@ -474,7 +474,7 @@ def test_targets_out_of_range_under_transforms():
     for name, f in (("cross_entropy: target", lambda x: st.cross_entropy(x, t)),
                     ("log_prob: index", lambda x: st.log_prob(x, t).sum())):  # fmt: skip
         for call in (func.grad(f), lambda x, f=f: func.jvp(f, (x,), (x,)), func.hessian(f)):
-            with pytest.raises(ValueError, match=f"{name}: got 7 at 1; accepted are indices from 0 below 3"):
+            with pytest.raises(ValueError, match=f"{name} is 7 at 1, accepted: indices from 0 below 3"):
                 call(x)
     with pytest.raises((RuntimeError, IndexError)):
         torch.vmap(st.cross_entropy)(x, t)

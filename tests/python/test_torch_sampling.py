@@ -76,10 +76,10 @@ def test_options_on_a_device(monkeypatch):
         got = call()
         for a, b in zip(*(torch.utils._pytree.tree_leaves(r) for r in (got, expected)), strict=True):
             assert torch.equal(a, b) and a.dtype == b.dtype and a.shape == b.shape
-    refused = {"temperature": (-1, "got -1 for row 0; accepted are numbers from 0"), "top_k": (0, "got 0 for row 0"),
-               "top_p": ([0.5, 1.5, 1], "got 1.5 for row 1"), "min_p": (np.nan, "got nan for row 0")}
+    refused = {"temperature": (-1, "is -1 for row 0, accepted: numbers from 0"), "top_k": (0, "is 0 for row 0"),
+               "top_p": ([0.5, 1.5, 1], "is 1.5 for row 1"), "min_p": (np.nan, "is nan for row 0")}
     for name, (value, message) in refused.items():
-        with pytest.raises(ValueError, match=f"sample: {name}: {message}"):
+        with pytest.raises(ValueError, match=f"sample: {name} {message}"):
             st.sample(x, seed=1, **{name: value})
     with pytest.raises(TypeError, match="sample: seed has dtype torch.float32, accepted: integers"):
         st.sample(x, seed=torch.ones(3))
@@ -113,7 +113,7 @@ def test_refused():
         st.sample(torch.zeros(2, device="meta"))
     with pytest.raises(TypeError, match="sample: where has dtype torch.float32"):
         st.sample(torch.zeros(2), where=torch.ones(2))
-    with pytest.raises(ValueError, match="sample: logits: row 1 has a NaN"):
+    with pytest.raises(ValueError, match="sample: logits has a NaN in row 1"):
         st.sample(torch.tensor([[0.0, 1], [0, torch.nan]]))
     with pytest.raises(TypeError, match="linear_sample: (w|bias) has dtype .*, accepted: .*, that of x"):
         st.linear_sample(torch.zeros(2, 3), torch.zeros(4, 3, dtype=torch.float64))

@@ -69,7 +69,7 @@ def test_an_index_of_no_class_is_nan():
     )
     for result in (log_prob, entropy, gradient):
         assert np.isnan(result[1:3]).all() and np.isfinite(result[[0, 3]]).all()
-    with pytest.raises(ValueError, match="index: got 30 for row 1"):
+    with pytest.raises(ValueError, match="index is 30 for row 1"):
         _core._log_prob_and_entropy("both", x, index, 1, 1.0, log_prob, entropy)
 
 

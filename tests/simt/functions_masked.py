@@ -101,7 +101,7 @@ def test_errors():
         _core._masked("f", 0, x, 1, out=out, bias=np.ones((2, 3), np.float32))
     with pytest.raises(TypeError, match="f: out is on cuda:1, accepted: cuda:0, where the first input is"):
         _core._masked("f", 0, x, 1, out=TableArray(out.array, 1))
-    with pytest.raises(ValueError, match="f: softcap: got -1"):
+    with pytest.raises(ValueError, match="f: softcap is -1"):
         _core._masked("f", 0, x, 1, out=out, softcap=-1.0)
     short = TableArray(np.zeros(16, np.uint8))
     sink, dsink = (TableArray(np.zeros((2, 1), np.float32)) for _ in range(2))

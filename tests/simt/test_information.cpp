@@ -198,15 +198,15 @@ void refusals() {
   };
   const auto log_prob = [&] { return log_prob_and_entropy(rows, {x, full}, {index, at}, {out, one}, {}, target); };
   rows.axis = 2;
-  refused(log_prob(), "axis: got 2");
+  refused(log_prob(), "axis is 2");
   rows.axis = -1, rows.temperature = 0;
-  refused(log_prob(), "temperature: got 0");
+  refused(log_prob(), "temperature is 0");
   rows.temperature = 2;
-  refused(kl_div(rows, {x, full}, {x, full}, {out, one}, target), "temperature: got 2; kl_div takes none");
+  refused(kl_div(rows, {x, full}, {x, full}, {out, one}, target), "temperature is 2; kl_div takes none");
   rows.temperature = 1, target.device = 7;
   refused(log_prob(), "on device 7");
   target.device = 0;
-  refused(log_prob_and_entropy(rows, {x, full}, {index, at}, {}, {out, one}, target), "log_prob: missing");
+  refused(log_prob_and_entropy(rows, {x, full}, {index, at}, {}, {out, one}, target), "log_prob is missing");
   CHECK(log_prob().ok() && out[0] < 0 && out[1] < 0, "refused what is accepted");
 }
 

@@ -335,22 +335,22 @@ void refused() {
     check(std::strstr(status.message, message) != nullptr, message, status.message, 0, 0, 0);
   };
   call.num_samples = -1;
-  says(run(), "num_samples: got -1");
+  says(run(), "num_samples is -1");
   call.num_samples = 1, call.axis = 2;
-  says(run(), "axis: got 2");
+  says(run(), "axis is 2");
   call.axis = 1, call.order = FilterOrder(9);
-  says(run(), "order: got code 9");
+  says(run(), "order is code 9");
   call.order = FilterOrder::vllm, call.shape = nullptr;
-  says(run(), "shape: missing");
+  says(run(), "shape is missing");
   const std::int64_t negative[] = {4, -1}, huge[] = {std::int64_t{1} << 40, std::int64_t{1} << 40};
   call.shape = negative;
   says(run(), "shape: dimension 1 is -1");
   call.shape = huge;
-  says(run(), "shape: has more bytes");
+  says(run(), "shape has more bytes");
   call = of.call(), call.out = out.data(), call.logits.strides = nullptr;
-  says(run(), "logits: has no strides");
+  says(run(), "logits has no strides");
   call.logits = {};
-  says(run(), "logits: missing");
+  says(run(), "logits is missing");
 
   call = of.call(), call.out = out.data();
   char states[4] = {};
@@ -365,23 +365,23 @@ void refused() {
     return on_machine([&](cuda::Target& target) { return cuda::sample_counts(call, out.data(), strides, target); });
   };
   const std::int64_t strides[] = {400, 8};
-  says(piece(std::numeric_limits<std::int64_t>::max()), "chunk: got 9223372036854775807");
-  says(finish(2), "chunks: got 2; accepted is 1");
-  says(counts(nullptr), "counts: has no strides");
+  says(piece(std::numeric_limits<std::int64_t>::max()), "chunk is 9223372036854775807");
+  says(finish(2), "chunks is 2, accepted: 1");
+  says(counts(nullptr), "counts has no strides");
   call.top_k = {out.data(), 0};
-  says(piece(0), "top_k: given; sample_piece has no filters");
-  says(finish(1), "top_k: given; finish_pieces has no filters");
-  says(counts(strides), "top_k: given; sample_counts has no filters");
+  says(piece(0), "top_k is given; sample_piece has no filters");
+  says(finish(1), "top_k is given; finish_pieces has no filters");
+  says(counts(strides), "top_k is given; sample_counts has no filters");
   call.top_k = {}, call.where = call.logits;
-  says(piece(0), "where: given");
+  says(piece(0), "where is given");
   call.where = {}, call.out = nullptr;
-  says(finish(1), "out: missing");
+  says(finish(1), "out is missing");
   says(on_machine([&](cuda::Target& target) {
          return cuda::gumbel_noise(call.seed, call.stream, huge[0], huge[1], of.temperature.data(), target);
        }),
        "rows, n: have more bytes");
   call.seed.data = nullptr;
-  says(run(), "seed: missing");
+  says(run(), "seed is missing");
 }
 
 template <class S>

@@ -65,7 +65,7 @@ Status check_indices(const LogitsRows& rows, const cpu::Plan& plan) {
       std::int64_t index;
       std::memcpy(&index, at, sizeof(index));
       if (index < 0 || index >= plan.n)
-        return fail(Code::invalid_argument, "index: got %lld for row %lld; accepted are indices from 0 below %lld",
+        return fail(Code::invalid_argument, "index is %lld for row %lld, accepted: indices from 0 below %lld",
                     static_cast<long long>(index), static_cast<long long>(r), static_cast<long long>(plan.n));
     }
   }

@@ -247,14 +247,14 @@ Status rows_of(const Running& call, int operands, const View* views, const char*
   bool empty = false;
   if (Status status = cpu::check_shape(call.dtype, call.ndim, call.shape, &empty); !status.ok()) return status;
   if (call.ndim == 0 || call.axis < 0 || call.axis >= call.ndim)
-    return fail(Code::invalid_argument, "axis: got %d; accepted are 0 to ndim - 1 = %d", call.axis, call.ndim - 1);
+    return fail(Code::invalid_argument, "axis is %d, accepted: 0 to ndim - 1 = %d", call.axis, call.ndim - 1);
   if (empty) {  // nothing, which may lie nowhere
     rows.walk.size = 0;
     return Status{};
   }
   for (int k = 0; k < operands; ++k)
     if (!views[k].data || !views[k].strides)
-      return fail(Code::invalid_argument, "%s: got no data or no strides; accepted is an array", names[k]);
+      return fail(Code::invalid_argument, "%s has no data or no strides, accepted: an array", names[k]);
   rows.walk.operands = operands;
   for (int d = 0; d < call.ndim; ++d) {
     if (d == call.axis) continue;

@@ -67,11 +67,11 @@ Status cpu::lay_out(LogDomain op, DType dtype, int ndim, const std::int64_t* sha
                     ElementwiseArrays& to) {
   to.walk.size = 0;
   if (static_cast<unsigned>(op) >= kLogDomainOps)
-    return fail(Code::invalid_argument, "op: got %d; accepted are 0 to %d", static_cast<int>(op), kLogDomainOps - 1);
+    return fail(Code::invalid_argument, "op is %d, accepted: 0 to %d", static_cast<int>(op), kLogDomainOps - 1);
   bool empty = false;
   if (Status status = cpu::check_shape(dtype, ndim, shape, &empty); !status.ok()) return status;
   if (empty) return Status{};  // of nothing, which may lie nowhere
-  if (!in || !out) return fail(Code::invalid_argument, "%s: missing", in ? "out" : "in");
+  if (!in || !out) return fail(Code::invalid_argument, "%s is missing", in ? "out" : "in");
   const LogDomainArity n = arity(op);
   to.inputs = n.inputs, to.outputs = n.outputs;
   to.walk.operands = n.inputs + n.outputs;
@@ -82,9 +82,9 @@ Status cpu::lay_out(LogDomain op, DType dtype, int ndim, const std::int64_t* sha
     const char* const name = result ? "out" : "in";
     const bool optional = result && n.outputs > 1;  // one of two derivatives may be left out
     if (!view.data && !optional)
-      return fail(Code::invalid_argument, "%s[%d]: got no data; accepted is an array", name, result ? k - n.inputs : k);
+      return fail(Code::invalid_argument, "%s[%d] has no data, accepted: an array", name, result ? k - n.inputs : k);
     if (ndim > 0 && !view.strides && view.data)
-      return fail(Code::invalid_argument, "%s[%d]: got no strides; accepted are %d", name, result ? k - n.inputs : k, ndim);
+      return fail(Code::invalid_argument, "%s[%d] has no strides, accepted: %d", name, result ? k - n.inputs : k, ndim);
     to.data[k] = static_cast<char*>(view.data);
     strides[k] = view.data || !optional ? view.strides : out[1 - (k - n.inputs)].strides;
   }

@@ -129,7 +129,7 @@ Status run_weighted(const WeightedRows& given, const View (&more)[3], const cpu:
 Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], const WeightedKind& kind) {
   bool empty = false;
   if (Status status = check_shape(given.dtype, given.ndim, given.shape, &empty); !status.ok()) return status;
-  if (given.ndim < 1) return fail(Code::invalid_argument, "ndim: got 0; accepted are 1 to %d", kMaxDims);
+  if (given.ndim < 1) return fail(Code::invalid_argument, "ndim is 0, accepted: 1 to %d", kMaxDims);
   const auto lies_somewhere = [&](bool along) {  // what has no elements need not
     bool any = true;
     for (int d = 0; d < given.ndim - (along ? 0 : 1); ++d) any &= given.shape[d] != 0;
@@ -138,9 +138,9 @@ Status cpu::check_weighted(const WeightedRows& given, const View (&more)[3], con
   const auto check = [&](const View& view, const char* name, bool required, bool along) -> Status {
     const int dims = along ? given.ndim : given.ndim - 1;
     if (!view.data && required && lies_somewhere(along))
-      return fail(Code::invalid_argument, "%s: got no data; accepted is an array", name);
+      return fail(Code::invalid_argument, "%s has no data, accepted: an array", name);
     if (view.data && !view.strides && dims > 0)
-      return fail(Code::invalid_argument, "%s: got no strides; accepted are %d", name, dims);
+      return fail(Code::invalid_argument, "%s has no strides, accepted: %d", name, dims);
     return Status{};
   };
   Status status = check(given.x, "x", true, true);

@@ -19,9 +19,9 @@ using cpu::fail;
 Status check(const LogMatmul& call, std::int64_t& products) {
   if (!cpu::is_dtype(call.dtype)) return cpu::bad_dtype("dtype", call.dtype);
   if (call.batch_dims < 0 || call.batch_dims > kMaxDims - 2)
-    return fail(Code::invalid_argument, "batch_dims: got %d; accepted are 0 to %d", call.batch_dims, kMaxDims - 2);
+    return fail(Code::invalid_argument, "batch_dims is %d, accepted: 0 to %d", call.batch_dims, kMaxDims - 2);
   if (call.batch_dims && !call.batch_shape)
-    return fail(Code::invalid_argument, "batch_shape: missing; batch_dims is %d", call.batch_dims);
+    return fail(Code::invalid_argument, "batch_shape is missing; batch_dims is %d", call.batch_dims);
   const std::int64_t sizes[3] = {call.m, call.k, call.n};
   products = 1;
   std::int64_t bytes[3] = {1, 1, 1};
@@ -30,27 +30,26 @@ Status check(const LogMatmul& call, std::int64_t& products) {
   for (int d = 0; d < call.batch_dims; ++d) {
     const std::int64_t size = call.batch_shape[d];
     if (size < 0)
-      return fail(Code::invalid_argument, "batch_shape: dimension %d is %lld; accepted are sizes from 0", d,
+      return fail(Code::invalid_argument, "batch_shape: dimension %d is %lld, accepted: sizes from 0", d,
                   static_cast<long long>(size));
     none |= size == 0;
     times(products, size);
   }
   for (int s = 0; s < 3; ++s)
     if (sizes[s] < 0)
-      return fail(Code::invalid_argument, "%c: got %lld; accepted are sizes from 0", "mkn"[s],
-                  static_cast<long long>(sizes[s]));
+      return fail(Code::invalid_argument, "%c is %lld, accepted: sizes from 0", "mkn"[s], static_cast<long long>(sizes[s]));
   for (int s = 0; s < 3; ++s) {
     bytes[s] = products;
     times(bytes[s], 8), times(bytes[s], sizes[s]), times(bytes[s], sizes[(s + 1) % 3]);
   }
-  if (!fits) return fail(Code::invalid_argument, "shape: has more bytes than 63 bits can count");
+  if (!fits) return fail(Code::invalid_argument, "shape has more bytes than 63 bits can count");
   if (none) products = 0;
   if (!products || !call.m || !call.n) return Status{};
   const View* views[3] = {&call.a, &call.b, &call.out};
   for (int v = call.k ? 0 : 2; v < 3; ++v) {
     constexpr const char* kNames[3] = {"a", "b", "out"};
-    if (!views[v]->data) return fail(Code::invalid_argument, "%s: missing", kNames[v]);
-    if (!views[v]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[v]);
+    if (!views[v]->data) return fail(Code::invalid_argument, "%s is missing", kNames[v]);
+    if (!views[v]->strides) return fail(Code::invalid_argument, "%s has no strides", kNames[v]);
   }
   return Status{};
 }
@@ -213,7 +212,7 @@ class Products {
 };
 
 Status has_strides(const View& view, const char* name) {
-  if (view.data && !view.strides) return fail(Code::invalid_argument, "%s: has no strides", name);
+  if (view.data && !view.strides) return fail(Code::invalid_argument, "%s has no strides", name);
   return Status{};
 }
 
@@ -236,7 +235,7 @@ Status logmatmulexp_vjp(const LogMatmul& call, View da, View db) noexcept {
   if (!status.ok() || products == 0 || call.k == 0) return status;
   if (call.m == 0 || call.n == 0) {
     if ((call.m && da.data) || (call.n && db.data))
-      return fail(Code::unsupported, "g: has no elements; gradients of none are 0, which is the caller's to write");
+      return fail(Code::unsupported, "g has no elements; gradients of none are 0, which is the caller's to write");
     return status;
   }
   return cpu::with_scratch([&] { Products(call).vjp(products, da, db); });
@@ -249,7 +248,7 @@ Status logmatmulexp_jvp(const LogMatmul& call, View ta, View tb) noexcept {
   if (status.ok()) status = has_strides(ta, "ta");
   if (status.ok()) status = has_strides(tb, "tb");
   if (!status.ok() || products == 0 || call.m == 0 || call.n == 0) return status;
-  if (call.k && (!ta.data || !tb.data)) return fail(Code::invalid_argument, "%s: missing", ta.data ? "tb" : "ta");
+  if (call.k && (!ta.data || !tb.data)) return fail(Code::invalid_argument, "%s is missing", ta.data ? "tb" : "ta");
   return cpu::with_scratch([&] { Products(call).jvp(products, ta, tb); });
 }
 

@@ -22,7 +22,7 @@ Status check_loss_options(const CrossEntropyCall& call) {
   const int kind = static_cast<int>(call.kind), type = static_cast<int>(call.index_type);
   const int reduction = static_cast<int>(call.reduction);
   const auto code = [](const char* name, int given, const char* accepted) {
-    return fail(Code::invalid_argument, "%s: got code %d; accepted are %s", name, given, accepted);
+    return fail(Code::invalid_argument, "%s is code %d, accepted: %s", name, given, accepted);
   };
   if (const Status status = check_shape(call.dtype, call.ndim, call.shape, call.axis); !status.ok()) return status;
   if (!is_dtype(call.target_dtype)) return bad_dtype("target_dtype", call.target_dtype);
@@ -30,7 +30,7 @@ Status check_loss_options(const CrossEntropyCall& call) {
   if (type < 0 || type > 7) return code("index_type", type, "0 to 7");
   if (reduction < 0 || reduction > 2) return code("reduction", reduction, "0 to 2 (none, mean, sum)");
   const auto number = [](const char* name, double given, const char* accepted) {
-    return fail(Code::invalid_argument, "%s: got %g; accepted are %s", name, given, accepted);
+    return fail(Code::invalid_argument, "%s is %g, accepted: %s", name, given, accepted);
   };
   const double most = call.dtype == DType::f64 ? 1.7976931348623157e308 : 3.4028234663852886e38;
   const double least = call.dtype == DType::f64 ? 4.9e-324 : 1.5e-45;
@@ -43,9 +43,9 @@ Status check_loss_options(const CrossEntropyCall& call) {
   if (call.given_denominator && !is_between(call.denominator, 0.0, 1.7976931348623157e308))
     return number("denominator", call.denominator, "finite numbers from 0");
   if (call.given_denominator && call.reduction != LossReduction::mean)
-    return fail(Code::invalid_argument, "denominator: given; accepted with the mean alone");
+    return fail(Code::invalid_argument, "denominator is given, accepted: with the mean alone");
   if (call.pairs < 0 || (call.kind == TargetKind::pairs && call.pairs < 1))
-    return fail(Code::invalid_argument, "pairs: got %lld; accepted are integers from 1", static_cast<long long>(call.pairs));
+    return fail(Code::invalid_argument, "pairs is %lld, accepted: integers from 1", static_cast<long long>(call.pairs));
   return Status{};
 }
 
@@ -59,7 +59,7 @@ Status lay_out_losses(const CrossEntropyCall& call, Plan& plan) {
   plan.direct = plan.columns = plan.stream = false;
   for (int k = 0; k < kOperands; ++k) {
     plan.data[k] = views[k]->data;
-    if (views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+    if (views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s has no strides", kNames[k]);
   }
   for (int d = 0; d < call.ndim; ++d) {
     const std::int64_t size = call.shape[d];
@@ -73,9 +73,9 @@ Status lay_out_losses(const CrossEntropyCall& call, Plan& plan) {
     else plan.batch[plan.batch_dims++] = dim;
   }
   if (plan.rows && !plan.data[kTarget] && (plan.n || call.kind != TargetKind::probabilities))
-    return fail(Code::invalid_argument, "target: missing");
+    return fail(Code::invalid_argument, "target is missing");
   if (plan.rows && call.kind == TargetKind::pairs && !plan.data[kPairWeight])
-    return fail(Code::invalid_argument, "target_weight: missing; pairs have one each");
+    return fail(Code::invalid_argument, "target_weight is missing; pairs have one each");
   return Status{};
 }
 

@@ -183,26 +183,25 @@ class Head {
 Status cpu::check_head(const LinearCrossEntropyCall& call) {
   const CrossEntropyCall& loss = call.loss;
   if (loss.dtype != DType::f32 && loss.dtype != DType::f64)
-    return fail(Code::invalid_argument, "dtype: got code %d; accepted are 2 and 3 (f32, f64)", static_cast<int>(loss.dtype));
+    return fail(Code::invalid_argument, "dtype is code %d, accepted: 2 and 3 (f32, f64)", static_cast<int>(loss.dtype));
   const std::int64_t sizes[] = {call.tokens, call.width, call.classes, call.chunk};
   const char* const names[] = {"tokens", "width", "classes", "chunk"};
   for (int k = 0; k < 4; ++k)
     if (sizes[k] < 0)
-      return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from 0", names[k],
-                  static_cast<long long>(sizes[k]));
-  if (!call.gemm.multiply) return fail(Code::invalid_argument, "gemm: missing");
+      return fail(Code::invalid_argument, "%s is %lld, accepted: integers from 0", names[k], static_cast<long long>(sizes[k]));
+  if (!call.gemm.multiply) return fail(Code::invalid_argument, "gemm is missing");
   const View* const views[] = {&loss.target, &loss.target_weight, &loss.token_weight, &loss.g};
   const char* const of_views[] = {"target", "target_weight", "token_weight", "g"};
   for (int k = 0; k < 4; ++k)
-    if (views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", of_views[k]);
+    if (views[k]->data && !views[k]->strides) return fail(Code::invalid_argument, "%s has no strides", of_views[k]);
   if (call.width > 0 && ((call.tokens > 0 && !call.x) || (call.classes > 0 && !call.w)))
-    return fail(Code::invalid_argument, "%s: missing", call.classes > 0 && !call.w ? "w" : "x");
+    return fail(Code::invalid_argument, "%s is missing", call.classes > 0 && !call.w ? "w" : "x");
   if (call.x_step < call.width || call.w_step < call.width)
-    return fail(Code::invalid_argument, "%s: got %lld; accepted are integers from the width, %lld",
+    return fail(Code::invalid_argument, "%s is %lld, accepted: integers from the width, %lld",
                 call.x_step < call.width ? "x_step" : "w_step",
                 static_cast<long long>(call.x_step < call.width ? call.x_step : call.w_step),
                 static_cast<long long>(call.width));
-  if (loss.reduction != LossReduction::none && !loss.loss) return fail(Code::invalid_argument, "loss: missing");
+  if (loss.reduction != LossReduction::none && !loss.loss) return fail(Code::invalid_argument, "loss is missing");
   return Status{};
 }
 

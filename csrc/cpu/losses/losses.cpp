@@ -54,9 +54,8 @@ Status look_at_targets(const Rows& rows, double& denominator) {
       if (!t.huge && t.value >= 0 && t.value < plan.n) continue;
       char number[32];
       std::snprintf(number, sizeof(number), t.huge ? "%llu" : "%lld", static_cast<unsigned long long>(t.value));
-      status =
-          fail(Code::invalid_argument, "target: got %s for row %lld; accepted are indices from 0 below %lld, and %lld", number,
-               static_cast<long long>(r), static_cast<long long>(plan.n), static_cast<long long>(call.ignore_index));
+      status = fail(Code::invalid_argument, "target is %s for row %lld, accepted: indices from 0 below %lld, and %lld", number,
+                    static_cast<long long>(r), static_cast<long long>(plan.n), static_cast<long long>(call.ignore_index));
       return;
     }
     kept += any;
@@ -232,14 +231,15 @@ Status cross_entropy_of(const CrossEntropyCall& given, const Part* part) {
   status = look_at_targets(rows, denominator);
   if (!status.ok()) return status;
   if (call.given_denominator) denominator = call.denominator;
-  if (plan.rows && (part ? part->count : plan.n) && !plan.data[kLogits]) return fail(Code::invalid_argument, "logits: missing");
+  if (plan.rows && (part ? part->count : plan.n) && !plan.data[kLogits])
+    return fail(Code::invalid_argument, "logits is missing");
   if (part) {
     if (part->first < 0 || part->count < 0 || part->count > plan.n - part->first)
-      return fail(Code::invalid_argument, "first, count: got %lld, %lld; accepted are some of %lld classes",
+      return fail(Code::invalid_argument, "first and count are %lld, %lld, accepted: some of %lld classes",
                   static_cast<long long>(part->first), static_cast<long long>(part->count), static_cast<long long>(plan.n));
     if (!plan.rows || !part->count) return status;
     if (!call.saved || !plan.data[kGradient])
-      return fail(Code::invalid_argument, "%s: missing", call.saved ? "dlogits" : "saved");
+      return fail(Code::invalid_argument, "%s is missing", call.saved ? "dlogits" : "saved");
     call.loss = call.row_loss = call.lse = call.log_prob = call.entropy = call.z_loss_part = nullptr;
     call.predicted = nullptr, call.correct = nullptr;
     constexpr int kOfClasses[] = {kLogits, kGradient};
@@ -268,7 +268,7 @@ Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominat
   Plan plan;
   Status status = check_loss_options(call);
   if (status.ok()) status = lay_out_losses(call, plan);
-  if (status.ok() && !denominator) status = fail(Code::invalid_argument, "denominator: missing");
+  if (status.ok() && !denominator) status = fail(Code::invalid_argument, "denominator is missing");
   double found = 0.0;
   if (status.ok()) status = look_at_targets({call, plan}, found);
   if (status.ok()) *denominator = found;
@@ -277,9 +277,8 @@ Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominat
 
 Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum) noexcept {
   const DefaultFloatingPoint mode;
-  if (rows < 0)
-    return fail(Code::invalid_argument, "rows: got %lld; accepted are integers from 0", static_cast<long long>(rows));
-  if ((rows && !values) || !sum) return fail(Code::invalid_argument, "%s: missing", sum ? "values" : "sum");
+  if (rows < 0) return fail(Code::invalid_argument, "rows is %lld, accepted: integers from 0", static_cast<long long>(rows));
+  if ((rows && !values) || !sum) return fail(Code::invalid_argument, "%s is missing", sum ? "values" : "sum");
   if (!cpu::is_dtype(dtype)) return cpu::bad_dtype("dtype", dtype);
   if (dtype == DType::f64) {
     RowTree<base::DD<double>> tree;

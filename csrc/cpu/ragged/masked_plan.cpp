@@ -47,7 +47,7 @@ Status check_lengths(const MaskedPlan& plan) {
       row += rest % distinct.batch[d].size * step;
       rest /= distinct.batch[d].size, step *= plan.batch[d].size;
     }
-    return fail(Code::invalid_argument, "lengths: got %lld for row %lld; accepted are 0 to %lld, the length of the axis",
+    return fail(Code::invalid_argument, "lengths has %lld for row %lld, accepted: 0 to %lld, the length of the axis",
                 static_cast<long long>(length), static_cast<long long>(row), static_cast<long long>(plan.n));
   }
   return Status{};

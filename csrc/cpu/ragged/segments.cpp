@@ -244,17 +244,16 @@ void run_segments(const SegmentsCall& call, const std::vector<std::int64_t>& lon
 
 Status segment_offsets(const std::int64_t* ids, std::int64_t elements, std::int64_t segments, std::int64_t* offsets) noexcept {
   if (elements < 0 || segments < 0)
-    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0",
-                elements < 0 ? "elements" : "segments");
-  if (!offsets || (elements && !ids)) return fail(Code::invalid_argument, "%s: missing", offsets ? "ids" : "offsets");
+    return fail(Code::invalid_argument, "%s is negative, accepted: sizes from 0", elements < 0 ? "elements" : "segments");
+  if (!offsets || (elements && !ids)) return fail(Code::invalid_argument, "%s is missing", offsets ? "ids" : "offsets");
   std::int64_t s = 0;
   for (std::int64_t i = 0; i < elements; ++i) {
     const std::int64_t id = ids[i];
     if (id < 0 || id >= segments)
-      return fail(Code::invalid_argument, "ids: got %lld at %lld; accepted are 0 to %lld (num_segments - 1)",
+      return fail(Code::invalid_argument, "ids has %lld at %lld, accepted: 0 to %lld (num_segments - 1)",
                   static_cast<long long>(id), static_cast<long long>(i), static_cast<long long>(segments - 1));
     if (id < s)
-      return fail(Code::invalid_argument, "ids: got %lld at %lld after %lld; accepted are ids that do not fall (sort them)",
+      return fail(Code::invalid_argument, "ids has %lld at %lld after %lld, accepted: ids that do not fall (sort them)",
                   static_cast<long long>(id), static_cast<long long>(i), static_cast<long long>(s));
     s = id;
   }
@@ -270,24 +269,24 @@ Status cpu::check_segments(const SegmentsCall& call) {
   constexpr Op kServed[] = {Op::softmax,         Op::log_softmax,   Op::logsumexp,       Op::softmax_vjp,
                             Op::log_softmax_vjp, Op::logsumexp_vjp, Op::log_softmax_jvp, Op::logsumexp_jvp};
   if (std::find(std::begin(kServed), std::end(kServed), call.op) == std::end(kServed))
-    return fail(Code::unsupported, "op: got code %d; accepted are softmax, log_softmax, logsumexp and their VJPs and JVPs", op);
+    return fail(Code::unsupported, "op is code %d, accepted: softmax, log_softmax, logsumexp and their VJPs and JVPs", op);
   const OpInfo& info = op_info(call.op);
   if (!is_dtype(call.dtype)) return bad_dtype("dtype", call.dtype);
   if (call.elements < 0 || call.features < 0 || call.segments < 0)
-    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0",
+    return fail(Code::invalid_argument, "%s is negative, accepted: sizes from 0",
                 call.elements < 0   ? "elements"
                 : call.features < 0 ? "features"
                                     : "segments");
   if (!is_countable(item_size(call.dtype), {std::max(call.elements, call.segments), call.features}))
     return fail(Code::invalid_argument, "elements, segments, features: have more bytes than 63 bits can count");
-  if (!call.offsets) return fail(Code::invalid_argument, "offsets: missing");
+  if (!call.offsets) return fail(Code::invalid_argument, "offsets is missing");
   if (call.segments == 0 || call.features == 0) return Status{};
   const int inputs = info.inputs + (info.row_input >= 0 ? 1 : 0);
   for (int k = 0; k < inputs; ++k)
     if ((call.elements > 0 && !call.in[k].data) || !call.in[k].strides)
-      return fail(Code::invalid_argument, "in[%d]: missing; %s takes %d inputs", k, info.name, inputs);
+      return fail(Code::invalid_argument, "in[%d] is missing; %s takes %d inputs", k, info.name, inputs);
   if (((call.elements > 0 || info.row_output) && !call.out.data) || !call.out.strides)
-    return fail(Code::invalid_argument, "out: missing");
+    return fail(Code::invalid_argument, "out is missing");
   return Status{};
 }
 
@@ -295,14 +294,14 @@ Status segments(const SegmentsCall& call) noexcept {
   const DefaultFloatingPoint mode;
   if (const Status status = check_segments(call); !status.ok()) return status;
   if (call.offsets[0] != 0 || call.offsets[call.segments] != call.elements)
-    return fail(Code::invalid_argument, "offsets: got %lld to %lld; accepted are offsets from 0 to the %lld elements",
+    return fail(Code::invalid_argument, "offsets has %lld to %lld, accepted: offsets from 0 to the %lld elements",
                 static_cast<long long>(call.offsets[0]), static_cast<long long>(call.offsets[call.segments]),
                 static_cast<long long>(call.elements));
   return with_scratch([&]() -> Status {
     std::vector<std::int64_t> long_segments;
     for (std::int64_t s = 0; s < call.segments; ++s) {
       if (call.offsets[s + 1] < call.offsets[s])
-        return fail(Code::invalid_argument, "offsets: got %lld at %lld after %lld; accepted are offsets that do not fall",
+        return fail(Code::invalid_argument, "offsets has %lld at %lld after %lld, accepted: offsets that do not fall",
                     static_cast<long long>(call.offsets[s + 1]), static_cast<long long>(s + 1),
                     static_cast<long long>(call.offsets[s]));
       if (call.offsets[s + 1] - call.offsets[s] >= kLongSegment) long_segments.push_back(s);

@@ -367,9 +367,9 @@ Status cut_row(const T* x, std::int64_t n, const Filters& filters, FilterCut* cu
   workspace.reset();
   const cpu::Cut<T> found = cpu::filter_cut(x, n, filters, workspace.take_bytes(cpu::filter_scratch<T>(n)));
   if (!(found.logit < std::numeric_limits<T>::infinity()))
-    return fail(Code::invalid_argument, "logits: got NaN or +inf; accepted are numbers below +inf");
+    return fail(Code::invalid_argument, "logits has NaN or +inf, accepted: numbers below +inf");
   if (found.kept == 0)
-    return fail(Code::invalid_argument, "logits: nothing above -inf; accepted are rows with something to draw");
+    return fail(Code::invalid_argument, "logits has nothing above -inf, accepted: rows with something to draw");
   *cut = {found.logit, found.index, found.kept};
   return Status{};
 }
@@ -378,11 +378,11 @@ Status cut_row(const T* x, std::int64_t n, const Filters& filters, FilterCut* cu
 
 Status filter_cut(DType dtype, const void* logits, std::int64_t n, const Filters& filters, FilterCut* cut) noexcept try {
   if (dtype != DType::f32 && dtype != DType::f64)
-    return fail(Code::invalid_argument, "dtype: got %d; accepted are float32 and float64", static_cast<int>(dtype));
-  if (n < 0) return fail(Code::invalid_argument, "n: got %lld; accepted are 0 or more", static_cast<long long>(n));
-  if (!cut || (n && !logits)) return fail(Code::invalid_argument, "%s: missing", cut ? "logits" : "cut");
+    return fail(Code::invalid_argument, "dtype is %d, accepted: float32 and float64", static_cast<int>(dtype));
+  if (n < 0) return fail(Code::invalid_argument, "n is %lld, accepted: 0 or more", static_cast<long long>(n));
+  if (!cut || (n && !logits)) return fail(Code::invalid_argument, "%s is missing", cut ? "logits" : "cut");
   if (filters.top_p != filters.top_p || filters.min_p != filters.min_p)
-    return fail(Code::invalid_argument, "top_p, min_p: got NaN; accepted are numbers from 0 to 1");
+    return fail(Code::invalid_argument, "top_p or min_p is NaN, accepted: numbers from 0 to 1");
   if (const Status status = cpu::check_order(filters.order); !status.ok()) return status;
   return dtype == DType::f32 ? cut_row(static_cast<const float*>(logits), n, filters, cut)
                              : cut_row(static_cast<const double*>(logits), n, filters, cut);

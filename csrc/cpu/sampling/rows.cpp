@@ -89,19 +89,19 @@ Status Failure::status(const SampleJob& job) const {
   if (first == kNone) return Status{};
   const long long row = first / kKinds, draws = job.call.num_samples;
   switch (static_cast<Kind>(first % kKinds)) {
-    case kNaN: return fail(Code::invalid_argument, "logits: row %lld has a NaN; accepted are numbers and -inf", row);
+    case kNaN: return fail(Code::invalid_argument, "logits has a NaN in row %lld, accepted: numbers and -inf", row);
     case kInfinite:
       return fail(Code::invalid_argument,
-                  "logits: row %lld has +inf (after the temperature); accepted are finite numbers and -inf", row);
+                  "logits has +inf in row %lld (after the temperature), accepted: finite numbers and -inf", row);
     case kNothing:
-      return fail(Code::invalid_argument,
-                  "logits: row %lld has nothing to draw from; accepted are rows with a logit above -inf", row);
+      return fail(Code::invalid_argument, "logits has nothing to draw from in row %lld, accepted: rows with a logit above -inf",
+                  row);
     case kOverflows:
       return fail(Code::invalid_argument,
-                  "temperature: got %g for row %lld; accepted in pieces are numbers by which its logits have finite quotients",
+                  "temperature is %g for row %lld, accepted in pieces: numbers by which its logits have finite quotients",
                   option(job.call.temperature, row, 1.0), row);
     default:
-      return fail(Code::invalid_argument, "num_samples: got %lld without replacement; row %lld has fewer classes to draw from",
+      return fail(Code::invalid_argument, "num_samples is %lld without replacement; row %lld has fewer classes to draw from",
                   draws, row);
   }
 }

@@ -49,22 +49,22 @@ Status make_plan(const SampleCall& call, std::int64_t* counts, const std::int64_
   if (Status status = cpu::make_plan(as, plan); !status.ok()) return status;
   std::int64_t row;
   const std::int64_t rows = plan.rows;
-  if (rows && !call.seed.data) return fail(Code::invalid_argument, "seed: missing");
+  if (rows && !call.seed.data) return fail(Code::invalid_argument, "seed is missing");
   if (const double* t = first_bad<double>(
           call.temperature, rows, [](double t) { return t >= 0; }, &row))
-    return fail(Code::invalid_argument, "temperature: got %g for row %lld; accepted are numbers from 0", *t,
+    return fail(Code::invalid_argument, "temperature is %g for row %lld, accepted: numbers from 0", *t,
                 static_cast<long long>(row));
   if (const std::int64_t* k = first_bad<std::int64_t>(
           call.top_k, rows, [](std::int64_t k) { return k >= 1; }, &row))
-    return fail(Code::invalid_argument, "top_k: got %lld for row %lld; accepted are integers from 1",
-                static_cast<long long>(*k), static_cast<long long>(row));
+    return fail(Code::invalid_argument, "top_k is %lld for row %lld, accepted: integers from 1", static_cast<long long>(*k),
+                static_cast<long long>(row));
   if (const double* p = first_bad<double>(
           call.top_p, rows, [](double p) { return p > 0 && p <= 1; }, &row))
-    return fail(Code::invalid_argument, "top_p: got %g for row %lld; accepted are numbers above 0, up to 1", *p,
+    return fail(Code::invalid_argument, "top_p is %g for row %lld, accepted: numbers above 0, up to 1", *p,
                 static_cast<long long>(row));
   if (const double* p = first_bad<double>(
           call.min_p, rows, [](double p) { return p >= 0 && p <= 1; }, &row))
-    return fail(Code::invalid_argument, "min_p: got %g for row %lld; accepted are numbers from 0 to 1", *p,
+    return fail(Code::invalid_argument, "min_p is %g for row %lld, accepted: numbers from 0 to 1", *p,
                 static_cast<long long>(row));
   return Status{};
 }
@@ -207,7 +207,7 @@ Status sample(const SampleCall& call) noexcept {
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
-  if (call.num_samples && !call.out) return fail(Code::invalid_argument, "out: missing");
+  if (call.num_samples && !call.out) return fail(Code::invalid_argument, "out is missing");
   const SampleJob job(call, plan, SampleJob::kDraws);
   Failure failure;
   const Status done = cpu::with_scratch([&] { run_steps({job, failure, call.num_samples, false}); });
@@ -221,7 +221,7 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   if (!counts && call.shape)
     for (int d = 0; d < call.ndim; ++d)
       if (call.shape[d] == 0) return Status{};
-  if (!counts) return fail(Code::invalid_argument, "counts: missing");
+  if (!counts) return fail(Code::invalid_argument, "counts is missing");
   if (Status status = make_plan(call, counts, strides, plan); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
   if (const Status status = cpu::check_plain(call, "sample_counts"); !status.ok()) return status;
@@ -271,7 +271,7 @@ Status check_heat(const SampleCall& call, std::int64_t rows) {
   std::int64_t row;
   const double* const t = first_bad<double>(call.temperature, rows, good, &row);
   if (!t) return Status{};
-  return fail(Code::invalid_argument, "temperature: got %g for row %lld; accepted in pieces are numbers above 0 in %s", *t,
+  return fail(Code::invalid_argument, "temperature is %g for row %lld, accepted in pieces: numbers above 0 in %s", *t,
               static_cast<long long>(row), wide ? "float64" : "float32");
 }
 
@@ -282,7 +282,7 @@ Status sample_probabilities(const SampleCall& call, double* probabilities) noexc
   Plan plan;
   if (Status status = make_plan(call, nullptr, nullptr, plan); !status.ok()) return status;
   if (plan.rows == 0) return Status{};
-  if (!probabilities) return fail(Code::invalid_argument, "probabilities: missing");
+  if (!probabilities) return fail(Code::invalid_argument, "probabilities is missing");
   const SampleJob job(call, plan, SampleJob::kProbabilities);
   Failure failure;
   const Status status = each_row(job, [&](SampleRow& row, std::int64_t r, SampleScratch& scratch) {

@@ -191,14 +191,14 @@ Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& pl
   bool none = false;
   if (const Status status = check_shape(call.dtype, call.ndim, call.shape, -1, &none); !status.ok()) return status;
   if (!sums_are_known(call.sums))
-    return fail(Code::invalid_argument, "sums: got %d; accepted are 1, 2 and 3, or 4 with weights", call.sums);
+    return fail(Code::invalid_argument, "sums is %d, accepted: 1, 2 and 3, or 4 with weights", call.sums);
   if (call.first < 0)
-    return fail(Code::invalid_argument, "first: got %lld; accepted are numbers from 0", static_cast<long long>(call.first));
+    return fail(Code::invalid_argument, "first is %lld, accepted: numbers from 0", static_cast<long long>(call.first));
   plan = Plan{};
   plan.dtype = call.dtype, plan.rows = 1, plan.batch_dims = call.ndim - 1, plan.row_dims = 1;
   const bool weighted = call.sums == kSumWeighted;
   if (call.b.data && !weighted)
-    return fail(Code::invalid_argument, "b: given; accepted are weights of reduce_states with sums = 4");
+    return fail(Code::invalid_argument, "b is given, accepted: weights of reduce_states with sums = 4");
   const View* views[kOperands] = {&call.x, weighted ? &call.b : nullptr, nullptr, nullptr, has_out ? &out : nullptr, nullptr};
   for (int d = 0; d < call.ndim; ++d) {
     Dim& dim = d == call.ndim - 1 ? plan.row[0] : plan.batch[d];
@@ -209,14 +209,14 @@ Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& pl
   plan.n = call.shape[call.ndim - 1];
   std::int64_t end;
   if (__builtin_add_overflow(call.first, plan.n, &end) || end > kMostElements)
-    return fail(Code::invalid_argument, "first: got %lld; accepted are numbers by which a row ends at 2^62 at most",
+    return fail(Code::invalid_argument, "first is %lld, accepted: numbers by which a row ends at 2^62 at most",
                 static_cast<long long>(call.first));
   constexpr const char* kNames[kOperands] = {"x", "b", "", "", "out", ""};
   for (int k = 0; k < kOperands; ++k) {
     if (!views[k]) continue;
     plan.data[k] = views[k]->data;
-    if (!none && !views[k]->data) return fail(Code::invalid_argument, "%s: missing", kNames[k]);
-    if (!none && !views[k]->strides) return fail(Code::invalid_argument, "%s: has no strides", kNames[k]);
+    if (!none && !views[k]->data) return fail(Code::invalid_argument, "%s is missing", kNames[k]);
+    if (!none && !views[k]->strides) return fail(Code::invalid_argument, "%s has no strides", kNames[k]);
   }
   return Status{};
 }
@@ -224,25 +224,25 @@ Status make_rows(const StreamCall& call, const View& out, bool has_out, Plan& pl
 // Whether states are those of rows of one row, in order; what they have in common goes to dtype and sums.
 Status check_states(const SumState* states, std::int64_t count, std::int64_t rows, DType& dtype, std::int32_t& sums) {
   if (count < 0 || rows < 0)
-    return fail(Code::invalid_argument, "%s: got a negative number; accepted are sizes from 0", count < 0 ? "count" : "rows");
+    return fail(Code::invalid_argument, "%s is negative, accepted: sizes from 0", count < 0 ? "count" : "rows");
   sums = kSumApart | kSumAll | kSumWeighted;
   if (!count || !rows) return Status{};
-  if (!states) return fail(Code::invalid_argument, "states: missing");
+  if (!states) return fail(Code::invalid_argument, "states is missing");
   dtype = static_cast<DType>(states->dtype);
   if (!is_dtype(dtype)) return bad_dtype("dtype", dtype);
   for (std::int64_t i = 0; i < count; ++i)
     for (std::int64_t r = 0; r < rows; ++r) {
       const SumState &s = states[i * rows + r], &of_row = states[i * rows];
       if (!sums_are_known(s.sums))
-        return fail(Code::invalid_argument, "states: sums is %d; accepted are 1, 2 and 3, or 4 with weights", s.sums);
+        return fail(Code::invalid_argument, "states: sums is %d, accepted: 1, 2 and 3, or 4 with weights", s.sums);
       if (s.dtype != states->dtype || (s.sums ^ states->sums) & kSumWeighted)
-        return fail(Code::invalid_argument, "states: of different dtypes, or some with weights; accepted are states of a kind");
+        return fail(Code::invalid_argument, "states are of different dtypes, or some with weights, accepted: states of a kind");
       std::int64_t end;
       if (s.first < 0 || s.count < 1 || __builtin_add_overflow(s.first, s.count, &end) || end > kMostElements)
-        return fail(Code::invalid_argument, "states: one is of %lld elements from %lld on; accepted are 1 or more from 0 on",
+        return fail(Code::invalid_argument, "states: one is of %lld elements from %lld on, accepted: 1 or more from 0 on",
                     static_cast<long long>(s.count), static_cast<long long>(s.first));
       if (s.first != of_row.first || s.count != of_row.count)
-        return fail(Code::invalid_argument, "states: rows differ in their elements; accepted are rows with the same");
+        return fail(Code::invalid_argument, "states: rows differ in their elements, accepted: rows with the same");
       sums &= s.sums;
       if (i && states[(i - 1) * rows].first + states[(i - 1) * rows].count > s.first)
         return fail(Code::invalid_argument, "states: one of elements from %lld on and one before overlap or are not in order",
@@ -250,7 +250,7 @@ Status check_states(const SumState* states, std::int64_t count, std::int64_t row
     }
   if (!sums)
     return fail(Code::invalid_argument,
-                "states: some are for softmax only, some for logarithms only; accepted are states of a kind");
+                "states: some are for softmax only, some for logarithms only, accepted: states of a kind");
   return Status{};
 }
 
@@ -459,7 +459,7 @@ Status reduce_states(const StreamCall& call, SumState* out) noexcept {
   Plan plan;
   const Status status = make_rows(call, {}, false, plan);
   if (!status.ok() || plan.n == 0 || plan.rows == 0) return status;
-  if (!out) return fail(Code::invalid_argument, "out: missing");
+  if (!out) return fail(Code::invalid_argument, "out is missing");
   return cpu::with_scratch([&] { reduce_all(call, plan, out); });
 }
 
@@ -469,7 +469,7 @@ Status join_states(SumState* states, std::int64_t count, std::int64_t rows, std:
   std::int32_t sums = 0;
   const Status status = check_states(states, count, rows, dtype, sums);
   if (!status.ok()) return status;
-  if (!joined) return fail(Code::invalid_argument, "joined: missing");
+  if (!joined) return fail(Code::invalid_argument, "joined is missing");
   *joined = count;
   if (!rows || !count) return status;
   const Family family(dtype, sums);
@@ -491,13 +491,13 @@ Status finish_states(const SumState* states, std::int64_t count, std::int64_t ro
   if (status.ok() && !is_dtype(dtype)) status = bad_dtype("dtype", dtype);
   if (!status.ok() || !rows) return status;
   if (of_states != dtype)
-    return fail(Code::invalid_argument, "dtype: got code %d; the states are of code %d", static_cast<int>(dtype),
+    return fail(Code::invalid_argument, "dtype is code %d; the states are of code %d", static_cast<int>(dtype),
                 static_cast<int>(of_states));
   if (!(sums & (kSumApart | kSumWeighted)))
-    return fail(Code::invalid_argument, "states: are for softmax only; accepted are those with the maximum apart");
+    return fail(Code::invalid_argument, "states are for softmax only, accepted: those with the maximum apart");
   if (sign && !(sums & kSumWeighted))
-    return fail(Code::invalid_argument, "sign: the states have no weights; accepted is null, all sums being positive");
-  if (!out) return fail(Code::invalid_argument, "out: missing");
+    return fail(Code::invalid_argument, "sign: the states have no weights, accepted: null, all sums being positive");
+  if (!out) return fail(Code::invalid_argument, "out is missing");
   return cpu::with_scratch([&] {
     const Family family(dtype, sums & kSumWeighted ? kSumWeighted : kSumApart);
     const Kernel& kernel = family.apart();
@@ -513,7 +513,7 @@ Status finish_states(const SumState* states, std::int64_t count, std::int64_t ro
 Status map_states(Op op, const SumState* states, std::int64_t count, const StreamCall& call, View out) noexcept {
   const DefaultFloatingPoint mode;
   if (op != Op::softmax && op != Op::log_softmax)
-    return fail(Code::invalid_argument, "op: got code %d; accepted are %d and %d (softmax, log_softmax)", static_cast<int>(op),
+    return fail(Code::invalid_argument, "op is code %d, accepted: %d and %d (softmax, log_softmax)", static_cast<int>(op),
                 static_cast<int>(Op::softmax), static_cast<int>(Op::log_softmax));
   StreamCall used = call;
   used.sums = op == Op::softmax ? kSumAll : kSumApart;
@@ -525,7 +525,7 @@ Status map_states(Op op, const SumState* states, std::int64_t count, const Strea
   status = check_states(states, count, plan.rows, dtype, sums);
   if (!status.ok() || plan.rows == 0 || plan.n == 0) return status;
   if (dtype != call.dtype)
-    return fail(Code::invalid_argument, "dtype: got code %d; the states are of code %d", static_cast<int>(call.dtype),
+    return fail(Code::invalid_argument, "dtype is code %d; the states are of code %d", static_cast<int>(call.dtype),
                 static_cast<int>(dtype));
   if (!(sums & used.sums))
     return fail(Code::invalid_argument, "states: lack the sum for %s", op == Op::softmax ? "softmax" : "log_softmax");

@@ -251,7 +251,8 @@ Status cross_entropy(const CrossEntropyCall& call, Target& target) noexcept {
   gpu::LossJob job;
   const Status status = gpu::job_of(call, job);
   if (!status.ok()) return status;
-  if (job.rows.rows && job.rows.n && !job.rows.data[cpu::kLogits]) return cpu::fail(Code::invalid_argument, "logits: missing");
+  if (job.rows.rows && job.rows.n && !job.rows.data[cpu::kLogits])
+    return cpu::fail(Code::invalid_argument, "logits is missing");
   const bool wide = call.dtype == DType::f64, sums = call.reduction != LossReduction::none && call.loss;
   const bool counts = job.mean && !call.given_denominator;
   const std::int64_t rows = job.rows.rows;
@@ -280,7 +281,7 @@ Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominat
   gpu::LossJob job;
   const Status status = gpu::job_of(call, job);
   if (!status.ok()) return status;
-  if (!denominator) return cpu::fail(Code::invalid_argument, "denominator: missing");
+  if (!denominator) return cpu::fail(Code::invalid_argument, "denominator is missing");
   return on_device(target, gpu::parts_bytes(job.rows.rows), [&](void* workspace, cudaStream_t stream) {
     return gpu::add_weights(job, call.dtype == DType::f64, workspace, denominator, stream);
   });
@@ -288,8 +289,8 @@ Status cross_entropy_denominator(const CrossEntropyCall& call, double* denominat
 
 Status sum_rows(const void* values, DType dtype, std::int64_t rows, double* sum, Target& target) noexcept {
   if (rows < 0)
-    return cpu::fail(Code::invalid_argument, "rows: got %lld; accepted are integers from 0", static_cast<long long>(rows));
-  if ((rows && !values) || !sum) return cpu::fail(Code::invalid_argument, "%s: missing", sum ? "values" : "sum");
+    return cpu::fail(Code::invalid_argument, "rows is %lld, accepted: integers from 0", static_cast<long long>(rows));
+  if ((rows && !values) || !sum) return cpu::fail(Code::invalid_argument, "%s is missing", sum ? "values" : "sum");
   return on_device(target, gpu::parts_bytes(rows), [&](void* workspace, cudaStream_t stream) {
     gpu::SumResult to = {};
     to.sum = sum;

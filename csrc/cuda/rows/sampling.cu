@@ -49,7 +49,7 @@ struct Job {
         !status.ok())
       return status;
     if (rows.views.rows == 0) return Status{};
-    if (!call.seed.data) return cpu::fail(Code::invalid_argument, "seed: missing");
+    if (!call.seed.data) return cpu::fail(Code::invalid_argument, "seed is missing");
     const bool double_rows = call.dtype == DType::f64;
     const std::int64_t chunk = double_rows ? SUMEXP_NS::Geometry<double>::kChunk : SUMEXP_NS::Geometry<float>::kChunk;
     const std::int64_t state = double_rows ? sizeof(SUMEXP_NS::ExpState<double>) : sizeof(SUMEXP_NS::ExpState<float>);
@@ -109,7 +109,7 @@ Status sample(const SampleCall& call, Target& target) noexcept {
   if (Status status = job.make(call, SampleTask::draws, nullptr, nullptr); !status.ok()) return status;
   const bool told = call.kept || call.cut_logit || call.cut_index;  // of rows
   if (job.rows.views.rows == 0 || (call.num_samples == 0 && !told)) return Status{};
-  if (call.num_samples && !call.out) return cpu::fail(Code::invalid_argument, "out: missing");
+  if (call.num_samples && !call.out) return cpu::fail(Code::invalid_argument, "out is missing");
   if (!call.top_k.data && !call.top_p.data && !call.min_p.data) return job.run(SampleTask::draws, target, 0, nullptr);
   if (job.rows.views.n > kLongestFiltered)
     return cpu::fail(Code::invalid_argument, "shape: rows of more than 2^32 - 1 elements have no filters on CUDA");
@@ -127,7 +127,7 @@ Status sample_counts(const SampleCall& call, std::int64_t* counts, const std::in
   if (!counts && call.shape)
     for (int d = 0; d < call.ndim; ++d)
       if (call.shape[d] == 0) return Status{};
-  if (!counts) return cpu::fail(Code::invalid_argument, "counts: missing");
+  if (!counts) return cpu::fail(Code::invalid_argument, "counts is missing");
   Job job;
   if (Status status = job.make(call, SampleTask::counts, counts, strides); !status.ok()) return status;
   if (job.rows.views.rows == 0) return Status{};

@@ -98,7 +98,7 @@ def check_classes(function, name, index, classes, *ignored):
     if bad.any():
         at = int(np.flatnonzero(bad)[0])
         accepted = f"indices from 0 below {classes}" + "".join(f", and {value}" for value in ignored)
-        raise ValueError(f"{function}: {name}: got {values.reshape(-1)[at]} at {at}; accepted are {accepted}")
+        raise ValueError(f"{function}: {name} is {values.reshape(-1)[at]} at {at}, accepted: {accepted}")
 
 
 def mask_of(function, x, where, name="x"):
