@@ -120,7 +120,7 @@ void test_bad_calls() {
   }
   for (const int n : {0, -3}) {
     const Status status = sumexp::set_num_threads(n);
-    CHECK(status.code == Code::invalid_argument && std::strstr(status.message, "n: "), "threads: %s", status.message);
+    CHECK(status.code == Code::invalid_argument && std::strstr(status.message, "n is "), "threads: %s", status.message);
   }
   const auto names = [](const Status& status, const char* naming) {
     CHECK(status.code == Code::invalid_argument && std::strstr(status.message, naming), "%s: %s", naming, status.message);

@@ -77,10 +77,10 @@ void test_bad_calls() {
   refuses("dtype", [](LogMatmul& c) { c.dtype = static_cast<DType>(4); });
   refuses("batch_dims", [](LogMatmul& c) { c.batch_dims = -1; });
   refuses("batch_shape", [](LogMatmul& c) { c.batch_dims = 1; });
-  refuses("m:", [](LogMatmul& c) { c.m = -1; });
+  refuses("m is -1, accepted: ", [](LogMatmul& c) { c.m = -1; });
   refuses("shape", [](LogMatmul& c) { c.m = c.n = std::int64_t{1} << 40; });
-  refuses("a:", [](LogMatmul& c) { c.a.data = nullptr; });
-  refuses("b:", [](LogMatmul& c) { c.b.strides = nullptr; });
+  refuses("a is missing", [](LogMatmul& c) { c.a.data = nullptr; });
+  refuses("b has no strides", [](LogMatmul& c) { c.b.strides = nullptr; });
   refuses("out", [](LogMatmul& c) { c.out.data = nullptr; });
 }
 

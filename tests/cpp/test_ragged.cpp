@@ -250,7 +250,7 @@ void refusals() {
   refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.out.data = nullptr; }), "out is missing");
   refused(with([&](MaskedCall& c) { c.op = Op::logsumexp, c.shape = no_elements, c.g = {nullptr, steps}; }), "g is missing");
   refused(with([&](MaskedCall& c) { c.dbias = {x, strides}; }), "dbias is given without g");
-  refused(with([&](MaskedCall& c) { c.dsink = {x, steps}; }), "dsink: given without g");
+  refused(with([&](MaskedCall& c) { c.dsink = {x, steps}; }), "dsink is given without g");
   refused(with([&](MaskedCall& c) { c.g = {nullptr, strides}; }), "g is missing");
   const std::int64_t shape3[] = {2, 3, 1}, strides3[] = {12, 4, 4}, steps3[] = {8, 0, 0};  // lengths of batches
   std::int64_t bad[] = {1, 2};

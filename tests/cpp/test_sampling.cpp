@@ -218,7 +218,7 @@ void refusals() {
   };
   refused("seed is missing");
   call.seed = {&seed, 0};
-  refused("row 1 has a NaN");
+  refused("logits has a NaN in row 1,");
   call.axis = 2;
   refused("axis is 2");
   call.axis = -1;
@@ -286,7 +286,7 @@ void other_results() {
   for (const float bad : {kNaN, -kInfinity}) {
     Pair pair;
     for (float& x : pair.x[1]) x = bad;
-    const char* const message = bad != bad ? "row 1 has a NaN" : "row 1 has nothing to draw from";
+    const char* const message = bad != bad ? "logits has a NaN in row 1," : "logits has nothing to draw from in row 1,";
     const SampleCall call = pair.call(1);
     expect(sample_counts(call, counts[0], pair.count_strides), message, "counts with out");
     expect(sample_probabilities(call, probabilities[0]), message, "probabilities with out");
@@ -382,9 +382,9 @@ void temperatures_in_pieces() {
   expect(piece(), "temperature is 1e-40 for row 1", "sample_piece");
   pair.x[1][3] = kInfinity;
   expect(piece(), "", "sample_piece");
-  expect(finish(), "row 1 has +inf", "finish_pieces");
+  expect(finish(), "logits has +inf in row 1 ", "finish_pieces");
   call.num_samples = 0, call.out = nullptr;
-  expect(finish(), "row 1 has +inf", "finish_pieces without draws");
+  expect(finish(), "logits has +inf in row 1 ", "finish_pieces without draws");
   // a quotient of -inf is drawn as seldom as in sample
   call = pair.call(2), heat[1] = 0.5, call.temperature = {heat, 1};
   pair.x[1][0] = 1, pair.x[1][1] = -3e38f, pair.x[1][2] = 2, pair.x[1][3] = -kInfinity;

@@ -287,7 +287,7 @@ def test_empty():
     assert loss == 0 and gradient.shape == x.shape
     none = np.empty((2, 0))
     assert np.isnan(se.cross_entropy(none, np.empty((2, 0)), reduction="none")).all()
-    with pytest.raises(ValueError, match="got 0 for row 0"):
+    with pytest.raises(ValueError, match="target is 0 for row 0"):
         se.cross_entropy(none, [0, 0])
 
 

@@ -301,11 +301,11 @@ def test_bad_offsets_in_forward_mode_and_transforms(offsets, text):
     def call(z, offsets=offsets):
         return st.segment_softmax(z, offsets=offsets).sum()
 
-    with pytest.raises(ValueError, match="^segment_softmax: offsets: " + text):
+    with pytest.raises(ValueError, match="^segment_softmax: offsets " + text):
         torch.func.grad(call)(z)
-    with pytest.raises(ValueError, match="^segment_softmax: offsets: " + text):
+    with pytest.raises(ValueError, match="^segment_softmax: offsets " + text):
         torch.func.grad(call)(z, offsets)
-    with forward_ad.dual_level(), pytest.raises(ValueError, match="^segment_softmax: offsets: " + text):
+    with forward_ad.dual_level(), pytest.raises(ValueError, match="^segment_softmax: offsets " + text):
         call(forward_ad.make_dual(z, z))
     assert torch.vmap(call)(z.expand(2, 9), offsets.expand(2, -1)).shape == (2,)  # any number, and no harm
 

@@ -263,7 +263,7 @@ def test_rows_that_draw_together(dtype):
         for bad in (np.nan, np.inf):
             y = x.copy()
             y[11:13, n - 1] = bad
-            with pytest.raises(ValueError, match="row 11 has"):
+            with pytest.raises(ValueError, match="in row 11[ ,]"):
                 se.sample(y, seed=1)
 
 
@@ -400,7 +400,7 @@ def test_a_filtered_row_is_the_row_of_what_is_kept(dtype):
 def test_filtered_rows_that_cannot_be_drawn_from(n):
     for dtype in (np.float32, np.float64):
         for at in (0, n // 2, n - 1):
-            for bad, message in ((np.nan, "NaN in row 1"), (np.inf, r"\+inf in row 1"), (-np.inf, "nothing to draw from in row 1")):
+            for bad, message in ((np.nan, "NaN in row 1"), (np.inf, r"\+inf in row 1"), (-np.inf, "draw from in row 1")):
                 x = normal((3, n), dtype)
                 x[1, at] = bad
                 if bad == -np.inf:
@@ -485,7 +485,7 @@ def test_shapes():
 def test_counts_are_written_when_all_are_drawn():
     x, out = np.zeros((300, 3)), np.full((300, 3), -7)
     x[200] = np.nan
-    with pytest.raises(ValueError, match="row 200 has a NaN"):
+    with pytest.raises(ValueError, match="has a NaN in row 200,"):
         se.sample_counts(x, 10, seed=1, out=out)
     assert (out == -7).all()
     assert se.sample_counts(x[:9], 10, seed=1, out=out[:9]).sum() == 90 == out[:9].sum()
@@ -574,9 +574,9 @@ def test_rows_that_cannot_be_drawn_from(dtype):
     for options in ({}, {"top_k": 5}, {"temperature": 0}):
         with pytest.raises(ValueError, match="sample: logits has nothing to draw from in row 3"):
             se.sample(y, **options)
-    with pytest.raises(ValueError, match="row 1 has nothing to draw from"):
+    with pytest.raises(ValueError, match="has nothing to draw from in row 1,"):
         se.sample(x, where=np.arange(4)[:, None] != 1)
-    with pytest.raises(ValueError, match="row 0 has nothing to draw from"):
+    with pytest.raises(ValueError, match="has nothing to draw from in row 0,"):
         se.sample(np.zeros((2, 0), dtype))
     y[3, 1] = np.nan
     with pytest.raises(ValueError, match="sample: logits has a NaN in row 3"):
@@ -617,7 +617,7 @@ def test_no_draws(dtype):
         lambda: se.sample_counts(x, 0),
         lambda: se.linear_sample(np.eye(3), x.T.astype(float), num_samples=0),
     ):
-        with pytest.raises(ValueError, match="row .* has a NaN"), np.errstate(invalid="ignore"):
+        with pytest.raises(ValueError, match="has a NaN in row "), np.errstate(invalid="ignore"):
             call()
 
 
