@@ -20,7 +20,7 @@ def checked_options(function, *, ignore_index, label_smoothing, z_loss, softcap,
     return {
         "ignore_index": integer(function, "ignore_index", ignore_index, "an int of 64 bits", -(2**63), 2**63 - 1),
         "label_smoothing": real(function, "label_smoothing", label_smoothing, "a number in [0, 1]", lambda v: 0 <= v <= 1),
-        "z_loss": real(function, "z_loss", z_loss, "a finite number >= 0", is_share),
+        "z_loss": real(function, "z_loss", z_loss, "a finite number >= 0", is_amount),
         "softcap": checked_softcap(function, softcap),
         "temperature": checked_temperature(function, temperature),
         "reduction": one_of(function, "reduction", reduction, REDUCTIONS),
@@ -28,7 +28,7 @@ def checked_options(function, *, ignore_index, label_smoothing, z_loss, softcap,
     }
 
 
-def is_share(number):
+def is_amount(number):
     return 0 <= number < INF
 
 
@@ -38,7 +38,7 @@ def check_denominator(function, reduction):
 
 
 def denominator_number(function, value):
-    return real(function, "denominator", value, "a finite number >= 0", is_share)
+    return real(function, "denominator", value, "a finite number >= 0", is_amount)
 
 
 def check_ignored(function, ignore_index):

@@ -16,9 +16,8 @@ def real(function, name, value, accepted, check, bools=False):
     number = value
     if type(value) not in (int, float):  # first: a compiled program's numbers answer no more
         is_number = hasattr(type(value), "__float__") or hasattr(type(value), "__index__")
-        if not is_number or getattr(value, "ndim", 0) or "complex" in str(getattr(value, "dtype", "")):
-            raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}")
-        if is_bool(value) and not bools:
+        is_complex = "complex" in str(getattr(value, "dtype", ""))
+        if not is_number or is_complex or getattr(value, "ndim", 0) or (is_bool(value) and not bools):
             raise TypeError(f"{function}: {name} is {value!r}, accepted: {accepted}")
         number = value.detach() if hasattr(value, "detach") else value  # whether a gradient is lost is for sumexp.torch to say
     try:

@@ -48,7 +48,8 @@ BAD = {
     "shape": lambda t: t.new_zeros((2, 7, 5)), "0-d": lambda t: t.new_zeros(()),
 }  # fmt: skip
 # torch's own errors, of operations that are torch's there
-OWN = r"The size of tensor a|.* not implemented for|Could not infer dtype|.*has nothing to draw from in row 0|.*neither of offsets"
+OWN = (r"The size of tensor a|.* not implemented for|Could not infer dtype|.*has nothing to draw from in row 0|"
+       r".*neither of offsets")
 
 
 def named(name, parameters):

@@ -234,7 +234,7 @@ def test_softplus_beta(number):
 
 
 def test_threads_are_no_bool():
-    with pytest.raises(TypeError, match="^set_num_threads: n is True, accepted: an int from 1 below 2\*\*31$"):
+    with pytest.raises(TypeError, match=r"^set_num_threads: n is True, accepted: an int from 1 below 2\*\*31$"):
         se.set_num_threads(True)
 
 

@@ -455,6 +455,8 @@ def test_symbolic_trace_of_a_loss():
     traced = torch.fx.symbolic_trace(layer)
     target = torch.tensor([0, 3, 1])
     assert torch.equal(traced(X, target), layer(X, target))
+    of_package = lambda x: se.linear_cross_entropy(x, V, target % 3)
+    assert torch.equal(torch.fx.symbolic_trace(of_package)(X), of_package(X))
 
 
 def test_symbolic_trace_of_modules_and_options():
