@@ -115,7 +115,7 @@ def _prepare(function, x, axis, where, lengths, causal, bias, softcap, sink, tem
 def _forward(function, x, axis, out, **options):
     x, axis, _, given, options, back = _prepare(function, x, axis, **options)
     shape, others = result_shape(function, x.shape, axis), (*given, options["where"], options["lengths"])
-    result = _arrays.result(function, out, shape, x.dtype, x, *others)
+    result = _arrays.result(function, out, shape, x.dtype, x, apart=others)
     row = OPS[function] == 2
     _core._masked(function, OPS[function], x, axis, **options, out=np.expand_dims(result, axis) if row else result)
     return back(result) if out is None else out

@@ -451,6 +451,10 @@ def test_out_and_in_place():
             assert FORWARD[name](z, lengths=np.full(6, n - 1), out=z) is z and same(z, again)
     with pytest.raises(ValueError, match="masked_softmax: out overlaps an input"):
         se.masked_softmax(x[:, :-1], out=x[:, 1:])
+    bias = x.copy()
+    with pytest.raises(ValueError, match="masked_softmax: out overlaps an input, accepted: memory of its own$"):
+        se.masked_softmax(x, bias=bias, out=bias)
+    assert same(bias, x)
 
 
 BAD = [
