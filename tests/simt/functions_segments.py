@@ -27,15 +27,17 @@ def test_segments(name, dtype):
     lengths = [3, 0, 500, 1, 5000, 40, 0, 2049, 7]
     offsets = np.cumsum([0, *lengths])
     x, other = rows((offsets[-1], 3), dtype), rows((offsets[-1], 3), dtype, 1)
-    op, row = OPS[name]
-    if name == "segment_logsumexp_vjp":
+    op = OPS[name]
+    if op.row_gradient:
         other = rows((len(lengths), 3), dtype, 1)
-    args = [x] if op < 3 else [other, x]
+    args = [other, x] if name.endswith(("_vjp", "_jvp")) else [x]
     want = getattr(se, name)(*args, offsets=offsets)
-    first, second = (args[-1], args[0] if op > 2 else None) if op not in (3, 4, 5) else args
+    first, second = args if len(args) == 2 else (x, None)
+    if op.x_first:
+        first, second = second, first
     got = TableArray(np.full(want.shape, 77, dtype))
     given = [None if a is None else TableArray(a) for a in (first, second)]
-    on_device(_core._segments, name, op, *given, TableArray(offsets), got)
+    on_device(_core._segments, name, op.op, *given, TableArray(offsets), got)
     assert got.array.tobytes() == want.tobytes()
 
 
