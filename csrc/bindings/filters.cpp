@@ -17,7 +17,8 @@ void add_filters(py::module_& module) {
         Filters filters = {top_k, top_p, min_p};
         if (order == "hf") filters.order = FilterOrder::hf;
         else if (order == "llama.cpp") filters.order = FilterOrder::llama_cpp;
-        else if (order != "vllm") throw py::value_error("_filter_cut: order is another, accepted: vllm, hf and llama.cpp");
+        else if (order != "vllm")
+          throw py::value_error("_filter_cut: order is '" + order + "', accepted: 'vllm', 'hf', 'llama.cpp'");
         FilterCut cut{};
         run_released(function, [&] { return filter_cut(x.dtype, x.data, x.shape.size(), filters, &cut); });
         return py::make_tuple(cut.logit, cut.index, cut.kept);

@@ -84,7 +84,7 @@ py::object raw_sample(py::handle logits, int axis, py::handle where, const py::d
   SampleCall& call = given.call;
   std::int64_t draws;
   if (call.num_samples < 0 || __builtin_mul_overflow(given.rows, call.num_samples, &draws))
-    throw py::value_error("sample: num_samples does not fit, accepted: integers from 0");
+    throw py::value_error("sample: num_samples is " + std::to_string(call.num_samples) + ", accepted: integers from 0");
   const auto get = [&](const char* name) { return member(info, name); };
   call.out = result<std::int64_t>(out, Kind::signed_integer, draws, function, "out", given.place);
   call.log_prob = result<double>(get("log_prob"), Kind::floating, draws, function, "log_prob", given.place);

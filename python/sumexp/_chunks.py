@@ -36,15 +36,3 @@ def equal_parts(count, most):
     least = max(-(-count // most), 1)
     found = (count // parts for parts in range(least, least + least // 4 + 2) if count % parts == 0)
     return max(next(found, most), 1)
-
-
-def wanted(function, need):
-    """`need` as a tuple of names."""
-    try:
-        need = (need,) if isinstance(need, str) else tuple(need)
-    except TypeError:
-        raise TypeError(f"{function}: need is {need!r}, accepted: a sequence of 'x', 'w', 'bias'") from None
-    for part in need:
-        if part not in PARTS:
-            raise ValueError(f"{function}: need has {part!r}, accepted: 'x', 'w', 'bias'")
-    return need

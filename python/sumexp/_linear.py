@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from . import _arrays, _core
-from ._chunks import BLOCK, blocks, chunk_rows, wanted
+from ._chunks import BLOCK, PARTS, blocks, chunk_rows
 from ._devices import is_torch
-from ._loss_arguments import RAW_INFO
+from ._loss_arguments import RAW_INFO, known_names
 from ._losses import Call
 
 BESIDE = BLOCK * 3 // 2  # elements that a product, and what is added to dw, take beside a chunk's logits
@@ -103,7 +103,8 @@ def _run(function, x, w, target, bias, *, need=(), out_dw=None, info=(), out=Non
         if with_grad or with_g:
             return _linear.with_grad(function, x, w, target, bias, need=need, out_dw=out_dw, info=info, **options)
         return _linear.from_package(function, x, w, target, bias, out=out, info=info, **options)
-    *results, found = _swept(function, x, w, target, bias, wanted(function, need), out_dw, out, info=info, **options)
+    need = known_names(function, "need", need, PARTS)
+    *results, found = _swept(function, x, w, target, bias, need, out_dw, out, info=info, **options)
     if with_g:
         return tuple(results[1:])
     results = (*(results if with_grad else results[:1]), *((found,) if found else ()))

@@ -47,15 +47,16 @@ def check_ignored(function, ignore_index):
         raise ValueError(f"{function}: ignore_index is {ignore_index}, accepted with probabilities: a negative one, unused")
 
 
-def names(function, info):
-    """`info` as a tuple of names."""
+def known_names(function, argument, value, known):
+    """`value`, one of the known names or a sequence of them, as a tuple."""
+    accepted = ", ".join(map(repr, known))
     try:
-        given = (info,) if isinstance(info, str) else tuple(info)
+        given = (value,) if isinstance(value, str) else tuple(value)
     except TypeError:
-        raise TypeError(f"{function}: info is {info!r}, accepted: a sequence of {', '.join(map(repr, INFO))}") from None
+        raise TypeError(f"{function}: {argument} is {value!r}, accepted: a sequence of {accepted}") from None
     for name in given:
-        if name not in INFO:
-            raise ValueError(f"{function}: info has {name!r}, accepted: {', '.join(map(repr, INFO))}")
+        if name not in known:
+            raise ValueError(f"{function}: {argument} has {name!r}, accepted: {accepted}")
     return given
 
 

@@ -5,12 +5,13 @@ import numpy as np
 from . import _arrays, _core
 from ._devices import is_torch
 from ._loss_arguments import (
+    INFO,
     RAW_INFO,
     check_denominator,
     check_ignored,
     checked_options,
     denominator_number,
-    names,
+    known_names,
     tokens_power,
 )
 from ._row_shapes import row_axis, without
@@ -157,7 +158,7 @@ class Call:
         self.target, target_weight = self._target(target)
         options = checked_options(function, **options)
         self.reduction = options["reduction"]
-        self.info = names(function, info)
+        self.info = known_names(function, "info", info, INFO)
         of_indices = self.target.dtype.kind in "iu"
         if not of_indices:
             check_ignored(function, options["ignore_index"])

@@ -18,7 +18,7 @@ from .._loss_arguments import (
     check_ignored,
     checked_options,
     denominator_number,
-    names,
+    known_names,
     tokens_power,
 )
 from .._row_shapes import without
@@ -584,7 +584,7 @@ def checked(function, input, target, dim, *, weight, token_weight, denominator, 
         of_rows(function, "token_weight", of_numbers(function, "token_weight", token_weight), without(input.shape, dim)),
         checked_denominator(function, denominator, reduction, input.device),
     )
-    return tensors, options, names(function, info)
+    return tensors, options, known_names(function, "info", info, INFO)
 
 
 # -- the package's functions --------------------------------------------------------------------------------------------

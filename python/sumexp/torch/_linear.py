@@ -10,7 +10,8 @@ import torch
 from torch.compiler import is_compiling
 
 from .. import _core
-from .._chunks import PARTS, chunk_rows, wanted
+from .._chunks import PARTS, chunk_rows
+from .._loss_arguments import known_names
 from . import _cross_entropy as ce, _front
 from ._checks import a_tensor, as_tensor, into, real
 from ._kernels import DEVICES
@@ -187,7 +188,7 @@ def with_grad(function, x, w, target, bias, *, need, out_dw, info, g=None, **opt
     if g is not None:
         g = as_tensor(function, "g", g, x.device, "a tensor, an array or a number")
         g = ce.of_rows(function, "g", ce.of_numbers(function, "g", g), () if o.reduction else batch)
-    need = tuple(part in wanted(function, need) for part in PARTS)
+    need = tuple(part in known_names(function, "need", need, PARTS) for part in PARTS)
     dual = forward_ad._current_level >= 0 and any(t is not None and has_tangent(t) for t in (g, *tensors))
     if dual or ways(tensors) not in ("kernel", "function"):
         raise NotImplementedError(f"{function}: tensors of a transform, accepted: plain tensors")
