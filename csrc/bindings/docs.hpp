@@ -265,7 +265,7 @@ inline constexpr const char* softmax_hvp = R"(softmax_hvp(g, v, y, axis=-1, *, t
 
 The second derivative of softmax: d/dx <g, softmax(x)>, differentiated again along v.
 
-    y * ((v - <y, v>) * (g - <y, g>) - (<y, g v> - <y, g> <y, v>)) / T**2,    y = softmax(x)
+    y * (c - <y, c>) / T**2,    c = (v - <y, v>) * (g - <y, g>),  y = softmax(x)
 
 Parameters
 ----------

@@ -306,9 +306,12 @@ struct PairGradient {  // nothing but V
   V kl_h, kl_l, others_h, others_l;
 
   SUMEXP_FN V of_p(V x, const PairAt<V>& pair) const {
+    using T = ElementOf<V>;
+    const V zero = V(T(0));
     const auto wins = equal(x, winner);
-    const V own = (pick(wins, pair.w * rest, pair.w) - pick(wins, others_h, kl_h)) - pick(wins, others_l, kl_l);
-    return quiet(g * pick(equal(x, V(-Limits<ElementOf<V>>::infinity)), V(ElementOf<V>(0)), pair.p * own));
+    V own = (pick(wins, pair.w * rest, pair.w) - pick(wins, others_h, kl_h)) - pick(wins, others_l, kl_l);
+    own = pick(equal(pair.p, zero), at_least(V(T(-1)), own), own);  // -inf, where the difference overflows, times 0 is 0
+    return quiet(g * pick(equal(x, V(-Limits<T>::infinity)), zero, pair.p * own));
   }
   SUMEXP_FN V of_q(const PairAt<V>& pair) const { return quiet(g * pair.parts.change); }
 };

@@ -398,6 +398,18 @@ def test_long_rows(fmt):
     assert abs(picked[n - 5] - (1 - p[n - 5])) <= 4 * eps * (1 - p[n - 5])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kl_div_vjp_where_p_is_0_and_the_rest_is_large(dtype):
+    """Rows with the least number as a mask: w - KL overflows where p is 0, and the gradient there is 0."""
+    least = np.finfo(dtype).min
+    for p, q in (([0, 1, least], [0, least, 1]), ([0, least], [least, 0]), ([0, least, least], [least, 0, least])):
+        p, q = np.array(p, dtype), np.array(q, dtype)
+        assert np.isfinite(se.kl_div(p, q))
+        for rows in (1, 40):
+            dp, dq = se.kl_div_vjp(np.ones(rows, dtype), np.tile(p, (rows, 1)), np.tile(q, (rows, 1)))
+            assert (dp[:, p == least] == 0).all() and np.isfinite(dp).all() and np.isfinite(dq).all()
+
+
 # -- bytes ----------------------------------------------------------------------------------------------------
 
 
