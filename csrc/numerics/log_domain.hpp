@@ -46,7 +46,7 @@ struct Working<DD<D>> {
   static SUMEXP_FN DD<D> minus(DD<D> w) { return {D(0.0) - w.hi, D(0.0) - w.lo}; }
   static SUMEXP_FN D times(DD<D> w, D g) {
     const DD<D> p = two_product(w.hi, g);
-    return p.hi + fma(w.lo, g, p.lo);
+    return pick(equal(p.hi - p.hi, D(0.0)), p.hi + fma(w.lo, g, p.lo), p.hi);  // infinity has no rest
   }
   static SUMEXP_FN D head(DD<D> w) { return w.hi; }
   static SUMEXP_FN D plus(D m, DD<D> w) {

@@ -8,8 +8,24 @@ namespace sumexp::SUMEXP_NS {
 
 // -- the sums of a row ---------------------------------------------------------------------------------------------
 
-// sum_j b_j (m - z_j) and sum_j b_j of dense weights b, without the elements that are -inf, of which `lost` says whether one
-// has a weight. All parts have the sign of their weight, so that nothing cancels among weights of one sign.
+// Distances between logits, and sums of them, are kept times this: those of doubles overflow without.
+template <class T>
+inline constexpr double kShrink = sizeof(T) == 8 ? 0x1p-32 : 1.0;
+template <class V>
+SUMEXP_FN V shrunk(V x) {
+  using T = ElementOf<V>;
+  if constexpr (kShrink<T> == 1.0) return x;
+  else return x * V(static_cast<T>(kShrink<T>));
+}
+// m - z, shrunk, of which z = -inf has none.
+template <class V>
+SUMEXP_FN Wide<V> distance_below(V m, V z) {
+  const V zero = V(ElementOf<V>(0)), from = shrunk(m);
+  return WideOf<V>::from(from, zero - pick(equal(z, V(-Limits<ElementOf<V>>::infinity)), from, shrunk(z)));
+}
+
+// sum_j b_j (m - z_j), shrunk, and sum_j b_j of dense weights b, without the elements that are -inf, of which `lost` says
+// whether one has a weight. All parts have the sign of their weight, so that nothing cancels among weights of one sign.
 template <class T>
 struct DenseSum {
   Wide<T> distance, weight;
@@ -31,7 +47,7 @@ struct LossState {
   }
 };
 
-// up: from the lower maximum to the upper one, finite
+// up: from the lower maximum to the upper one, finite and shrunk
 template <class T>
 SUMEXP_FN DenseSum<T> merge(bool a_upper, const DenseSum<T>& a, const DenseSum<T>& b, Wide<T> up) {
   const Wide<T> lower = pick(a_upper, b.distance, a.distance) + pick(a_upper, b.weight, a.weight) * up;
@@ -45,28 +61,22 @@ SUMEXP_MERGE_FN LossState<T> merge(const LossState<T>& a, const LossState<T>& b)
   const bool rise = is_finite(lower.m) && is_finite(upper.m);
   const Wide<T> up = rise ? O::from(upper.m, T(0) - lower.m) : O::constant(0);
   const std::int64_t gap = exponent_gap(lower.m, lower.N, upper.m, upper.N);
-  const Wide<T> of_dense = a.apart ? O::constant(0) : up;
+  const Wide<T> of_dense = a.apart || !rise ? O::constant(0) : distance_below(upper.m, lower.m);
   LossState<T> to = {merge(a.sum, b.sum), merge(a_upper, a.dense, b.dense, of_dense),
                      merge(a_upper, a.plain, b.plain, of_dense), pick(a_upper, a.spread, b.spread), a.apart};
   if (rise && gap > kFarBelow) to.spread = to.spread + shifted<T>(pick(a_upper, b.spread, a.spread) + total(lower) * up, gap);
   return to;
 }
 
-// What an element adds to them. m - z, of which z = -inf has none.
-template <class V>
-SUMEXP_FN Wide<V> distance_below(V m, V z) {
-  const V zero = V(ElementOf<V>(0));
-  return WideOf<V>::from(m, zero - pick(equal(z, V(-Limits<ElementOf<V>>::infinity)), m, z));
-}
 // t (m - z), t the term of z
 template <class V>
 SUMEXP_FN Wide<V> spread_part(V term, V m, V z) {
   const V zero = V(ElementOf<V>(0));
   return WideOf<V>::from(term) * WideOf<V>::from(pick(equal(term, zero), zero, m - z));
 }
-// Rows: add_rows is the sum of two rows' losses or weights.
-SUMEXP_FN double add_rows(double a, double b) { return a + b; }
-SUMEXP_FN DD<double> add_rows(DD<double> a, DD<double> b) {
+// The sum of two losses or weights, of rows or parts of one.
+SUMEXP_FN double add_losses(double a, double b) { return a + b; }
+SUMEXP_FN DD<double> add_losses(DD<double> a, DD<double> b) {
   const double head = a.hi + b.hi;
   if (!(head - head == 0.0)) return {head, 0.0};  // where pairs would make a NaN of an infinity
   return a + b;
@@ -109,19 +119,17 @@ struct LossGradient {
   bool late = false;  // divided by the temperature at last, since factors would overflow
 };
 // A row in which a quotient by the temperature T overflows is taken less its maximum: z_j = 2 ((x_j/2 - top/2) / T). What is
-// lost of large distances then, weighted sums of them have from x itself: they are of top - x_j, times kScale.
+// lost of large distances then, weighted sums of them have from x itself: they are of top - x_j.
 template <class T>
 struct LossTop {
   bool apart = false;
   T top = T(0);
   double temperature = 1.0;
-  static constexpr double kScale = sizeof(T) == 8 ? 0x1p-32 : 1.0;  // differences of doubles, and their sums, overflow without
 
-  SUMEXP_FN double scaled() const { return static_cast<double>(top) * kScale; }
-  // (top - x) kScale of x kScale
-  SUMEXP_FN double below(T scaled_x) const { return scaled() - static_cast<double>(scaled_x); }
+  // top - x, shrunk
+  SUMEXP_FN double below(T x) const { return static_cast<double>(shrunk(top)) - static_cast<double>(shrunk(x)); }
   SUMEXP_FN Wide<T> over_temperature(double distances) const {
-    return WideOf<T>::constant(distances == 0.0 ? 0.0 : distances / temperature / kScale);
+    return WideOf<T>::constant(distances == 0.0 ? 0.0 : distances / temperature / kShrink<T>);
   }
 };
 template <class V>
@@ -163,22 +171,31 @@ SUMEXP_FN double mean_of(double sum, double denominator, bool zero_if_empty) {
 }
 SUMEXP_FN double number(DD<double> w) { return w.hi + w.lo; }
 
-// sum of b (log S - z) of a dense sum, m and L = log S - m being the row's
+// scale (d + rest) of a shrunk distance d, which by itself may overflow
 template <class T>
-SUMEXP_FN Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L) {
-  return dense.distance + dense.weight * L;
+SUMEXP_FN Wide<T> scaled_distance(Wide<T> d, Wide<T> rest, double scale) {
+  using O = WideOf<T>;
+  const Wide<T> factor = O::constant(scale), whole = O::scaled(d, 1.0 / kShrink<T>);
+  if (is_finite(head(whole))) return (whole + rest) * factor;
+  return O::scaled(d * factor, 1.0 / kShrink<T>) + rest * factor;
 }
+// scale sum b (log S - z) of a dense sum, m and L = log S - m being the row's
 template <class T>
 SUMEXP_FN Wide<T> distance_to(const DenseSum<T>& dense, Wide<T> L, double scale, const LossTop<T>& top) {
-  if (!top.apart) return distance_to(dense, L) * WideOf<T>::constant(scale);
+  if (!top.apart) return scaled_distance<T>(dense.distance, dense.weight * L, scale);
   return top.over_temperature(number(dense.distance) * scale) + dense.weight * L * WideOf<T>::constant(scale);
 }
 // a (lse - z) of a part
 template <class T>
 SUMEXP_FN Wide<T> distance_to(const LossPart<T>& part, T m, Wide<T> L, double a, const LossTop<T>& top) {
-  const Wide<T> weight = WideOf<T>::constant(a);
-  if (!top.apart) return (WideOf<T>::from(m, T(0) - part.z) + L) * weight;
-  return top.over_temperature(part.below * a) + L * weight;
+  if (!top.apart) return scaled_distance<T>(distance_below(m, part.z), L, a);
+  return top.over_temperature(part.below * a) + L * WideOf<T>::constant(a);
+}
+
+// Whether it is its distances that overflow, not a weight.
+template <class T>
+SUMEXP_FN bool too_far(const DenseSum<T>& dense, Wide<T> distance) {
+  return !is_finite(number(distance)) && is_finite(number(dense.weight));
 }
 
 template <class T>
@@ -221,8 +238,8 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
   const Wide<T> L = known ? known->L : log_over_max(sum), zero = O::constant(0);
   const Wide<T> lse = (top.apart && is_finite(shift) ? O::constant(shift) : O::from(sum.m)) + L;
   const double lse_1 = is_finite(shift) ? number(lse) : shift;
-  const bool has_dense = o.has_dense(), too_large = o.z_loss != 0.0 && !is_finite(lse_1 * lse_1 * o.z_loss);
-  const Wide<T> z_loss = o.z_loss == 0.0 || too_large ? zero : lse * lse * O::constant(o.z_loss);
+  const bool has_dense = o.has_dense(), too_large = o.z_loss != 0.0 && !is_finite(lse_1 * (lse_1 * o.z_loss));
+  const Wide<T> z_loss = o.z_loss == 0.0 || too_large ? zero : lse * (lse * O::constant(o.z_loss));
   const bool single = part_count == 1, plain = single && !has_dense && o.z_loss == 0.0;
 
   Wide<T> loss = zero, own = zero, weights = zero;  // own: -log_prob
@@ -237,27 +254,29 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
       return;
     }
     const Wide<T> of_loss = distance_to(part, sum.m, L, a, top), of_own = distance_to(part, sum.m, L, part.weight, top);
-    if (!top.apart || is_finite(number(of_loss))) loss = loss + of_loss;
+    if (is_finite(number(of_loss)) || !is_finite(a)) loss = add_losses(loss, of_loss);
     else lost |= a != 0.0;
-    if (!top.apart || is_finite(number(of_own))) own = own + of_own;
+    if (is_finite(number(of_own))) own = own + of_own;
     else own_lost |= part.weight != 0.0;
   });
   if (has_dense) {
     const Wide<T> distance = distance_to(state.dense, L, dense_scale, top);
-    loss = loss + distance;
+    loss = add_losses(loss, distance);
     weights = weights + state.dense.weight * O::constant(dense_scale);
-    lost |= (state.dense.lost && dense_scale != 0.0) || (top.apart && !is_finite(number(distance)));
+    lost |= (state.dense.lost && dense_scale != 0.0) || too_far(state.dense, distance);
     if (o.probabilities) {
       const DenseSum<T>& target = o.mixed() ? state.plain : state.dense;
       own = distance_to(target, L, 1.0, top);
-      own_lost = target.lost || (top.apart && !is_finite(number(own)));
+      own_lost = target.lost || too_far(target, own);
     }
   }
-  loss = loss + z_loss;
+  loss = add_losses(loss, z_loss);
 
+  const bool infinite = head(loss) - head(loss) != 0.0 && !is_nan(loss);
   LossResult<T> to = {};
   if (plain && !top.apart) to.loss = weighted_loss(cross_entropy(sum.m, L, last.z), last.a(o) * loss_factor);
   else if (lost) to.loss = weighted_loss(infinity, loss_factor);
+  else if (infinite) to.loss = weighted_loss(head(loss) > 0.0 ? infinity : -infinity, loss_factor);
   else to.loss = O::narrow(loss * O::constant(loss_factor));
   to.loss = quiet(to.loss);
   to.lse = is_finite(shift) ? O::narrow(lse) : static_cast<T>(shift);

@@ -92,7 +92,10 @@ SUMEXP_FN Gradients gradients(double x, double b, const RunningSum& S, double sc
   double moved = x, f = b;
   if (is_finite(f) && f != 0.0) move_exponent(moved, f);
   const RunningSum other = moved == x ? one : element_sum(moved);
-  const double product = f == 0.0 ? 0.0 : moved == x ? w * f : lifted(other.s.hi * scale * f, signed_gap(other, S));
+  // the power of two last: b may make a normal number of a w that is none
+  const double product = f == 0.0                            ? 0.0
+                         : is_finite(f) && other.s.hi != 0.0 ? lifted(other.s.hi * scale * f, signed_gap(other, S))
+                                                             : w * f;
   return {quiet(product), quiet(w)};
 }
 

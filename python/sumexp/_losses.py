@@ -73,8 +73,9 @@ def cross_entropy(logits, target, axis=-1, *, weight=None, ignore_index=-100, la
     Index targets without options: within 4 ulp of the exact value, also as p goes to 1. With options within 9 eps of
     the sum of the absolute parts, token_weight * (sum_j |a_j| (|lse| + |z_j|) + z_loss lse**2), and without softcap and
     temperature of token_weight * (sum_j |a_j| (lse - z_j) + z_loss lse**2). z is logits / temperature, capped, as the type that
-    computes rounds it. eps is half the machine epsilon; 16-bit results are computed in float32 and rounded once. Rows are added
-    in one order, whatever the threads, in float64 or a pair of them.
+    computes rounds it. eps is half the machine epsilon; 16-bit results are computed in float32 and rounded once, and the loss
+    of a target that is one class before its weights multiply it. Rows are added in one order, whatever the threads, in float64
+    or a pair of them.
 
     Raises
     ------

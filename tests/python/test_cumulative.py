@@ -175,6 +175,13 @@ def test_a_large_factor_far_below():
     x, expected = np.array([-1040.0, 0.0]), float(mpmath.exp(-1040) * mpf(10) ** 300)
     assert se.logcumsumexp_jvp(np.array([1e300, 0.0]), x)[1] == pytest.approx(expected, rel=1e-15, abs=0)
     assert se.logcumsumexp_vjp(np.array([0.0, 1e300]), x)[0] == pytest.approx(expected, rel=1e-15, abs=0)
+    # a term below the smallest normal number, of a result that is none
+    expected = float(mpmath.exp(-746) * mpf(10) ** 16)
+    for x, g in (([700.0, -46.0], [0.0, 1e16]), ([-46.0, 700.0], [0.0, 1e16]), ([-46.0, 0.0, 700.0], [0.0, 0.0, 1e16])):
+        dx = se.logcumsumexp_vjp(np.array(g), np.array(x))
+        assert dx[x.index(-46.0)] == pytest.approx(expected, rel=1e-15, abs=0)
+    for x, t in (([700.0, -46.0], [0.0, 1e16]), ([-46.0, 700.0], [1e16, 0.0]), ([-46.0, 0.0, 700.0], [1e16, 0.0, 0.0])):
+        assert se.logcumsumexp_jvp(np.array(t), np.array(x))[-1] == pytest.approx(expected, rel=1e-15, abs=0)
 
 
 def test_special_values():

@@ -156,6 +156,14 @@ def test_gradient_far_apart(gap):  # pytorch 196704: e^gap overflows
     assert se.logsubexp_vjp(1.0, float(gap), 0.0)[0] == 1
 
 
+def test_gradients_that_overflow():
+    """Infinity, not the NaN of what it lacks to be exact."""
+    assert se.logaddexp_vjp(INF, 3.0, 2.0) == (INF, INF)
+    assert se.logsubexp_vjp(1e308, 1.0, 1.0 - 2.0**-40) == (INF, -INF)
+    assert se.log1mexp_vjp(1e308, 1e-10) == INF and se.log1mexp_vjp(-1e308, 1e-10) == -INF
+    assert se.softplus_vjp(INF, 0.0) == INF
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bytes(dtype):
     """Of any instruction set, number of threads, stride and place."""

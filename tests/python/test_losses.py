@@ -535,6 +535,12 @@ def test_an_infinite_gradient_of_z_loss_is_0_where_p_is(isa, dtype, most):
         _core.set_isa(ISAS[-1])
 
 
+def test_a_z_loss_of_a_square_beyond_the_largest_number():
+    x = np.array([0, 1e155])
+    loss, g = se.cross_entropy_with_grad(x, 1, z_loss=1e-30)
+    assert loss == pytest.approx(1e280, rel=1e-15, abs=0) and g[0] == 0 and g[1] == pytest.approx(2e125, rel=1e-15, abs=0)
+
+
 @pytest.mark.parametrize("shape", [(0, 2, 5), (2, 0, 5), (3, 2, 0, 5)])
 def test_no_rows_in_several_dimensions(shape):
     x, t = np.zeros(shape, np.float32), np.zeros(shape[:-1], int)

@@ -1,4 +1,5 @@
-"""Quotients x / T that overflow, and an infinite T, in the functions that test_temperature.py has not."""
+"""Quotients x / T that overflow, an infinite T, and distances of logits that overflow, in the functions that
+test_temperature.py has not."""
 
 import mpmath
 import numpy as np
@@ -11,7 +12,8 @@ from test_temperature import DTYPES, EPS, OVERFLOWS
 
 MORE = [("float32", [0, -3.4e38, 1], 0.5), ("float64", [1.7e308, -1.7e308, 1.6e308], 0.3), ("float32", [3.1, 3.2, 3.3], 1e-42),
         ("float32", [1, -np.inf, 3, 2], np.inf), ("float64", [-1e300, 2, 1e308], np.inf), ("float16", [1, 2, 3], np.inf),
-        ("bfloat16", [-np.inf, 5, 5], np.inf)]  # fmt: skip
+        ("bfloat16", [-np.inf, 5, 5], np.inf), ("float64", [0, 1, -1e308, -1e308], 1),
+        ("float64", [1.7e308, -1.7e308, 5, -1.7e308], 1), ("float32", [3.4e38, -3.4e38, 5, -3.4e38], 1)]  # fmt: skip
 ROWS = [(name, row, float(np.float32(T)) if name != "float64" else T) for name, row, T in OVERFLOWS + MORE]
 INF = mpmath.inf
 
@@ -113,11 +115,11 @@ def test_cross_entropy(dtype, x, T):
     for batch, own, axis in batches(x):
         shape = np.moveaxis(batch, axis, -1).shape
 
-        def run(target, a, **options):
+        def run(target, a, loss_at=None, **options):
             a = [mpmath.mpf(float(v)) for v in a]
             loss, g, info = se.cross_entropy_with_grad(batch, target, axis, temperature=T, reduction="none",
                                                        info=("lse", "log_prob", "entropy", "predicted"), **options)
-            check(own(loss), [loss_of(right, a)], dtype)
+            check(own(loss), [loss_of(right, a) if loss_at is None else loss_at], dtype)
             A = sum(a)
             check(own(g), right.over_T([A * p - v for p, v in zip(right.p, a)]), dtype,
                   right.over_T([A * p + v for p, v in zip(right.p, a)]))  # fmt: skip
@@ -129,7 +131,8 @@ def test_cross_entropy(dtype, x, T):
         for t in numbers:
             got = run(np.full(shape[:-1], t), one[t])
             check(got, [-right.d[t]], "float64" if dtype == "float64" else "float32")
-            run(np.full(shape[:-1], t), one[t] * float(w[t]), weight=w)
+            beyond = INF if T == 1 and right.d[t] > EPS[dtype][1] else None  # rounded before its weight
+            run(np.full(shape[:-1], t), one[t] * float(w[t]), beyond, weight=w)
             if len(numbers) == n:
                 run(np.full(shape[:-1], t), 0.75 * one[t] + 0.25 / n, label_smoothing=0.25)
         target = np.moveaxis(np.broadcast_to(y.astype(wide), shape), -1, axis)

@@ -202,3 +202,11 @@ def test_a_weight_beyond_the_dtype(dtype, b):
 def test_logmeanexp_does_not_read_weights_that_are_left_out():
     for bad in (NAN, INF):
         assert se.logmeanexp([0.0, 1.0], b=[1, bad], where=[True, False]) == 0.0
+
+
+def test_weights_make_normal_numbers_of_what_is_none():
+    x, b = np.array([0.0, -740.0, -760.0]), np.array([1.0, 1e30, 1e40])
+    dx, db = se.logsumexp_vjp(1.0, x, b=b)
+    for i in (1, 2):
+        assert dx[i] == pytest.approx(float(mpmath.exp(x[i]) * mpf(b[i])), rel=1e-15, abs=0)
+    assert 0 < db[1] < 2e-321 and db[2] == 0

@@ -261,20 +261,19 @@ Partial near_zero(double* x, int count, const Partial& before, double limit, dou
 }
 
 void vjp(const double* g, const double* x, int count, const Partial& before, Partial* after, double* dx) {
-  RunningSum run = sum_of(before), at[kPiece];
-  DD<double> terms[kPiece];
+  RunningSum run = sum_of(before), at[kPiece], own[kPiece];
   const Elements elements(x, count);
   for (int i = 0; i < count; ++i) {
-    const RunningSum one = elements[i];
-    at[i] = run = join(run, one);
-    terms[i] = rebased(one.s, one.m, one.N, run.m, run.N);
+    own[i] = elements[i];
+    at[i] = run = join(run, own[i]);
   }
   RunningSum H = sum_of(*after);
   for (int i = count - 1; i >= 0; --i) {
     H = {at[i].m, at[i].N, rebased(H.s, at[i].m, at[i].N, H.m, H.N)};
     if (at[i].s.hi != 0.0) H.s = H.s + DD<double>{g[i], 0.0} / at[i].s;
-    const DD<double> d = terms[i] * H.s;
-    dx[i] = terms[i].hi == 0.0 && !is_nan(H.s) ? 0.0 : quiet(d.hi);
+    // The power of two last: a large H makes a normal number of a term that is none.
+    const DD<double> d = rebased(own[i].s * H.s, own[i].m, own[i].N, at[i].m, at[i].N);
+    dx[i] = own[i].s.hi == 0.0 && !is_nan(H.s) ? 0.0 : quiet(d.hi);
   }
   *after = partial_of(H);
 }
@@ -286,7 +285,7 @@ void jvp(const double* t, const double* x, int count, Partial* sum, Partial* alo
   for (int i = 0; i < count; ++i) {
     const RunningSum one = elements[i], next = join(run, one);
     D = rebased(D, run.m, run.N, next.m, next.N);
-    if (one.s.hi != 0.0) D = D + rebased(one.s, one.m, one.N, next.m, next.N) * DD<double>{t[i], 0.0};
+    if (one.s.hi != 0.0) D = D + rebased(one.s * DD<double>{t[i], 0.0}, one.m, one.N, next.m, next.N);
     run = next;
     dy[i] = run.s.hi == 0.0 ? 0.0 : quiet((D / run.s).hi);
   }

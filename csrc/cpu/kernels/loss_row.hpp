@@ -138,19 +138,15 @@ struct LossRowOf {
       });
     }
   }
-  // x times kScale, of a row apart.
+  // x, of a row apart
   void undivided(std::int64_t first, int count, T* to) const {
     job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count, to);
     cap_logits(to, count, nullptr);
-    each_vector<V>(count, [&](int i, auto memory) SUMEXP_INLINE {
-      memory.store(to + i, memory.template load<V>(to + i, T(0)) * V(static_cast<T>(LossTop<T>::kScale)));
-    });
   }
   void set_apart() {
     T* const x = static_cast<T*>(scratch.z);
     for (std::int64_t first = 0; first < n; first += kChunk) {
-      job.moves->pack_row(*job.plan, cpu::kIn0, row->logits, first, count_of(first), x);
-      cap_logits(x, count_of(first), nullptr);
+      undivided(first, count_of(first), x);
       job.moves->largest(x, count_of(first), &top.top);
     }
     top.apart = true, z_place = y_place = -1;
@@ -234,7 +230,7 @@ struct LossRowOf {
     if (row->entropy && is_finite(m)) state.spread = spread_of<V>(z, terms, count, m);
     if (has_dense) {
       const T* const y = probabilities ? target(first, count) : nullptr;
-      const T *x = z, from = top.apart ? static_cast<T>(top.scaled()) : m;
+      const T *x = z, from = top.apart ? top.top : m;
       if (top.apart) undivided(first, count, static_cast<T*>(scratch.out)), x = static_cast<T*>(scratch.out);
       if (mixed && row->log_prob) state.plain = dense_sum<V, false>(x, y, count, from);
       if (probabilities && row->correct) find_largest(y, count, first, best_y, y_place);

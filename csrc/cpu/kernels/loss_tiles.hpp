@@ -51,7 +51,7 @@ struct LossSingles {
     const V zero = V(T(0)), z_t = V::load(z);
     const Wide<V> target = wide_lanes(of_target), nothing = O::constant(0), dense = weight * O::constant(options.dense_scale());
     const Wide<V> of_part = (O::from(sum.m, zero - z_t) + L) * target;
-    const Wide<V> of_dense = (distance + weight * L) * O::constant(options.dense_scale());
+    const Wide<V> of_dense = (O::scaled(distance, 1.0 / kShrink<T>) + weight * L) * O::constant(options.dense_scale());
     V::store(loss, O::narrow(((nothing + of_part) + of_dense) * wide_lanes(factor)));
     const Wide<V> g = target_gradient(sum, z_t, (dense + wide_lanes(minus_share)) + nothing, wide_lanes(own)).value;
     V::store(at_target, O::narrow(g * wide_lanes(scale)));
@@ -62,7 +62,8 @@ struct LossSingles {
   // Whether numbers are such that these are row b's.
   bool serves(int b, const cpu::LossRow& row) const {
     const double f = row.gradient_factor;
-    return is_finite(z[b]) && (!row.gradient || (is_finite(static_cast<T>(f)) && is_finite(static_cast<T>(weights(b) * f))));
+    if (!is_finite(z[b]) || (has_dense && !is_finite(loss[b]))) return false;
+    return !row.gradient || (is_finite(static_cast<T>(f)) && is_finite(static_cast<T>(weights(b) * f)));
   }
   T loss_of(int b, const cpu::LossRow& row) const {
     return quiet(has_dense ? loss[b] : weighted_loss(loss[b], a[b] * row.loss_factor));

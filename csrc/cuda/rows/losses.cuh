@@ -245,11 +245,8 @@ class LossRow {
     }
     return x;
   }
-  // x times kScale, of a row apart.
-  SUMEXP_DEVICE T undivided(T x) const {
-    if (job_.softcap != 0.0) x = capped(x, static_cast<T>(job_.softcap)).value;
-    return x * static_cast<T>(LossTop<T>::kScale);
-  }
+  // x, of a row apart
+  SUMEXP_DEVICE T undivided(T x) const { return job_.softcap != 0.0 ? capped(x, static_cast<T>(job_.softcap)).value : x; }
   template <int n>
   SUMEXP_DEVICE void scale(T (&v)[n][L::kValues]) const {
     if constexpr (kMore) {
@@ -346,7 +343,7 @@ class LossRow {
   SUMEXP_DEVICE void reduce_more(std::int64_t c, State& state) const {
     const int count = chunk_size<S>(n_, c);
     const bool finite = is_finite(maximum_), plain = job_.log_prob && job_.options.mixed(), entropy = job_.entropy && finite;
-    const T m = top_.apart ? static_cast<T>(top_.scaled()) : finite ? maximum_ : T(0);
+    const T m = top_.apart ? top_.top : finite ? maximum_ : T(0);
     OrderedSums<S, 2> dense, own;
     OrderedSums<S, 1> spread;
     bool lost = false, own_lost = false;
