@@ -132,33 +132,31 @@ def seeds(function, seed, batch):
     return per_row(function, "seed", seed, batch, np.uint64)
 
 
-def row_options(function, batch, temperature, seed, stream):
-    options = {"seed": seeds(function, seed, batch)}
+def row_options(function, batch, temperature, seed, stream, **options):
+    """`options`, and those that all have; the seed last: a generator moves on where the others are as they should be."""
     if stream is not None:
         options["stream"] = per_row(function, "stream", stream, batch, np.int64)
     if not (type(temperature) in (int, float) and temperature == 1):
         options["temperature"] = per_row(function, "temperature", temperature, batch, np.float64)
-    return options
+    check_ranges(function, options)
+    return options | {"seed": seeds(function, seed, batch)}
 
 
 def sample_options(function, batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement):
     """Of sumexp._core._sample: arrays of one element or one a row, and numbers."""
     if not isinstance(order, str) or order not in ORDERS:
         raise ValueError(f"{function}: order is {order!r}, accepted: {', '.join(map(repr, ORDERS))}")
-    options = row_options(function, batch, temperature, seed, stream)
+    options = {"order": ORDERS[order], "replacement": bool(replacement)}
     for name, value, dtype in (("top_k", top_k, np.int64), ("top_p", top_p, np.float64), ("min_p", min_p, np.float64)):
         if value is not None:
             options[name] = per_row(function, name, value, batch, dtype)
-    options["order"] = ORDERS[order]
     options["num_samples"] = 1 if num_samples is None else number(function, "num_samples", num_samples)
-    options["replacement"] = bool(replacement)
-    return options
+    return row_options(function, batch, temperature, seed, stream, **options)
 
 
 def count_options(batch, num_samples, temperature, seed, stream):
-    options = row_options("sample_counts", batch, temperature, seed, stream)
-    options["num_samples"] = number("sample_counts", "num_samples", num_samples)
-    return options
+    num_samples = number("sample_counts", "num_samples", num_samples)
+    return row_options("sample_counts", batch, temperature, seed, stream, num_samples=num_samples)
 
 
 RANGES = {
@@ -170,7 +168,7 @@ RANGES = {
 
 
 def check_ranges(function, options):
-    """What the CPU's entries ask of options; a device's look at none."""
+    """What options that are not on a device have to be, whose entries look at none."""
     for name, (accepted, good) in RANGES.items():
         values = options.get(name)
         bad = np.flatnonzero(~good(values)) if isinstance(values, np.ndarray) else ()
@@ -188,7 +186,7 @@ class Host:
     concatenate = staticmethod(np.concatenate)
 
     @staticmethod
-    def options(function, options):
+    def options(options):
         """As the entries of sumexp._core take them."""
         return options
 
@@ -211,7 +209,7 @@ def draw(x, axis, where, options, batch, num_samples, return_info, place=Host):
     if return_info:
         types = {"kept": np.int64, "cut_logit": np.float64, "cut_index": np.int64}
         info |= {name: place.empty(batch, dtype) for name, dtype in types.items()}
-    place.run(_core._sample, x, axis, where, place.options("sample", options), out, info)
+    place.run(_core._sample, x, axis, where, place.options(options), out, info)
     return out, info
 
 
@@ -270,7 +268,7 @@ def draw_in_pieces(xp, logits, rows, classes, dtype, options, place):
     chunks = -(-classes // chunk)
     states = place.empty((rows, chunks, _core._piece_state_bytes(wide)), np.uint8)
     places = place.empty((rows, chunks, draws), np.int16)
-    options = place.options("linear_sample", options)
+    options = place.options(options)
     step = max(1, PIECE_BYTES // (item * chunk * max(rows, 1))) * chunk
     for a in range(0, classes, step):
         made = logits(slice(None), a, min(a + step, classes))
@@ -290,7 +288,7 @@ def gumbel_noise(batch, n, seed, stream):
 
 
 def made_noise(batch, n, options, place=Host):
-    options = place.options("gumbel_softmax", options)
+    options = place.options(options)
     noise = place.empty((*batch, n), np.float64)
     rows = int(np.prod(batch, dtype=np.int64))
     place.run(_core._gumbel_noise, options["seed"], options.get("stream"), rows, n, noise)

@@ -158,11 +158,11 @@ def sample(
         return (_into("sample", out, made[0]), made[1]) if return_info else _into("sample", out, made)
     (x,), back = _arrays.together("sample", logits=logits)
     axis, batch = rows_of("sample", x, axis)
+    if where is not None:
+        where = broadcast_mask("sample", _arrays._mask("sample", where), x.shape)
     options = sample_options(
         "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
     )
-    if where is not None:
-        where = broadcast_mask("sample", _arrays._mask("sample", where), x.shape)
     shape = batch if num_samples is None else (*batch, options["num_samples"])
     put = _putting("sample", out, shape, np.int64, x)
     made, info = draw(x, axis, where, options, batch, num_samples, return_info)
@@ -285,7 +285,7 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
         return _into("gumbel_softmax", out, made)
     (x,), back = _arrays.together("gumbel_softmax", logits=logits)
     axis, batch = rows_of("gumbel_softmax", x, axis)
-    put = _putting("gumbel_softmax", out, x.shape, x.dtype, x)
+    put, tau = _putting("gumbel_softmax", out, x.shape, x.dtype, x), check_tau(tau)
     z = gumbel_noise(batch, x.shape[axis], seed, stream) + np.moveaxis(x, axis, -1)
     if hard:
         y = np.zeros(z.shape, x.dtype)
@@ -294,6 +294,5 @@ def gumbel_softmax(logits, axis=-1, *, tau=1.0, hard=False, seed=None, stream=No
             y[~np.isfinite(z.max(-1))] = np.nan  # as soft rows are
     else:
         with np.errstate(under="ignore"):
-            y = _core.softmax(z, -1, temperature=check_tau(tau)).astype(x.dtype)
-    check_tau(tau)
+            y = _core.softmax(z, -1, temperature=tau).astype(x.dtype)
     return put(np.ascontiguousarray(np.moveaxis(y, -1, axis)), back)

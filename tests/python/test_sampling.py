@@ -456,6 +456,21 @@ def test_seeds():
     assert len(set(se.sample(same, seed=1).tolist())) > 10  # streams differ
 
 
+@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_k": 2.5}, {"top_p": "1"}, {"order": "none"}, {"stream": 1.5},
+                                     {"num_samples": -1}, {"where": np.ones(4, bool)}], ids=str)  # fmt: skip
+def test_a_generator_stays_where_options_are_refused(options):
+    generator = np.random.default_rng(5)
+    before = generator.bit_generator.state
+    wrong = (ValueError, TypeError)
+    with pytest.raises(wrong):
+        se.sample(np.zeros(3), seed=generator, **options)
+    with pytest.raises(wrong):
+        se.sample_counts(np.zeros(3), **{"num_samples": -1, "seed": generator, **options})
+    with pytest.raises(wrong):
+        se.gumbel_softmax(np.zeros(3), tau=-1, seed=generator)
+    assert generator.bit_generator.state == before
+
+
 def test_streams_are_independent():
     """Neighbouring seeds, streams and draws give pairs without a correlation."""
     x = np.zeros((20_000, 4))

@@ -23,7 +23,6 @@ from .._draws import (
     Host,
     SampleInfo,
     broadcast_mask,
-    check_ranges,
     check_tau,
     count_options,
     draw,
@@ -124,8 +123,7 @@ class Device:
     def empty(self, shape, dtype):
         return torch.empty(shape, dtype=TYPES[dtype], device=self.device)
 
-    def options(self, function, options):
-        check_ranges(function, options)
+    def options(self, options):
         host = {name: value for name, value in options.items() if isinstance(value, np.ndarray)}
         if not host:
             return options
@@ -300,7 +298,7 @@ def _counts(logits, num_samples, dim, temperature, seed, stream):
     dim, batch = rows_of("sample_counts", x, dim, "dim")
     place = _place(x)
     given, there = _there("sample_counts", batch, {"temperature": temperature, "seed": _seed(seed), "stream": stream}, place)
-    options = place.options("sample_counts", count_options(batch, num_samples, **given) | there)
+    options = place.options(count_options(batch, num_samples, **given) | there)
     out = place.empty(tuple(x.shape), np.int64)
     place.run(_core._sample_counts, x, dim, options, out)
     return _tensor(out)
@@ -384,8 +382,8 @@ def gumbel_softmax(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, seed=None, s
         raise TypeError(f"gumbel_softmax: logits has dtype {logits.dtype}, accepted: float16, bfloat16, float32, float64")
     if logits.device.type not in DEVICES:
         raise NotImplementedError(f"gumbel_softmax: logits is on {logits.device}, accepted: {_core.served_devices()}")
-    z = logits.double() + _noise(logits, dim, seed, stream)
     T = check_tau(tau)
+    z = logits.double() + _noise(logits, dim, seed, stream)
     watched = isinstance(tau, Tensor) and is_watched(tau)
     soft = (softmax(z / tau, dim) if watched else softmax(z, dim, temperature=T)).to(logits.dtype)
     if not hard:
