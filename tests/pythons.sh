@@ -61,7 +61,8 @@ for i in "${!names[@]}"; do
   echo "== Python ${names[i]}: ${pythons[i]}"
   "${pythons[i]}" -m venv --clear "$here/venv"
   python=$here/venv/bin/python
-  "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary numpy pybind11 pytest pytest-xdist ml_dtypes mpmath scipy
+  "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary \
+    numpy pybind11 pytest pytest-{timeout,xdist} ml_dtypes mpmath scipy
   # without optimisation it compiles in half the time
   cmake -S "$root/csrc/bindings" -B "$here/build" -DCMAKE_PREFIX_PATH="$build/installed" -DPython_EXECUTABLE="$python" \
     -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0 \

@@ -74,11 +74,11 @@ SUMEXP_FN Wide<V> spread_part(V term, V m, V z) {
   const V zero = V(ElementOf<V>(0));
   return WideOf<V>::from(term) * WideOf<V>::from(pick(equal(term, zero), zero, m - z));
 }
-// The sum of two losses or weights, of rows or parts of one.
-SUMEXP_FN double add_losses(double a, double b) { return a + b; }
-SUMEXP_FN DD<double> add_losses(DD<double> a, DD<double> b) {
+// The sum of two losses or weights, of rows or parts of one; infinite where pairs would make a NaN of it.
+SUMEXP_FN double sum_or_infinity(double a, double b) { return a + b; }
+SUMEXP_FN DD<double> sum_or_infinity(DD<double> a, DD<double> b) {
   const double head = a.hi + b.hi;
-  if (!(head - head == 0.0)) return {head, 0.0};  // where pairs would make a NaN of an infinity
+  if (!(head - head == 0.0)) return {head, 0.0};
   return a + b;
 }
 
@@ -254,14 +254,14 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
       return;
     }
     const Wide<T> of_loss = distance_to(part, sum.m, L, a, top), of_own = distance_to(part, sum.m, L, part.weight, top);
-    if (is_finite(number(of_loss)) || !is_finite(a)) loss = add_losses(loss, of_loss);
+    if (is_finite(number(of_loss)) || !is_finite(a)) loss = sum_or_infinity(loss, of_loss);
     else lost |= a != 0.0;
     if (is_finite(number(of_own))) own = own + of_own;
     else own_lost |= part.weight != 0.0;
   });
   if (has_dense) {
     const Wide<T> distance = distance_to(state.dense, L, dense_scale, top);
-    loss = add_losses(loss, distance);
+    loss = sum_or_infinity(loss, distance);
     weights = weights + state.dense.weight * O::constant(dense_scale);
     lost |= (state.dense.lost && dense_scale != 0.0) || too_far(state.dense, distance);
     if (o.probabilities) {
@@ -270,7 +270,7 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
       own_lost = target.lost || too_far(target, own);
     }
   }
-  loss = add_losses(loss, z_loss);
+  loss = sum_or_infinity(loss, z_loss);
 
   const bool infinite = head(loss) - head(loss) != 0.0 && !is_nan(loss);
   LossResult<T> to = {};

@@ -299,7 +299,7 @@ def test_offsets_beyond_32_bits():
     try:
         memory = np.empty(2 * step + 8, np.float32)  # 12 GB of addresses, of which pages are written
     except MemoryError:
-        pytest.skip("no address space")
+        pytest.skip("no 12 GB of addresses for one array")
     x = np.random.default_rng(43).standard_normal((3, 8)).astype(np.float32)
     far = room(memory, (3, 8), (4 * step, 4))
     far[...] = x

@@ -13,7 +13,7 @@ class RowTree {
  public:
   void push(W value) {
     int level = 0;
-    for (; count_ >> level & 1; ++level) value = SUMEXP_NS::add_losses(stack_[level], value);
+    for (; count_ >> level & 1; ++level) value = SUMEXP_NS::sum_or_infinity(stack_[level], value);
     stack_[level] = value;
     ++count_;
   }
@@ -22,7 +22,7 @@ class RowTree {
     W total = {};
     bool any = false;
     for (int level = 0; level < 64; ++level)
-      if (count_ >> level & 1) total = any ? SUMEXP_NS::add_losses(stack_[level], total) : stack_[level], any = true;
+      if (count_ >> level & 1) total = any ? SUMEXP_NS::sum_or_infinity(stack_[level], total) : stack_[level], any = true;
     return total;
   }
 

@@ -20,7 +20,7 @@ struct RowNode {
 };
 template <class W>
 SUMEXP_FN RowNode<W> merge(const RowNode<W>& a, const RowNode<W>& b) {
-  return {add_losses(a.sum, b.sum)};
+  return {sum_or_infinity(a.sum, b.sum)};
 }
 template <class W>
 struct TreeBoard {
