@@ -56,13 +56,25 @@ if [ -z "$library" ]; then
 fi
 cmake --install "$library" --component devel --prefix "$build/installed" > /dev/null
 
+# environment I: of the I-th Python, with what the tests want. Mostly waits for files, so that all are made side by side.
+environment() {
+  local here=$build/${names[$1]}
+  mkdir -p "$here"
+  "${pythons[$1]}" -m venv --clear "$here/venv"
+  "$here/venv/bin/python" -m pip install --quiet --disable-pip-version-check --prefer-binary \
+    numpy pybind11 pytest pytest-{timeout,xdist} ml_dtypes mpmath scipy
+}
+made=()
+for i in "${!names[@]}"; do
+  environment "$i" &
+  made+=($!)
+done
+
 for i in "${!names[@]}"; do
   here=$build/${names[i]}
   echo "== Python ${names[i]}: ${pythons[i]}"
-  "${pythons[i]}" -m venv --clear "$here/venv"
+  wait "${made[i]}"
   python=$here/venv/bin/python
-  "$python" -m pip install --quiet --disable-pip-version-check --prefer-binary \
-    numpy pybind11 pytest pytest-{timeout,xdist} ml_dtypes mpmath scipy
   # without optimisation it compiles in half the time
   cmake -S "$root/csrc/bindings" -B "$here/build" -DCMAKE_PREFIX_PATH="$build/installed" -DPython_EXECUTABLE="$python" \
     -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0 \
