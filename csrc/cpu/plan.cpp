@@ -29,6 +29,10 @@ static_assert(sizeof(kOps) / sizeof(kOps[0]) == kOpCount, "ops/table.hpp has a r
 // others save. csrc/README.md has the figures.
 constexpr std::int64_t kStreamRow = 1280, kLine = 64;
 
+// Bytes of rows side by side that are taken from where they begin, not from a boundary on: the rows ahead of it are no whole
+// vector, and take as long as several.
+constexpr std::int64_t kNarrow = 2 * kColumnRun;
+
 // Terms of a long row wait in scratch as long as those that all threads keep stay in the cache. Measured on the Zen 4
 // (2026-11-22, softmax, 2 threads, interleaved): rows of 4 MB of float terms take 0.83 and 0.88 of the time of computing them
 // twice, of 8 MB of double ones 0.81; on one thread 16 MB are even, and more lose.
@@ -92,8 +96,10 @@ Offsets Plan::row_offsets(std::int64_t r) const {
 
 std::int64_t Plan::rows_to_boundary(std::int64_t r, std::int64_t bytes) const {
   const int k = op_info(op).row_output ? kIn0 : kOut;
+  const std::int64_t item = item_size(dtype);
+  if (inner().size * item <= kNarrow || row[0].stride[k] % bytes) return 0;
   const auto address = reinterpret_cast<std::uintptr_t>(data[k]) + static_cast<std::uintptr_t>(row_offsets(r).at[k]);
-  const std::int64_t past = static_cast<std::int64_t>(address % static_cast<std::uintptr_t>(bytes)), item = item_size(dtype);
+  const std::int64_t past = static_cast<std::int64_t>(address % static_cast<std::uintptr_t>(bytes));
   return past % item ? 0 : (bytes - past) % bytes / item;
 }
 

@@ -60,7 +60,8 @@ struct Plan {
   // The innermost batch dimension, in which rows lie evenly apart; of one row where there is none.
   const Dim& inner() const { return batch_dims ? batch[batch_dims - 1] : kOneRow; }
   Offsets row_offsets(std::int64_t r) const;
-  // Rows from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory.
+  // Rows side by side from r on until the result (of one value a row: the input) is at a multiple of `bytes` in memory; 0 where
+  // that is of no use.
   std::int64_t rows_to_boundary(std::int64_t r, std::int64_t bytes) const;
 };
 
