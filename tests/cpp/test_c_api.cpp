@@ -9,6 +9,7 @@
 #include <sumexp/ragged.hpp>
 #include <sumexp/sampling.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -404,6 +405,28 @@ struct Job {
     CHECK(status.ok(), "%s: %s", op.name, status.message);
     return out;
   }
+  // The same with the rows side by side.
+  Bytes of_columns() const {
+    const std::int64_t results = op.row_output ? 1 : n;
+    Bytes turned[3], out(static_cast<std::size_t>(rows * results * type.size));
+    const void* from[3];
+    for (int k = 0; k < op.inputs; ++k) {
+      turned[k] = transposed(in[k], rows, k == op.row_input ? 1 : n, item_of(op, type, k));
+      from[k] = turned[k].data();
+    }
+    Contiguous c(op, type, rows, n, from, out.data());
+    c.full[0] = type.size, c.full[1] = rows * type.size;
+    const Status status = run(c.call);
+    CHECK(status.ok(), "%s: %s", op.name, status.message);
+    return transposed(out, results, rows, type.size);
+  }
+  static Bytes transposed(const Bytes& from, std::int64_t rows, std::int64_t n, std::int64_t item) {
+    Bytes to(from.size());
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t i = 0; i < n; ++i)
+        std::copy_n(from.begin() + (r * n + i) * item, item, to.begin() + (i * rows + r) * item);
+    return to;
+  }
   Bytes row_by_row() const {
     Bytes out;
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -451,6 +474,21 @@ void test_threads() {
       }
   sumexp::set_num_threads(4);
   CHECK(sumexp::get_num_threads() == 4, "get_num_threads");
+}
+
+// Rows side by side that fill no vectors, some so long that a block of them is no longer kept: what lanes that are no rows come
+// to is written nowhere.
+void test_columns() {
+  sumexp::set_num_threads(1);
+  for (const OpCase& op : kOps)
+    for (const DTypeCase& type : {kDTypes[2], kDTypes[3]})
+      for (const std::int64_t n : {700, 33001})
+        for (const std::int64_t rows : {3, 7, 13}) {
+          if (check::slow() && n > 700 && rows != 13) continue;
+          const Job job(op, type, rows, n, kScale4);
+          CHECK(job.compute() == job.of_columns(), "%s %s: %lld rows of %lld side by side", op.name, type.name,
+                static_cast<long long>(rows), static_cast<long long>(n));
+        }
 }
 
 // A row of every length on up to 8 threads: the tree of a split row.
@@ -591,6 +629,7 @@ int main(int argc, char** argv) {
   Random random(2026);
   for (int i = 0; i < (check::slow() ? 500 : 3000); ++i) test_layout(random);
   test_threads();
+  test_columns();
   test_split_rows();
   test_callers_at_once();
   test_fork();

@@ -375,6 +375,22 @@ def test_uneven_columns(op, fmt):
 
 @FORMAT
 @OP
+def test_rows_side_by_side_that_fill_no_vectors(op, fmt):
+    """Some of a vector's lanes are no rows then: short, of chunks, and split over threads."""
+    long = (1 << 18) + 777
+    cases = [(rows, n) for n in (1, 9, 40, 300, 700) for rows in (2, 3, 5, 7, 9, 12, 13, 15, 21, 31, 47, 63, 79)]
+    cases += [(rows, 5000) for rows in (3, 6, 15, 29)] + [(rows, long) for rows in (5, 15)]
+    for rows, n in cases:
+        inputs = inputs_of(op, fmt, rows, n)
+        expected = op.run(se, inputs)
+        turned = [i.copy(order="F") for i in inputs]
+        for threads in (1, 3) if n >= 5000 else (1,):
+            se.set_num_threads(threads)
+            assert same(np.ascontiguousarray(op.run(se, turned)), expected), (rows, n, threads)
+
+
+@FORMAT
+@OP
 def test_alignment(op, fmt):
     """Every byte offset 0 to 63 that the element allows for the result; all 64 for the inputs."""
     for n in (7, 33, 100, 600, 2051):

@@ -36,7 +36,13 @@ int tiles_of(const Job& job, std::int64_t pitch, int buffers) {
 
 bool ColumnDriver::serves(const Job& job) {
   const Plan& plan = job.plan;
-  return plan.columns && job.kernel.tiles && plan.n >= 1 && plan.inner().size >= job.moves.width && !plan.data[kWhere];
+  if (!plan.columns || !job.kernel.tiles || plan.n < 1 || plan.data[kWhere]) return false;
+  return plan.inner().size >= job.moves.width || taken(job, static_cast<int>(plan.inner().size)) > 0;
+}
+int ColumnDriver::taken(const Job& job, int rows) {
+  const int width = job.moves.width, rest = rows % width;
+  const bool worth = job.info.logits ? 3 * rest > 2 * width : 4 * rest > width;  // else it takes longer than row by row
+  return job.item == job.wide && worth ? rows : rows - rest;
 }
 
 ColumnDriver::ColumnDriver(const Job& job, Workspace& workspace, char* shared_maxima)
@@ -64,11 +70,11 @@ int ColumnDriver::split_width(const Job& job) {
 }
 
 void ColumnDriver::run(std::int64_t begin, std::int64_t end) {
-  const int width = job_.moves.width;
   for (std::int64_t r = begin; r < end;) {
     int rows = block_rows(job_, r, end, width_);
-    if (rows > width) rows = rows / width * width;
-    if (rows < width || !block(r, rows)) {
+    const int some = taken(job_, rows);
+    if (some) rows = some;
+    if (!some || !block(r, rows)) {
       if (tiles_serve(job_, rows)) run_tiles(job_, r, r + rows, workspace_);
       else RowDriver(job_, workspace_).run(r, r + rows);
     }
@@ -77,7 +83,10 @@ void ColumnDriver::run(std::int64_t begin, std::int64_t end) {
 }
 
 void ColumnDriver::begin_block(std::int64_t r, int rows) {
-  at_.tiles = rows / job_.moves.width;
+  rows_ = rows, lanes_ = with_absent(job_, rows);
+  at_.tiles = lanes_ / job_.moves.width;
+  at_.absent = lanes_ - rows;
+  at_.log = kernel_.log;
   const Offsets first = plan_.row_offsets(r);
   for (int k = 0; k < kOperands; ++k) {
     at_.data[k] = static_cast<char*>(plan_.data[k]) + first.at[k];
@@ -90,9 +99,9 @@ void ColumnDriver::begin_block(std::int64_t r, int rows) {
   tops_ = take<char>(workspace_, at_.tiles * vector_bytes_);
   if (short_) return;
   maxima_ = shared_maxima_ ? shared_maxima_ : take<char>(workspace_, job_.chunks * at_.tiles * vector_bytes_);
-  states_ = take<char>(workspace_, std::int64_t{rows} * kernel_.state_bytes);
-  finished_ = take<char>(workspace_, std::int64_t{rows} * kernel_.row_bytes);
-  trees_ = take_trees(workspace_, kernel_, rows);
+  states_ = take<char>(workspace_, std::int64_t{lanes_} * kernel_.state_bytes);
+  finished_ = take<char>(workspace_, std::int64_t{lanes_} * kernel_.row_bytes);
+  trees_ = take_trees(workspace_, kernel_, lanes_);
 }
 
 bool ColumnDriver::block(std::int64_t r, int rows) {
@@ -100,16 +109,16 @@ bool ColumnDriver::block(std::int64_t r, int rows) {
   if (short_) return short_rows();
   for (int pass = 0; pass < job_.info.passes; ++pass) {
     if (!reduce_chunks(pass, 0, job_.chunks, finished_, states_)) return false;
-    for (int b = 0; b < rows; ++b) {
+    for (int b = 0; b < lanes_; ++b) {
       const int input = job_.info.row_input;
-      finish_row(job_, pass, states_ + b * kernel_.state_bytes, at_.data[kIn0] + b * step_[kIn0],
-                 input < 0 ? nullptr : at_.data[input] + b * step_[input], finished_ + b * kernel_.row_bytes);
+      finish_row(job_, pass, states_ + b * kernel_.state_bytes, row_at(kIn0, b), input < 0 ? nullptr : row_at(input, b),
+                 finished_ + b * kernel_.row_bytes);
     }
   }
   if (!job_.info.row_output) map_chunks(0, job_.chunks, finished_);
   for (int b = 0; kernel_.emit && b < rows; ++b)
-    kernel_.emit(finished_ + b * kernel_.row_bytes, job_.info.row_output ? at_.data[kOut] + b * step_[kOut] : nullptr,
-                 plan_.data[kExtra] ? at_.data[kExtra] + b * step_[kExtra] : nullptr);
+    kernel_.emit(finished_ + b * kernel_.row_bytes, job_.info.row_output ? row_at(kOut, b) : nullptr,
+                 plan_.data[kExtra] ? row_at(kExtra, b) : nullptr);
   return true;
 }
 
@@ -134,7 +143,7 @@ void ColumnDriver::lay_out(std::int64_t c, int t, Tile& tile) const {
   tile.first = c * job_.order.chunk;
   tile.top = sums_ ? nullptr : tops_ + t * vector_bytes_;
   tile.count = job_.count_of(c);
-  tile.rows = job_.moves.width;
+  tile.rows = job_.moves.width - (t == at_.tiles - 1 ? at_.absent : 0);
   tile.out = rows_at(kOut, t);
   if (job_.info.row_input >= 0) tile.row_input = rows_at(job_.info.row_input, t);
   tile.scaled = plan_.scaled;
@@ -159,11 +168,10 @@ bool ColumnDriver::load(std::int64_t c, Tile* tiles) {
 // -- rows of many ------------------------------------------------------------------------------------------------------
 
 bool ColumnDriver::reduce_chunks(int pass, std::int64_t c0, std::int64_t c1, const char* row, char* states) {
-  const int rows = at_.tiles * job_.moves.width;
-  for (int b = 0; b < rows; ++b) trees_[b].filled = 0;
+  for (int b = 0; b < lanes_; ++b) trees_[b].filled = 0;
   for (std::int64_t c = c0; c < c1; ++c) {
     if (!reduce_chunk(pass, c, row, states)) return false;
-    for (int b = 0; b < rows; ++b) {
+    for (int b = 0; b < lanes_; ++b) {
       char* const state = states + b * kernel_.state_bytes;
       if (c < c1 - 1) trees_[b].push(kernel_, state);
       else trees_[b].finish(kernel_, state);

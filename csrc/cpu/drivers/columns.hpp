@@ -14,8 +14,12 @@ namespace sumexp::cpu {
 
 class ColumnDriver {
  public:
-  // Rows side by side, with whole tiles among them.
+  // Rows side by side, enough of them for a tile.
   static bool serves(const Job& job);
+  // Of so many rows those that are taken together: whole tiles, and what is left of one where it fills most of it; 0 where
+  // there is neither. And those with the rows that the last tile lacks.
+  static int taken(const Job& job, int rows);
+  static int with_absent(const Job& job, int rows) { return (rows + job.moves.width - 1) / job.moves.width * job.moves.width; }
 
   ColumnDriver(const Job& job, Workspace& workspace, char* shared_maxima = nullptr);
   void run(std::int64_t begin, std::int64_t end);
@@ -40,6 +44,8 @@ class ColumnDriver {
   char* place(int k, int t, std::int64_t c) const {
     return buffer_[k] + (t * pitch_ + (resident_ ? c * job_.order.chunk : 0)) * vector_bytes_;
   }
+  // The rows' own b-th, or the last.
+  char* row_at(int k, int b) const { return at_.data[k] + (b < rows_ ? b : rows_ - 1) * step_[k]; }
   RowsAt rows_at(int k, int t) const { return {at_.data[k] + t * job_.moves.width * std::int64_t{step_[k]}, step_[k]}; }
 
   const Job& job_;
@@ -48,7 +54,7 @@ class ColumnDriver {
   Workspace& workspace_;
   char* shared_maxima_;
   bool sums_, short_, resident_;
-  int width_;
+  int width_, rows_, lanes_;  // rows of a block; and lanes of its tiles
   std::int64_t vector_bytes_, pitch_;
   Columns at_;
   std::int64_t step_[kOperands];

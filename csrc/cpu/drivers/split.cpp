@@ -28,8 +28,10 @@ class Split {
 
   // A block of rows; false where one is special.
   bool block(std::int64_t r, int rows) {
-    const std::int64_t states = blocks_ * rows * kernel_.state_bytes, finished = std::int64_t{rows} * kernel_.row_bytes;
-    const std::int64_t stack = StateTree::kLevels * std::int64_t{kernel_.state_bytes}, maxima = job_.chunks * rows * job_.wide;
+    lanes_ = Driver::with_absent(job_, rows);
+    const std::int64_t states = blocks_ * lanes_ * kernel_.state_bytes, finished = std::int64_t{lanes_} * kernel_.row_bytes;
+    const std::int64_t stack = StateTree::kLevels * std::int64_t{kernel_.state_bytes},
+                       maxima = job_.chunks * lanes_ * job_.wide;
     char* own =
         static_cast<char*>(own_.keep_bytes(static_cast<std::size_t>(states + finished + stack + maxima + blocks_ + 3 * 64)));
     const auto cut = [&](std::int64_t bytes) {
@@ -53,22 +55,23 @@ class Split {
  private:
   std::int64_t last(std::int64_t i) const { return (i + 1) * kBlock < job_.chunks ? (i + 1) * kBlock : job_.chunks; }
   char* row_of(int k, std::int64_t r) const { return static_cast<char*>(job_.plan.data[k]) + job_.plan.row_offsets(r).at[k]; }
-  char* state(std::int64_t i, int rows, int b) const { return states_ + (i * rows + b) * kernel_.state_bytes; }
+  char* state(std::int64_t i, int b) const { return states_ + (i * lanes_ + b) * kernel_.state_bytes; }
 
   bool reduce(int pass, std::int64_t r, int rows) {
     over_threads(blocks_, threads_, [&](std::int64_t i, Workspace& workspace) {
       Driver driver(job_, workspace, maxima_);
-      taken_[i] = driver.reduce_part(pass, r, rows, i * kBlock, last(i), finished_, state(i, rows, 0));
+      taken_[i] = driver.reduce_part(pass, r, rows, i * kBlock, last(i), finished_, state(i, 0));
     });
     for (std::int64_t i = 0; i < blocks_; ++i)
       if (!taken_[i]) return false;
-    for (int b = 0; b < rows; ++b) {
+    for (int b = 0; b < lanes_; ++b) {
       StateTree tree = {stack_};
-      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(kernel_, state(i, rows, b), kBlockLevel);
-      char* const root = state(blocks_ - 1, rows, b);
+      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(kernel_, state(i, b), kBlockLevel);
+      char* const root = state(blocks_ - 1, b);
       tree.finish(kernel_, root);
       const int input = job_.info.row_input;
-      finish_row(job_, pass, root, row_of(kIn0, r + b), input < 0 ? nullptr : row_of(input, r + b),
+      const std::int64_t own = r + (b < rows ? b : rows - 1);
+      finish_row(job_, pass, root, row_of(kIn0, own), input < 0 ? nullptr : row_of(input, own),
                  finished_ + b * kernel_.row_bytes);
     }
     return true;
@@ -78,6 +81,7 @@ class Split {
   const Kernel& kernel_;
   int threads_;
   std::int64_t blocks_;
+  int lanes_ = 0;  // rows of a block, and those that its last tile lacks
   Workspace& own_ = thread_workspace();
   char *states_, *finished_, *stack_, *maxima_, *taken_;  // taken_: by each part
 };
@@ -95,11 +99,12 @@ void split_by_rows(const Job& job, std::int64_t begin, std::int64_t end, int thr
 void split_rows(const Job& job, int threads) {
   if (!ColumnDriver::serves(job)) return split_by_rows(job, 0, job.plan.rows, threads);
   Split<ColumnDriver> split(job, threads);
-  const int width = ColumnDriver::split_width(job), tile = job.moves.width;
+  const int width = ColumnDriver::split_width(job);
   for (std::int64_t r = 0; r < job.plan.rows;) {
     int rows = block_rows(job, r, job.plan.rows, width);
-    if (rows > tile) rows = rows / tile * tile;
-    if (rows % tile || !split.block(r, rows)) split_by_rows(job, r, r + rows, threads);
+    const int some = ColumnDriver::taken(job, rows);
+    if (some) rows = some;
+    if (!some || !split.block(r, rows)) split_by_rows(job, r, r + rows, threads);
     r += rows;
   }
 }

@@ -30,7 +30,7 @@ SUMEXP_KERNEL void merge_states(const void* a, const void* b, void* to) {
 template <class State, class Row>
 constexpr cpu::Kernel kernel_of() {
   cpu::Kernel kernel = {};
-  kernel.state_bytes = sizeof(State), kernel.row_bytes = sizeof(Row);
+  kernel.state_bytes = sizeof(State), kernel.row_bytes = sizeof(Row), kernel.log = -1;
   kernel.empty = empty_state<State>, kernel.merge = merge_states<State>;
   return kernel;
 }

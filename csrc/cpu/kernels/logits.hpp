@@ -375,20 +375,19 @@ struct LogitsKernel {
       if (!chunk_row(static_cast<const Row*>(rows) + t * W, m, row[t], refuse)) return false;
       if constexpr (Op::kProbability) reduce[t] = reduction_to(exponent_of(V::load(m)));
     }
-    const std::int64_t stride = at.stride[cpu::kOut];
-    char* const out = at.data[cpu::kOut] + first * stride;
-    const bool stream = at.stream, divide = at.temperature != 1.0;
+    const ColumnResults<V, S> out(at, first);
+    const bool divide = at.temperature != 1.0;
     const V temperature = V(static_cast<T>(at.temperature));
     each_element<V, S, 1>(at, 0, first, count, [&](int j, int t, V* v) SUMEXP_INLINE {
       if (divide) v[0] = v[0] / temperature;
       if constexpr (Op::kProbability) v[0] = Terms::term(Terms::parts(v[0], reduce[t]));
-      put_vector<V, S>(out + j * stride + t * W * sizeof(S), map_value(v[0], row[t]), stream);
+      out.put(j, t, map_value(v[0], row[t]));
     });
     if constexpr (Op::kIndex)
       for (int t = 0; t < at.tiles; ++t) {
         const Row* const own = static_cast<const Row*>(rows) + t * W;
         each_in_chunk(own, first, count, [&](int b, std::int64_t i) SUMEXP_INLINE {
-          write<S>(out + i * stride + (t * W + b) * sizeof(S), Op::at_index(own[b].own));
+          if (b < out.rows_of(t)) write<S>(out.at(static_cast<int>(i), t) + b * sizeof(S), Op::at_index(own[b].own));
         });
       }
     return true;

@@ -238,10 +238,9 @@ void load_columns(const cpu::Columns& at, int operand, std::int64_t first, int c
 template <class V, class S>
 void store_columns(const cpu::Columns& at, std::int64_t first, int count, const void* from, std::int64_t pitch) {
   const V* const buffer = static_cast<const V*>(from);
-  for (int j = 0; j < count; ++j) {
-    char* const p = at.data[cpu::kOut] + (first + j) * at.stride[cpu::kOut];
-    for (int t = 0; t < at.tiles; ++t) put_vector<V, S>(p + t * V::W * sizeof(S), buffer[t * pitch + j], at.stream);
-  }
+  const ColumnResults<V, S> out(at, first);
+  for (int j = 0; j < count; ++j)
+    for (int t = 0; t < at.tiles; ++t) out.put(j, t, buffer[t * pitch + j]);
 }
 #endif
 

@@ -270,16 +270,13 @@ struct SumsKernel {
   SUMEXP_KERNEL static bool map_columns(const cpu::Columns& at, std::int64_t first, int count, const void*, const void* rows) {
     TileRow known[kMostTiles<V, S>];
     for (int t = 0; t < at.tiles; ++t) known[t] = tile_row(static_cast<const Row*>(rows) + t * W), prepare(known[t]);
-    const std::int64_t stride = at.stride[cpu::kOut];
-    char* const out = at.data[cpu::kOut] + first * stride;
-    const bool stream = at.stream;
+    const ColumnResults<V, S> out(at, first);
     TileRow all = known[0];  // of which with_map is asked: one way for all tiles
     if constexpr (Op::kWinnersApart)
       for (int t = 1; t < at.tiles; ++t) all.winners = larger(all.winners, known[t].winners);
     with_map(all, [&](auto value) SUMEXP_INLINE {
-      each_element<V, S, kInputs>(at, 0, first, count, [=, &known](int j, int t, const V* v) SUMEXP_INLINE {
-        put_vector<V, S>(out + j * stride + t * W * sizeof(S), value(v, known[t]), stream);
-      });
+      each_element<V, S, kInputs>(at, 0, first, count,
+                                  [=, &known](int j, int t, const V* v) SUMEXP_INLINE { out.put(j, t, value(v, known[t])); });
     });
     return true;
   }
@@ -292,7 +289,7 @@ constexpr cpu::Kernel sums_kernel() {
   using T = ElementOf<V>;
   cpu::Kernel kernel = kernel_of<typename K::State, typename K::Row>();
   constexpr bool stored = std::is_same_v<S, T> || V::kRegister;
-  kernel.sums = Op::kSums;
+  kernel.sums = Op::kSums, kernel.log = Op::kLog;
   kernel.finish[0] = K::template finish<0>;
   kernel.reduce[0][cpu::kScratch] = K::template reduce<0, T>;
   if constexpr (stored) kernel.reduce[0][cpu::kStored] = K::template reduce<0, S>;

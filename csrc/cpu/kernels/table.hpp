@@ -80,7 +80,7 @@ struct Tile {
   bool scaled = false;
 };
 
-// Whole tiles of rows that lie side by side in the caller's arrays.
+// Tiles of rows that lie side by side in the caller's arrays.
 struct Columns {
   char* data[kOperands];           // element 0 of the first row
   std::int64_t stride[kOperands];  // bytes from an element to the next
@@ -88,11 +88,14 @@ struct Columns {
   int tiles;
   double temperature;  // that elements of input 0 are divided by; 1: they are not
   bool stream;
+  // Rows that the last tile lacks, of stored types that are T. As its elements count 0, and -inf of input `log`.
+  int absent = 0, log = -1;
 };
 
 struct Kernel {
   int state_bytes, row_bytes;  // of the state of a chunk, and of what a finished row holds
   int sums;                    // of a pass, of an op that starts from saved outputs
+  int log;                     // its input that is a logarithm, or -1
   void (*empty)(void* state);  // of no element
   void (*merge)(const void* a, const void* b, void* to);
   void (*finish[2])(const void* state, const RowContext&, void* row);  // by pass
