@@ -22,6 +22,8 @@ constexpr std::int64_t kTaskElements = 1 << 16;
 constexpr std::int64_t kOverlappedRows = 64;
 // A row this long is worth splitting when there are not rows enough for the threads.
 constexpr std::int64_t kSplitElements = 1 << 18;
+// ... or columns with so many elements, more than a thread's cache has room for.
+constexpr std::int64_t kSplitColumns = 1 << 20;
 
 void run_rows(const cpu::Plan& plan) {
   const cpu::Job job(plan, SUMEXP_IN_USE(cpu::kernels_));
@@ -32,7 +34,10 @@ void run_rows(const cpu::Plan& plan) {
   constexpr std::int64_t kLine = 64;
   const std::int64_t item = job.item, group = plan.columns ? kLine / item : 1;
   const bool few = plan.rows < threads * (plan.columns ? group : 2);
-  if (few && plan.n >= kSplitElements) return cpu::split_rows(job, threads);
+  // Columns that a driver takes together are taken from memory together, so that threads share their length.
+  const bool narrow = plan.columns && plan.batch_dims == 1 && plan.rows * item <= cpu::kColumnRun &&
+                      plan.rows * plan.n >= kSplitColumns && cpu::can_split(job, threads);
+  if (narrow || (few && plan.n >= kSplitElements)) return cpu::split_rows(job, threads);
 
   struct Work {
     const cpu::Job& job;

@@ -83,7 +83,7 @@ void ColumnDriver::run(std::int64_t begin, std::int64_t end) {
 }
 
 void ColumnDriver::begin_block(std::int64_t r, int rows) {
-  rows_ = rows, lanes_ = with_absent(job_, rows);
+  rows_ = rows, lanes_ = lanes_of(job_, rows);
   at_.tiles = lanes_ / job_.moves.width;
   at_.absent = lanes_ - rows;
   at_.log = kernel_.log;

@@ -16,10 +16,11 @@ class ColumnDriver {
  public:
   // Rows side by side, enough of them for a tile.
   static bool serves(const Job& job);
-  // Of so many rows those that are taken together: whole tiles, and what is left of one where it fills most of it; 0 where
-  // there is neither. And those with the rows that the last tile lacks.
+  // Of so many rows those that are taken together: whole tiles, and what is left of one where it fills most of it; 0 where there
+  // is neither.
   static int taken(const Job& job, int rows);
-  static int with_absent(const Job& job, int rows) { return (rows + job.moves.width - 1) / job.moves.width * job.moves.width; }
+  // Lanes of the tiles of so many rows; behind the last row they are no rows.
+  static int lanes_of(const Job& job, int rows) { return (rows + job.moves.width - 1) / job.moves.width * job.moves.width; }
 
   ColumnDriver(const Job& job, Workspace& workspace, char* shared_maxima = nullptr);
   void run(std::int64_t begin, std::int64_t end);
@@ -54,7 +55,7 @@ class ColumnDriver {
   Workspace& workspace_;
   char* shared_maxima_;
   bool sums_, short_, resident_;
-  int width_, rows_, lanes_;  // rows of a block; and lanes of its tiles
+  int width_, rows_, lanes_;  // rows and lanes of a block
   std::int64_t vector_bytes_, pitch_;
   Columns at_;
   std::int64_t step_[kOperands];

@@ -48,8 +48,9 @@ int block_rows(const Job& job, std::int64_t r, std::int64_t end, int width);
 
 // Rows [begin, end), by the driver that serves them.
 void run_rows(const Job& job, std::int64_t begin, std::int64_t end, Workspace& workspace);
-// Every row over the threads.
+// Every row over the threads; whether it has a part for each.
 void split_rows(const Job& job, int threads);
+bool can_split(const Job& job, int threads);
 
 template <class T>
 T* take(Workspace& workspace, std::int64_t count) {

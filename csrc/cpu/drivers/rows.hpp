@@ -20,7 +20,7 @@ class RowDriver {
   // For split.cpp: a block of rows in parts, for several drivers at once. reduce_part: false where a row is special; the row
   // driver, without parts, then takes these rows.
   static int split_width(const Job& job) { return job.plan.columns ? job.moves.width : 1; }
-  static int with_absent(const Job&, int rows) { return rows; }
+  static int lanes_of(const Job&, int rows) { return rows; }
   bool reduce_part(int pass, std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row, char* states);
   void map_part(std::int64_t r, int rows, std::int64_t c0, std::int64_t c1, const char* row);
 

@@ -1,4 +1,4 @@
-// Few, long rows: every row, or block of columns, is split over the threads, in aligned blocks of 2^kBlockLevel chunks. Each
+// Few, long rows: every row, or block of columns, is split over the threads, in aligned blocks of 2^level chunks. Each
 // block is reduced, then mapped, by a driver of its own; the blocks' states merge as the chunks' would have, so that the tree
 // of the geometry stays the same.
 #include "columns.hpp"
@@ -9,8 +9,15 @@ namespace sumexp::cpu {
 
 namespace {
 
-constexpr int kBlockLevel = 5;
-constexpr std::int64_t kBlock = std::int64_t{1} << kBlockLevel;
+constexpr int kLeastLevel = 2, kMostLevel = 5;
+
+std::int64_t parts_at(const Job& job, int level) { return ((job.chunks - 1) >> level) + 1; }
+// The largest blocks of which there is one for each thread.
+int level_for(const Job& job, int threads) {
+  int level = kMostLevel;
+  while (level > kLeastLevel && parts_at(job, level) < threads) --level;
+  return level;
+}
 
 template <class Body>
 void over_threads(std::int64_t tasks, int threads, Body body) {
@@ -24,11 +31,11 @@ template <class Driver>
 class Split {
  public:
   Split(const Job& job, int threads)
-      : job_(job), kernel_(job.kernel), threads_(threads), blocks_((job.chunks + kBlock - 1) / kBlock) {}
+      : job_(job), kernel_(job.kernel), threads_(threads), level_(level_for(job, threads)), blocks_(parts_at(job, level_)) {}
 
   // A block of rows; false where one is special.
   bool block(std::int64_t r, int rows) {
-    lanes_ = Driver::with_absent(job_, rows);
+    lanes_ = Driver::lanes_of(job_, rows);
     const std::int64_t states = blocks_ * lanes_ * kernel_.state_bytes, finished = std::int64_t{lanes_} * kernel_.row_bytes;
     const std::int64_t stack = StateTree::kLevels * std::int64_t{kernel_.state_bytes},
                        maxima = job_.chunks * lanes_ * job_.wide;
@@ -44,7 +51,7 @@ class Split {
       if (!reduce(pass, r, rows)) return false;
     if (!job_.info.row_output)
       over_threads(blocks_, threads_, [&](std::int64_t i, Workspace& workspace) {
-        Driver(job_, workspace, maxima_).map_part(r, rows, i * kBlock, last(i), finished_);
+        Driver(job_, workspace, maxima_).map_part(r, rows, first(i), first(i + 1), finished_);
       });
     for (int b = 0; kernel_.emit && b < rows; ++b)
       kernel_.emit(finished_ + b * kernel_.row_bytes, job_.info.row_output ? row_of(kOut, r + b) : nullptr,
@@ -53,20 +60,21 @@ class Split {
   }
 
  private:
-  std::int64_t last(std::int64_t i) const { return (i + 1) * kBlock < job_.chunks ? (i + 1) * kBlock : job_.chunks; }
+  // The first chunk of block i.
+  std::int64_t first(std::int64_t i) const { return i < blocks_ ? i << level_ : job_.chunks; }
   char* row_of(int k, std::int64_t r) const { return static_cast<char*>(job_.plan.data[k]) + job_.plan.row_offsets(r).at[k]; }
   char* state(std::int64_t i, int b) const { return states_ + (i * lanes_ + b) * kernel_.state_bytes; }
 
   bool reduce(int pass, std::int64_t r, int rows) {
     over_threads(blocks_, threads_, [&](std::int64_t i, Workspace& workspace) {
       Driver driver(job_, workspace, maxima_);
-      taken_[i] = driver.reduce_part(pass, r, rows, i * kBlock, last(i), finished_, state(i, 0));
+      taken_[i] = driver.reduce_part(pass, r, rows, first(i), first(i + 1), finished_, state(i, 0));
     });
     for (std::int64_t i = 0; i < blocks_; ++i)
       if (!taken_[i]) return false;
     for (int b = 0; b < lanes_; ++b) {
       StateTree tree = {stack_};
-      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(kernel_, state(i, b), kBlockLevel);
+      for (std::int64_t i = 0; i < blocks_ - 1; ++i) tree.push(kernel_, state(i, b), level_);
       char* const root = state(blocks_ - 1, b);
       tree.finish(kernel_, root);
       const int input = job_.info.row_input;
@@ -79,9 +87,9 @@ class Split {
 
   const Job& job_;
   const Kernel& kernel_;
-  int threads_;
+  int threads_, level_;
   std::int64_t blocks_;
-  int lanes_ = 0;  // rows of a block, and those that its last tile lacks
+  int lanes_ = 0;  // of a block
   Workspace& own_ = thread_workspace();
   char *states_, *finished_, *stack_, *maxima_, *taken_;  // taken_: by each part
 };
@@ -95,6 +103,8 @@ void split_by_rows(const Job& job, std::int64_t begin, std::int64_t end, int thr
 }
 
 }  // namespace
+
+bool can_split(const Job& job, int threads) { return parts_at(job, kLeastLevel) >= threads; }
 
 void split_rows(const Job& job, int threads) {
   if (!ColumnDriver::serves(job)) return split_by_rows(job, 0, job.plan.rows, threads);
