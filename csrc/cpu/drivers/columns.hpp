@@ -16,8 +16,8 @@ class ColumnDriver {
  public:
   // Rows side by side, enough of them for a tile.
   static bool serves(const Job& job);
-  // Of so many rows those that are taken together: whole tiles, and what is left of one where it fills most of it; 0 where there
-  // is neither.
+  // Of so many rows those that are taken together: whole tiles, and what is left of one where it fills most of it; 0 where
+  // there is neither.
   static int taken(const Job& job, int rows);
   // Lanes of the tiles of so many rows; behind the last row they are no rows.
   static int lanes_of(const Job& job, int rows) { return (rows + job.moves.width - 1) / job.moves.width * job.moves.width; }
