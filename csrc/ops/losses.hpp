@@ -34,6 +34,12 @@ struct DenseSum {
   SUMEXP_FN static DenseSum empty() { return {WideOf<T>::constant(0), WideOf<T>::constant(0), false}; }
 };
 
+// a or b, member by member, as pick of ExpState is
+template <class T>
+SUMEXP_FN DenseSum<T> pick(bool mask, const DenseSum<T>& a, const DenseSum<T>& b) {
+  return {pick(mask, a.distance, b.distance), pick(mask, a.weight, b.weight), mask ? a.lost : b.lost};
+}
+
 // A chunk or more of a row: what exponentials sum to, and beside it what losses ask for.
 template <class T>
 struct LossState {
@@ -265,7 +271,7 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
     weights = weights + state.dense.weight * O::constant(dense_scale);
     lost |= (state.dense.lost && dense_scale != 0.0) || too_far(state.dense, distance);
     if (o.probabilities) {
-      const DenseSum<T>& target = o.mixed() ? state.plain : state.dense;
+      const DenseSum<T> target = pick(o.mixed(), state.plain, state.dense);
       own = distance_to(target, L, 1.0, top);
       own_lost = target.lost || too_far(target, own);
     }
