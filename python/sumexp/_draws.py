@@ -65,6 +65,11 @@ def broadcast_mask(function, mask, shape):
         raise ValueError(f"{function}: where has shape {mask.shape}, accepted: one that broadcasts to {tuple(shape)}") from None
 
 
+def shape_of(function, batch, num_samples):
+    """Of the draws."""
+    return batch if num_samples is None else (*batch, number(function, "num_samples", num_samples))
+
+
 def number(function, argument, value):
     """An int that fits into 64 bits."""
     return integer(function, argument, value, "an int from 0 below 2^63", 0, 2**63 - 1)
@@ -168,7 +173,7 @@ RANGES = {
 
 
 def check_ranges(function, options):
-    """What options that are not on a device have to be, whose entries look at none."""
+    """An error for an option out of range; those that are on a device are not looked at."""
     for name, (accepted, good) in RANGES.items():
         values = options.get(name)
         bad = np.flatnonzero(~good(values)) if isinstance(values, np.ndarray) else ()

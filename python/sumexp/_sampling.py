@@ -24,6 +24,7 @@ from ._draws import (
     linear_shapes,
     rows_of,
     sample_options,
+    shape_of,
 )
 from ._row_shapes import row_axis
 
@@ -160,11 +161,10 @@ def sample(
     axis, batch = rows_of("sample", x, axis)
     if where is not None:
         where = broadcast_mask("sample", _arrays._mask("sample", where), x.shape)
+    put = _putting("sample", out, shape_of("sample", batch, num_samples), np.int64, x)
     options = sample_options(
         "sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
     )
-    shape = batch if num_samples is None else (*batch, options["num_samples"])
-    put = _putting("sample", out, shape, np.int64, x)
     made, info = draw(x, axis, where, options, batch, num_samples, return_info)
     return _results(put(made, back), info, x.dtype, back, return_info)
 
@@ -186,8 +186,8 @@ def sample_counts(logits, num_samples, axis=-1, *, temperature=1.0, seed=None, s
         return _into("sample_counts", out, counts)
     (x,), back = _arrays.together("sample_counts", logits=logits)
     axis, batch = rows_of("sample_counts", x, axis)
-    options = count_options(batch, num_samples, temperature, seed, stream)
     put = _putting("sample_counts", out, x.shape, np.int64, x)
+    options = count_options(batch, num_samples, temperature, seed, stream)
     counts = np.empty(x.shape, np.int64)
     _core._sample_counts(x, axis, options, counts)
     made = put(counts, back)
@@ -247,9 +247,6 @@ def linear_sample(
         return (indices, made[1]) if return_info else indices
     (x, w, bias), back = _arrays.together("linear_sample", x=x, w=w, bias=bias)
     batch = linear_shapes(x, w, bias)
-    options = sample_options(
-        "linear_sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
-    )
     dtype = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
     rows = x.reshape(math.prod(batch), x.shape[-1]).astype(dtype, copy=False)
 
@@ -260,8 +257,10 @@ def linear_sample(
     if where is not None:
         shape = (*batch, w.shape[0])
         where = broadcast_mask("linear_sample", _arrays._mask("linear_sample", where), shape).reshape(len(rows), w.shape[0])
-    shape = batch if num_samples is None else (*batch, options["num_samples"])
-    put = _putting("linear_sample", out, shape, np.int64, x, w)
+    put = _putting("linear_sample", out, shape_of("linear_sample", batch, num_samples), np.int64, x, w)
+    options = sample_options(
+        "linear_sample", batch, temperature, top_k, top_p, min_p, order, seed, stream, num_samples, replacement
+    )
     made, info = draw_linear(np, logits, rows.shape[0], w.shape[0], dtype, where, options, batch, num_samples, return_info)
     return _results(put(made, back), info, dtype, back, return_info)
 

@@ -457,16 +457,26 @@ def test_seeds():
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1}, {"top_k": 2.5}, {"top_p": "1"}, {"order": "none"}, {"stream": 1.5},
-                                     {"num_samples": -1}, {"where": np.ones(4, bool)}], ids=str)  # fmt: skip
+                                     {"num_samples": -1}, {"where": np.ones(4, bool)}, {"out": np.zeros(())}],
+                         ids=str)  # fmt: skip
 def test_a_generator_stays_where_options_are_refused(options):
     generator = np.random.default_rng(5)
     before = generator.bit_generator.state
     wrong = (ValueError, TypeError)
-    with pytest.raises(wrong):
+    with pytest.raises(wrong, match="^sample: "):
         se.sample(np.zeros(3), seed=generator, **options)
-    with pytest.raises(wrong):
-        se.sample_counts(np.zeros(3), **{"num_samples": -1, "seed": generator, **options})
-    with pytest.raises(wrong):
+    with pytest.raises(wrong, match="^linear_sample: "):
+        se.linear_sample(np.zeros(2), np.zeros((3, 2)), seed=generator, **options)
+    assert generator.bit_generator.state == before
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1}, {"stream": 1.5}, {"num_samples": -1}, {"out": np.zeros(3)}], ids=str)
+def test_a_generator_stays_where_counts_are_refused(options):
+    generator = np.random.default_rng(5)
+    before = generator.bit_generator.state
+    with pytest.raises((ValueError, TypeError), match="^sample_counts: "):
+        se.sample_counts(np.zeros(3), **{"num_samples": 5, "seed": generator, **options})
+    with pytest.raises(ValueError, match="^gumbel_softmax: tau is -1"):
         se.gumbel_softmax(np.zeros(3), tau=-1, seed=generator)
     assert generator.bit_generator.state == before
 

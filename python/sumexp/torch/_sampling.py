@@ -278,8 +278,9 @@ def _sample(logits, dim, filters, order, where, seed, stream, num_samples, repla
     x = _plain("sample", "logits", logits)
     dim, batch = rows_of("sample", x, dim, "dim")
     place = _place(x)
+    where = _mask("sample", where, x.shape, place)
     options = _options("sample", batch, filters, order, seed, stream, num_samples, replacement, place)
-    out, info = draw(x, dim, _mask("sample", where, x.shape, place), options, batch, num_samples, return_info, place)
+    out, info = draw(x, dim, where, options, batch, num_samples, return_info, place)
     return _results(out, info, x.dtype, return_info)
 
 
@@ -334,8 +335,6 @@ def linear_sample(
             raise TypeError(f"linear_sample: {name} has dtype {t.dtype}, accepted: {x.dtype}, that of x")
     batch = linear_shapes(x, w, bias)
     place = _place(x)
-    filters = (temperature, top_k, top_p, min_p)
-    options = _options("linear_sample", batch, filters, order, seed, stream, num_samples, replacement, place)
     rows = x.reshape(math.prod(batch), x.shape[-1])
 
     def logits(part, a, b):
@@ -343,6 +342,8 @@ def linear_sample(
 
     mask = _mask("linear_sample", where, (*batch, w.shape[0]), place)
     mask = mask if mask is None else mask.reshape(len(rows), w.shape[0])
+    filters = (temperature, top_k, top_p, min_p)
+    options = _options("linear_sample", batch, filters, order, seed, stream, num_samples, replacement, place)
     out, info = draw_linear(
         torch, logits, rows.shape[0], w.shape[0], x.dtype, mask, options, batch, num_samples, return_info, place
     )
