@@ -262,7 +262,7 @@ SUMEXP_MERGE_FN LossResult<T> finish_loss(const LossOptions& o, const LossState<
     const Wide<T> of_loss = distance_to(part, sum.m, L, a, top), of_own = distance_to(part, sum.m, L, part.weight, top);
     if (is_finite(number(of_loss)) || !is_finite(a)) loss = sum_or_infinity(loss, of_loss);
     else lost |= a != 0.0;
-    if (is_finite(number(of_own))) own = own + of_own;
+    if (is_finite(number(of_own)) || !is_finite(part.weight)) own = sum_or_infinity(own, of_own);
     else own_lost |= part.weight != 0.0;
   });
   if (has_dense) {

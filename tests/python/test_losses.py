@@ -535,6 +535,13 @@ def test_an_infinite_gradient_of_z_loss_is_0_where_p_is(isa, dtype, most):
         _core.set_isa(ISAS[-1])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_weight_that_is_nan(dtype):
+    x, pair = np.array([1, 2, 3], dtype), (np.array([0, 1]), np.array([np.nan, 0.5], dtype))
+    loss, info = se.cross_entropy(x, pair, info="log_prob")
+    assert np.isnan(loss) and np.isnan(info["log_prob"])
+
+
 def test_a_z_loss_of_a_square_beyond_the_largest_number():
     x = np.array([0, 1e155])
     loss, g = se.cross_entropy_with_grad(x, 1, z_loss=1e-30)
