@@ -29,7 +29,7 @@ void run_rows(const cpu::Plan& plan) {
   const cpu::Job job(plan, SUMEXP_IN_USE(cpu::kernels_));
   const int threads = cpu::threads_for(plan.rows * plan.n);
   if (threads < 2) return cpu::run_rows(job, 0, plan.rows, cpu::thread_workspace());
-  // Rows side by side are dealt out by whole lines, from the first line on, so that no two threads share one; as many
+  // Rows side by side are dealt out by whole lines, many from the first line on, so that no two threads share one; as many
   // together as the driver takes (drivers/columns.hpp), if there are enough for all threads.
   constexpr std::int64_t kLine = 64;
   const std::int64_t item = job.item, group = plan.columns ? kLine / item : 1;

@@ -16,7 +16,7 @@ inline constexpr int kTilesInLine = cpu::kLineBytes / (V::W * sizeof(S)) > 1 ? c
 // the hardware does it better.
 template <class V, class S, int kInputs, class Body>
 SUMEXP_FN void each_element(const cpu::Columns& at, int k0, std::int64_t first, int count, Body body) {
-  const int tiles = at.tiles, whole = at.absent ? tiles - 1 : tiles, rows_left = V::W - at.absent;
+  const int tiles = at.tiles, whole = at.whole_tiles(), rows_left = V::W - at.absent;
   const std::int64_t left = at.n - first - at.ahead, run = tiles * V::W * static_cast<std::int64_t>(sizeof(S));
   const char* from[kInputs];
   [[maybe_unused]] ElementOf<V> fill[kInputs];
@@ -54,7 +54,7 @@ class ColumnResults {
   SUMEXP_FN ColumnResults(const cpu::Columns& at, std::int64_t first)
       : stride_(at.stride[cpu::kOut]),
         to_(at.data[cpu::kOut] + first * stride_),
-        whole_(at.absent ? at.tiles - 1 : at.tiles),
+        whole_(at.whole_tiles()),
         rows_left_(V::W - at.absent),
         stream_(at.stream) {}
   SUMEXP_FN char* at(int j, int t) const { return to_ + j * stride_ + t * V::W * static_cast<std::int64_t>(sizeof(S)); }

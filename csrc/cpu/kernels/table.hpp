@@ -90,6 +90,8 @@ struct Columns {
   bool stream;
   // Rows that the last tile lacks, of stored types that are T. As its elements count 0, and -inf of input `log`.
   int absent = 0, log = -1;
+
+  int whole_tiles() const { return absent ? tiles - 1 : tiles; }
 };
 
 struct Kernel {
